@@ -1,0 +1,293 @@
+//! Which requests are taken on: what HTTP allows, within the limits. Pure; for whatever way a request comes.
+
+use std::borrow::Cow;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode, Uri};
+
+use crate::protocol::RequestMessage;
+use crate::service::{Body, Request, Response};
+
+/// Most headers of one request.
+pub const HEADERS_MAX: usize = 128;
+
+/// Most bytes of one request's header names and values together.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes of one header line, and of the path: what the local server's connection takes at once.
+pub const LINE_MAX: usize = 30 << 10;
+
+/// A request that is not forwarded, and the response that the agent makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400: HTTP does not allow this; the text says what.
+    BadRequest(Cow<'static, str>),
+    /// 413: the body is larger than this many bytes.
+    BodyTooLarge(usize),
+    /// 414: the path is longer than [`LINE_MAX`].
+    PathTooLong,
+    /// 431: more headers than [`HEADERS_MAX`], more bytes of them than [`HEADER_BYTES_MAX`], or one longer
+    /// than [`LINE_MAX`].
+    HeadersTooLarge,
+    /// 501: `CONNECT`.
+    MethodNotSupported,
+    /// 503: as much waits already as may wait.
+    QueueFull,
+    /// 503: the agent is stopping.
+    Draining,
+}
+
+impl Refusal {
+    fn bad_request(what: &'static str) -> Self {
+        Refusal::BadRequest(Cow::Borrowed(what))
+    }
+
+    /// The status of its response.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::PathTooLong => StatusCode::URI_TOO_LONG,
+            Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refusal::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Refusal::QueueFull | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable name of its reason, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::BadRequest(_) => "bad_request",
+            Refusal::BodyTooLarge(_) => "body_too_large",
+            Refusal::PathTooLong => "path_too_long",
+            Refusal::HeadersTooLarge => "headers_too_large",
+            Refusal::MethodNotSupported => "method_not_supported",
+            Refusal::QueueFull => "queue_full",
+            Refusal::Draining => "draining",
+        }
+    }
+
+    /// The reason, for people.
+    pub fn message(&self) -> String {
+        match self {
+            Refusal::BadRequest(what) => format!("the request was refused by the tunnel agent: {what}"),
+            Refusal::BodyTooLarge(max) => {
+                format!("the request body is larger than the tunnel's limit of {max} bytes")
+            }
+            Refusal::PathTooLong => format!("the path is longer than {LINE_MAX} bytes"),
+            Refusal::HeadersTooLarge => format!(
+                "the request has more than {HEADERS_MAX} headers, more than {HEADER_BYTES_MAX} bytes of them, \
+                 or one longer than {LINE_MAX} bytes"
+            ),
+            Refusal::MethodNotSupported => "CONNECT cannot be forwarded".to_owned(),
+            Refusal::QueueFull => "the tunnel agent is busy and its queue is full; try again".to_owned(),
+            Refusal::Draining => "the tunnel agent is stopping; try again".to_owned(),
+        }
+    }
+
+    /// The response: a small JSON object, marked as the agent's own.
+    pub fn response(&self) -> Response {
+        let body = serde_json::json!({ "error": self.message(), "code": self.code() });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(HeaderName::from_static("x-tunnel-source"), HeaderValue::from_static("agent"));
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Turns a message into a request that HTTP allows, or says why it is none.
+pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Refusal> {
+    let method = method(&message.method)?;
+    let path = path(&message.path)?;
+    let headers = headers(&message.headers)?;
+    if message.body.len() > body_max {
+        return Err(Refusal::BodyTooLarge(body_max));
+    }
+    let mut request = Request::new(Body::from(message.body));
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::from(path);
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn method(name: &str) -> Result<Method, Refusal> {
+    match Method::from_bytes(name.as_bytes()) {
+        Ok(Method::CONNECT) => Err(Refusal::MethodNotSupported),
+        Ok(method) => Ok(method),
+        Err(_) => Err(Refusal::bad_request("the method is not a token (RFC 9110 §9.1)")),
+    }
+}
+
+/// Takes a request target in origin form (RFC 9112 §3.2.1) and nothing else. A second slash at its start
+/// would make an authority of the first segment for whoever reads it as a reference; a fragment never
+/// travels.
+fn path(target: &str) -> Result<PathAndQuery, Refusal> {
+    const WHAT: &str = "the path is not in origin form: one `/`, then a path and query";
+    if !target.starts_with('/') || target.starts_with("//") || target.contains('#') {
+        return Err(Refusal::bad_request(WHAT));
+    }
+    if target.len() > LINE_MAX {
+        return Err(Refusal::PathTooLong);
+    }
+    target.parse().map_err(|_| Refusal::bad_request(WHAT))
+}
+
+fn headers<N: AsRef<str>>(pairs: &[(N, N)]) -> Result<HeaderMap, Refusal> {
+    let lengths = || pairs.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len());
+    let too_long = lengths().any(|length| length > LINE_MAX);
+    if too_long || pairs.len() > HEADERS_MAX || lengths().sum::<usize>() > HEADER_BYTES_MAX {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    let mut headers = HeaderMap::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let name = HeaderName::from_bytes(name.as_ref().as_bytes())
+            .map_err(|_| Refusal::bad_request("a header name is not a token (RFC 9110 §5.1)"))?;
+        let value = HeaderValue::from_bytes(value.as_ref().as_bytes())
+            .map_err(|_| Refusal::bad_request("a header value holds a control character (RFC 9110 §5.5)"))?;
+        headers.append(name, value);
+    }
+    check_host(&headers)?;
+    Ok(headers)
+}
+
+/// RFC 9112 §3.2: more than one `Host`, or an invalid one, is answered 400.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return Ok(()) };
+    if hosts.next().is_some() {
+        return Err(Refusal::bad_request("more than one Host header"));
+    }
+    let bytes = host.as_bytes();
+    let valid = bytes.is_empty() || (!bytes.contains(&b'@') && Authority::try_from(bytes).is_ok());
+    if valid { Ok(()) } else { Err(Refusal::bad_request("the Host header is no host and port")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<'a>(method: &'a str, path: &'a str, headers: &[(&'a str, &'a str)]) -> RequestMessage<'a> {
+        RequestMessage {
+            id: None,
+            method: method.into(),
+            path: path.into(),
+            headers: headers.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
+            body: b"body".to_vec(),
+        }
+    }
+
+    #[track_caller]
+    fn refused(message: RequestMessage<'_>) -> &'static str {
+        admit(message, 4).unwrap_err().code()
+    }
+
+    #[test]
+    fn paths_that_are_not_origin_form_are_refused() {
+        let paths = [
+            "",
+            "*",
+            "x",
+            "?q",
+            "http://evil/",
+            "//evil/",
+            "///",
+            "\\\\evil\\",
+            "/a b",
+            "/a\r\nHost: x",
+            "/a\0",
+            "/a\u{7f}",
+            "/a\tb",
+            "/a#b",
+            "evil:80",
+            "@evil/",
+            " /",
+            "/\u{1}",
+        ];
+        for path in paths {
+            assert_eq!(refused(message("GET", path, &[])), "bad_request", "{path:?}");
+        }
+    }
+
+    #[test]
+    fn paths_in_origin_form_pass_unchanged() {
+        for path in ["/", "/a//b", "/?", "/a?b=c&d=//e", "/@evil", "/a/../b", "/%2e%2e/x", "/{id}|é", "/:80"]
+        {
+            let request = admit(message("GET", path, &[]), 4).unwrap();
+            assert_eq!(request.uri().path_and_query().unwrap().as_str(), path);
+            assert_eq!((request.uri().scheme(), request.uri().authority()), (None, None));
+        }
+    }
+
+    #[test]
+    fn any_token_is_a_method_but_connect() {
+        for method in ["GET", "get", "PROPFIND", "M-SEARCH", "x!"] {
+            assert!(admit(message(method, "/", &[]), 4).is_ok(), "{method}");
+        }
+        assert_eq!(refused(message("CONNECT", "/", &[])), "method_not_supported");
+        for method in ["", "G T", "GET\r\n", "GÉT", "GET/"] {
+            assert_eq!(refused(message(method, "/", &[])), "bad_request", "{method:?}");
+        }
+    }
+
+    #[test]
+    fn header_names_and_values_that_http_does_not_allow_are_refused() {
+        for (name, value) in [
+            ("", "x"),
+            ("a b", "x"),
+            ("a:", "x"),
+            ("é", "x"),
+            ("a\r\nb", "x"),
+            ("a", "x\r\ny: z"),
+            ("a", "\0"),
+            ("a", "\u{7f}"),
+            ("host", "a b"),
+            ("host", "a@b"),
+            ("host", "a/b"),
+        ] {
+            assert_eq!(refused(message("GET", "/", &[(name, value)])), "bad_request", "{name:?}: {value:?}");
+        }
+        assert_eq!(refused(message("GET", "/", &[("host", "a"), ("Host", "b")])), "bad_request");
+    }
+
+    #[test]
+    fn header_order_repeats_and_utf8_are_kept() {
+        let pairs = [("X-A", "2"), ("x-a", "1"), ("Host", "localhost:8000"), ("x-b", "é")];
+        let request = admit(message("GET", "/", &pairs), 4).unwrap();
+        let values: Vec<_> = request.headers().get_all("x-a").iter().collect();
+        assert_eq!(values, ["2", "1"]);
+        assert_eq!(request.headers()["x-b"].as_bytes(), "é".as_bytes());
+    }
+
+    #[test]
+    fn limits_are_refused_by_name() {
+        let mut large = message("POST", "/", &[]);
+        large.body = b"fiver".to_vec();
+        assert_eq!(refused(large), "body_too_large");
+        let many = vec![("a", "b"); HEADERS_MAX + 1];
+        assert_eq!(refused(message("GET", "/", &many)), "headers_too_large");
+        let long = "x".repeat(LINE_MAX);
+        assert_eq!(refused(message("GET", "/", &[("a", &long)])), "headers_too_large");
+        let pairs = [("a", &long[1..]), ("b", &long[1..])];
+        assert!(admit(message("GET", "/", &pairs), 4).is_ok());
+        let pairs = [("a", &long[1..]), ("b", &long[1..]), ("c", &long[1..])];
+        assert_eq!(refused(message("GET", "/", &pairs)), "headers_too_large");
+        assert_eq!(refused(message("GET", &format!("/{long}"), &[])), "path_too_long");
+    }
+
+    #[test]
+    fn a_refusal_is_a_marked_json_response() {
+        let response = Refusal::QueueFull.response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+        assert_eq!(response.headers()["x-tunnel-source"], "agent");
+        let body = response.into_body().read_to_end_limited(1000).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(json["code"], "queue_full");
+    }
+}

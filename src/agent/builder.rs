@@ -1,0 +1,329 @@
+//! What an agent can be told, with defaults for all of it but the tunnel ID.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::Agent;
+use crate::TunnelId;
+use crate::backoff;
+use crate::link::dial::Token;
+use crate::link::tls::{self, ClientTls, TlsError, Trust};
+use crate::link::{Dialer, GatewayUrl};
+use crate::origin::{LocalUrl, Origin, Timeouts};
+use crate::service::Service;
+use crate::session::{self, Correlation, Heartbeat};
+use crate::status::Counters;
+
+/// Most worker threads.
+const WORKERS_MAX: usize = 1024;
+
+/// Most requests that may wait for a worker.
+const QUEUE_MAX: usize = 65_536;
+
+/// Smallest largest message: a refusal has to fit.
+const MESSAGE_MIN: usize = 16 << 10;
+
+/// Configures an [`Agent`].
+pub struct Builder {
+    tunnel_id: TunnelId,
+    gateway: GatewayUrl,
+    token: Option<Token>,
+    trust: Trust,
+    answers: Answers,
+    host_header: Option<HeaderValue>,
+    local_trust: Trust,
+    workers: usize,
+    queue: usize,
+    timeouts: Timeouts,
+    heartbeat: Heartbeat,
+    backoff: backoff::Limits,
+    max_message: usize,
+    max_body: usize,
+    correlation: Correlation,
+}
+
+enum Answers {
+    Local(LocalUrl),
+    Service(Arc<dyn Service>),
+}
+
+/// Why an agent cannot be built.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// A number or time is out of its range; the text names it and the range.
+    OutOfRange(String),
+    /// TLS towards the gateway cannot be set up.
+    GatewayTls(TlsError),
+    /// TLS towards the local server cannot be set up.
+    LocalTls(TlsError),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::OutOfRange(text) => f.write_str(text),
+            ConfigError::GatewayTls(error) => write!(f, "TLS to the gateway: {error}"),
+            ConfigError::LocalTls(error) => write!(f, "TLS to the local server: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Builder {
+    pub(super) fn new(tunnel_id: TunnelId) -> Self {
+        Builder {
+            tunnel_id,
+            // Two constants that parse; a test says so.
+            gateway: "ws://127.0.0.1:3000/ws".parse().expect("the default gateway is a URL"),
+            answers: Answers::Local(
+                "http://127.0.0.1:8000".parse().expect("the default local server is a URL"),
+            ),
+            token: None,
+            trust: Trust::System,
+            host_header: None,
+            local_trust: Trust::System,
+            workers: 16,
+            queue: 256,
+            timeouts: Timeouts::default(),
+            heartbeat: Heartbeat::default(),
+            backoff: backoff::Limits::default(),
+            max_message: 16 << 20,
+            max_body: 10 << 20,
+            correlation: Correlation::Order,
+        }
+    }
+
+    /// The gateway to dial. Default: `ws://127.0.0.1:3000/ws`.
+    pub fn gateway(mut self, url: GatewayUrl) -> Self {
+        self.gateway = url;
+        self
+    }
+
+    /// Proves to the gateway who this is. Default: nothing.
+    pub fn token(mut self, token: Token) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Whose certificate the gateway may show. Default: one that the system trusts.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Forwards requests to this HTTP server. Default: `http://127.0.0.1:8000`.
+    pub fn local(mut self, url: LocalUrl) -> Self {
+        self.answers = Answers::Local(url);
+        self
+    }
+
+    /// Has requests answered by this service instead of a local HTTP server.
+    pub fn service(mut self, service: impl Service) -> Self {
+        self.answers = Answers::Service(Arc::new(service));
+        self
+    }
+
+    /// Replaces the `Host` header towards the local server. Default: the request's own.
+    pub fn host_header(mut self, host: HeaderValue) -> Self {
+        self.host_header = Some(host);
+        self
+    }
+
+    /// Whose certificate the local server may show. Default: one that the system trusts.
+    pub fn local_trust(mut self, trust: Trust) -> Self {
+        self.local_trust = trust;
+        self
+    }
+
+    /// Requests that are answered side by side, 1 to 1,024. Default: 16.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Requests that may wait for a worker, up to 65,536; one more is answered 503. Default: 256.
+    pub fn queue(mut self, queue: usize) -> Self {
+        self.queue = queue;
+        self
+    }
+
+    /// Time limits for dialling, and towards the local server.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// How to find out that the gateway is gone.
+    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
+        self.heartbeat = heartbeat;
+        self
+    }
+
+    /// How to wait between tries, and when to give up.
+    pub fn backoff(mut self, limits: backoff::Limits) -> Self {
+        self.backoff = limits;
+        self
+    }
+
+    /// Most bytes of one message in either direction. Default: 16 MiB. A larger one from the gateway ends
+    /// the session with close code 1009, a larger answer becomes an error.
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.max_message = bytes;
+        self
+    }
+
+    /// Most bytes of one body in either direction. Default: 10 MiB.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+
+    /// How the gateway tells answers to requests without an ID apart. Default: by their order.
+    pub fn correlation(mut self, correlation: Correlation) -> Self {
+        self.correlation = correlation;
+        self
+    }
+
+    /// Checks the configuration and reads the certificates that it names.
+    pub fn build(self) -> Result<Agent, ConfigError> {
+        self.check()?;
+        let gateway_tls =
+            client_tls(self.gateway.is_secure(), &self.trust).map_err(ConfigError::GatewayTls)?;
+        let dialer =
+            Dialer::new(self.gateway, self.token, gateway_tls, self.timeouts.connect, self.max_message);
+        let mut warnings = Vec::new();
+        if self.trust == Trust::Insecure {
+            warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
+        }
+        let (service, served_by) = match self.answers {
+            Answers::Service(service) => (service, "this program".to_owned()),
+            Answers::Local(url) => {
+                if self.local_trust == Trust::Insecure {
+                    warnings.push("--local-insecure: the local server's certificate is not verified");
+                }
+                let tls = client_tls(url.is_secure(), &self.local_trust).map_err(ConfigError::LocalTls)?;
+                let served_by = url.to_string();
+                let origin = Origin::new(url, self.host_header, tls, self.timeouts, self.workers);
+                (Arc::new(origin) as Arc<dyn Service>, served_by)
+            }
+        };
+        Ok(Agent {
+            tunnel_id: self.tunnel_id,
+            dialer,
+            service,
+            served_by,
+            session: session::Config {
+                heartbeat: self.heartbeat,
+                correlation: self.correlation,
+                max_message: self.max_message,
+                max_body: self.max_body,
+                unnumbered_max: (self.workers + self.queue) as u64,
+            },
+            workers: self.workers,
+            queue: self.queue,
+            backoff: self.backoff,
+            warnings,
+            counters: Arc::new(Counters::new()),
+            control: Arc::default(),
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let checks = [
+            ((1..=WORKERS_MAX).contains(&self.workers), format!("workers must be 1 to {WORKERS_MAX}")),
+            (self.queue <= QUEUE_MAX, format!("the queue must be at most {QUEUE_MAX}")),
+            (
+                self.max_message >= MESSAGE_MIN,
+                format!("the largest message must be at least {MESSAGE_MIN} bytes"),
+            ),
+            (self.max_message <= u32::MAX as usize, "the largest message must be below 4 GiB".to_owned()),
+            (
+                self.max_body <= self.max_message,
+                "the largest body must not exceed the largest message".to_owned(),
+            ),
+            (
+                self.backoff.min <= self.backoff.max,
+                "the shortest backoff must not exceed the longest".to_owned(),
+            ),
+        ];
+        for (holds, text) in checks {
+            if !holds {
+                return Err(ConfigError::OutOfRange(text));
+            }
+        }
+        let times = [
+            ("connect time-out", self.timeouts.connect),
+            ("response time-out", self.timeouts.response),
+            ("idle time-out", self.timeouts.idle),
+            ("ping interval", self.heartbeat.ping_interval),
+            ("pong time-out", self.heartbeat.pong_timeout),
+            ("shortest backoff", self.backoff.min),
+            ("longest backoff", self.backoff.max),
+        ];
+        for (name, time) in times {
+            if !(TIME_MIN..=TIME_MAX).contains(&time) {
+                return Err(ConfigError::OutOfRange(format!("the {name} must be 1 ms to 24 h")));
+            }
+        }
+        Ok(())
+    }
+}
+
+const TIME_MIN: Duration = Duration::from_millis(1);
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
+    secure.then(|| tls::client(trust)).transpose()
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Builder({}, {})", self.tunnel_id, self.gateway)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn builder() -> Builder {
+        Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap())
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert!(builder().build().is_ok());
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_named() {
+        #[track_caller]
+        fn check(builder: Builder, named: &str) {
+            let error = builder.build().unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        check(builder().workers(0), "workers");
+        check(builder().workers(1025), "workers");
+        check(builder().queue(65_537), "queue");
+        check(builder().max_message(100).max_body(1), "message");
+        check(builder().max_body(17 << 20), "body");
+        let min = Duration::from_secs(60);
+        check(builder().backoff(backoff::Limits { min, ..backoff::Limits::default() }), "backoff");
+        check(
+            builder().heartbeat(Heartbeat { ping_interval: Duration::ZERO, ..Heartbeat::default() }),
+            "ping",
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let builder = builder().token(Token::new("s3cret").unwrap());
+        let mut shown = format!("{builder:?}");
+        shown.push_str(&format!("{:?}", builder.build().unwrap()));
+        assert!(!shown.contains("s3cret") && !shown.contains("e29b"), "{shown}");
+    }
+}

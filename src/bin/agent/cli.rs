@@ -1,0 +1,188 @@
+//! What was typed, and what it means.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use tunnel_agent::cli::{self, Asked, Opt, Options, UsageError};
+use tunnel_agent::{Agent, Backoff, Correlation, Heartbeat, Timeouts, Token, Trust, TunnelId};
+
+const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { flag, variable, value, help }
+}
+
+const TABLE: [Opt; 25] = [
+    opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
+    opt(
+        "--gateway",
+        "GATEWAY_URL",
+        "URL",
+        "the gateway; without a path, /ws; default ws://127.0.0.1:3000/ws",
+    ),
+    opt("--token-file", "TOKEN_FILE", "FILE", "file with the token for the gateway; default none"),
+    opt("", "TOKEN", "", "the token itself; never on the command line"),
+    opt("--local", "LOCAL_URL", "URL", "the local server; default http://127.0.0.1:8000"),
+    opt(
+        "--host-header",
+        "HOST_HEADER",
+        "HOST",
+        "Host header for the local server; default the request's own",
+    ),
+    opt("--workers", "WORKERS", "N", "requests answered side by side; default 16"),
+    opt("--queue", "QUEUE", "N", "requests that may wait for a worker; default 256"),
+    opt("--connect-timeout", "CONNECT_TIMEOUT", "TIME", "for connecting, to either side; default 5s"),
+    opt("--response-timeout", "RESPONSE_TIMEOUT", "TIME", "until the local answer begins; default 30s"),
+    opt("--idle-timeout", "IDLE_TIMEOUT", "TIME", "between two bytes of the local answer; default 30s"),
+    opt("--ping-interval", "PING_INTERVAL", "TIME", "between two pings to the gateway; default 15s"),
+    opt("--pong-timeout", "PONG_TIMEOUT", "TIME", "further silence before it counts as gone; default 10s"),
+    opt("--max-retries", "MAX_RETRIES", "N", "tries after a first failure; 0 for no end; default 10"),
+    opt("--backoff-min", "BACKOFF_MIN", "TIME", "first delay between tries; default 1s"),
+    opt("--backoff-max", "BACKOFF_MAX", "TIME", "longest delay between tries; default 30s"),
+    opt("--drain", "DRAIN", "TIME", "for finishing what runs when told to stop; default 10s"),
+    opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; default 16MiB"),
+    opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way; default 10MiB"),
+    opt("--correlation", "CORRELATION", "RULE", "for requests without an id: order or latest; default order"),
+    opt("--ca-file", "CA_FILE", "FILE", "PEM file with the only authorities trusted for the gateway"),
+    opt("--local-ca-file", "LOCAL_CA_FILE", "FILE", "the same for the local server"),
+    opt("--insecure", "INSECURE", "", "do not verify the gateway's certificate"),
+    opt("--local-insecure", "LOCAL_INSECURE", "", "do not verify the local server's certificate"),
+    opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
+];
+
+/// What the options come to.
+#[derive(Debug)]
+pub struct Settings {
+    pub agent: Agent,
+    pub drain: Duration,
+    pub warnings: Vec<&'static str>,
+}
+
+pub fn help() -> String {
+    format!(
+        "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
+         Usage: agent --tunnel-id ID [options]\n\n\
+         Options, each with its environment variable in brackets; a flag beats its variable:\n{}\
+         \x20 {:<28} this text\n  {:<28} the version\n\n\
+         Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
+         Exit codes: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage, 3 refused by the gateway.\n",
+        cli::help(&TABLE),
+        "-h, --help",
+        "-V, --version",
+    )
+}
+
+/// Reads arguments and environment. Settings are there exactly when the program is to run.
+pub fn read() -> Result<(Asked, Option<Settings>), UsageError> {
+    let arguments = std::env::args_os().skip(1).collect();
+    let environment = |name: &str| std::env::var_os(name);
+    let mut options = Options::new(&TABLE, arguments, &environment);
+    match options.asked() {
+        Asked::Run => settings(options).map(|settings| (Asked::Run, Some(settings))),
+        asked => Ok((asked, None)),
+    }
+}
+
+fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
+    let o = &mut options;
+    let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
+    let tunnel_id: Option<TunnelId> = o.parsed("--tunnel-id")?;
+    let mut builder = Agent::builder(match &tunnel_id {
+        Some(id) => id.clone(),
+        None => {
+            let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
+            return Err(UsageError(text.to_owned()));
+        }
+    });
+    if let Some(url) = o.parsed("--gateway")? {
+        builder = builder.gateway(url);
+    }
+    if let Some(token) = token(o)? {
+        builder = builder.token(token);
+    }
+    if let Some(url) = o.parsed("--local")? {
+        builder = builder.local(url);
+    }
+    if let Some(host) = o.value("--host-header", HeaderValue::from_str)? {
+        builder = builder.host_header(host);
+    }
+    if let Some(workers) = o.value("--workers", cli::number)? {
+        builder = builder.workers(workers);
+    }
+    if let Some(queue) = o.value("--queue", cli::number)? {
+        builder = builder.queue(queue);
+    }
+    if let Some(bytes) = o.value("--max-message", cli::size)? {
+        builder = builder.max_message(bytes);
+    }
+    if let Some(bytes) = o.value("--max-body", cli::size)? {
+        builder = builder.max_body(bytes);
+    }
+    if let Some(rule) = o.value("--correlation", correlation)? {
+        builder = builder.correlation(rule);
+    }
+    builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
+    builder = builder.trust(trust(o, "--insecure", "--ca-file")?);
+    builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
+    options.finish()?;
+    let mut warnings = Vec::new();
+    if tunnel_id.is_some_and(|id| id.purpose().contains('_')) {
+        warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");
+    }
+    let agent = builder.build().map_err(|error| UsageError(error.to_string()))?;
+    Ok(Settings { agent, drain, warnings })
+}
+
+fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {
+    let from_file = o.value("--token-file", cli::secret_file)?;
+    let Some(text) = from_file.map_or_else(|| o.variable("TOKEN"), |text| Ok(Some(text)))? else {
+        return Ok(None);
+    };
+    let unusable = "the token is empty, or holds a space or a character that is not ASCII";
+    Token::new(&text).map(Some).ok_or_else(|| UsageError(unusable.to_owned()))
+}
+
+fn timeouts(o: &mut Options<'_>) -> Result<Timeouts, UsageError> {
+    let default = Timeouts::default();
+    Ok(Timeouts {
+        connect: o.value("--connect-timeout", cli::duration)?.unwrap_or(default.connect),
+        response: o.value("--response-timeout", cli::duration)?.unwrap_or(default.response),
+        idle: o.value("--idle-timeout", cli::duration)?.unwrap_or(default.idle),
+    })
+}
+
+fn heartbeat(o: &mut Options<'_>) -> Result<Heartbeat, UsageError> {
+    let default = Heartbeat::default();
+    Ok(Heartbeat {
+        ping_interval: o.value("--ping-interval", cli::duration)?.unwrap_or(default.ping_interval),
+        pong_timeout: o.value("--pong-timeout", cli::duration)?.unwrap_or(default.pong_timeout),
+    })
+}
+
+fn backoff(o: &mut Options<'_>) -> Result<Backoff, UsageError> {
+    let default = Backoff::default();
+    let retries = |text: &str| text.parse::<u32>().map_err(|_| "expected a whole number");
+    Ok(Backoff {
+        min: o.value("--backoff-min", cli::duration)?.unwrap_or(default.min),
+        max: o.value("--backoff-max", cli::duration)?.unwrap_or(default.max),
+        max_retries: o.value("--max-retries", retries)?.unwrap_or(default.max_retries),
+    })
+}
+
+fn trust(o: &mut Options<'_>, insecure: &'static str, ca_file: &'static str) -> Result<Trust, UsageError> {
+    let file = o.text(ca_file)?;
+    match (o.switch(insecure)?, file) {
+        (true, None) => Ok(Trust::Insecure),
+        (false, Some(file)) => Ok(Trust::File(file.into())),
+        (false, None) => Ok(Trust::System),
+        (true, Some(_)) => {
+            Err(UsageError(format!("{insecure} and {ca_file} contradict each other; give one")))
+        }
+    }
+}
+
+fn correlation(text: &str) -> Result<Correlation, &'static str> {
+    match text {
+        "order" => Ok(Correlation::Order),
+        "latest" => Ok(Correlation::Latest),
+        _ => Err("expected order or latest"),
+    }
+}

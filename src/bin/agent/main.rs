@@ -1,0 +1,82 @@
+//! The tunnel agent as a program: reads its options, runs until it is told to stop, and says how it went by
+//! its exit code: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage or configuration, 3 refused by the
+//! gateway for good.
+
+mod cli;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use log::{error, info};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tunnel_agent::cli::Asked;
+use tunnel_agent::{Agent, RunError, Stopper, logging};
+
+const GAVE_UP: u8 = 1;
+const USAGE: u8 = 2;
+const REFUSED: u8 = 3;
+
+fn main() -> ExitCode {
+    match cli::read() {
+        Ok((Asked::Help, _)) => print(&cli::help()),
+        Ok((Asked::Version, _)) => print(concat!("agent ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok((Asked::Run, None)) => ExitCode::SUCCESS,
+        Ok((Asked::Run, Some(settings))) => {
+            logging::install();
+            for warning in &settings.warnings {
+                log::warn!("{warning}");
+            }
+            run(settings.agent, settings.drain)
+        }
+        Err(usage) => {
+            // Nobody to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "agent: {usage}\nTry 'agent --help'.");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A closed standard output, as of `agent --help | head -1`, is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn run(agent: Agent, drain: Duration) -> ExitCode {
+    let handle = match agent.spawn() {
+        Ok(handle) => handle,
+        Err(error) => return end(RunError::Threads(error)),
+    };
+    if let Err(error) = stop_on_signals(handle.stopper(), drain) {
+        return end(RunError::Threads(error));
+    }
+    match handle.join() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(error),
+    }
+}
+
+fn end(error: RunError) -> ExitCode {
+    error!("{error}");
+    ExitCode::from(match error {
+        RunError::Refused(_) => REFUSED,
+        RunError::GaveUp(_) | RunError::Threads(_) => GAVE_UP,
+    })
+}
+
+/// The first signal drains, the next one does not wait any more.
+fn stop_on_signals(stopper: Stopper, drain: Duration) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let wait = move || {
+        let mut drain = drain;
+        for _ in signals.forever() {
+            info!("asked to stop; finishing what runs, for {} s at most", drain.as_secs());
+            stopper.shutdown(drain);
+            drain = Duration::ZERO;
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+}

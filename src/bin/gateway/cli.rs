@@ -1,0 +1,110 @@
+//! What was typed, and what it means.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tunnel_agent::cli::{self, Asked, Opt, Options, UsageError};
+use tunnel_agent::link::tls::{self, ServerTls};
+
+const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { flag, variable, value, help }
+}
+
+const TABLE: [Opt; 10] = [
+    opt("--listen", "LISTEN", "ADDRESS", "for agents and clients; default 127.0.0.1:3000"),
+    opt(
+        "--token-file",
+        "GATEWAY_TOKEN_FILE",
+        "FILE",
+        "file with the token that agents must show; default none",
+    ),
+    opt("", "GATEWAY_TOKEN", "", "the token itself; never on the command line"),
+    opt("--tls-cert", "TLS_CERT", "FILE", "PEM file with the certificate chain; with --tls-key: TLS"),
+    opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
+    opt("--timeout", "GATEWAY_TIMEOUT", "TIME", "for an agent's answer, then 504; default 30s"),
+    opt("--max-body", "GATEWAY_MAX_BODY", "SIZE", "largest request body; default 10MiB"),
+    opt("--max-message", "GATEWAY_MAX_MESSAGE", "SIZE", "largest message to and from agents; default 16MiB"),
+    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no request ids, no base64"),
+    opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
+];
+
+/// What the options come to.
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub token: Option<String>,
+    pub tls: Option<ServerTls>,
+    pub timeout: Duration,
+    pub max_body: usize,
+    pub max_message: usize,
+    pub legacy: bool,
+}
+
+pub fn help() -> String {
+    format!(
+        "The reference gateway of tunnel-agent: agents connect to it on /ws, and it passes clients' HTTP\n\
+         requests on to them. For development, tests, demonstrations and small installations. It keeps\n\
+         everything in memory, knows no users and no rate limits, and reports metrics to nobody; a fleet is\n\
+         many of these behind an ordinary load balancer.\n\n\
+         Usage: gateway [options]\n\n\
+         Options, each with its environment variable in brackets; a flag beats its variable:\n{}\
+         \x20 {:<28} this text\n  {:<28} the version\n\n\
+         GET /health and GET /connections tell how it is doing; POST /forward sends its body to an agent as\n\
+         POST /; every other request goes to an agent as it is. The header X-Tunnel-Id chooses the agent,\n\
+         whatever the path; without it the agents take turns.\n",
+        cli::help(&TABLE),
+        "-h, --help",
+        "-V, --version",
+    )
+}
+
+/// Reads arguments and environment. Settings are there exactly when the program is to run.
+pub fn read() -> Result<(Asked, Option<Settings>), UsageError> {
+    let arguments = std::env::args_os().skip(1).collect();
+    let environment = |name: &str| std::env::var_os(name);
+    let mut options = Options::new(&TABLE, arguments, &environment);
+    match options.asked() {
+        Asked::Run => settings(options).map(|settings| (Asked::Run, Some(settings))),
+        asked => Ok((asked, None)),
+    }
+}
+
+fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
+    let o = &mut options;
+    let address =
+        |text: &str| text.parse().map_err(|_| "expected an address and a port, such as 0.0.0.0:3000");
+    let settings = Settings {
+        listen: o.value("--listen", address)?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 3000))),
+        token: token(o)?,
+        tls: tls(o)?,
+        timeout: o.value("--timeout", cli::duration)?.unwrap_or(Duration::from_secs(30)),
+        max_body: o.value("--max-body", cli::size)?.unwrap_or(10 << 20),
+        max_message: o.value("--max-message", cli::size)?.unwrap_or(16 << 20),
+        legacy: o.switch("--legacy")?,
+    };
+    options.finish()?;
+    Ok(settings)
+}
+
+fn token(o: &mut Options<'_>) -> Result<Option<String>, UsageError> {
+    let from_file = o.value("--token-file", cli::secret_file)?;
+    let token = from_file.map_or_else(|| o.variable("GATEWAY_TOKEN"), |text| Ok(Some(text)))?;
+    let usable = |token: &String| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    match token {
+        Some(token) if !usable(&token) => Err(UsageError(
+            "the token is empty, or holds a space or a character that is not ASCII".to_owned(),
+        )),
+        token => Ok(token),
+    }
+}
+
+fn tls(o: &mut Options<'_>) -> Result<Option<ServerTls>, UsageError> {
+    match (o.text("--tls-cert")?, o.text("--tls-key")?) {
+        (None, None) => Ok(None),
+        (Some(certificates), Some(key)) => {
+            let tls = tls::server(Path::new(&certificates), Path::new(&key));
+            tls.map(Some).map_err(|error| UsageError(format!("TLS: {error}")))
+        }
+        _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),
+    }
+}

@@ -1,0 +1,164 @@
+//! The reference gateway: takes agents on `/ws`, and passes every other request on to one of them. For
+//! development, tests, demonstrations and small installations: one process, state in memory only.
+//!
+//! | thread | what it does |
+//! | --- | --- |
+//! | acceptor | takes connections, and gives each a thread |
+//! | one per connection | [`public`]: reads requests, waits for their answers; on `/ws` it becomes an agent's reader |
+//! | one more per agent | [`agents`]: writes what is sent to the agent |
+
+mod agents;
+mod cli;
+mod public;
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, error, info, warn};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tunnel_agent::cli::Asked;
+use tunnel_agent::link::Socket;
+use tunnel_agent::logging;
+
+use agents::Agents;
+use cli::Settings;
+
+/// Most connections at once, agents and clients together; one more is closed at once.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// A connection's stack: HTTP heads and JSON, nothing that recurses.
+const STACK: usize = 512 << 10;
+
+/// How long a TLS handshake may take.
+const TLS_TIME: Duration = Duration::from_secs(10);
+
+/// How long agents get to answer the close frame when the gateway stops.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long to wait when the system gives no more connections or threads.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    match cli::read() {
+        Ok((Asked::Help, _)) => print(&cli::help()),
+        Ok((Asked::Version, _)) => print(concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok((Asked::Run, None)) => ExitCode::SUCCESS,
+        Ok((Asked::Run, Some(settings))) => {
+            logging::install();
+            run(settings)
+        }
+        Err(usage) => {
+            // Nobody to tell when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "gateway: {usage}\nTry 'gateway --help'.");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A closed standard output is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn run(settings: Settings) -> ExitCode {
+    let listener = match TcpListener::bind(settings.listen) {
+        Ok(listener) => listener,
+        Err(error) => {
+            error!("cannot listen on {}: {error}; choose another address with --listen", settings.listen);
+            return ExitCode::FAILURE;
+        }
+    };
+    let address = listener.local_addr().unwrap_or(settings.listen);
+    let tls = settings.tls.is_some();
+    info!(
+        "listening on {}://{address}; agents connect to {}://{address}/ws{}",
+        if tls { "https" } else { "http" },
+        if tls { "wss" } else { "ws" },
+        if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" }
+    );
+    match serve(listener, settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("cannot start a thread: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that connections share.
+pub struct Gateway {
+    settings: Settings,
+    agents: Agents,
+    connections: AtomicUsize,
+    started: Instant,
+}
+
+/// Serves until a signal comes.
+fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let gateway = Arc::new(Gateway {
+        agents: Agents::new(),
+        settings,
+        connections: AtomicUsize::new(0),
+        started: Instant::now(),
+    });
+    let accepting = gateway.clone();
+    thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&listener, &accepting))?;
+    signals.forever().next();
+    info!("stopping; closing {} agent connections", gateway.agents.count());
+    gateway.agents.close_all(CLOSE_WAIT);
+    Ok(())
+}
+
+fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) {
+    loop {
+        match listener.accept() {
+            Ok((socket, _)) => take(socket, gateway),
+            Err(error) => {
+                warn!("cannot take a connection: {error}");
+                thread::sleep(EXHAUSTED_WAIT);
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Arc<Gateway>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn take(socket: TcpStream, gateway: &Arc<Gateway>) {
+    let count = gateway.connections.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(gateway.clone());
+    if count >= CONNECTIONS_MAX {
+        debug!("closed a connection: there are {CONNECTIONS_MAX} already");
+        return;
+    }
+    let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
+    let spawned = thread.spawn(move || {
+        if let Err(error) = open(socket, &counted.0).and_then(|socket| public::serve(socket, &counted.0)) {
+            debug!("connection ended: {error}");
+        }
+    });
+    if let Err(error) = spawned {
+        warn!("no thread for a connection: {error}");
+    }
+}
+
+fn open(tcp: TcpStream, gateway: &Gateway) -> std::io::Result<Socket> {
+    let mut socket = Socket::plain(tcp)?;
+    let Some(tls) = &gateway.settings.tls else { return Ok(socket) };
+    socket.set_deadline(Some(Instant::now() + TLS_TIME))?;
+    socket.accept_tls(tls)
+}

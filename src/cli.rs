@@ -1,0 +1,326 @@
+//! Command lines: what was typed, and what is wrong with it. Shared by the two programs.
+//!
+//! One table per program says which options there are; the help, the environment variables and the hints
+//! all come from it. A flag beats its variable beats the default; an empty variable counts as unset.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// One line of a program's table.
+#[derive(Debug, Clone, Copy)]
+pub struct Opt {
+    /// The flag with its dashes; empty when there is a variable alone.
+    pub flag: &'static str,
+    /// The environment variable; empty when there is none.
+    pub variable: &'static str,
+    /// What stands for its value in the help; empty when it takes none.
+    pub value: &'static str,
+    /// What it is for, with its default.
+    pub help: &'static str,
+}
+
+/// A command line that cannot be used, said in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// What was typed, and the environment.
+pub struct Options<'a> {
+    table: &'a [Opt],
+    arguments: pico_args::Arguments,
+    environment: &'a dyn Fn(&str) -> Option<OsString>,
+}
+
+/// What a program was asked for besides its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// `--help`.
+    Help,
+    /// `--version`.
+    Version,
+    /// To run.
+    Run,
+}
+
+impl<'a> Options<'a> {
+    /// From arguments without the program's name.
+    pub fn new(
+        table: &'a [Opt],
+        arguments: Vec<OsString>,
+        environment: &'a dyn Fn(&str) -> Option<OsString>,
+    ) -> Self {
+        Options { table, arguments: pico_args::Arguments::from_vec(arguments), environment }
+    }
+
+    /// Whether help or the version was asked for.
+    pub fn asked(&mut self) -> Asked {
+        if self.arguments.contains(["-h", "--help"]) {
+            Asked::Help
+        } else if self.arguments.contains(["-V", "--version"]) {
+            Asked::Version
+        } else {
+            Asked::Run
+        }
+    }
+
+    /// An option without a value: on when given, or by its variable.
+    pub fn switch(&mut self, flag: &'static str) -> Result<bool, UsageError> {
+        if self.arguments.contains(flag) {
+            return Ok(true);
+        }
+        match self.variable_of(flag)? {
+            None => Ok(false),
+            Some((_, value)) if value == "1" || value == "true" => Ok(true),
+            Some((_, value)) if value == "0" || value == "false" => Ok(false),
+            Some((variable, _)) => Err(UsageError(format!("{variable}: expected 1, true, 0 or false"))),
+        }
+    }
+
+    /// An option's value as it was given.
+    pub fn text(&mut self, flag: &'static str) -> Result<Option<String>, UsageError> {
+        self.value(flag, |text| Ok::<_, &str>(text.to_owned()))
+    }
+
+    /// An option's value, read by its type's own rules.
+    pub fn parsed<T>(&mut self, flag: &'static str) -> Result<Option<T>, UsageError>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        self.value(flag, str::parse)
+    }
+
+    /// An option's value, read by `read`. Values are never repeated in errors: they may be secrets.
+    pub fn value<T, E: fmt::Display>(
+        &mut self,
+        flag: &'static str,
+        read: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, UsageError> {
+        let typed: Option<String> = self.arguments.opt_value_from_str(flag).map_err(|error| match error {
+            pico_args::Error::OptionWithoutAValue(_) => UsageError(format!("{flag} needs a value")),
+            _ => UsageError(format!("{flag}: not valid UTF-8")),
+        })?;
+        let given = match typed {
+            Some(text) => Some((flag.to_owned(), text)),
+            None => self.variable_of(flag)?,
+        };
+        let Some((name, text)) = given else { return Ok(None) };
+        read(&text).map(Some).map_err(|error| UsageError(format!("{name}: {error}")))
+    }
+
+    /// A variable's name and value, unless it is unset or empty.
+    fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
+        let variable = self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable);
+        Ok(self.variable(variable)?.map(|value| (variable.to_owned(), value)))
+    }
+
+    /// The value of a variable that has no flag.
+    pub fn variable(&self, variable: &str) -> Result<Option<String>, UsageError> {
+        if variable.is_empty() {
+            return Ok(None);
+        }
+        let value = (self.environment)(variable).filter(|value| !value.is_empty());
+        let text = value.map(OsString::into_string).transpose();
+        text.map_err(|_| UsageError(format!("{variable}: not valid UTF-8")))
+    }
+
+    /// Refuses what nobody asked for. To be called when all options are read.
+    pub fn finish(self) -> Result<(), UsageError> {
+        let Some(first) = self.arguments.finish().into_iter().next() else { return Ok(()) };
+        let first = first.to_string_lossy().into_owned();
+        if !first.starts_with('-') {
+            // Not repeated: it may be a tunnel ID or a token.
+            return Err(UsageError(
+                "an argument that belongs to no option; every value follows its --option".into(),
+            ));
+        }
+        let flag = first.split('=').next().unwrap_or_default();
+        Err(UsageError(match self.table.iter().find(|opt| opt.flag == flag) {
+            Some(opt) if opt.value.is_empty() && first != flag => format!("{flag} takes no value"),
+            Some(_) => format!("{flag} was given twice"),
+            None if flag == "--token" => {
+                "a token never goes on the command line, where others see it: use --token-file or TOKEN"
+                    .to_owned()
+            }
+            None => format!("unknown option {}{}", flag.escape_debug(), suggestion(self.table, flag)),
+        }))
+    }
+}
+
+/// The option that was probably meant.
+fn suggestion(table: &[Opt], flag: &str) -> String {
+    let near = table.iter().map(|opt| (distance(opt.flag, flag), opt.flag)).min();
+    match near {
+        Some((edits, meant)) if edits <= 3 => format!("; did you mean {meant}?"),
+        _ => String::new(),
+    }
+}
+
+/// How many characters must be added, removed or changed to make one of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, a) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in b.iter().enumerate() {
+            let change = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The table as help.
+pub fn help(table: &[Opt]) -> String {
+    let mut text = String::new();
+    for opt in table {
+        let name = match (opt.flag, opt.value) {
+            ("", _) => format!("(variable {} only)", opt.variable),
+            (flag, "") => flag.to_owned(),
+            (flag, value) => format!("{flag} {value}"),
+        };
+        let variable = match (opt.flag, opt.variable) {
+            ("", _) | (_, "") => String::new(),
+            (_, variable) => format!(" [{variable}]"),
+        };
+        text.push_str(&format!("  {name:<28} {}{variable}\n", opt.help));
+    }
+    text
+}
+
+/// Reads `500ms`, `10s` or `2m`.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    const EXPECTED: &str = "expected a time such as 500ms, 10s or 2m";
+    let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        _ => None,
+    };
+    milliseconds.map(Duration::from_millis).ok_or(EXPECTED)
+}
+
+/// Reads `512B`, `64KiB`, `10MiB` or `1GiB`.
+pub fn size(text: &str) -> Result<usize, &'static str> {
+    const EXPECTED: &str = "expected a size such as 64KiB or 10MiB";
+    let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
+    let factor: u64 = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(EXPECTED),
+    };
+    number.checked_mul(factor).and_then(|bytes| usize::try_from(bytes).ok()).ok_or(EXPECTED)
+}
+
+fn number_and_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit))
+}
+
+/// Reads a whole number.
+pub fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number")
+}
+
+/// Reads a secret from a file: its content without the line's end.
+pub fn secret_file(path: &str) -> Result<String, String> {
+    /// Longer than any token.
+    const MAX: u64 = 16 << 10;
+    let mut content = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("{path}: {error}"))?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX), &mut content)
+        .map_err(|error| format!("{path}: {error}"))?;
+    Ok(content.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: [Opt; 3] = [
+        Opt { flag: "--tunnel-id", variable: "TUNNEL_ID", value: "ID", help: "" },
+        Opt { flag: "--workers", variable: "WORKERS", value: "N", help: "" },
+        Opt { flag: "--insecure", variable: "INSECURE", value: "", help: "" },
+    ];
+
+    /// Reads the table's options; the environment is written as `NAME=value`.
+    fn read(
+        arguments: &[&str],
+        environment: &[&str],
+    ) -> Result<(Option<String>, Option<usize>, bool), UsageError> {
+        let environment = |name: &str| {
+            let line = environment.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.map(OsString::from)
+        };
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let mut options = Options::new(&TABLE, arguments, &environment);
+        let got = (
+            options.text("--tunnel-id")?,
+            options.value("--workers", number)?,
+            options.switch("--insecure")?,
+        );
+        options.finish().map(|()| got)
+    }
+
+    #[test]
+    fn a_flag_beats_its_variable_and_an_empty_variable_is_unset() {
+        assert_eq!(read(&["--workers", "2"], &["WORKERS=3"]), Ok((None, Some(2), false)));
+        assert_eq!(read(&["--workers=2"], &["TUNNEL_ID=x"]), Ok((Some("x".into()), Some(2), false)));
+        assert_eq!(read(&[], &["WORKERS=", "INSECURE="]), Ok((None, None, false)));
+    }
+
+    #[test]
+    fn a_switch_is_on_for_1_or_true() {
+        for (value, on) in [("1", true), ("true", true), ("0", false), ("false", false)] {
+            assert_eq!(read(&[], &[&format!("INSECURE={value}")]).unwrap().2, on);
+        }
+        assert!(read(&["--insecure"], &["INSECURE=0"]).unwrap().2);
+    }
+
+    #[test]
+    fn errors_name_the_option_and_never_the_value() {
+        for (arguments, environment, message) in [
+            (&["--workers", "s3cret"][..], &[][..], "--workers: expected a whole number"),
+            (&[], &["WORKERS=s3cret"], "WORKERS: expected a whole number"),
+            (&[], &["INSECURE=s3cret"], "INSECURE: expected 1, true, 0 or false"),
+            (&["--workers"], &[], "--workers needs a value"),
+            (&["--workers", "1", "--workers", "2"], &[], "--workers was given twice"),
+            (&["--insecure=1"], &[], "--insecure takes no value"),
+            (&["--worker", "1"], &[], "unknown option --worker; did you mean --workers?"),
+            (&["--tunelid=s3cret"], &[], "unknown option --tunelid; did you mean --tunnel-id?"),
+            (&["--colour"], &[], "unknown option --colour"),
+            (&["s3cret"], &[], "an argument that belongs to no option; every value follows its --option"),
+        ] {
+            assert_eq!(read(arguments, environment), Err(UsageError(message.to_owned())), "{arguments:?}");
+        }
+        assert!(!read(&["--token=s3cret"], &[]).unwrap_err().0.contains("s3cret"));
+    }
+
+    #[test]
+    fn times_and_sizes_carry_their_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!((size("64KiB"), size("10MiB"), size("7B")), (Ok(65_536), Ok(10_485_760), Ok(7)));
+        for bad in
+            ["", "10", "s", "-1s", "1.5s", "10 s", "1h", "99999999999999999999s", "18446744073709551615m"]
+        {
+            assert!(duration(bad).is_err() && size(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Which headers pass through an intermediary: RFC 9110 §7.6.1, for both directions and both programs.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Headers that concern one connection only, whatever `Connection` says.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Removes hop-by-hop headers, and those that `Connection` names. `Connection` cannot name away what
+/// framing and security rest on: `Host`, `Content-*` and `X-Forwarded-*` stay.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let tokens = headers
+        .get_all(header::CONNECTION)
+        .into_iter()
+        .flat_map(|value| value.as_bytes().split(|&b| b == b','));
+    tokens
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| {
+            let name = name.as_str();
+            name != "host" && !name.starts_with("content-") && !name.starts_with("x-forwarded-")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[track_caller]
+    fn check(before: &[(&str, &str)], after: &[(&str, &str)]) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in before {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        remove_hop_by_hop(&mut headers);
+        // Among different names the map keeps no order, as HTTP gives it no meaning (RFC 9110 §5.3).
+        let mut left: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
+        left.sort_by_key(|(name, _)| *name);
+        assert_eq!(left, after);
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_others_keep_their_order() {
+        check(
+            &[
+                ("X-One", "1"),
+                ("Set-Cookie", "a=1"),
+                ("Keep-Alive", "timeout=5"),
+                ("Set-Cookie", "b=2"),
+                ("Proxy-Connection", "keep-alive"),
+                ("Proxy-Authenticate", "Basic"),
+                ("Proxy-Authorization", "Basic eA=="),
+                ("TE", "trailers"),
+                ("Trailer", "X-Sum"),
+                ("Transfer-Encoding", "chunked"),
+                ("Upgrade", "h2c"),
+            ],
+            &[("set-cookie", "a=1"), ("set-cookie", "b=2"), ("x-one", "1")],
+        );
+    }
+
+    #[test]
+    fn what_connection_names_goes_too() {
+        check(
+            &[
+                ("Connection", "close, X-Trace"),
+                ("Connection", " x-OTHER ,,\t;bad token;"),
+                ("X-Trace", "1"),
+                ("X-Other", "2"),
+                ("X-Kept", "3"),
+            ],
+            &[("x-kept", "3")],
+        );
+    }
+
+    #[test]
+    fn connection_cannot_name_away_what_must_stay() {
+        check(
+            &[
+                ("Connection", "host, content-length, content-type, x-forwarded-for"),
+                ("Host", "example.org"),
+                ("Content-Length", "3"),
+                ("Content-Type", "text/plain"),
+                ("X-Forwarded-For", "192.0.2.1"),
+            ],
+            &[
+                ("content-length", "3"),
+                ("content-type", "text/plain"),
+                ("host", "example.org"),
+                ("x-forwarded-for", "192.0.2.1"),
+            ],
+        );
+    }
+}

@@ -1,0 +1,362 @@
+//! From a gateway's URL to an open WebSocket, within one time limit.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{AUTHORIZATION, HeaderValue};
+use http::{StatusCode, Uri};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{Error, HandshakeError};
+
+use super::duplex::{Closer, Heard, Socket, WriteHalf};
+use super::frames::{self, FrameReader};
+use super::resolve::Resolver;
+use super::tls::ClientTls;
+
+/// A write that makes no progress for this long ends the session.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+
+/// Where a gateway takes agents: `ws://` or `wss://`. A URL without a path means `/ws`.
+///
+/// ```
+/// use tunnel_agent::link::GatewayUrl;
+///
+/// let url: GatewayUrl = "wss://gateway.example".parse()?;
+/// assert_eq!(url.to_string(), "wss://gateway.example/ws");
+/// # Ok::<(), tunnel_agent::link::dial::InvalidUrl>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayUrl {
+    uri: Uri,
+    secure: bool,
+}
+
+/// Why a text is no [`GatewayUrl`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidUrl {
+    /// It is no URL with a scheme and a host.
+    Syntax,
+    /// Its scheme is not `ws` or `wss`.
+    Scheme,
+    /// It holds a user name or password, which would be sent nowhere.
+    UserInfo,
+    /// It holds a query, which would be a place for secrets.
+    Query,
+}
+
+impl fmt::Display for InvalidUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InvalidUrl::Syntax => "not a URL; expected something like wss://gateway.example/ws",
+            InvalidUrl::Scheme => "its scheme is not ws:// or wss://",
+            InvalidUrl::UserInfo => "it holds a user name; a gateway's token goes into --token-file or TOKEN",
+            InvalidUrl::Query => "it holds a query; a gateway's token goes into --token-file or TOKEN",
+        })
+    }
+}
+
+impl std::error::Error for InvalidUrl {}
+
+impl FromStr for GatewayUrl {
+    type Err = InvalidUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidUrl> {
+        let uri: Uri = text.parse().map_err(|_| InvalidUrl::Syntax)?;
+        let secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") => true,
+            Some(_) => return Err(InvalidUrl::Scheme),
+            None => return Err(InvalidUrl::Syntax),
+        };
+        let authority = uri.authority().ok_or(InvalidUrl::Syntax)?;
+        if authority.as_str().contains('@') {
+            return Err(InvalidUrl::UserInfo);
+        }
+        if uri.query().is_some() {
+            return Err(InvalidUrl::Query);
+        }
+        let path = if uri.path() == "/" { "/ws" } else { uri.path() };
+        let text = format!("{}://{authority}{path}", if secure { "wss" } else { "ws" });
+        Ok(GatewayUrl { uri: text.parse().map_err(|_| InvalidUrl::Syntax)?, secure })
+    }
+}
+
+impl fmt::Display for GatewayUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+impl GatewayUrl {
+    /// Whether the connection is encrypted.
+    pub fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The host, an IPv6 address in its brackets.
+    pub fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default()
+    }
+
+    /// The port: the URL's, else 80 or 443.
+    pub fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(if self.secure { 443 } else { 80 })
+    }
+}
+
+/// What the gateway is told on the upgrade request, `Authorization: Bearer TOKEN`. Never shown.
+#[derive(Clone)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// A token. `None` when it is empty or holds what a header cannot carry.
+    pub fn new(token: &str) -> Option<Self> {
+        let printable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok().filter(|_| printable)?;
+        value.set_sensitive(true);
+        Some(Token(value))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Opens sessions with one gateway.
+#[derive(Debug)]
+pub struct Dialer {
+    url: GatewayUrl,
+    token: Option<Token>,
+    tls: Option<ClientTls>,
+    timeout: Duration,
+    max_message: usize,
+    resolver: Resolver,
+}
+
+/// An open WebSocket, in the two halves that its two threads own.
+#[derive(Debug)]
+pub struct Link {
+    /// For the reading thread.
+    pub reader: FrameReader,
+    /// For the writing thread.
+    pub writer: WriteHalf,
+    /// When something was last heard.
+    pub heard: Arc<Heard>,
+    /// Ends the connection.
+    pub closer: Closer,
+}
+
+/// Why a gateway could not be reached.
+#[derive(Debug)]
+pub enum DialError {
+    /// Its name has no address, or nobody would tell.
+    Resolve(io::Error),
+    /// No TCP connection to this address, the last that was tried.
+    Connect(SocketAddr, io::Error),
+    /// No TLS.
+    Tls(io::Error),
+    /// It answered the upgrade with this status instead of 101.
+    Status(StatusCode),
+    /// It answered the upgrade with something that is no WebSocket.
+    NotWebSocket(String),
+    /// The connection failed during the upgrade.
+    Upgrade(io::Error),
+}
+
+impl DialError {
+    /// Whether trying again is pointless: the gateway knows who asks, and says no.
+    pub fn is_final(&self) -> bool {
+        matches!(self, DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+
+    /// What a person might try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "check the host name in --gateway",
+            DialError::Connect(..) => "check --gateway, and that the gateway is running",
+            DialError::Tls(_) => "check the certificate, or name its authority with --ca-file",
+            DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                "check the token (--token-file or TOKEN)"
+            }
+            DialError::Status(_) | DialError::NotWebSocket(_) => "check the path in --gateway, usually /ws",
+            DialError::Upgrade(_) => {
+                "check that --gateway names a gateway, and ws:// or wss:// as it expects"
+            }
+        }
+    }
+}
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DialError::Resolve(error) => write!(f, "its name cannot be resolved: {error}"),
+            DialError::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
+            DialError::Tls(error) => write!(f, "TLS failed: {error}"),
+            DialError::Status(status) => write!(f, "it answered the WebSocket upgrade with {status}"),
+            DialError::NotWebSocket(what) => write!(f, "it does not speak WebSocket there: {what}"),
+            DialError::Upgrade(error) => write!(f, "the WebSocket upgrade failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for DialError {}
+
+impl Dialer {
+    /// For this gateway. `tls` is needed exactly when the URL is secure; `timeout` is for everything from
+    /// the name's look-up to the upgrade.
+    pub fn new(
+        url: GatewayUrl,
+        token: Option<Token>,
+        tls: Option<ClientTls>,
+        timeout: Duration,
+        max_message: usize,
+    ) -> Self {
+        let resolver = Resolver::new(url.host(), url.port());
+        Dialer { url, token, tls, timeout, max_message, resolver }
+    }
+
+    /// The gateway's URL.
+    pub fn url(&self) -> &GatewayUrl {
+        &self.url
+    }
+
+    /// Connects, and waits for the upgrade. Blocks for at most the time-out.
+    pub fn dial(&self) -> Result<Link, DialError> {
+        let deadline = Instant::now() + self.timeout;
+        let addresses =
+            self.resolver.look_up(self.timeout).map_err(|error| DialError::Resolve(named(error)))?;
+        let socket = open(&addresses, self.resolver.host(), self.tls.as_ref(), deadline)?;
+        self.upgrade(socket, deadline)
+    }
+
+    fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, DialError> {
+        socket.set_deadline(Some(deadline)).map_err(DialError::Upgrade)?;
+        let mut request = self.url.uri.clone().into_client_request().map_err(handshake_error)?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(AUTHORIZATION, token.0.clone());
+        }
+        let config = Some(frames::config(self.max_message));
+        let (mut websocket, _) = match tungstenite::client::client_with_config(request, socket, config) {
+            Ok(done) => done,
+            Err(HandshakeError::Failure(error)) => return Err(handshake_error(error)),
+            Err(HandshakeError::Interrupted(_)) => {
+                return Err(DialError::Upgrade(named(io::ErrorKind::TimedOut.into())));
+            }
+        };
+        let socket = websocket.get_mut();
+        socket.set_deadline(None).map_err(DialError::Upgrade)?;
+        let (heard, closer) = (socket.heard(), socket.closer());
+        let writer = socket.split().ok_or_else(|| DialError::Upgrade(io::ErrorKind::NotConnected.into()))?;
+        writer.set_timeout(WRITE_STALL).map_err(DialError::Upgrade)?;
+        Ok(Link { reader: FrameReader::new(websocket), writer, heard, closer })
+    }
+}
+
+/// Connects to one of these addresses, with TLS if it is given, and leaves the socket without a deadline.
+pub fn open(
+    addresses: &[SocketAddr],
+    name: &str,
+    tls: Option<&ClientTls>,
+    deadline: Instant,
+) -> Result<Socket, DialError> {
+    let mut socket = Socket::plain(connect(addresses, deadline)?).map_err(DialError::Upgrade)?;
+    let Some(tls) = tls else { return Ok(socket) };
+    socket.set_deadline(Some(deadline)).map_err(DialError::Tls)?;
+    let mut socket = socket.start_tls(name, tls).map_err(|error| DialError::Tls(named(error)))?;
+    socket.set_deadline(None).map_err(DialError::Tls)?;
+    Ok(socket)
+}
+
+/// Tries one address after the other; each gets an equal share of the time that is left.
+fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+    let mut last = DialError::Resolve(io::ErrorKind::NotFound.into());
+    for (index, &address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        if share.is_zero() {
+            return Err(DialError::Connect(address, named(io::ErrorKind::TimedOut.into())));
+        }
+        match TcpStream::connect_timeout(&address, share) {
+            Ok(tcp) => return Ok(tcp),
+            Err(error) => last = DialError::Connect(address, named(error)),
+        }
+    }
+    Err(last)
+}
+
+/// A time-out says so in words; other errors keep the system's.
+fn named(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::TimedOut => {
+            io::Error::new(io::ErrorKind::TimedOut, "no answer in time (see --connect-timeout)")
+        }
+        io::ErrorKind::UnexpectedEof => {
+            io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")
+        }
+        _ => error,
+    }
+}
+
+fn handshake_error(error: Error) -> DialError {
+    match error {
+        Error::Http(response) => DialError::Status(response.status()),
+        Error::Io(error) => DialError::Upgrade(named(error)),
+        Error::Protocol(tungstenite::error::ProtocolError::HandshakeIncomplete) => {
+            DialError::Upgrade(named(io::ErrorKind::UnexpectedEof.into()))
+        }
+        other => DialError::NotWebSocket(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_path_means_ws() {
+        for (text, full, port) in [
+            ("ws://localhost:3000", "ws://localhost:3000/ws", 3000),
+            ("wss://gateway.example/", "wss://gateway.example/ws", 443),
+            ("ws://[::1]/agents", "ws://[::1]/agents", 80),
+        ] {
+            let url: GatewayUrl = text.parse().unwrap();
+            assert_eq!((url.to_string().as_str(), url.port()), (full, port));
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused() {
+        for (text, error) in [
+            ("", InvalidUrl::Syntax),
+            ("localhost:3000", InvalidUrl::Syntax),
+            ("/ws", InvalidUrl::Syntax),
+            ("http://localhost", InvalidUrl::Scheme),
+            ("ws://me:secret@localhost", InvalidUrl::UserInfo),
+            ("ws://localhost/ws?token=secret", InvalidUrl::Query),
+        ] {
+            assert_eq!(text.parse::<GatewayUrl>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_printable_and_never_shown() {
+        assert_eq!(format!("{:?}", Token::new("s3cret").unwrap()), "Token(…)");
+        for bad in ["", "two words", "line\nbreak", "é"] {
+            assert!(Token::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_401_and_403_are_final() {
+        for (status, is_final) in [(401, true), (403, true), (404, false), (500, false), (503, false)] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(DialError::Status(status).is_final(), is_final, "{status}");
+        }
+    }
+}

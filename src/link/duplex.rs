@@ -1,0 +1,453 @@
+//! A socket that one thread reads while another writes, plain or with TLS, and no lock over I/O.
+//!
+//! A plain socket is read and written through shared references, so there is nothing to lock. rustls has
+//! one object for both directions; it is locked only to move bytes in memory, never over a system call.
+//! The reading half never writes: what rustls wants to send because of what it read goes out with the next
+//! write.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use self::tls::Tls;
+use super::tls::{ClientTls, ServerTls};
+
+/// A connected socket. While it is whole it reads and writes; once [`split`](Self::split) it only reads,
+/// and drops what is written to it, since the writing half alone decides what goes out.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: Arc<TcpStream>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Reading>,
+    write: Option<WriteHalf>,
+    heard: Arc<Heard>,
+    deadline: Option<Instant>,
+}
+
+/// The writing half of a [`Socket`].
+#[derive(Debug)]
+pub struct WriteHalf {
+    tcp: Arc<TcpStream>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Writing>,
+}
+
+/// When a byte was last received. Shared between the thread that reads and the one that judges.
+#[derive(Debug)]
+pub struct Heard {
+    epoch: Instant,
+    nanos: AtomicU64,
+}
+
+impl Heard {
+    fn new() -> Self {
+        Heard { epoch: Instant::now(), nanos: AtomicU64::new(0) }
+    }
+
+    fn now(&self) {
+        let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // Only a time is passed on, no other memory depends on it.
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// When a byte was last received; at first, when the socket was made.
+    pub fn at(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// Ends a connection from any thread: blocked reads and writes return at once.
+#[derive(Debug, Clone)]
+pub struct Closer(Arc<TcpStream>);
+
+impl Closer {
+    /// Shuts both directions down.
+    pub fn close(&self) {
+        // An error means that it is closed already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+impl Socket {
+    /// A plain socket.
+    pub fn plain(tcp: TcpStream) -> io::Result<Self> {
+        // Without it, small frames wait up to 40 ms for an acknowledgement.
+        tcp.set_nodelay(true)?;
+        let tcp = Arc::new(tcp);
+        let write = WriteHalf {
+            tcp: tcp.clone(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        Ok(Socket {
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+            write: Some(write),
+            heard: Arc::new(Heard::new()),
+            deadline: None,
+        })
+    }
+
+    /// Opens TLS as the client of the server with this name, which goes out as SNI and must be in its
+    /// certificate.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(self, name: &str, config: &ClientTls) -> io::Result<Self> {
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a name that TLS can verify"))?;
+        let connection = rustls::ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        self.with_tls(connection.into())
+    }
+
+    /// Opens TLS as the server.
+    #[cfg(feature = "tls")]
+    pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {
+        let connection = rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+        self.with_tls(connection.into())
+    }
+
+    #[cfg(feature = "tls")]
+    fn with_tls(mut self, mut connection: rustls::Connection) -> io::Result<Self> {
+        while connection.is_handshaking() {
+            connection.complete_io(&mut self)?;
+        }
+        // The last flight may still wait to be sent.
+        while connection.wants_write() {
+            connection.write_tls(&mut self)?;
+        }
+        let shared = Arc::new(Tls::new(connection));
+        self.tls = Some(tls::Reading::new(shared.clone()));
+        if let Some(write) = &mut self.write {
+            write.tls = Some(tls::Writing::new(shared));
+        }
+        Ok(self)
+    }
+
+    /// Opens TLS, which this build does not have.
+    #[cfg(not(feature = "tls"))]
+    pub fn start_tls(self, _name: &str, config: &ClientTls) -> io::Result<Self> {
+        match *config {}
+    }
+
+    /// Opens TLS, which this build does not have.
+    #[cfg(not(feature = "tls"))]
+    pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {
+        match *config {}
+    }
+
+    /// Lets every read and write fail with [`io::ErrorKind::TimedOut`] once this time has come; `None` lets
+    /// them wait for ever. For one thread that has the whole socket.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        self.deadline = deadline;
+        if deadline.is_none() {
+            self.tcp.set_read_timeout(None)?;
+            self.tcp.set_write_timeout(None)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a write fail when it makes no progress for this long.
+    pub fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_write_timeout(Some(timeout))
+    }
+
+    /// Lets a read fail when nothing comes for this long.
+    pub fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_read_timeout(Some(timeout))
+    }
+
+    /// Whether the other side has sent nothing that is not read yet, and has not ended either.
+    pub fn is_quiet(&self) -> bool {
+        matches!(self.peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the other side has sent something that is not read yet.
+    pub fn has_input(&self) -> bool {
+        matches!(self.peek(), Ok(1..))
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        self.tcp.set_nonblocking(true)?;
+        let peeked = self.tcp.peek(&mut [0]);
+        self.tcp.set_nonblocking(false)?;
+        peeked
+    }
+
+    /// Gives the writing half away. `None` when that has happened already.
+    pub fn split(&mut self) -> Option<WriteHalf> {
+        self.write.take()
+    }
+
+    /// When a byte was last received.
+    pub fn heard(&self) -> Arc<Heard> {
+        self.heard.clone()
+    }
+
+    /// A handle that ends the connection.
+    pub fn closer(&self) -> Closer {
+        Closer(self.tcp.clone())
+    }
+
+    /// Where the other end is.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.tcp.peer_addr()
+    }
+
+    /// Ends the writing direction; reading goes on.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.write.as_mut().map_or(Ok(()), WriteHalf::finish)
+    }
+
+    /// Reads and throws away raw bytes until the other side ends or the deadline has come, at most `max` of
+    /// them. So a reset does not overtake what was sent last.
+    pub fn discard(&mut self, max: usize) {
+        let mut buffer = [0; 16 << 10];
+        let mut left = max;
+        while left > 0 {
+            match self.read_tcp(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => left = left.saturating_sub(read),
+            }
+        }
+    }
+
+    fn read_tcp(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            self.tcp.set_read_timeout(Some(time_left(deadline)?))?;
+        }
+        let read = retry(|| (&*self.tcp).read(buffer))?;
+        if read > 0 {
+            self.heard.now();
+        }
+        Ok(read)
+    }
+}
+
+/// The time until `deadline`, or an error when it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Repeats a system call that a signal interrupted, and calls a socket's time-out by its name.
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            other => return other,
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut tls) = self.tls.take() {
+            let result = tls.read(buffer, |cipher| self.read_tcp(cipher));
+            self.tls = Some(tls);
+            return result;
+        }
+        self.read_tcp(buffer)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(write) = &mut self.write else {
+            // Whoever reads does not write: this is what tungstenite wants to say by itself.
+            return Ok(bytes.len());
+        };
+        if let Some(deadline) = self.deadline {
+            self.tcp.set_write_timeout(Some(time_left(deadline)?))?;
+        }
+        write.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl WriteHalf {
+    /// Ends the writing direction, with a TLS goodbye where there is TLS.
+    pub fn finish(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&self.tcp)?;
+        }
+        self.tcp.shutdown(Shutdown::Write)
+    }
+
+    /// Lets a write fail when it makes no progress for this long.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_write_timeout(Some(timeout))
+    }
+}
+
+impl Write for WriteHalf {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.write(&self.tcp, bytes);
+        }
+        retry(|| (&*self.tcp).write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.flush(&self.tcp);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::io::{self, Read, Write};
+    use std::net::TcpStream;
+    use std::sync::{Arc, Mutex, MutexGuard};
+
+    /// Ciphertext that is read at once: a TLS record and a bit.
+    const CIPHER_BUFFER: usize = 18 << 10;
+
+    #[derive(Debug)]
+    pub(super) struct Tls(Mutex<rustls::Connection>);
+
+    impl Tls {
+        pub(super) fn new(connection: rustls::Connection) -> Self {
+            Tls(Mutex::new(connection))
+        }
+
+        fn lock(&self) -> MutexGuard<'_, rustls::Connection> {
+            // Nothing of ours panics while the lock is held; rustls stays usable in any case.
+            self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        }
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Reading {
+        tls: Arc<Tls>,
+        cipher: Box<[u8]>,
+        start: usize,
+        end: usize,
+    }
+
+    impl Reading {
+        pub(super) fn new(tls: Arc<Tls>) -> Self {
+            Reading { tls, cipher: vec![0; CIPHER_BUFFER].into(), start: 0, end: 0 }
+        }
+
+        /// Plaintext, from what rustls holds, or else from what `receive` brings in.
+        pub(super) fn read(
+            &mut self,
+            buffer: &mut [u8],
+            mut receive: impl FnMut(&mut [u8]) -> io::Result<usize>,
+        ) -> io::Result<usize> {
+            loop {
+                if let Some(read) = self.decrypt(buffer)? {
+                    return Ok(read);
+                }
+                self.start = 0;
+                self.end = receive(&mut self.cipher)?;
+                if self.end == 0 {
+                    // No goodbye came before it: the stream was cut, or its owner is careless.
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        }
+
+        /// Plaintext, or `None` when more ciphertext is needed for any. Plaintext is taken out after each
+        /// record that is fed in, since rustls refuses ciphertext while too much plaintext waits.
+        fn decrypt(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+            let mut connection = self.tls.lock();
+            loop {
+                match connection.reader().read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other.map(Some),
+                }
+                if self.start == self.end {
+                    return Ok(None);
+                }
+                let mut rest = &self.cipher[self.start..self.end];
+                self.start += connection.read_tls(&mut rest)?;
+                connection
+                    .process_new_packets()
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            }
+        }
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Writing {
+        tls: Arc<Tls>,
+        cipher: Vec<u8>,
+        /// How much of `cipher` is sent.
+        sent: usize,
+        /// Sending stalled after bytes had been taken; the next call says so.
+        stalled: bool,
+    }
+
+    impl Writing {
+        pub(super) fn new(tls: Arc<Tls>) -> Self {
+            Writing { tls, cipher: Vec::new(), sent: 0, stalled: false }
+        }
+
+        /// Encrypts under the lock, then sends without it. May take only a part of the bytes. Bytes that
+        /// are encrypted are taken, whether or not all of it could be sent at once.
+        pub(super) fn write(&mut self, tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+            self.flush(tcp)?;
+            let mut connection = self.tls.lock();
+            let taken = connection.writer().write(bytes)?;
+            take_cipher(&mut connection, &mut self.cipher)?;
+            drop(connection);
+            match self.send(tcp) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled = true,
+                other => other?,
+            }
+            Ok(taken)
+        }
+
+        /// Sends what an earlier call left.
+        pub(super) fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+            if std::mem::take(&mut self.stalled) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.send(tcp)
+        }
+
+        pub(super) fn finish(&mut self, tcp: &TcpStream) -> io::Result<()> {
+            let mut connection = self.tls.lock();
+            connection.send_close_notify();
+            take_cipher(&mut connection, &mut self.cipher)?;
+            drop(connection);
+            self.send(tcp)
+        }
+
+        fn send(&mut self, tcp: &TcpStream) -> io::Result<()> {
+            let mut tcp = tcp;
+            while self.sent < self.cipher.len() {
+                match super::retry(|| tcp.write(&self.cipher[self.sent..]))? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    n => self.sent += n,
+                }
+            }
+            self.cipher.clear();
+            self.sent = 0;
+            Ok(())
+        }
+    }
+
+    fn take_cipher(connection: &mut rustls::Connection, cipher: &mut Vec<u8>) -> io::Result<()> {
+        while connection.wants_write() {
+            connection.write_tls(cipher)?;
+        }
+        Ok(())
+    }
+}

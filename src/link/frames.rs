@@ -1,0 +1,232 @@
+//! WebSocket messages on the two halves of a [`Socket`].
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
+
+use super::duplex::{Socket, WriteHalf};
+
+/// What is read from a socket at once.
+const READ_BUFFER: usize = 16 << 10;
+
+/// What is handed to the kernel at once, so that progress is seen in steps of this size.
+const WRITE_STEP: usize = 64 << 10;
+
+/// A write buffer that has grown past this is given back when it is empty.
+const WRITE_BUFFER_KEPT: usize = 256 << 10;
+
+/// The settings of both sides. A frame's header makes tungstenite reserve the whole payload, so `max_message`
+/// is a promise about memory.
+pub fn config(max_message: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(max_message))
+        .max_frame_size(Some(max_message))
+}
+
+/// What the other side sent.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A text message.
+    Text(Utf8Bytes),
+    /// A binary message.
+    Binary(Bytes),
+    /// A ping, to be answered with a pong of the same payload.
+    Ping(Bytes),
+    /// A pong.
+    Pong,
+    /// A close frame: code and reason, if it has them.
+    Close(Option<(u16, String)>),
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The connection ended without a close frame.
+    Eof,
+    /// The connection failed.
+    Io(io::Error),
+    /// The other side broke the WebSocket protocol: the close code to answer with, and what it did.
+    Violation(u16, String),
+}
+
+/// The reading side of a WebSocket. It never writes, not even pongs.
+#[derive(Debug)]
+pub struct FrameReader(WebSocket<Socket>);
+
+impl FrameReader {
+    /// Reads from a WebSocket whose socket has been split.
+    pub fn new(socket: WebSocket<Socket>) -> Self {
+        FrameReader(socket)
+    }
+
+    /// Lets [`next`](Self::next) fail when nothing at all comes for this long.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.get_ref().set_read_timeout(timeout)
+    }
+
+    /// Waits for the next message.
+    pub fn next(&mut self) -> Result<Incoming, ReadError> {
+        match self.0.read() {
+            Ok(Message::Text(text)) => Ok(Incoming::Text(text)),
+            Ok(Message::Binary(bytes)) => Ok(Incoming::Binary(bytes)),
+            Ok(Message::Ping(payload)) => Ok(Incoming::Ping(payload)),
+            Ok(Message::Pong(_) | Message::Frame(_)) => Ok(Incoming::Pong),
+            Ok(Message::Close(frame)) => {
+                Ok(Incoming::Close(frame.map(|frame| (frame.code.into(), frame.reason.to_string()))))
+            }
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.
+    pub fn discard(mut self, max: usize) {
+        self.0.get_mut().discard(max);
+    }
+}
+
+fn classify(error: Error) -> ReadError {
+    use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+    match error {
+        Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => ReadError::Eof,
+        Error::Io(error) => ReadError::Io(error),
+        Error::ConnectionClosed | Error::AlreadyClosed => ReadError::Eof,
+        Error::Protocol(ResetWithoutClosingHandshake) => ReadError::Eof,
+        Error::Capacity(error) => ReadError::Violation(CloseCode::Size.into(), error.to_string()),
+        Error::Utf8(_) => {
+            ReadError::Violation(CloseCode::Invalid.into(), "text that is not UTF-8".to_owned())
+        }
+        other => ReadError::Violation(CloseCode::Protocol.into(), other.to_string()),
+    }
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    /// A text message; its maker vouches for the UTF-8.
+    Text(Bytes),
+    /// A ping without a payload.
+    Ping,
+    /// A pong.
+    Pong(Bytes),
+    /// A close frame.
+    Close(u16, &'static str),
+}
+
+/// Collects frames, masked for a client, and hands them to the kernel in steps.
+#[derive(Debug)]
+pub struct FrameWriter {
+    role: Role,
+    encoder: WebSocket<Collected>,
+    written: usize,
+}
+
+impl FrameWriter {
+    /// Frames as this side of a WebSocket sends them.
+    pub fn new(role: Role) -> Self {
+        let encoder = WebSocket::from_raw_socket(Collected(Vec::new()), role, Some(config(usize::MAX)));
+        FrameWriter { role, encoder, written: 0 }
+    }
+
+    /// Adds a frame to what is waiting.
+    pub fn push(&mut self, message: Outgoing) {
+        let frame = match message {
+            Outgoing::Text(text) => Frame::message(text, OpCode::Data(Data::Text), true),
+            Outgoing::Ping => Frame::ping(Bytes::new()),
+            Outgoing::Pong(payload) => Frame::pong(payload),
+            Outgoing::Close(code, reason) => {
+                Frame::close(Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) }))
+            }
+        };
+        // It goes to memory, which takes everything.
+        let _ = self.encoder.write(Message::Frame(frame));
+    }
+
+    /// Whether nothing is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.waiting() == 0
+    }
+
+    /// How many bytes are waiting.
+    pub fn waiting(&self) -> usize {
+        self.encoder.get_ref().0.len() - self.written
+    }
+
+    /// Writes one step of what is waiting. Returns how many bytes the kernel took.
+    pub fn write_step(&mut self, half: &mut WriteHalf) -> io::Result<usize> {
+        let collected = &mut self.encoder.get_mut().0;
+        let end = collected.len().min(self.written + WRITE_STEP);
+        let taken = half.write(&collected[self.written..end])?;
+        if taken == 0 && end > self.written {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.written += taken;
+        if self.written == collected.len() {
+            collected.clear();
+            self.written = 0;
+            if collected.capacity() > WRITE_BUFFER_KEPT {
+                // The encoder has a buffer of that size too.
+                *self = FrameWriter::new(self.role);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// What is waiting, as bytes.
+    #[cfg(test)]
+    fn bytes(&self) -> &[u8] {
+        &self.encoder.get_ref().0[self.written..]
+    }
+}
+
+#[derive(Debug)]
+struct Collected(Vec<u8>);
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Collected {
+    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+        // Never called: this object only encodes.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_sends_frames_as_rfc_6455_writes_them() {
+        let mut frames = FrameWriter::new(Role::Server);
+        frames.push(Outgoing::Text(Bytes::from_static(b"Hello")));
+        frames.push(Outgoing::Ping);
+        frames.push(Outgoing::Pong(Bytes::from_static(b"x")));
+        frames.push(Outgoing::Close(1001, "bye"));
+        let expected = b"\x81\x05Hello\x89\x00\x8a\x01x\x88\x05\x03\xe9bye";
+        assert_eq!(frames.bytes(), expected);
+    }
+
+    #[test]
+    fn a_client_masks_every_frame() {
+        let mut frames = FrameWriter::new(Role::Client);
+        frames.push(Outgoing::Text(Bytes::from_static(b"Hello")));
+        let bytes = frames.bytes();
+        assert_eq!(bytes[..2], [0x81, 0x85]);
+        let unmasked: Vec<u8> = (0..5).map(|i| bytes[6 + i] ^ bytes[2 + i % 4]).collect();
+        assert_eq!(unmasked, b"Hello");
+    }
+}

@@ -1,0 +1,16 @@
+//! How frames get on and off the wire: dialling, TLS, and a socket that two threads use at once.
+//!
+//! ```text
+//! dial ──▶ Socket ──▶ FrameReader   owned by the reading thread
+//!            └──────▶ WriteHalf     owned by the writing thread, fed by a FrameWriter
+//! ```
+
+pub mod dial;
+pub mod duplex;
+pub mod frames;
+pub mod resolve;
+pub mod tls;
+
+pub use dial::{DialError, Dialer, GatewayUrl, Link};
+pub use duplex::{Closer, Heard, Socket, WriteHalf};
+pub use frames::{FrameReader, FrameWriter, Incoming, Outgoing, ReadError};

@@ -1,0 +1,64 @@
+//! The agent's first message, and the gateway's.
+
+use serde::{Deserialize, Serialize};
+
+use crate::TunnelId;
+
+/// What this agent can do beyond part 1: request IDs, and base64 bodies.
+pub const CAPABILITIES: [&str; 2] = ["id", "base64"];
+
+/// The agent's handshake as a gateway reads it.
+#[derive(Debug, Clone)]
+pub struct Handshake {
+    /// Which tunnel the agent serves.
+    pub tunnel_id: TunnelId,
+    /// The agent's own version.
+    pub agent_version: String,
+    /// Names of what it can do beyond part 1. Unknown names are ignored.
+    pub capabilities: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Out<'a> {
+    tunnel_id: &'a str,
+    agent_version: &'a str,
+    capabilities: &'a [&'a str],
+}
+
+#[derive(Deserialize)]
+struct In {
+    tunnel_id: String,
+    #[serde(default)]
+    agent_version: String,
+    #[serde(default)]
+    capabilities: Vec<String>,
+}
+
+impl Handshake {
+    /// Writes the handshake of this agent.
+    pub fn encode(tunnel_id: &TunnelId) -> Vec<u8> {
+        let out = Out {
+            tunnel_id: tunnel_id.expose(),
+            agent_version: env!("CARGO_PKG_VERSION"),
+            capabilities: &CAPABILITIES,
+        };
+        // Strings into memory: there is nothing in it that could fail.
+        serde_json::to_vec(&out).unwrap_or_default()
+    }
+
+    /// Reads an agent's handshake, or says what is wrong with it.
+    pub fn decode(frame: &str) -> Result<Self, String> {
+        let wire: In =
+            serde_json::from_str(frame).map_err(|_| "the first message is no handshake".to_owned())?;
+        Ok(Handshake {
+            tunnel_id: wire.tunnel_id.parse().map_err(|error: crate::InvalidTunnelId| error.to_string())?,
+            agent_version: wire.agent_version,
+            capabilities: wire.capabilities,
+        })
+    }
+
+    /// Whether the agent can do what goes by this name.
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|name| name == capability)
+    }
+}

@@ -1,0 +1,196 @@
+//! `request`: what a client asked, from the gateway to the agent.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::envelope::{self, Envelope};
+use super::text::{self, Pair, Text};
+
+/// `message_type` of this message.
+pub const TYPE: &str = "request";
+
+/// The number or string by which a gateway knows a request. The answer carries it back unchanged, to the
+/// letter: `7`, `7.0` and `"7"` are three different IDs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(Box<RawJson>);
+
+/// JSON text, one value.
+type RawJson = str;
+
+impl RequestId {
+    /// Reads an ID. `None` when the value is neither a string nor a number.
+    pub(super) fn from_json(raw: &RawValue) -> Option<Self> {
+        let text = raw.get();
+        let first = text.bytes().next()?;
+        (first == b'"' || first == b'-' || first.is_ascii_digit()).then(|| RequestId(text.into()))
+    }
+
+    /// The ID as JSON.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+
+    /// The ID as the number that a gateway made, if it is one.
+    pub fn as_u64(&self) -> Option<u64> {
+        self.0.parse().ok()
+    }
+}
+
+impl From<u64> for RequestId {
+    fn from(number: u64) -> Self {
+        RequestId(number.to_string().into())
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// A request as the gateway wrote it: well-formed as a message, and nothing more is known of it yet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RequestMessage<'a> {
+    /// By which the gateway knows it; without one, order alone tells which answer is whose.
+    pub id: Option<RequestId>,
+    /// The method.
+    pub method: Cow<'a, str>,
+    /// The request target: path and query.
+    pub path: Cow<'a, str>,
+    /// Names and values, order and repeats kept.
+    pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// The body's bytes, whichever encoding they came in.
+    pub body: Vec<u8>,
+}
+
+/// A `request` that cannot be read. It takes its place in the order of answers all the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// The ID, if one can be read.
+    pub id: Option<RequestId>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Text<'a>,
+    #[serde(borrow)]
+    path: Text<'a>,
+    #[serde(borrow)]
+    headers: Option<Vec<Pair<'a>>>,
+    #[serde(borrow)]
+    body: Option<Text<'a>>,
+    #[serde(borrow)]
+    body_encoding: Option<Text<'a>>,
+}
+
+/// Reads the payload of a `request` envelope.
+///
+/// `payload` is what [`Envelope::payload`] gave; it is passed beside the envelope so that the result can
+/// borrow from it.
+pub fn decode<'a>(
+    envelope: &Envelope<'_>,
+    payload: Option<&'a str>,
+) -> Result<RequestMessage<'a>, Malformed> {
+    let Some(payload) = payload else {
+        // The string itself is broken; its raw text is escaped JSON, in which no field can be found.
+        debug_assert!(!envelope.raw_payload().is_empty());
+        return Err(Malformed { id: None, reason: "payload is not a valid JSON string".to_owned() });
+    };
+    decode_payload(payload).map_err(|reason| Malformed { id: find_id(payload), reason })
+}
+
+fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
+    let wire: Wire<'_> = serde_json::from_str(payload).map_err(|error| describe(&error))?;
+    let id = match wire.id {
+        None => None,
+        Some(raw) if raw.get() == "null" => None,
+        Some(raw) => Some(RequestId::from_json(raw).ok_or("id is neither a string nor a number")?),
+    };
+    let headers = wire.headers.unwrap_or_default();
+    Ok(RequestMessage {
+        id,
+        method: wire.method.0,
+        path: wire.path.0,
+        headers: headers.into_iter().map(|(name, value)| (name.0, value.0)).collect(),
+        body: text::body_from_text(wire.body, wire.body_encoding)?,
+    })
+}
+
+/// What serde_json says, without what it quotes of the input: that may be a secret.
+fn describe(error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        serde_json::error::Category::Data => "a field is missing, repeated or of the wrong type",
+        _ => "not valid JSON",
+    };
+    format!("payload: {kind} (line {}, column {})", error.line(), error.column())
+}
+
+/// Writes the envelope of a request.
+///
+/// With `base64` false the body is sent as text whatever it holds, as the oldest gateways do: bytes that
+/// are not UTF-8 are replaced by U+FFFD.
+pub fn encode(
+    id: Option<&RequestId>,
+    head: &http::request::Parts,
+    body: &[u8],
+    base64: bool,
+    max: usize,
+) -> Result<Vec<u8>, super::TooLarge> {
+    #[derive(Serialize)]
+    struct Out<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RequestId>,
+        method: &'a str,
+        path: &'a str,
+        headers: Vec<Pair<'a>>,
+        body: Cow<'a, str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body_encoding: Option<&'static str>,
+    }
+    let (body, body_encoding) =
+        if base64 { text::body_to_text(body) } else { (String::from_utf8_lossy(body), None) };
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let headers = text::pairs(&head.headers);
+    let out = Out { id, method: head.method.as_str(), path, headers, body, body_encoding };
+    envelope::nested(TYPE, &out, max).ok_or(super::TooLarge { max })
+}
+
+/// Looks for an `id` in a payload that is otherwise broken, up to the place where it breaks.
+fn find_id(payload: &str) -> Option<RequestId> {
+    let mut found = None;
+    let mut deserializer = serde_json::Deserializer::from_str(payload);
+    // The error is why we are here; what was found before it is what counts.
+    let _ = deserializer.deserialize_map(FindId(&mut found));
+    found
+}
+
+struct FindId<'f>(&'f mut Option<RequestId>);
+
+impl<'de> Visitor<'de> for FindId<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a request")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            if key.0 == "id" {
+                *self.0 = RequestId::from_json(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Bodies and header values as JSON text, and back.
+
+use std::borrow::Cow;
+
+use data_encoding::BASE64;
+use serde::{Deserialize, Serialize};
+
+/// The only value of `body_encoding`.
+pub(super) const BASE64_NAME: &str = "base64";
+
+/// A string that is borrowed from the JSON where nothing in it is escaped.
+#[derive(Deserialize, Serialize)]
+#[serde(transparent)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// A header as it travels: a name and a value.
+pub(super) type Pair<'a> = (Text<'a>, Text<'a>);
+
+/// Writes a body as text: itself when it is UTF-8, else as padded base64, and whether it is the latter.
+pub(super) fn body_to_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
+    match str::from_utf8(body) {
+        Ok(text) => (Cow::Borrowed(text), None),
+        Err(_) => (Cow::Owned(BASE64.encode(body)), Some(BASE64_NAME)),
+    }
+}
+
+/// Reads a body that was written by [`body_to_text`], or says what is wrong with it.
+pub(super) fn body_from_text(
+    text: Option<Text<'_>>,
+    encoding: Option<Text<'_>>,
+) -> Result<Vec<u8>, &'static str> {
+    let text = text.map_or(Cow::Borrowed(""), |text| text.0);
+    match encoding.as_ref().map(|encoding| encoding.0.as_ref()) {
+        None => Ok(text.into_owned().into_bytes()),
+        Some(BASE64_NAME) => BASE64.decode(text.as_bytes()).map_err(|_| "body is not standard padded base64"),
+        Some(_) => Err("body_encoding is not `base64`"),
+    }
+}
+
+/// A header value as text: itself when it is UTF-8, else one character U+0000–U+00FF per byte.
+pub(super) fn value_to_text(value: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(value) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(value.iter().map(|&byte| char::from(byte)).collect()),
+    }
+}
+
+/// The pairs of a header map, in the order of each name.
+pub(super) fn pairs(headers: &http::HeaderMap) -> Vec<Pair<'_>> {
+    headers
+        .iter()
+        .map(|(name, value)| (Text(name.as_str().into()), Text(value_to_text(value.as_bytes()))))
+        .collect()
+}

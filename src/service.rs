@@ -1,0 +1,265 @@
+//! What answers requests: a local server, or the embedding program itself.
+
+use std::fmt;
+use std::io::{self, Cursor, Read};
+
+/// A request of a client, as the gateway passed it on: hop-by-hop headers are gone (RFC 9110 §7.6.1), the path is in
+/// origin form (RFC 9112 §3.2.1).
+pub type Request = http::Request<Body>;
+
+/// The answer to a [`Request`].
+pub type Response = http::Response<Body>;
+
+/// Answers requests. Called from several worker threads at once, so it may block.
+///
+/// [`Origin`](crate::Origin) forwards to a local HTTP server; a closure answers by itself:
+///
+/// ```
+/// use tunnel_agent::{Body, Failure, Request, Response, Service};
+///
+/// let hello = |request: Request| -> Result<Response, Failure> {
+///     Ok(Response::new(Body::from(format!("you asked for {}", request.uri().path()))))
+/// };
+/// let request = Request::new(Body::empty());
+/// let answer = hello.call(request).unwrap().into_body().read_to_end_limited(100).unwrap();
+/// assert_eq!(answer, b"you asked for /");
+/// ```
+///
+/// A panic inside `call` becomes one failed answer; the worker goes on.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request, or says why it could not be answered.
+    fn call(&self, request: Request) -> Result<Response, Failure>;
+
+    /// Called once, when the agent stops and the time to finish is over: calls that still block should
+    /// return soon, since the agent waits for them. Does nothing by default.
+    fn interrupt(&self) {}
+}
+
+impl<F> Service for F
+where
+    F: Fn(Request) -> Result<Response, Failure> + Send + Sync + 'static,
+{
+    fn call(&self, request: Request) -> Result<Response, Failure> {
+        self(request)
+    }
+}
+
+/// A body: a stream of bytes, whose length may be known.
+pub struct Body(Source);
+
+enum Source {
+    Bytes(Cursor<Vec<u8>>),
+    Stream { reader: Box<dyn Read + Send>, length: Option<u64> },
+}
+
+impl Body {
+    /// No bytes.
+    pub fn empty() -> Self {
+        Body::from(Vec::new())
+    }
+
+    /// The bytes that `reader` gives until it ends. When `length` is stated and the reader ends before it,
+    /// the body counts as broken off; what it has beyond it is not read.
+    pub fn from_reader(reader: impl Read + Send + 'static, length: Option<u64>) -> Self {
+        Body(Source::Stream { reader: Box::new(reader), length })
+    }
+
+    /// How many bytes are still to be read, if that is known.
+    pub fn length(&self) -> Option<u64> {
+        match &self.0 {
+            Source::Bytes(bytes) => Some(self.unread(bytes).len() as u64),
+            Source::Stream { length, .. } => *length,
+        }
+    }
+
+    /// What is still to be read, when all of it is in memory. Such a body can be sent a second time.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Source::Bytes(bytes) => Some(self.unread(bytes)),
+            Source::Stream { .. } => None,
+        }
+    }
+
+    fn unread<'a>(&self, bytes: &'a Cursor<Vec<u8>>) -> &'a [u8] {
+        let start = usize::try_from(bytes.position()).unwrap_or(usize::MAX);
+        bytes.get_ref().get(start..).unwrap_or_default()
+    }
+
+    /// Reads the body to its end, or fails with [`FailureKind::TooLarge`] past `max` bytes.
+    pub fn read_to_end_limited(self, max: usize) -> Result<Vec<u8>, Failure> {
+        let too_large = || {
+            let text = format!("the response body is larger than {max} bytes (see --max-body)");
+            Failure::new(FailureKind::TooLarge, text)
+        };
+        let (mut reader, length) = match self.0 {
+            Source::Bytes(bytes) if bytes.position() == 0 => {
+                let bytes = bytes.into_inner();
+                return if bytes.len() > max { Err(too_large()) } else { Ok(bytes) };
+            }
+            Source::Bytes(bytes) => return Body::from_reader(bytes, None).read_to_end_limited(max),
+            Source::Stream { reader, length } => (reader, length),
+        };
+        if length.is_some_and(|length| length > max as u64) {
+            return Err(too_large());
+        }
+        let mut bytes = Vec::with_capacity(length.map_or(0, |length| length as usize));
+        // One byte more than allowed tells a body at the limit from one past it.
+        let wanted = length.unwrap_or(max as u64 + 1);
+        reader
+            .by_ref()
+            .take(wanted)
+            .read_to_end(&mut bytes)
+            .map_err(|error| Failure::broken_off(bytes.len(), length, error))?;
+        match length {
+            Some(length) if (bytes.len() as u64) < length => {
+                Err(Failure::broken_off(bytes.len(), Some(length), io::ErrorKind::UnexpectedEof.into()))
+            }
+            None if bytes.len() > max => Err(too_large()),
+            _ => Ok(bytes),
+        }
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Source::Bytes(bytes) => bytes.read(buffer),
+            Source::Stream { reader, length: None } => reader.read(buffer),
+            Source::Stream { reader, length: Some(left) } => {
+                let most = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let read = reader.read(&mut buffer[..most])?;
+                if read == 0 && most > 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *left -= read as u64;
+                Ok(read)
+            }
+        }
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body(Source::Bytes(Cursor::new(bytes)))
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Body::from(text.into_bytes())
+    }
+}
+
+impl From<&str> for Body {
+    fn from(text: &str) -> Self {
+        Body::from(text.as_bytes().to_vec())
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Body::empty()
+    }
+}
+
+impl fmt::Debug for Body {
+    /// The length alone: a body may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.length() {
+            Some(length) => write!(f, "Body({length} bytes)"),
+            None => f.write_str("Body(a stream)"),
+        }
+    }
+}
+
+/// Why a request got no response. The client's gateway is told the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    kind: FailureKind,
+    text: String,
+}
+
+/// What kind of [`Failure`] it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// No connection to the local server.
+    Unreachable,
+    /// The local server did not answer in time.
+    Timeout,
+    /// The local server broke off before its response was complete.
+    Truncated,
+    /// The response is larger than what can be passed on.
+    TooLarge,
+    /// What the local server sent is no HTTP response.
+    Protocol,
+    /// The request itself is at fault. It is answered with a response of status 400.
+    BadRequest,
+    /// The service failed for a reason of its own.
+    Internal,
+}
+
+impl Failure {
+    /// A failure of this kind. The text is one line for a person, without secrets.
+    pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
+        Failure { kind, text: text.into() }
+    }
+
+    /// What kind it is.
+    pub fn kind(&self) -> FailureKind {
+        self.kind
+    }
+
+    fn broken_off(read: usize, length: Option<u64>, error: io::Error) -> Self {
+        // A service's own failure, such as a time-out, travels through `io::Error` when it comes up while
+        // the body is read.
+        if let Some(failure) = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()) {
+            return failure.clone();
+        }
+        let of = length.map(|length| format!(" of {length}")).unwrap_or_default();
+        let text = format!("the response body broke off after {read}{of} bytes: {error}");
+        Failure::new(FailureKind::Truncated, text)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(body: Body, max: usize, expected: Result<&[u8], FailureKind>) {
+        let got = body.read_to_end_limited(max);
+        assert_eq!(got.as_deref().map_err(Failure::kind), expected);
+    }
+
+    #[test]
+    fn reads_up_to_the_limit_and_no_further() {
+        check(Body::from("four"), 4, Ok(b"four"));
+        check(Body::from("fiver"), 4, Err(FailureKind::TooLarge));
+        check(Body::from_reader(&b"four"[..], None), 4, Ok(b"four"));
+        check(Body::from_reader(io::repeat(b'x'), None), 4, Err(FailureKind::TooLarge));
+        check(Body::from_reader(io::repeat(b'x'), Some(5)), 4, Err(FailureKind::TooLarge));
+        check(Body::from_reader(io::repeat(b'x'), Some(4)), 4, Ok(b"xxxx"));
+    }
+
+    #[test]
+    fn a_body_shorter_than_stated_is_broken_off() {
+        check(Body::from_reader(&b"fo"[..], Some(4)), 10, Err(FailureKind::Truncated));
+        let mut body = Body::from_reader(&b"fo"[..], Some(4));
+        let error = body.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn debug_shows_no_bytes() {
+        assert_eq!(format!("{:?}", Body::from("secret")), "Body(6 bytes)");
+    }
+}

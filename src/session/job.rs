@@ -1,0 +1,135 @@
+//! One request on its way through a worker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode};
+use log::{info, warn};
+use time::OffsetDateTime;
+
+use super::Config;
+use super::outbox::Ticket;
+use crate::admission::Refusal;
+use crate::headers::remove_hop_by_hop;
+use crate::protocol::{TooLarge, answer};
+use crate::service::{Body, Failure, FailureKind, Request, Service};
+use crate::status::Counters;
+
+/// A request that was taken on, and the means of its answer.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(super) request: Request,
+    pub(super) ticket: Ticket,
+    pub(super) in_flight: InFlight,
+}
+
+/// Counts a request as in flight for as long as it lives.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Counters>);
+
+impl InFlight {
+    pub(super) fn new(counters: &Arc<Counters>) -> Self {
+        counters.request_started();
+        InFlight(counters.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+/// A response that is complete in memory.
+type Whole = (http::response::Parts, Vec<u8>);
+
+impl Job {
+    /// Has the request answered, and sends the answer to its session.
+    pub(crate) fn run(self, service: &dyn Service, config: &Config) {
+        let Job { request, ticket, in_flight } = self;
+        if ticket.is_dead() {
+            // Whoever asked is gone with the session; the local server need not hear of it.
+            return;
+        }
+        let line = LogLine::start(&request);
+        let result = catch_unwind(AssertUnwindSafe(|| call(service, request, config.max_body)))
+            .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
+        if let Err(failure) = &result
+            && failure.kind() == FailureKind::BadRequest
+        {
+            line.finish(&Ok((StatusCode::BAD_REQUEST, 0)));
+            in_flight.0.request_refused();
+            ticket.refuse(&Refusal::BadRequest(failure.to_string().into()));
+            return;
+        }
+        let (envelope, outcome) = encode(&ticket, result, config.max_message);
+        line.finish(&outcome);
+        in_flight.0.request_answered(outcome.is_ok());
+        drop(in_flight);
+        ticket.answer(envelope);
+    }
+}
+
+fn call(service: &dyn Service, mut request: Request, max_body: usize) -> Result<Whole, Failure> {
+    remove_hop_by_hop(request.headers_mut());
+    let head = *request.method() == Method::HEAD;
+    let (mut parts, body) = service.call(request)?.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        let text = "it switched protocols, which was not asked of it";
+        return Err(Failure::new(FailureKind::Protocol, text));
+    }
+    remove_hop_by_hop(&mut parts.headers);
+    let bodiless = head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let body = if bodiless { Body::empty() } else { body };
+    Ok((parts, body.read_to_end_limited(max_body)?))
+}
+
+/// Status and size of a response, or the text of a failure.
+type Outcome = Result<(StatusCode, usize), String>;
+
+fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u8>, Outcome) {
+    let id = ticket.id();
+    let result = result.map_err(|failure| failure.to_string()).and_then(|(head, body)| {
+        let envelope = answer::encode_response(id, &head, &body, None, OffsetDateTime::now_utc(), max);
+        envelope.map(|envelope| (envelope, (head.status, body.len()))).map_err(|TooLarge { max }| {
+            format!(
+                "the response of {} bytes does not fit into an envelope of {max} bytes (see --max-message)",
+                body.len()
+            )
+        })
+    });
+    match result {
+        Ok((envelope, outcome)) => (envelope, Ok(outcome)),
+        Err(reason) => {
+            let text = format!("Failed to forward request to local server: {reason}");
+            (answer::encode_error(id, &text), Err(text))
+        }
+    }
+}
+
+/// The line that each request leaves in the log: what was asked without its query, which may hold secrets,
+/// and what came of it.
+struct LogLine {
+    method: Method,
+    path: String,
+    started: Instant,
+}
+
+impl LogLine {
+    fn start(request: &Request) -> Self {
+        // An empty string does not allocate: with logging off, a line costs next to nothing.
+        let logged = log::log_enabled!(log::Level::Warn);
+        let path = if logged { request.uri().path().to_owned() } else { String::new() };
+        LogLine { method: request.method().clone(), path, started: Instant::now() }
+    }
+
+    fn finish(self, outcome: &Outcome) {
+        let LogLine { method, path, started } = self;
+        let took = started.elapsed().as_secs_f64() * 1e3;
+        match outcome {
+            Ok((status, bytes)) => info!("{method} {path} {} {bytes} B {took:.1} ms", status.as_u16()),
+            Err(text) => warn!("{method} {path} {text} ({took:.1} ms)"),
+        }
+    }
+}

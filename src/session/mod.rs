@@ -1,0 +1,45 @@
+//! One connection to a gateway, from the open WebSocket to its end.
+//!
+//! | thread | owns | waits for |
+//! | --- | --- | --- |
+//! | reader, one per session | the reading half | the next frame |
+//! | timer and writer, the caller of [`run`] | the writing half, the [`state`], the [order](order) of answers | the next event or deadline |
+//! | workers, shared by all sessions | one [`job`] each | the local server; room in the [`outbox`] |
+//!
+//! ```text
+//! frame ──▶ reader ── job with its ticket ──▶ worker ── service ──▶ ticket ──▶ outbox ──▶ writer ──▶ frame
+//!             └────────── refusals, pongs, why it ended ──────────────────────────▲
+//! ```
+//!
+//! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends
+//! that do so, with both directions full, wait for each other for ever.
+
+pub(crate) mod job;
+mod order;
+pub(crate) mod outbox;
+mod reader;
+mod state;
+mod writer;
+
+use std::time::Duration;
+
+pub use order::Correlation;
+pub(crate) use state::End;
+pub use state::Heartbeat;
+pub(crate) use writer::run;
+
+/// How a session behaves.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) heartbeat: Heartbeat,
+    pub(crate) correlation: Correlation,
+    /// Most bytes of an envelope, in both directions.
+    pub(crate) max_message: usize,
+    /// Most bytes of a request's or a response's body.
+    pub(crate) max_body: usize,
+    /// Most requests without an ID that are queued, running or held back for their turn.
+    pub(crate) unnumbered_max: u64,
+}
+
+/// How long a close frame waits for its reply, and a violation for the other side's end.
+pub(crate) const CLOSE_WAIT: Duration = Duration::from_secs(1);

@@ -1,0 +1,308 @@
+//! The way to the writer: events in one queue, and a budget in bytes that holds workers back.
+//!
+//! | what | budget | who waits |
+//! | --- | --- | --- |
+//! | answers with an ID, and the one whose turn it is | 2 × max-message | workers |
+//! | answers held back for their turn | 2 × max-message of their own | workers |
+//! | control: pongs, refusals | [`CONTROL_MAX`], then the session ends | nobody |
+//!
+//! One answer always fits, and the answer whose turn it is never waits, or those behind it could keep it
+//! out. Whoever waits is woken when the session dies.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use tungstenite::Bytes;
+
+use super::End;
+use crate::admission::Refusal;
+use crate::protocol::{RequestId, answer};
+
+/// More control than this waiting means that the gateway has stopped reading.
+pub(super) const CONTROL_MAX: usize = 1 << 20;
+
+/// What happened, for the writer.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A request was answered.
+    Answer(Answer),
+    /// The gateway pinged.
+    Ping(Bytes, Room),
+    /// The gateway sent a close frame.
+    Close(Option<(u16, String)>),
+    /// The gateway broke the protocol.
+    Violation(u16, String),
+    /// The gateway gave up.
+    GatewayError(String),
+    /// The reader read its last.
+    ReaderEnded(End),
+    /// Finish until this time at most.
+    Drain(Instant),
+}
+
+/// An encoded answer on its way out.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) place: Option<u64>,
+    pub(super) text: Bytes,
+    pub(super) room: Room,
+}
+
+/// The room in a budget that something takes up, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    shared: Arc<Shared>,
+    budget: Budget,
+    bytes: usize,
+}
+
+impl Room {
+    /// Control that has reached the writer does not wait any more.
+    pub(super) fn is_control(&self) -> bool {
+        self.budget == Budget::Control
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        match self.budget {
+            Budget::Control => {
+                self.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+                return;
+            }
+            Budget::Direct => self.shared.credit().direct -= self.bytes,
+            Budget::Held => self.shared.credit().held -= self.bytes,
+        }
+        self.shared.freed.notify_all();
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Budget {
+    Direct,
+    Held,
+    Control,
+}
+
+/// The sending side. Clones belong to the same session.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    events: Sender<Event>,
+    shared: Arc<Shared>,
+}
+
+/// The writer's side. Dropping it kills the session for everyone who still holds an [`Outbox`].
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) events: Receiver<Event>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    credit: Mutex<Credit>,
+    freed: Condvar,
+    answer_bytes_max: usize,
+    control_bytes: AtomicUsize,
+    alive: AtomicBool,
+    draining: AtomicBool,
+    /// Requests that came in, each of which sends exactly one answer.
+    issued: AtomicU64,
+    /// Places given out to requests without an ID.
+    places: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Credit {
+    direct: usize,
+    held: usize,
+    /// The place whose turn it is.
+    turn: u64,
+}
+
+/// A new session's queue.
+pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel();
+    let shared = Arc::new(Shared {
+        credit: Mutex::default(),
+        freed: Condvar::new(),
+        answer_bytes_max: max_message.saturating_mul(2),
+        control_bytes: AtomicUsize::new(0),
+        alive: AtomicBool::new(true),
+        draining: AtomicBool::new(false),
+        issued: AtomicU64::new(0),
+        places: AtomicU64::new(0),
+    });
+    (Outbox { events: sender, shared: shared.clone() }, Inbox { events: receiver, shared })
+}
+
+impl Shared {
+    fn credit(&self) -> MutexGuard<'_, Credit> {
+        // Nothing panics while the lock is held.
+        self.credit.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Waits for room. `None` when the session died meanwhile.
+    fn take_room(self: &Arc<Self>, place: Option<u64>, bytes: usize) -> Option<Room> {
+        let mut credit = self.credit();
+        while self.is_alive() {
+            let early = place.is_some_and(|place| place > credit.turn);
+            let its_turn = place.is_some_and(|place| place <= credit.turn);
+            let (used, budget) =
+                if early { (&mut credit.held, Budget::Held) } else { (&mut credit.direct, Budget::Direct) };
+            if its_turn || *used == 0 || *used + bytes <= self.answer_bytes_max {
+                *used += bytes;
+                return Some(Room { shared: self.clone(), budget, bytes });
+            }
+            credit = self.freed.wait(credit).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        None
+    }
+
+    /// Takes room for control without waiting, and whether there was any.
+    fn take_control_room(self: &Arc<Self>, bytes: usize) -> (Room, bool) {
+        let waiting = self.control_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        (Room { shared: self.clone(), budget: Budget::Control, bytes }, waiting <= CONTROL_MAX)
+    }
+}
+
+impl Outbox {
+    /// Takes note of a request that came in. Its ticket is the means of its one answer.
+    pub(super) fn issue(&self, id: Option<RequestId>) -> Ticket {
+        self.shared.issued.fetch_add(1, Ordering::AcqRel);
+        let place = id.is_none().then(|| self.shared.places.fetch_add(1, Ordering::AcqRel));
+        Ticket { outbox: self.clone(), id, place, answered: false }
+    }
+
+    /// Requests without an ID that are not done with yet.
+    pub(super) fn unnumbered(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire) - self.shared.credit().turn
+    }
+
+    /// Tells the writer. Nobody listens when the session is over, and nobody needs to.
+    pub(super) fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// Tells the writer of a ping. False when too much control waits already.
+    pub(super) fn tell_ping(&self, payload: Bytes) -> bool {
+        let (room, fits) = self.shared.take_control_room(payload.len().max(1));
+        self.tell(Event::Ping(payload, room));
+        fits
+    }
+
+    /// Finish until this time at most; what comes from now on is refused.
+    pub(crate) fn drain(&self, until: Instant) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.tell(Event::Drain(until));
+    }
+
+    /// Whether new requests are to be refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+}
+
+impl Inbox {
+    /// Requests that came in so far.
+    pub(super) fn issued(&self) -> u64 {
+        self.shared.issued.load(Ordering::Acquire)
+    }
+
+    /// The last place that was given out.
+    pub(super) fn newest(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire).saturating_sub(1)
+    }
+
+    /// From now on it is this place's turn.
+    pub(super) fn set_turn(&self, turn: u64) {
+        self.shared.credit().turn = turn;
+        self.shared.freed.notify_all();
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // Under the lock, so that nobody misses it between looking and waiting.
+        let _credit = self.shared.credit();
+        self.shared.alive.store(false, Ordering::Release);
+        self.shared.freed.notify_all();
+    }
+}
+
+/// The right and the duty to answer one request, once.
+///
+/// Answering consumes it; dropping it unanswered answers `error`, so that no request is ever left without
+/// an answer. It holds the queue of its own session: an answer cannot reach another one.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    outbox: Outbox,
+    id: Option<RequestId>,
+    place: Option<u64>,
+    answered: bool,
+}
+
+impl Ticket {
+    /// Whether the session is over, and with it everyone who waits for this answer.
+    pub(super) fn is_dead(&self) -> bool {
+        !self.outbox.shared.is_alive()
+    }
+
+    /// The request's ID, which its answer must carry.
+    pub(super) fn id(&self) -> Option<&RequestId> {
+        self.id.as_ref()
+    }
+
+    /// Answers with an encoded envelope. Blocks while there is no room for it. False when the session was
+    /// over before.
+    pub(super) fn answer(mut self, envelope: Vec<u8>) -> bool {
+        let room = self.outbox.shared.take_room(self.place, envelope.len());
+        self.answered = true;
+        let Some(room) = room else { return false };
+        self.send(envelope, room);
+        true
+    }
+
+    /// Answers with the agent's own response. Never blocks. False when too much of that waits already.
+    pub(super) fn refuse(mut self, refusal: &Refusal) -> bool {
+        let envelope = refusal_envelope(self.id.as_ref(), refusal);
+        self.answer_as_control(envelope)
+    }
+
+    fn answer_as_control(&mut self, envelope: Vec<u8>) -> bool {
+        self.answered = true;
+        let (room, fits) = self.outbox.shared.take_control_room(envelope.len());
+        self.send(envelope, room);
+        fits
+    }
+
+    fn send(&self, envelope: Vec<u8>, room: Room) {
+        self.outbox.tell(Event::Answer(Answer { place: self.place, text: envelope.into(), room }));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            let text = "Failed to forward request to local server: the agent failed while answering it";
+            let envelope = answer::encode_error(self.id.as_ref(), text);
+            self.answer_as_control(envelope);
+        }
+    }
+}
+
+/// The envelope of a response that the agent itself makes.
+fn refusal_envelope(id: Option<&RequestId>, refusal: &Refusal) -> Vec<u8> {
+    let message = refusal.message();
+    let (head, body) = refusal.response().into_parts();
+    let body = body.as_bytes().unwrap_or_default();
+    let now = time::OffsetDateTime::now_utc();
+    answer::encode_response(id, &head, body, Some(&message), now, usize::MAX)
+        .unwrap_or_else(|error| answer::encode_error(id, &error.to_string()))
+}

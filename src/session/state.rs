@@ -1,0 +1,425 @@
+//! Given what happened until this instant: what happens next. Pure; time is an argument.
+//!
+//! ```text
+//!            drain                     answered or out of time
+//!   Open ───────────▶ Draining ──────────────────────────────▶ Closing ──▶ Ended
+//!    │                   │    close frame, violation, `error`     ▲  reply, end of
+//!    └───────────────────┴────────────────────────────────────────┘  file, or 1 s
+//!   silence, a stalled write and a reader that ended lead to Ended from anywhere
+//! ```
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::CLOSE_WAIT;
+use crate::link::Outgoing;
+
+/// For each of these many bytes written since anything was last heard, the liveness deadline moves by
+/// [`SLACK_TIME`]: on a slow uplink the ping waits in the kernel behind what was written before it.
+const SLACK_BYTES: u64 = 64 << 10;
+
+/// See [`SLACK_BYTES`].
+const SLACK_TIME: Duration = Duration::from_secs(1);
+
+/// How a session finds out that its peer is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Between two pings; 15 s by default.
+    pub ping_interval: Duration,
+    /// How much longer than that nothing may be heard; 10 s by default. Any received byte counts.
+    pub pong_timeout: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Heartbeat { ping_interval: Duration::from_secs(15), pong_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to.
+    Shutdown,
+    /// The gateway sent a close frame.
+    ClosedByGateway(Option<(u16, String)>),
+    /// The gateway sent `error`: it gives up on this connection.
+    GatewayError(String),
+    /// The gateway broke the protocol: the close code it was told, and what it did.
+    Violation(u16, String),
+    /// Nothing was heard for this long.
+    Silent(Duration),
+    /// The gateway does not read: nothing could be written for a while, or too much waits to be.
+    NotReading,
+    /// The connection ended without a close frame.
+    Eof,
+    /// The connection failed, with the system's words.
+    Lost(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Shutdown => f.write_str("asked to stop"),
+            End::ClosedByGateway(None) => f.write_str("the gateway closed it"),
+            End::ClosedByGateway(Some((code, reason))) if reason.is_empty() => {
+                write!(f, "the gateway closed it with code {code}")
+            }
+            End::ClosedByGateway(Some((code, reason))) => {
+                write!(f, "the gateway closed it with code {code}: {}", reason.escape_debug())
+            }
+            End::GatewayError(text) => write!(f, "the gateway reported an error: {}", text.escape_debug()),
+            End::Violation(code, what) => {
+                write!(f, "the gateway broke the protocol (close code {code}): {what}")
+            }
+            End::Silent(time) => write!(f, "nothing heard for {} s", time.as_secs()),
+            End::NotReading => f.write_str("the gateway does not read what is sent to it"),
+            End::Eof => f.write_str("the gateway ended the connection without a close frame"),
+            End::Lost(error) => write!(f, "the connection failed: {error}"),
+        }
+    }
+}
+
+/// What the writer does next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Sends this.
+    Send(Outgoing),
+    /// Nothing, until something happens or this time comes.
+    Wait(Instant),
+    /// Ends the session.
+    End(End),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Open,
+    Draining { until: Instant },
+    Closing { until: Instant, by_us: bool, end: End },
+    Ended(End),
+}
+
+/// The rules of a session: heartbeat, liveness, drain, close.
+#[derive(Debug)]
+pub(super) struct State {
+    heartbeat: Heartbeat,
+    phase: Phase,
+    next_ping: Instant,
+    heard: Instant,
+    written_since_heard: u64,
+    /// A close frame that is still to be sent.
+    close: Option<(u16, &'static str)>,
+}
+
+impl State {
+    pub(super) fn new(heartbeat: Heartbeat, now: Instant) -> Self {
+        State {
+            heartbeat,
+            phase: Phase::Open,
+            next_ping: now + heartbeat.ping_interval,
+            heard: now,
+            written_since_heard: 0,
+            close: None,
+        }
+    }
+
+    /// Something was last heard at this time.
+    pub(super) fn heard(&mut self, at: Instant) {
+        if at > self.heard {
+            self.heard = at;
+            self.written_since_heard = 0;
+        }
+    }
+
+    /// The kernel took these bytes.
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written_since_heard += bytes as u64;
+    }
+
+    /// Finish what runs until this time at most, then close. A later call can only shorten it.
+    pub(super) fn drain(&mut self, until: Instant) {
+        match &mut self.phase {
+            Phase::Open => self.phase = Phase::Draining { until },
+            Phase::Draining { until: earlier } => *earlier = until.min(*earlier),
+            Phase::Closing { end, .. } => *end = End::Shutdown,
+            Phase::Ended(_) => {}
+        }
+    }
+
+    /// The gateway sent a close frame: the reply to ours, or one to reply to.
+    pub(super) fn closed_by_peer(&mut self, frame: Option<(u16, String)>, now: Instant) {
+        match &self.phase {
+            Phase::Closing { by_us: true, end, .. } => self.phase = Phase::Ended(end.clone()),
+            Phase::Closing { .. } | Phase::Ended(_) => {}
+            Phase::Open | Phase::Draining { .. } => {
+                let code = frame.as_ref().map_or(NORMAL, |(code, _)| reply_code(*code));
+                self.start_closing(code, "", false, End::ClosedByGateway(frame), now);
+            }
+        }
+    }
+
+    /// The gateway did something that the connection does not survive.
+    pub(super) fn violation(&mut self, code: u16, what: String, now: Instant) {
+        // Not `by_us`: a close frame may be among what is still read and thrown away.
+        self.start_closing(code, "", false, End::Violation(code, what), now);
+    }
+
+    /// The gateway gives up on this connection.
+    pub(super) fn gateway_error(&mut self, text: String, now: Instant) {
+        self.start_closing(NORMAL, "", true, End::GatewayError(text), now);
+    }
+
+    /// The reader read its last. What was going on before counts as the reason, if something was.
+    pub(super) fn reader_ended(&mut self, end: End) {
+        self.ended(end);
+    }
+
+    /// Writing is not possible any more.
+    pub(super) fn write_failed(&mut self, end: End) {
+        self.ended(end);
+    }
+
+    fn ended(&mut self, end: End) {
+        let end = match &self.phase {
+            Phase::Closing { end, .. } | Phase::Ended(end) => end.clone(),
+            Phase::Open | Phase::Draining { .. } => end,
+        };
+        self.phase = Phase::Ended(end);
+    }
+
+    fn start_closing(&mut self, code: u16, reason: &'static str, by_us: bool, end: End, now: Instant) {
+        if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
+            self.phase = Phase::Closing { until: now + CLOSE_WAIT, by_us, end };
+            self.close = Some((code, reason));
+        }
+    }
+
+    /// Whether answers may still be sent: not after a close frame (RFC 6455 §5.5.1).
+    pub(super) fn can_send(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Draining { .. })
+    }
+
+    /// Whether the writing direction is to be ended after the close frame, because of what was received.
+    pub(super) fn finishes_after_close(&self) -> bool {
+        matches!(self.phase, Phase::Closing { by_us: false, .. })
+    }
+
+    /// What to do next, when `outstanding` requests are not answered yet.
+    pub(super) fn step(&mut self, now: Instant, outstanding: u64) -> Step {
+        if let Some((code, reason)) = self.close.take() {
+            return Step::Send(Outgoing::Close(code, reason));
+        }
+        let drain_until = match &self.phase {
+            Phase::Ended(end) => return Step::End(end.clone()),
+            Phase::Closing { until, end, .. } if now >= *until => return Step::End(end.clone()),
+            Phase::Closing { until, .. } => return Step::Wait(*until),
+            Phase::Draining { until } if outstanding == 0 || now >= *until => {
+                self.start_closing(GOING_AWAY, "the agent is stopping", true, End::Shutdown, now);
+                return self.step(now, outstanding);
+            }
+            Phase::Draining { until } => Some(*until),
+            Phase::Open => None,
+        };
+        let dead_at = self.dead_at();
+        if now >= dead_at {
+            return Step::End(End::Silent(now - self.heard));
+        }
+        if now >= self.next_ping {
+            self.next_ping = now + self.heartbeat.ping_interval;
+            return Step::Send(Outgoing::Ping);
+        }
+        let next = self.next_ping.min(dead_at);
+        Step::Wait(drain_until.map_or(next, |until| until.min(next)))
+    }
+
+    fn dead_at(&self) -> Instant {
+        let slack = SLACK_TIME * u32::try_from(self.written_since_heard / SLACK_BYTES).unwrap_or(u32::MAX);
+        self.heard + self.heartbeat.ping_interval + self.heartbeat.pong_timeout + slack
+    }
+}
+
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+const PROTOCOL: u16 = 1002;
+
+/// The code of a reply: the same, unless it is one that must not be sent (RFC 6455 §7.4).
+fn reply_code(code: u16) -> u16 {
+    match code {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => code,
+        _ => PROTOCOL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A session in virtual time, which starts at 0 s.
+    struct Transcript {
+        start: Instant,
+        state: State,
+    }
+
+    impl Transcript {
+        fn new() -> Self {
+            let start = Instant::now();
+            Transcript { start, state: State::new(Heartbeat::default(), start) }
+        }
+
+        fn at(&self, seconds: f64) -> Instant {
+            self.start + Duration::from_secs_f64(seconds)
+        }
+
+        #[track_caller]
+        fn sends(&mut self, at: f64, message: Outgoing) {
+            assert_eq!(self.state.step(self.at(at), 0), Step::Send(message), "at {at} s");
+        }
+
+        #[track_caller]
+        fn waits(&mut self, at: f64, outstanding: u64, until: f64) {
+            let step = self.state.step(self.at(at), outstanding);
+            let Step::Wait(time) = step else { panic!("at {at} s: {step:?}") };
+            assert_eq!((time - self.start).as_secs_f64(), until, "at {at} s");
+        }
+
+        #[track_caller]
+        fn ends(&mut self, at: f64, end: End) {
+            assert_eq!(self.state.step(self.at(at), 0), Step::End(end), "at {at} s");
+        }
+    }
+
+    #[test]
+    fn pings_go_out_at_every_interval() {
+        let mut t = Transcript::new();
+        t.waits(0.0, 0, 15.0);
+        t.sends(15.0, Outgoing::Ping);
+        t.waits(15.0, 0, 25.0);
+        t.state.heard(t.at(15.1));
+        t.waits(15.1, 0, 30.0);
+        t.sends(30.5, Outgoing::Ping);
+        t.state.heard(t.at(40.0));
+        t.waits(40.0, 0, 45.5);
+    }
+
+    #[test]
+    fn silence_ends_the_session_after_interval_and_timeout() {
+        let mut t = Transcript::new();
+        t.state.heard(t.at(3.0));
+        t.sends(15.0, Outgoing::Ping);
+        t.waits(27.9, 0, 28.0);
+        t.ends(28.0, End::Silent(25 * SECOND));
+    }
+
+    #[test]
+    fn any_received_byte_counts_as_life() {
+        let mut t = Transcript::new();
+        for second in [20.0, 40.0, 60.0] {
+            t.state.heard(t.at(second));
+            t.sends(second, Outgoing::Ping);
+        }
+        t.waits(60.0, 0, 75.0);
+    }
+
+    #[test]
+    fn a_large_answer_on_a_slow_uplink_is_not_a_dead_peer() {
+        let mut t = Transcript::new();
+        t.state.heard(t.at(1.0));
+        t.state.wrote(16 << 20);
+        t.sends(15.0, Outgoing::Ping);
+        t.sends(280.0, Outgoing::Ping);
+        t.waits(281.9, 0, 282.0);
+        t.ends(282.0, End::Silent(281 * SECOND));
+    }
+
+    #[test]
+    fn hearing_something_takes_the_slack_back() {
+        let mut t = Transcript::new();
+        t.state.wrote(1 << 20);
+        t.state.heard(t.at(10.0));
+        t.sends(15.0, Outgoing::Ping);
+        t.waits(16.0, 0, 30.0);
+        t.sends(30.0, Outgoing::Ping);
+        t.ends(35.0, End::Silent(25 * SECOND));
+    }
+
+    #[test]
+    fn drains_until_everything_is_answered() {
+        let mut t = Transcript::new();
+        t.state.drain(t.at(11.0));
+        t.waits(1.0, 2, 11.0);
+        t.sends(3.0, Outgoing::Close(1001, "the agent is stopping"));
+        t.waits(3.0, 0, 4.0);
+        t.state.closed_by_peer(Some((1001, String::new())), t.at(3.2));
+        t.ends(3.2, End::Shutdown);
+    }
+
+    #[test]
+    fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
+        let mut t = Transcript::new();
+        t.state.drain(t.at(11.0));
+        assert_eq!(t.state.step(t.at(11.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
+        t.waits(11.0, 2, 12.0);
+        t.ends(12.0, End::Shutdown);
+    }
+
+    #[test]
+    fn a_second_signal_skips_the_drain() {
+        let mut t = Transcript::new();
+        t.state.drain(t.at(11.0));
+        t.waits(1.0, 2, 11.0);
+        t.state.drain(t.at(2.0));
+        assert_eq!(t.state.step(t.at(2.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
+    }
+
+    #[test]
+    fn a_close_frame_is_answered_with_its_code() {
+        for (code, reply) in [(1000, 1000), (1013, 1013), (4000, 4000), (1005, 1002), (1006, 1002), (0, 1002)]
+        {
+            let mut t = Transcript::new();
+            let frame = Some((code, "why".to_owned()));
+            t.state.closed_by_peer(frame.clone(), t.at(1.0));
+            t.sends(1.0, Outgoing::Close(reply, ""));
+            assert!(t.state.finishes_after_close() && !t.state.can_send());
+            t.waits(1.0, 0, 2.0);
+            t.state.reader_ended(End::Eof);
+            t.ends(1.5, End::ClosedByGateway(frame));
+        }
+    }
+
+    #[test]
+    fn a_violation_is_told_and_given_a_second() {
+        let mut t = Transcript::new();
+        t.state.violation(1009, "too long".to_owned(), t.at(1.0));
+        t.sends(1.0, Outgoing::Close(1009, ""));
+        t.waits(1.0, 0, 2.0);
+        t.ends(2.0, End::Violation(1009, "too long".to_owned()));
+    }
+
+    #[test]
+    fn an_error_of_the_gateway_closes() {
+        let mut t = Transcript::new();
+        t.state.gateway_error("no".to_owned(), t.at(1.0));
+        t.sends(1.0, Outgoing::Close(1000, ""));
+        t.state.closed_by_peer(None, t.at(1.1));
+        t.ends(1.1, End::GatewayError("no".to_owned()));
+    }
+
+    #[test]
+    fn the_first_reason_counts() {
+        let mut t = Transcript::new();
+        t.state.reader_ended(End::Eof);
+        t.state.write_failed(End::Lost("Broken pipe".to_owned()));
+        t.ends(0.0, End::Eof);
+    }
+
+    #[test]
+    fn a_drain_during_a_close_makes_it_the_last() {
+        let mut t = Transcript::new();
+        t.state.closed_by_peer(None, t.at(1.0));
+        t.sends(1.0, Outgoing::Close(1000, ""));
+        t.state.drain(t.at(9.0));
+        t.ends(2.0, End::Shutdown);
+    }
+}
