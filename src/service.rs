@@ -59,7 +59,7 @@ impl Body {
     }
 
     /// The bytes that `reader` gives until it ends. When `length` is stated and the reader ends before it,
-    /// the body counts as broken off; what it has beyond it is not read.
+    /// the body counts as broken off; so does one that goes on past it.
     pub fn from_reader(reader: impl Read + Send + 'static, length: Option<u64>) -> Self {
         Body(Source::Stream { reader: Box::new(reader), length })
     }
@@ -103,21 +103,24 @@ impl Body {
             return Err(too_large());
         }
         let mut bytes = Vec::with_capacity(length.map_or(0, |length| length as usize));
-        // One byte more than allowed tells a body at the limit from one past it.
-        let wanted = length.unwrap_or(max as u64 + 1);
-        reader
-            .by_ref()
-            .take(wanted)
-            .read_to_end(&mut bytes)
-            .map_err(|error| Failure::broken_off(bytes.len(), length, error))?;
+        // One byte more than there should be: it tells a body at its limit from one past it, and lets the
+        // reader see its end, without which a connection below it is not used again.
+        let wanted = length.unwrap_or(max as u64) + 1;
+        let result = reader.by_ref().take(wanted).read_to_end(&mut bytes);
+        result.map_err(|error| Failure::broken_off(bytes.len(), length, error))?;
         match length {
             Some(length) if (bytes.len() as u64) < length => {
                 Err(Failure::broken_off(bytes.len(), Some(length), io::ErrorKind::UnexpectedEof.into()))
             }
+            Some(length) if (bytes.len() as u64) > length => Err(longer_than(length)),
             None if bytes.len() > max => Err(too_large()),
             _ => Ok(bytes),
         }
     }
+}
+
+fn longer_than(length: u64) -> Failure {
+    Failure::new(FailureKind::Truncated, format!("the body is longer than its stated {length} bytes"))
 }
 
 impl Read for Body {
@@ -125,6 +128,10 @@ impl Read for Body {
         match &mut self.0 {
             Source::Bytes(bytes) => bytes.read(buffer),
             Source::Stream { reader, length: None } => reader.read(buffer),
+            Source::Stream { reader, length: Some(0) } => match reader.read(&mut [0])? {
+                0 => Ok(0),
+                _ => Err(io::Error::other(longer_than(0))),
+            },
             Source::Stream { reader, length: Some(left) } => {
                 let most = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 let read = reader.read(&mut buffer[..most])?;
@@ -247,7 +254,32 @@ mod tests {
         check(Body::from_reader(&b"four"[..], None), 4, Ok(b"four"));
         check(Body::from_reader(io::repeat(b'x'), None), 4, Err(FailureKind::TooLarge));
         check(Body::from_reader(io::repeat(b'x'), Some(5)), 4, Err(FailureKind::TooLarge));
-        check(Body::from_reader(io::repeat(b'x'), Some(4)), 4, Ok(b"xxxx"));
+        check(Body::from_reader(&b"four"[..], Some(4)), 4, Ok(b"four"));
+    }
+
+    #[test]
+    fn a_body_longer_than_stated_is_refused() {
+        check(Body::from_reader(io::repeat(b'x'), Some(4)), 10, Err(FailureKind::Truncated));
+        let mut body = Body::from_reader(io::repeat(b'x'), Some(4));
+        assert!(body.read_to_end(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_reader_sees_its_end() {
+        /// Notes that it was asked for more than it had.
+        struct Ends<'a>(&'a [u8], std::sync::Arc<std::sync::atomic::AtomicBool>);
+        impl Read for Ends<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let read = self.0.read(buffer)?;
+                self.1.fetch_or(read == 0, std::sync::atomic::Ordering::Relaxed);
+                Ok(read)
+            }
+        }
+        for length in [None, Some(4)] {
+            let ended = std::sync::Arc::default();
+            check(Body::from_reader(Ends(b"four", std::sync::Arc::clone(&ended)), length), 10, Ok(b"four"));
+            assert!(ended.load(std::sync::atomic::Ordering::Relaxed), "{length:?}");
+        }
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl Builder {
                 }
                 let tls = client_tls(url.is_secure(), &self.local_trust).map_err(ConfigError::LocalTls)?;
                 let served_by = url.to_string();
-                let origin = Origin::new(url, self.host_header, tls, self.timeouts, self.workers);
+                let origin = Origin::new(url, self.host_header, tls, self.timeouts);
                 (Arc::new(origin) as Arc<dyn Service>, served_by)
             }
         };

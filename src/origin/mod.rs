@@ -5,6 +5,7 @@
 //! server that answers before it has read the whole request, telling a reset from an end, and knowing
 //! whether a request may safely be sent once more.
 
+mod clients;
 mod target;
 mod transport;
 
@@ -15,6 +16,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, Uri};
 
 pub use self::target::{InvalidLocalUrl, LocalUrl};
+use self::clients::{Client, Clients};
 use self::transport::{Connector, Trace};
 use crate::link::tls::ClientTls;
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
@@ -41,36 +43,16 @@ impl Default for Timeouts {
 pub struct Origin {
     local: LocalUrl,
     host: Option<HeaderValue>,
-    http: ureq::Agent,
     timeouts: Timeouts,
+    clients: Clients,
 }
 
 impl Origin {
     /// Forwards to the server at `local`. `host` replaces each request's `Host` header; `tls` is needed
-    /// exactly when the URL is secure; `idle_connections` are kept open between requests.
-    pub fn new(
-        local: LocalUrl,
-        host: Option<HeaderValue>,
-        tls: Option<ClientTls>,
-        timeouts: Timeouts,
-        idle_connections: usize,
-    ) -> Self {
-        let config = ureq::config::Config::builder()
-            .http_status_as_error(false)
-            .allow_non_standard_methods(true)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            // Or HTTP_PROXY in the environment would catch requests to 127.0.0.1.
-            .proxy(None)
-            .user_agent("")
-            .accept("")
-            .accept_encoding("")
-            .max_idle_connections(idle_connections)
-            .max_idle_connections_per_host(idle_connections)
-            .build();
+    /// exactly when the URL is secure.
+    pub fn new(local: LocalUrl, host: Option<HeaderValue>, tls: Option<ClientTls>, timeouts: Timeouts) -> Self {
         let connector = Connector::new(&local, tls, timeouts);
-        let http = ureq::Agent::with_parts(config, connector, transport::NoResolver);
-        Origin { local, host, http, timeouts }
+        Origin { local, host, timeouts, clients: Clients::new(connector) }
     }
 
     fn forward(&self, request: Request) -> Result<Response, Failure> {
@@ -81,15 +63,16 @@ impl Origin {
         }
         head.uri = self.local.join(&head.uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))?;
         self.prepare(&mut head, &body);
+        let client = self.clients.take();
         let mut trace = Trace::begin();
-        let mut result = self.send(&head, &mut body);
+        let mut result = send(&client, &head, &mut body);
         if result.is_err() && trace.was_stale() && is_idempotent(&head.method) && body.as_bytes().is_some() {
             // The server had closed the idle connection before it saw the request. The next one is new.
             trace = Trace::begin_fresh();
-            result = self.send(&head, &mut body);
+            result = send(&client, &head, &mut body);
         }
         let response = result.map_err(|error| self.explain(error, &trace))?;
-        Ok(self.adopt(response))
+        Ok(self.adopt(response, client))
     }
 
     /// Sets what depends on the local server: its name, and the true length of the body.
@@ -108,23 +91,11 @@ impl Origin {
         }
     }
 
-    fn send(
-        &self,
-        head: &http::request::Parts,
-        body: &mut Body,
-    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
-        match body.as_bytes() {
-            Some([]) => self.http.run(request(head, ())),
-            Some(mut bytes) => self.http.run(request(head, ureq::SendBody::from_reader(&mut bytes))),
-            None => self.http.run(request(head, ureq::SendBody::from_reader(body))),
-        }
-    }
-
     /// Makes the local server's response ours: its body is read through, and failures in it are explained.
-    fn adopt(&self, response: http::Response<ureq::Body>) -> Response {
+    fn adopt(&self, response: http::Response<ureq::Body>, client: Client) -> Response {
         let (head, body) = response.into_parts();
         let length = body.content_length();
-        let reader = ResponseBody { reader: body.into_reader(), idle: self.timeouts.idle };
+        let reader = ResponseBody { reader: body.into_reader(), idle: self.timeouts.idle, _client: client };
         Response::from_parts(head, Body::from_reader(reader, length))
     }
 
@@ -170,7 +141,19 @@ impl Service for Origin {
     }
 
     fn interrupt(&self) {
-        self.http.clone().shutdown();
+        self.clients.shutdown();
+    }
+}
+
+fn send(
+    client: &Client,
+    head: &http::request::Parts,
+    body: &mut Body,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    match body.as_bytes() {
+        Some([]) => client.http.run(request(head, ())),
+        Some(mut bytes) => client.http.run(request(head, ureq::SendBody::from_reader(&mut bytes))),
+        None => client.http.run(request(head, ureq::SendBody::from_reader(body))),
     }
 }
 
@@ -194,6 +177,8 @@ fn is_idempotent(method: &Method) -> bool {
 struct ResponseBody {
     reader: ureq::BodyReader<'static>,
     idle: Duration,
+    /// Not for anybody else before the body is done.
+    _client: Client,
 }
 
 impl Read for ResponseBody {

@@ -107,16 +107,17 @@ fn note(change: impl FnOnce(&mut Seen)) {
     SEEN.set(seen);
 }
 
-/// Opens connections to the local server.
+/// Opens connections to the local server. Clones share what was resolved.
+#[derive(Clone)]
 pub(super) struct Connector {
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     tls: Option<ClientTls>,
     timeouts: Timeouts,
 }
 
 impl Connector {
     pub(super) fn new(local: &LocalUrl, tls: Option<ClientTls>, timeouts: Timeouts) -> Self {
-        Connector { resolver: Resolver::new(local.host(), local.port()), tls, timeouts }
+        Connector { resolver: Arc::new(Resolver::new(local.host(), local.port())), tls, timeouts }
     }
 
     fn open(&self) -> Result<Socket, DialError> {

@@ -70,12 +70,10 @@ impl Drop for Room {
         match self.budget {
             Budget::Control => {
                 self.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-                return;
             }
-            Budget::Direct => self.shared.credit().direct -= self.bytes,
-            Budget::Held => self.shared.credit().held -= self.bytes,
+            Budget::Direct => self.shared.change(|credit| credit.direct -= self.bytes),
+            Budget::Held => self.shared.change(|credit| credit.held -= self.bytes),
         }
-        self.shared.freed.notify_all();
     }
 }
 
@@ -120,6 +118,8 @@ struct Credit {
     held: usize,
     /// The place whose turn it is.
     turn: u64,
+    /// Workers that wait for room. Waking nobody would still be a system call.
+    waiting: usize,
 }
 
 /// A new session's queue.
@@ -144,6 +144,15 @@ impl Shared {
         self.credit.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// Changes the credit, and wakes those who wait for that.
+    fn change(&self, change: impl FnOnce(&mut Credit)) {
+        let mut credit = self.credit();
+        change(&mut credit);
+        if credit.waiting > 0 {
+            self.freed.notify_all();
+        }
+    }
+
     fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
     }
@@ -160,7 +169,9 @@ impl Shared {
                 *used += bytes;
                 return Some(Room { shared: self.clone(), budget, bytes });
             }
+            credit.waiting += 1;
             credit = self.freed.wait(credit).unwrap_or_else(|poisoned| poisoned.into_inner());
+            credit.waiting -= 1;
         }
         None
     }
@@ -222,17 +233,14 @@ impl Inbox {
 
     /// From now on it is this place's turn.
     pub(super) fn set_turn(&self, turn: u64) {
-        self.shared.credit().turn = turn;
-        self.shared.freed.notify_all();
+        self.shared.change(|credit| credit.turn = turn);
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
         // Under the lock, so that nobody misses it between looking and waiting.
-        let _credit = self.shared.credit();
-        self.shared.alive.store(false, Ordering::Release);
-        self.shared.freed.notify_all();
+        self.shared.change(|_| self.shared.alive.store(false, Ordering::Release));
     }
 }
 
