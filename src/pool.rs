@@ -1,10 +1,14 @@
 //! Who runs blocking work, and how much of it at most.
+//!
+//! Each worker waits on a channel of its own. A job goes to the worker that became idle last, whose caches
+//! are warm, and wakes no other; when none is idle it waits in the queue. (One channel shared by all workers
+//! means a lock around its receiver, and a second wake-up per job to hand that lock on.)
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 /// A worker's stack. What runs on it are HTTP exchanges and JSON, neither of which recurses deeply.
@@ -22,22 +26,12 @@ pub(crate) struct Pool<J> {
 
 /// Where jobs are handed in. Clones share one queue.
 #[derive(Debug)]
-pub(crate) struct Intake<J> {
-    queue: SyncSender<Weighed<J>>,
-    weight: Arc<AtomicUsize>,
-    weight_max: usize,
-}
+pub(crate) struct Intake<J>(Arc<Mutex<State<J>>>);
 
 impl<J> Clone for Intake<J> {
     fn clone(&self) -> Self {
-        Intake { queue: self.queue.clone(), weight: self.weight.clone(), weight_max: self.weight_max }
+        Intake(self.0.clone())
     }
-}
-
-#[derive(Debug)]
-struct Weighed<J> {
-    job: J,
-    weight: usize,
 }
 
 /// The most that may wait for a worker.
@@ -49,6 +43,24 @@ pub(crate) struct QueueLimits {
     pub(crate) weight: usize,
 }
 
+#[derive(Debug)]
+struct State<J> {
+    limits: QueueLimits,
+    /// Jobs that wait, with their weights. Empty while any worker is idle.
+    queue: VecDeque<(J, usize)>,
+    queued_weight: usize,
+    /// The channels of the workers that wait; the last became idle last.
+    idle: Vec<SyncSender<Work<J>>>,
+    stopping: bool,
+}
+
+/// What a worker does next.
+#[derive(Debug)]
+enum Work<J> {
+    Job(J),
+    End,
+}
+
 impl<J: Send + 'static> Pool<J> {
     /// Starts the workers.
     pub(crate) fn start(
@@ -56,19 +68,19 @@ impl<J: Send + 'static> Pool<J> {
         limits: QueueLimits,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let (queue, jobs) = sync_channel(limits.jobs);
-        let (jobs, run) = (Arc::new(Mutex::new(jobs)), Arc::new(run));
-        let weight = Arc::new(AtomicUsize::new(0));
-        let mut pool = Pool {
-            intake: Intake { queue, weight: weight.clone(), weight_max: limits.weight },
-            workers: Vec::with_capacity(workers),
-        };
+        let state = State { limits, queue: VecDeque::new(), queued_weight: 0, idle: Vec::new(), stopping: false };
+        let intake = Intake(Arc::new(Mutex::new(state)));
+        let run = Arc::new(run);
+        let mut pool = Pool { intake, workers: Vec::with_capacity(workers) };
         for number in 0..workers {
-            let (jobs, run, weight) = (jobs.clone(), run.clone(), weight.clone());
+            let (intake, run) = (pool.intake.clone(), run.clone());
+            // It is idle from the start, so that no job is refused while threads are still starting.
+            let (sender, jobs) = sync_channel(1);
+            pool.intake.state().idle.push(sender.clone());
             let worker = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .stack_size(STACK)
-                .spawn(move || work(&jobs, &weight, &*run));
+                .spawn(move || work(&intake, &sender, &jobs, &*run));
             match worker {
                 Ok(worker) => pool.workers.push(worker),
                 Err(error) => {
@@ -85,9 +97,16 @@ impl<J: Send + 'static> Pool<J> {
         self.intake.clone()
     }
 
-    /// Waits until what is queued is done and every worker has ended. Every other [`Intake`] must be gone.
+    /// Waits until what is queued is done and every worker has ended. Jobs that come later are refused.
     pub(crate) fn join(self) {
-        drop(self.intake);
+        {
+            let mut state = self.intake.state();
+            state.stopping = true;
+            for worker in state.idle.drain(..) {
+                // It waits for exactly this, and its channel has room for one.
+                let _ = worker.try_send(Work::End);
+            }
+        }
         for worker in self.workers {
             // A worker that panicked outside a job has said so on its own.
             let _ = worker.join();
@@ -96,30 +115,54 @@ impl<J: Send + 'static> Pool<J> {
 }
 
 impl<J> Intake<J> {
-    /// Queues a job, or gives it back when as much waits as may wait. Never blocks.
+    fn state(&self) -> MutexGuard<'_, State<J>> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Hands a job to an idle worker or queues it, or gives it back when as much waits as may wait. Never
+    /// blocks.
     pub(crate) fn try_submit(&self, job: J, weight: usize) -> Result<(), J> {
-        let waiting = self.weight.fetch_add(weight, Ordering::Relaxed);
-        if waiting > 0 && waiting + weight > self.weight_max {
-            self.weight.fetch_sub(weight, Ordering::Relaxed);
+        let mut state = self.state();
+        if let Some(worker) = state.idle.pop() {
+            drop(state);
+            // It waits for exactly this, and its channel has room for one.
+            return match worker.try_send(Work::Job(job)) {
+                Err(TrySendError::Full(Work::Job(job)) | TrySendError::Disconnected(Work::Job(job))) => Err(job),
+                _ => Ok(()),
+            };
+        }
+        let heavy = state.queued_weight > 0 && state.queued_weight + weight > state.limits.weight;
+        if state.stopping || heavy || state.queue.len() >= state.limits.jobs {
             return Err(job);
         }
-        self.queue.try_send(Weighed { job, weight }).map_err(|error| {
-            self.weight.fetch_sub(weight, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(refused) | TrySendError::Disconnected(refused) => refused.job,
-            }
-        })
+        state.queued_weight += weight;
+        state.queue.push_back((job, weight));
+        Ok(())
+    }
+
+    /// What the worker with this channel does next. `None` when it is to wait: it counts as idle from here.
+    fn next(&self, worker: &SyncSender<Work<J>>) -> Option<Work<J>> {
+        let mut state = self.state();
+        if let Some((job, weight)) = state.queue.pop_front() {
+            state.queued_weight -= weight;
+            return Some(Work::Job(job));
+        }
+        if state.stopping {
+            return Some(Work::End);
+        }
+        state.idle.push(worker.clone());
+        None
     }
 }
 
-fn work<J>(jobs: &Mutex<Receiver<Weighed<J>>>, weight: &AtomicUsize, run: &impl Fn(J)) {
-    loop {
-        // A statement of its own, so that the lock is released before the job runs.
-        let next = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).recv();
-        let Ok(next) = next else { return };
-        weight.fetch_sub(next.weight, Ordering::Relaxed);
+fn work<J>(intake: &Intake<J>, own: &SyncSender<Work<J>>, works: &Receiver<Work<J>>, run: &impl Fn(J)) {
+    let wait = || works.recv().unwrap_or(Work::End);
+    let mut next = wait();
+    while let Work::Job(job) = next {
         // The panic hook has reported it, and the job has answered as it was dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| run(next.job)));
+        let _ = catch_unwind(AssertUnwindSafe(|| run(job)));
+        next = intake.next(own).unwrap_or_else(wait);
     }
 }
 
@@ -154,7 +197,7 @@ mod tests {
         assert_eq!(intake.try_submit(1, 0), Ok(()));
         assert_eq!(intake.try_submit(2, 0), Ok(()));
         assert_eq!(intake.try_submit(3, 0), Err(3));
-        drop((free, intake));
+        drop(free);
         pool.join();
         assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
@@ -165,7 +208,7 @@ mod tests {
         let intake = pool.intake();
         assert_eq!(intake.try_submit(1, 1000), Ok(()));
         assert_eq!(intake.try_submit(2, 1), Err(2));
-        drop((free, intake));
+        drop(free);
         pool.join();
         assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1]);
     }

@@ -102,7 +102,8 @@ impl Body {
         if length.is_some_and(|length| length > max as u64) {
             return Err(too_large());
         }
-        let mut bytes = Vec::with_capacity(length.map_or(0, |length| length as usize));
+        // With room to spare, or `read_to_end` makes a small read to see whether it can stop.
+        let mut bytes = Vec::with_capacity(length.map_or(0, |length| length as usize + 32));
         // One byte more than there should be: it tells a body at its limit from one past it, and lets the
         // reader see its end, without which a connection below it is not used again.
         let wanted = length.unwrap_or(max as u64) + 1;
