@@ -57,17 +57,25 @@ pub enum ReadError {
 
 /// The reading side of a WebSocket. It never writes, not even pongs.
 #[derive(Debug)]
-pub struct FrameReader(WebSocket<Socket>);
+pub struct FrameReader<S = Socket>(WebSocket<S>);
 
 impl FrameReader {
-    /// Reads from a WebSocket whose socket has been split.
-    pub fn new(socket: WebSocket<Socket>) -> Self {
-        FrameReader(socket)
-    }
-
     /// Lets [`next`](Self::next) fail when nothing at all comes for this long.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.0.get_ref().set_read_timeout(timeout)
+    }
+
+    /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.
+    pub fn discard(mut self, max: usize) {
+        self.0.get_mut().discard(max);
+    }
+}
+
+impl<S: Read + Write> FrameReader<S> {
+    /// Reads from a WebSocket whose stream drops what is written to it, as a [`Socket`] does that has been
+    /// split.
+    pub fn new(socket: WebSocket<S>) -> Self {
+        FrameReader(socket)
     }
 
     /// Waits for the next message.
@@ -82,11 +90,6 @@ impl FrameReader {
             }
             Err(error) => Err(classify(error)),
         }
-    }
-
-    /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.
-    pub fn discard(mut self, max: usize) {
-        self.0.get_mut().discard(max);
     }
 }
 
@@ -228,5 +231,85 @@ mod tests {
         assert_eq!(bytes[..2], [0x81, 0x85]);
         let unmasked: Vec<u8> = (0..5).map(|i| bytes[6 + i] ^ bytes[2 + i % 4]).collect();
         assert_eq!(unmasked, b"Hello");
+    }
+
+    /// A stream that gives these bytes in pieces of one size, and then ends.
+    struct Scripted<'a>(&'a [u8], usize);
+
+    impl Read for Scripted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = buffer.len().min(self.1);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    impl Write for Scripted<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn reader(bytes: &[u8], piece: usize) -> FrameReader<Scripted<'_>> {
+        let stream = Scripted(bytes, piece);
+        FrameReader::new(WebSocket::from_raw_socket(stream, Role::Client, Some(config(1000))))
+    }
+
+    /// Two whole messages, one of them in two fragments with a ping between them, and a close frame.
+    const TRANSCRIPT: &[u8] = b"\x81\x05Hello\x01\x03Hel\x89\x01p\x80\x02lo\x88\x05\x03\xe8bye";
+
+    #[test]
+    fn messages_are_read_whole_however_they_arrive() {
+        for piece in 1..=TRANSCRIPT.len() {
+            let mut reader = reader(TRANSCRIPT, piece);
+            assert!(matches!(reader.next(), Ok(Incoming::Text(text)) if text == "Hello"));
+            assert!(matches!(reader.next(), Ok(Incoming::Ping(payload)) if payload == "p"));
+            assert!(matches!(reader.next(), Ok(Incoming::Text(text)) if text == "Hello"));
+            assert!(matches!(reader.next(), Ok(Incoming::Close(Some((1000, reason)))) if reason == "bye"));
+            assert!(matches!(reader.next(), Err(ReadError::Eof)));
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_anywhere_is_an_end_and_never_a_message() {
+        for cut in 0..TRANSCRIPT.len() {
+            let mut reader = reader(&TRANSCRIPT[..cut], 7);
+            let mut whole = Vec::new();
+            let end = loop {
+                match reader.next() {
+                    Ok(Incoming::Text(text)) => whole.push(text),
+                    Ok(_) => {}
+                    Err(end) => break end,
+                }
+            };
+            assert!(matches!(end, ReadError::Eof), "cut after {cut}: {end:?}");
+            assert!(whole.iter().all(|text| *text == "Hello"), "cut after {cut}: {whole:?}");
+        }
+    }
+
+    #[test]
+    fn violations_have_their_close_codes() {
+        let long = [b"\x81\x7e\x03\xe9".as_slice(), &[b'x'; 1001]].concat();
+        let huge = b"\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff".as_slice();
+        for (bytes, code) in [
+            (b"\x81\x01\xff".as_slice(), 1007),
+            (&long, 1009),
+            (huge, 1009),
+            (b"\x81\x85....\0\0\0\0\0", 1002),
+            (b"\xc1\x00", 1002),
+            (b"\x83\x00", 1002),
+            (b"\x80\x00", 1002),
+            (b"\x09\x00", 1002),
+            (&[b"\x89\x7e\x00\x7e".as_slice(), &[b'x'; 126]].concat(), 1002),
+            (b"\x88\x01\x03", 1002),
+        ] {
+            match reader(bytes, 1000).next() {
+                Err(ReadError::Violation(got, _)) => assert_eq!(got, code, "{bytes:?}"),
+                other => panic!("{bytes:?}: {other:?}"),
+            }
+        }
     }
 }

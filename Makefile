@@ -1,0 +1,58 @@
+# tunnel-agent: `make help` tells what there is.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+GATEWAY_URL ?= ws://127.0.0.1:3000/ws
+LOCAL_URL ?= http://127.0.0.1:8000
+MUSL := x86_64-unknown-linux-musl
+STATIC := target/$(MUSL)/small/agent
+
+.PHONY: help build run gateway demo test lint bench musl install clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@echo 'Usage: make TARGET [VARIABLE=value …]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the release binaries, target/release/agent and target/release/gateway
+	$(CARGO) build --release --bins
+
+run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=http://…]
+	@if [ -z "$(TUNNEL_ID)" ]; then \
+		echo 'make run: which tunnel? Give TUNNEL_ID, such as' >&2; \
+		echo '  make run TUNNEL_ID=agent_550e8400-e29b-41d4-a716-446655440000_prod' >&2; exit 2; fi
+	@$(CARGO) build --release --quiet --bin agent
+	@TUNNEL_ID='$(TUNNEL_ID)' GATEWAY_URL='$(GATEWAY_URL)' LOCAL_URL='$(LOCAL_URL)' exec target/release/agent
+
+gateway: ## the reference gateway, on 127.0.0.1:3000 or LISTEN=address:port
+	@$(CARGO) build --release --quiet --bin gateway
+	@LISTEN='$(LISTEN)' exec target/release/gateway
+
+demo: ## gateway, a small site and the agent, with requests through the tunnel [GATEWAY_PORT=3000 SITE_PORT=8000]
+	@$(CARGO) build --quiet --bins --example demo
+	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec target/debug/examples/demo
+
+test: lint ## formatting, clippy, docs, and all tests
+	$(CARGO) test --quiet
+	$(CARGO) test --quiet --no-default-features --lib --test tunnel
+
+lint: ## formatting, clippy and docs, with warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --all-targets -- -D warnings
+	$(CARGO) clippy --quiet --all-targets --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps
+
+bench: ## what the agent costs, beside plain ureq [BENCH_SECONDS=3]
+	$(CARGO) bench --bench tunnel
+
+musl: ## a fully static agent for x86_64 Linux
+	@CARGO='$(CARGO)' sh tests/musl.sh '$(STATIC)'
+
+install: build ## the binaries into PREFIX/bin
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 target/release/agent '$(DESTDIR)$(PREFIX)/bin/tunnel-agent'
+	install -m 755 target/release/gateway '$(DESTDIR)$(PREFIX)/bin/tunnel-gateway'
+
+clean: ## what was built
+	$(CARGO) clean
