@@ -68,7 +68,8 @@ impl<J: Send + 'static> Pool<J> {
         limits: QueueLimits,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let state = State { limits, queue: VecDeque::new(), queued_weight: 0, idle: Vec::new(), stopping: false };
+        let state =
+            State { limits, queue: VecDeque::new(), queued_weight: 0, idle: Vec::new(), stopping: false };
         let intake = Intake(Arc::new(Mutex::new(state)));
         let run = Arc::new(run);
         let mut pool = Pool { intake, workers: Vec::with_capacity(workers) };
@@ -128,7 +129,9 @@ impl<J> Intake<J> {
             drop(state);
             // It waits for exactly this, and its channel has room for one.
             return match worker.try_send(Work::Job(job)) {
-                Err(TrySendError::Full(Work::Job(job)) | TrySendError::Disconnected(Work::Job(job))) => Err(job),
+                Err(TrySendError::Full(Work::Job(job)) | TrySendError::Disconnected(Work::Job(job))) => {
+                    Err(job)
+                }
                 _ => Ok(()),
             };
         }

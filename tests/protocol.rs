@@ -5,7 +5,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 use tunnel_agent::TunnelId;
-use tunnel_agent::protocol::{Answer, Envelope, Handshake, Malformed, RequestId, RequestMessage, answer, request};
+use tunnel_agent::protocol::{
+    Answer, Envelope, Handshake, Malformed, RequestId, RequestMessage, answer, request,
+};
 
 const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
 
@@ -156,8 +158,11 @@ fn requests_are_read_liberally() {
 
 #[test]
 fn ids_are_kept_to_the_letter() {
-    for json in ["7", "-7", "7.0", "1e3", "123456789012345678901234567890", r#""7""#, r#""a\u0041\"\\""#, r#""""#] {
-        let frame = format!(r#"{{"message_type":"request","payload":{{"id":{json},"method":"GET","path":"/"}}}}"#);
+    for json in
+        ["7", "-7", "7.0", "1e3", "123456789012345678901234567890", r#""7""#, r#""a\u0041\"\\""#, r#""""#]
+    {
+        let frame =
+            format!(r#"{{"message_type":"request","payload":{{"id":{json},"method":"GET","path":"/"}}}}"#);
         with_request(&frame, |message| assert_eq!(message.unwrap().id.unwrap().as_json(), json));
     }
 }
@@ -273,7 +278,8 @@ fn the_gateway_reads_answers_and_handshakes() {
     assert_eq!((answer.id.unwrap().as_u64(), answer.result.unwrap_err().as_str()), (Some(8), "no"));
     assert!(decode(r#"{"message_type":"response","payload":"broken"}"#).result.is_err());
 
-    let handshake = Handshake::decode(&format!(r#"{{"tunnel_id":"{TUNNEL_ID}","agent_version":"0.1.0"}}"#)).unwrap();
+    let handshake =
+        Handshake::decode(&format!(r#"{{"tunnel_id":"{TUNNEL_ID}","agent_version":"0.1.0"}}"#)).unwrap();
     assert!(handshake.tunnel_id.expose() == TUNNEL_ID && !handshake.can("id"));
     assert!(Handshake::decode(r#"{"tunnel_id":"agent_x"}"#).is_err());
 }
@@ -283,9 +289,32 @@ fn the_gateway_reads_answers_and_handshakes() {
 /// Text that is often nearly an envelope.
 fn nearly_json() -> impl Strategy<Value = String> {
     let pieces = prop::sample::select(vec![
-        "{", "}", "[", "]", ":", ",", "\"", "\\", "\"message_type\":", "\"request\"", "\"payload\":", "\"id\":",
-        "\"method\":\"GET\"", "\"path\":\"/\"", "\"headers\":[[\"a\",\"b\"]]", "\"body\":\"é\"", "\"body_encoding\":\"base64\"",
-        "7", "-1e9", "null", "\\u0041", "\\ud800", " ", "\n", "{\"message_type\":\"request\",\"payload\":{", "}}",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "\\",
+        "\"message_type\":",
+        "\"request\"",
+        "\"payload\":",
+        "\"id\":",
+        "\"method\":\"GET\"",
+        "\"path\":\"/\"",
+        "\"headers\":[[\"a\",\"b\"]]",
+        "\"body\":\"é\"",
+        "\"body_encoding\":\"base64\"",
+        "7",
+        "-1e9",
+        "null",
+        "\\u0041",
+        "\\ud800",
+        " ",
+        "\n",
+        "{\"message_type\":\"request\",\"payload\":{",
+        "}}",
     ]);
     prop::collection::vec(pieces, 0..24).prop_map(|pieces| pieces.concat())
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use http::header::{self, HeaderValue};
 use http::{Method, Uri};
 
-pub use self::target::{InvalidLocalUrl, LocalUrl};
 use self::clients::{Client, Clients};
+pub use self::target::{InvalidLocalUrl, LocalUrl};
 use self::transport::{Connector, Trace};
 use crate::link::tls::ClientTls;
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
@@ -50,7 +50,12 @@ pub struct Origin {
 impl Origin {
     /// Forwards to the server at `local`. `host` replaces each request's `Host` header; `tls` is needed
     /// exactly when the URL is secure.
-    pub fn new(local: LocalUrl, host: Option<HeaderValue>, tls: Option<ClientTls>, timeouts: Timeouts) -> Self {
+    pub fn new(
+        local: LocalUrl,
+        host: Option<HeaderValue>,
+        tls: Option<ClientTls>,
+        timeouts: Timeouts,
+    ) -> Self {
         let connector = Connector::new(&local, tls, timeouts);
         Origin { local, host, timeouts, clients: Clients::new(connector) }
     }

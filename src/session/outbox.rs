@@ -47,7 +47,8 @@ pub(super) enum Event {
 pub(super) struct Answer {
     pub(super) place: Option<u64>,
     pub(super) text: Bytes,
-    pub(super) room: Room,
+    /// Until it is written; what is control stops waiting when it reaches the writer.
+    pub(super) room: Option<Room>,
 }
 
 /// The room in a budget that something takes up, given back when it is dropped.
@@ -59,7 +60,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Control that has reached the writer does not wait any more.
+    /// Whether it is of the budget for control.
     pub(super) fn is_control(&self) -> bool {
         self.budget == Budget::Control
     }
@@ -291,7 +292,11 @@ impl Ticket {
     }
 
     fn send(&self, envelope: Vec<u8>, room: Room) {
-        self.outbox.tell(Event::Answer(Answer { place: self.place, text: envelope.into(), room }));
+        self.outbox.tell(Event::Answer(Answer {
+            place: self.place,
+            text: envelope.into(),
+            room: Some(room),
+        }));
     }
 }
 

@@ -173,8 +173,9 @@ impl Writer {
         }
     }
 
-    fn handle_answer(&mut self, answer: Answer) {
+    fn handle_answer(&mut self, mut answer: Answer) {
         self.answered += 1;
+        drop(answer.room.take_if(|room| room.is_control()));
         let Some(place) = answer.place else { return self.enqueue(answer) };
         let ready = self.order.fill(place, answer, self.inbox.newest());
         self.inbox.set_turn(self.order.done());
@@ -186,9 +187,7 @@ impl Writer {
     fn enqueue(&mut self, answer: Answer) {
         if self.state.can_send() {
             self.frames.push(Outgoing::Text(answer.text));
-            if !answer.room.is_control() {
-                self.in_frames.push(answer.room);
-            }
+            self.in_frames.extend(answer.room);
         }
     }
 }

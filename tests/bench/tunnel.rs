@@ -48,7 +48,8 @@ fn main() {
 fn start_local_server() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut response = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {BODY}\r\n\r\n");
+    let mut response =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {BODY}\r\n\r\n");
     response.push_str(&"x".repeat(BODY));
     let response: Arc<str> = response.into();
     thread::spawn(move || {

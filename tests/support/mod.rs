@@ -1,0 +1,344 @@
+//! What several tests need: a local server that does as a test says, a gateway by script, and programs that
+//! are watched through their log. Nothing here sleeps; every wait ends with an event, or fails the test.
+#![allow(dead_code)] // Each test uses a part of it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tungstenite::{Message, WebSocket};
+
+/// How long anything may take before the test counts as failed.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+pub const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
+pub const OTHER_TUNNEL_ID: &str = "agent_123e4567-e89b-12d3-a456-426614174000_other";
+
+/// A request as a local server of these tests reads it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Received {
+    /// The value of a header, which comes once.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// Reads one request with a `Content-Length` or without a body. `None` when there is no more.
+pub fn read_request(reader: &mut impl BufRead) -> Option<Received> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let mut received = Received { head, body: Vec::new() };
+    let length = received.header("content-length").map_or(0, |length| length.parse().unwrap());
+    received.body.resize(length, 0);
+    reader.read_exact(&mut received.body).ok()?;
+    Some(received)
+}
+
+/// A server on loopback whose every connection is handled by `handle`.
+pub fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let handle = handle.clone();
+            thread::spawn(move || handle(socket));
+        }
+    });
+    address
+}
+
+/// A well-behaved HTTP server that keeps connections alive.
+pub fn serve_http(answer: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    serve(move |socket| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        let mut socket = socket;
+        while let Some(request) = read_request(&mut reader) {
+            if socket.write_all(&answer(&request)).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// A response with this body.
+pub fn ok(body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// A value that one thread sets and another waits for.
+pub struct Signal<T>(mpsc::Sender<T>, Mutex<Receiver<T>>);
+
+impl<T> Signal<T> {
+    pub fn new() -> Arc<Self> {
+        let (sender, receiver) = mpsc::channel();
+        Arc::new(Signal(sender, Mutex::new(receiver)))
+    }
+
+    pub fn send(&self, value: T) {
+        self.0.send(value).unwrap();
+    }
+
+    #[track_caller]
+    pub fn wait(&self) -> T {
+        self.1.lock().unwrap().recv_timeout(LIMIT).expect("the signal comes")
+    }
+}
+
+/// A gateway whose part a test plays.
+pub struct ScriptedGateway(TcpListener);
+
+impl ScriptedGateway {
+    pub fn start() -> Self {
+        ScriptedGateway(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/ws", self.0.local_addr().unwrap())
+    }
+
+    pub fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
+    /// Takes a connection as it is.
+    pub fn accept_raw(&self) -> TcpStream {
+        let socket = self.0.accept().unwrap().0;
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket
+    }
+
+    /// Takes an agent up to its handshake.
+    pub fn accept(&self) -> ScriptedSession {
+        let mut session = ScriptedSession(tungstenite::accept(self.accept_raw()).unwrap());
+        let handshake = session.receive();
+        assert!(handshake.starts_with("{\"tunnel_id\":\"agent_"), "{handshake}");
+        session
+    }
+}
+
+/// A session with an agent.
+pub struct ScriptedSession(pub WebSocket<TcpStream>);
+
+impl ScriptedSession {
+    pub fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).unwrap();
+    }
+
+    /// Sends a request whose payload is this JSON.
+    pub fn request(&mut self, payload: &str) {
+        self.send(&format!("{{\"message_type\":\"request\",\"payload\":{payload}}}"));
+    }
+
+    pub fn get(&mut self, path: &str) {
+        self.request(&format!("{{\"method\":\"GET\",\"path\":\"{path}\"}}"));
+    }
+
+    /// The next text message.
+    #[track_caller]
+    pub fn receive(&mut self) -> String {
+        loop {
+            match self.0.read().expect("a message") {
+                Message::Text(text) => return text.to_string(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("not a text message: {other:?}"),
+            }
+        }
+    }
+
+    /// The next answer.
+    #[track_caller]
+    pub fn answer(&mut self) -> Reply {
+        Reply::read(&self.receive())
+    }
+
+    /// The code of the close frame that comes next, behind whatever else does.
+    #[track_caller]
+    pub fn close_code(&mut self) -> u16 {
+        loop {
+            match self.0.read().expect("a close frame") {
+                Message::Close(frame) => return frame.map_or(0, |frame| frame.code.into()),
+                _ => continue,
+            }
+        }
+    }
+}
+
+/// An answer, read with nothing of the crate's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub id: Option<serde_json::Value>,
+    pub status: Option<u64>,
+    pub text: String,
+    pub json: serde_json::Value,
+}
+
+impl Reply {
+    pub fn read(frame: &str) -> Reply {
+        let envelope: serde_json::Value = serde_json::from_str(frame).unwrap();
+        let payload = envelope["payload"].as_str().unwrap();
+        if envelope["message_type"] == "error" {
+            return Reply {
+                id: envelope.get("id").cloned(),
+                status: None,
+                text: payload.to_owned(),
+                json: envelope,
+            };
+        }
+        assert_eq!(envelope["message_type"], "response", "{frame}");
+        let json: serde_json::Value = serde_json::from_str(payload).unwrap();
+        Reply {
+            id: json.get("id").cloned(),
+            status: json["data"]["status_code"].as_u64(),
+            text: json["data"]["body"].as_str().unwrap().to_owned(),
+            json,
+        }
+    }
+
+    /// The value of a response's header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.json["data"]["headers"].as_array()?;
+        headers.iter().find(|pair| pair[0] == name).and_then(|pair| pair[1].as_str())
+    }
+}
+
+/// A program of this crate, watched through what it logs. It is killed when the test is done with it.
+pub struct Program {
+    child: Child,
+    lines: Receiver<String>,
+    pub log: Vec<String>,
+}
+
+impl Program {
+    #[track_caller]
+    pub fn start(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Program {
+        let mut command = Command::new(binary);
+        // Nothing from outside changes what a test sees.
+        command.env_clear().args(arguments).envs(environment.iter().copied());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stderr = child.stderr.take().unwrap();
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Program { child, lines, log: Vec::new() }
+    }
+
+    pub fn agent(arguments: &[&str]) -> Program {
+        Program::start(env!("CARGO_BIN_EXE_agent"), arguments, &[])
+    }
+
+    /// A gateway on a free port, and its address.
+    pub fn gateway(arguments: &[&str]) -> (Program, SocketAddr) {
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), &arguments, &[]);
+        let line = gateway.wait_for("listening on ");
+        let url = line.split("listening on ").nth(1).unwrap().split(';').next().unwrap();
+        let address = url.split("://").nth(1).unwrap().parse().unwrap();
+        (gateway, address)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line that holds this text.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    self.log.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(_) => panic!("no line with {text:?} in:\n{}", self.log.join("\n")),
+            }
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end, and for the rest of its log.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        // Its log ends when it does.
+        while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.log.push(line);
+        }
+        assert!(Instant::now() < deadline, "it does not end; its log:\n{}", self.log.join("\n"));
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client's request over a connection of its own; the response, head and body, as bytes.
+pub fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.write_all(request).unwrap();
+    let mut response = Vec::new();
+    // A reset behind the response is as good as an end.
+    let _ = socket.read_to_end(&mut response);
+    response
+}
+
+/// A `GET` that closes its connection; status and body.
+pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let response =
+        http(address, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    split(&response)
+}
+
+/// Status and body of a response.
+pub fn split(response: &[u8]) -> (u16, String) {
+    let text = String::from_utf8_lossy(response);
+    let status = text.get(9..12).and_then(|status| status.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("not a response: {text:?}"));
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    (status, body)
+}
+
+/// Threads and open descriptors of a process (Linux).
+pub fn threads_and_descriptors(pid: u32) -> (usize, usize) {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    (count("task"), count("fd"))
+}
