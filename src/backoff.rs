@@ -10,7 +10,7 @@ pub const LIVED: Duration = Duration::from_secs(10);
 /// gateway come back spread out.
 const JITTER: f64 = 0.2;
 
-/// The limits of a [`Backoff`].
+/// How long an agent waits between tries, and how often it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// First and shortest delay.

@@ -207,6 +207,16 @@ pub enum FailureKind {
     Internal,
 }
 
+impl FailureKind {
+    /// What a person might try, to stand behind the failure's text in a log.
+    pub(crate) fn hint(self) -> &'static str {
+        match self {
+            FailureKind::Unreachable => "; is it running? Check --local",
+            _ => "",
+        }
+    }
+}
+
 impl Failure {
     /// A failure of this kind. The text is one line for a person, without secrets.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {

@@ -109,7 +109,7 @@ impl Agent {
     }
 
     fn supervise(&self, intake: &Intake<Job>) -> Result<(), RunError> {
-        info!("tunnel {}: {} serves {}", self.tunnel_id, self.served_by, self.dialer.url());
+        info!("tunnel {}: from {} to {}", self.tunnel_id, self.dialer.url(), self.served_by);
         let mut backoff = Backoff::new(self.backoff);
         while !self.control.is_stopping() {
             let (lived, what) = match self.dialer.dial() {

@@ -60,7 +60,7 @@ pub enum ReadError {
 pub struct FrameReader<S = Socket>(WebSocket<S>);
 
 impl FrameReader {
-    /// Lets [`next`](Self::next) fail when nothing at all comes for this long.
+    /// Lets [`read`](Self::read) fail when nothing at all comes for this long.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.0.get_ref().set_read_timeout(timeout)
     }
@@ -79,7 +79,7 @@ impl<S: Read + Write> FrameReader<S> {
     }
 
     /// Waits for the next message.
-    pub fn next(&mut self) -> Result<Incoming, ReadError> {
+    pub fn read(&mut self) -> Result<Incoming, ReadError> {
         match self.0.read() {
             Ok(Message::Text(text)) => Ok(Incoming::Text(text)),
             Ok(Message::Binary(bytes)) => Ok(Incoming::Binary(bytes)),
@@ -265,11 +265,11 @@ mod tests {
     fn messages_are_read_whole_however_they_arrive() {
         for piece in 1..=TRANSCRIPT.len() {
             let mut reader = reader(TRANSCRIPT, piece);
-            assert!(matches!(reader.next(), Ok(Incoming::Text(text)) if text == "Hello"));
-            assert!(matches!(reader.next(), Ok(Incoming::Ping(payload)) if payload == "p"));
-            assert!(matches!(reader.next(), Ok(Incoming::Text(text)) if text == "Hello"));
-            assert!(matches!(reader.next(), Ok(Incoming::Close(Some((1000, reason)))) if reason == "bye"));
-            assert!(matches!(reader.next(), Err(ReadError::Eof)));
+            assert!(matches!(reader.read(), Ok(Incoming::Text(text)) if text == "Hello"));
+            assert!(matches!(reader.read(), Ok(Incoming::Ping(payload)) if payload == "p"));
+            assert!(matches!(reader.read(), Ok(Incoming::Text(text)) if text == "Hello"));
+            assert!(matches!(reader.read(), Ok(Incoming::Close(Some((1000, reason)))) if reason == "bye"));
+            assert!(matches!(reader.read(), Err(ReadError::Eof)));
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
             let mut reader = reader(&TRANSCRIPT[..cut], 7);
             let mut whole = Vec::new();
             let end = loop {
-                match reader.next() {
+                match reader.read() {
                     Ok(Incoming::Text(text)) => whole.push(text),
                     Ok(_) => {}
                     Err(end) => break end,
@@ -306,7 +306,7 @@ mod tests {
             (&[b"\x89\x7e\x00\x7e".as_slice(), &[b'x'; 126]].concat(), 1002),
             (b"\x88\x01\x03", 1002),
         ] {
-            match reader(bytes, 1000).next() {
+            match reader(bytes, 1000).read() {
                 Err(ReadError::Violation(got, _)) => assert_eq!(got, code, "{bytes:?}"),
                 other => panic!("{bytes:?}: {other:?}"),
             }

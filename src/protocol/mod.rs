@@ -1,6 +1,6 @@
 //! Which messages exist, and what bytes they are: parts 1 and 2 of the wire protocol, without I/O.
 //!
-//! Every text frame is an [envelope](envelope), a JSON object with a `message_type` and a `payload`. Two
+//! Every text frame is an [envelope], a JSON object with a `message_type` and a `payload`. Two
 //! frames are none: the connection ID that the gateway sends first (a bare UUID), and the agent's
 //! [`Handshake`].
 //!

@@ -85,26 +85,28 @@ fn call(service: &dyn Service, mut request: Request, max_body: usize) -> Result<
     Ok((parts, body.read_to_end_limited(max_body)?))
 }
 
-/// Status and size of a response, or the text of a failure.
-type Outcome = Result<(StatusCode, usize), String>;
+/// What an `error` envelope begins with.
+const FAILED: &str = "Failed to forward request to local server";
+
+/// Status and size of a response, or why there is none.
+type Outcome = Result<(StatusCode, usize), Failure>;
 
 fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u8>, Outcome) {
     let id = ticket.id();
-    let result = result.map_err(|failure| failure.to_string()).and_then(|(head, body)| {
+    let result = result.and_then(|(head, body)| {
         let envelope = answer::encode_response(id, &head, &body, None, OffsetDateTime::now_utc(), max);
-        envelope.map(|envelope| (envelope, (head.status, body.len()))).map_err(|TooLarge { max }| {
-            format!(
+        let envelope = envelope.map_err(|TooLarge { max }| {
+            let text = format!(
                 "the response of {} bytes does not fit into an envelope of {max} bytes (see --max-message)",
                 body.len()
-            )
-        })
+            );
+            Failure::new(FailureKind::TooLarge, text)
+        });
+        Ok((envelope?, (head.status, body.len())))
     });
     match result {
         Ok((envelope, outcome)) => (envelope, Ok(outcome)),
-        Err(reason) => {
-            let text = format!("Failed to forward request to local server: {reason}");
-            (answer::encode_error(id, &text), Err(text))
-        }
+        Err(failure) => (answer::encode_error(id, &format!("{FAILED}: {failure}")), Err(failure)),
     }
 }
 
@@ -129,7 +131,10 @@ impl LogLine {
         let took = started.elapsed().as_secs_f64() * 1e3;
         match outcome {
             Ok((status, bytes)) => info!("{method} {path} {} {bytes} B {took:.1} ms", status.as_u16()),
-            Err(text) => warn!("{method} {path} {text} ({took:.1} ms)"),
+            Err(failure) => {
+                let hint = failure.kind().hint();
+                warn!("{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
+            }
         }
     }
 }

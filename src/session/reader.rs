@@ -51,7 +51,7 @@ impl Reader {
         let mut last =
             LastWord { outbox: self.outbox.clone(), end: End::Lost("the reader panicked".to_owned()) };
         last.end = loop {
-            match self.frames.next() {
+            match self.frames.read() {
                 Ok(Incoming::Close(frame)) => {
                     self.outbox.tell(Event::Close(frame));
                     self.frames.discard(DISCARD_MAX);

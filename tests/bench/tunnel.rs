@@ -216,7 +216,7 @@ fn request(id: u64) -> Outgoing {
 /// Waits for the next response; its ID stands first in its payload.
 fn next_id(reader: &mut FrameReader) -> u64 {
     loop {
-        let Incoming::Text(text) = reader.next().unwrap() else { continue };
+        let Incoming::Text(text) = reader.read().unwrap() else { continue };
         let Some(at) = text.find("{\\\"id\\\":") else { continue };
         assert!(text.contains("\\\"status_code\\\":200"), "{}", text.as_str());
         let digits = &text[at + 8..];

@@ -255,8 +255,13 @@ impl Program {
 
     /// A gateway on a free port, and its address.
     pub fn gateway(arguments: &[&str]) -> (Program, SocketAddr) {
+        Program::gateway_with(arguments, &[])
+    }
+
+    /// The same, with this environment.
+    pub fn gateway_with(arguments: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr) {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
-        let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), &arguments, &[]);
+        let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), &arguments, environment);
         let line = gateway.wait_for("listening on ");
         let url = line.split("listening on ").nth(1).unwrap().split(';').next().unwrap();
         let address = url.split("://").nth(1).unwrap().parse().unwrap();

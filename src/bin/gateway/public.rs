@@ -277,7 +277,7 @@ fn serve_agent(mut websocket: WebSocket<Socket>, gateway: &Arc<Gateway>) -> io::
 
 fn read_handshake(reader: &mut FrameReader) -> Result<Handshake, String> {
     loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Incoming::Text(text)) => return Handshake::decode(&text),
             Ok(Incoming::Ping(_) | Incoming::Pong | Incoming::Binary(_)) => {}
             Ok(Incoming::Close(_)) | Err(ReadError::Eof) => {
@@ -292,7 +292,7 @@ fn read_handshake(reader: &mut FrameReader) -> Result<Handshake, String> {
 /// Passes answers on until the agent leaves. Returns why it did.
 fn read_agent(mut reader: FrameReader, agent: &Agent) -> String {
     loop {
-        match reader.next() {
+        match reader.read() {
             Ok(Incoming::Text(text)) => match Envelope::parse(&text).as_ref().and_then(Answer::decode) {
                 Some(answer) => agent.answered(answer),
                 None => log::debug!("ignored a message that is no answer"),

@@ -1,0 +1,241 @@
+//! `make demo`: a gateway, a small site and the agent, with requests through the tunnel. It stays up until
+//! Ctrl-C.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tunnel_agent::http1::{Connection, Head};
+use tunnel_agent::link::Socket;
+
+const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_demo";
+
+/// How long the gateway and the agent may take to find each other.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks whether something has happened.
+const STEP: Duration = Duration::from_millis(50);
+
+/// How long they may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The port that a variable names, or its default.
+fn port(variable: &str, default: u16) -> io::Result<SocketAddr> {
+    let text = std::env::var(variable).unwrap_or_default();
+    let port = if text.is_empty() { Ok(default) } else { text.parse() };
+    let port = port.map_err(|_| io::Error::other(format!("{variable} is not a port number")))?;
+    Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn taken(variable: &str, address: SocketAddr) -> io::Error {
+    let port = address.port();
+    io::Error::other(format!(
+        "port {port} is taken; choose another: make demo {variable}={}",
+        port.saturating_add(1)
+    ))
+}
+
+fn run() -> io::Result<()> {
+    let (stop, stopped) = mpsc::channel();
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::spawn(move || signals.forever().for_each(|_| stop.send(()).unwrap_or_default()));
+
+    let (gateway_at, site_at) = (port("GATEWAY_PORT", 3000)?, port("SITE_PORT", 8000)?);
+    let site = TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at))?;
+    drop(TcpListener::bind(gateway_at).map_err(|_| taken("GATEWAY_PORT", gateway_at))?);
+    thread::spawn(move || serve_site(&site));
+
+    println!(
+        "A small site on http://{site_at}, a gateway on http://{gateway_at}, and between them the agent."
+    );
+    println!("What follows the time stamps is their log.\n");
+    let mut gateway = Program::start("gateway", &["--listen", &gateway_at.to_string()])?;
+    let urls = [format!("ws://{gateway_at}"), format!("http://{site_at}")];
+    let mut agent =
+        Program::start("agent", &["--tunnel-id", TUNNEL_ID, "--gateway", &urls[0], "--local", &urls[1]])?;
+    let result = wait_until_up(gateway_at, &mut [&mut gateway, &mut agent]).and_then(|()| {
+        show_requests(gateway_at)?;
+        println!("\nThe tunnel is up: http://{gateway_at}/ is the site on {site_at}. Ctrl-C ends it.\n");
+        stopped.recv().map_err(io::Error::other)
+    });
+    println!();
+    agent.stop()?;
+    gateway.stop()?;
+    result
+}
+
+// ---------------------------------------------------------------------------------------------------- programs
+
+struct Program {
+    name: &'static str,
+    child: Child,
+}
+
+impl Program {
+    /// Starts a program that was built beside this one.
+    fn start(name: &'static str, arguments: &[&str]) -> io::Result<Program> {
+        let mut path: PathBuf = std::env::current_exe()?;
+        path.pop();
+        path.pop();
+        path.push(name);
+        let child = Command::new(&path).args(arguments).stdin(Stdio::null()).spawn();
+        let child =
+            child.map_err(|error| io::Error::other(format!("cannot start {}: {error}", path.display())))?;
+        Ok(Program { name, child })
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Asks it to end, if Ctrl-C has not done that already, and waits for it.
+    fn stop(&mut self) -> io::Result<()> {
+        let grace = Duration::from_millis(500);
+        if !self.has_ended_within(grace) {
+            Command::new("kill").arg(self.child.id().to_string()).status()?;
+        }
+        if !self.has_ended_within(STOP_LIMIT) {
+            println!("the {} does not end; killing it", self.name);
+            self.child.kill()?;
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+
+    fn has_ended_within(&mut self, limit: Duration) -> bool {
+        let mut waited = Duration::ZERO;
+        while !self.has_ended() && waited < limit {
+            thread::sleep(STEP);
+            waited += STEP;
+        }
+        self.has_ended()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Whatever goes wrong, nothing is left behind.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_until_up(gateway: SocketAddr, programs: &mut [&mut Program]) -> io::Result<()> {
+    let mut waited = Duration::ZERO;
+    while waited < START_LIMIT {
+        if let Some(program) =
+            programs.iter_mut().find_map(|program| program.has_ended().then_some(program.name))
+        {
+            return Err(io::Error::other(format!("the {program} ended; its log above says why")));
+        }
+        let connections =
+            TcpStream::connect(gateway).and_then(|_| text_of("GET", gateway, "/connections", ""));
+        if connections.is_ok_and(|text| text.contains("\"count\":1")) {
+            return Ok(());
+        }
+        thread::sleep(STEP);
+        waited += STEP;
+    }
+    Err(io::Error::other("gateway and agent did not find each other"))
+}
+
+// ---------------------------------------------------------------------------------------------------- requests
+
+fn show_requests(gateway: SocketAddr) -> io::Result<()> {
+    for (method, path, body) in [
+        ("GET", "/", ""),
+        ("GET", "/time?zone=utc", ""),
+        ("POST", "/echo", "name=Zoë&message=through the tunnel"),
+        ("GET", "/missing", ""),
+    ] {
+        let text = text_of(method, gateway, path, body)?;
+        let data = if body.is_empty() { String::new() } else { format!(" -d '{body}'") };
+        println!("\n$ curl -i{data} http://{gateway}{path}");
+        text.lines().for_each(|line| println!("    {line}"));
+    }
+    Ok(())
+}
+
+/// A response as text: status, headers and body.
+fn text_of(method: &str, gateway: SocketAddr, path: &str, body: &str) -> io::Result<String> {
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+    let request = http::Request::builder().method(method).uri(format!("http://{gateway}{path}"));
+    let response = match body {
+        "" => agent.run(request.body(()).map_err(io::Error::other)?),
+        body => agent.run(request.body(body.to_owned()).map_err(io::Error::other)?),
+    };
+    let (head, mut body) = response.map_err(io::Error::other)?.into_parts();
+    let mut text = format!("HTTP/1.1 {}\n", head.status);
+    for (name, value) in &head.headers {
+        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+    }
+    text.push('\n');
+    text.push_str(&body.read_to_string().map_err(io::Error::other)?);
+    Ok(text)
+}
+
+// -------------------------------------------------------------------------------------------------------- site
+
+fn serve_site(listener: &TcpListener) {
+    for socket in listener.incoming().flatten() {
+        thread::spawn(move || {
+            // A visitor who leaves is nobody's concern.
+            let _ = serve_visitor(socket);
+        });
+    }
+}
+
+fn serve_visitor(socket: TcpStream) -> Result<(), Box<dyn std::error::Error>> {
+    let mut connection = Connection::new(Socket::plain(socket)?);
+    while let Some(head) = connection.read_head()? {
+        let body = connection.read_body(&head, 1 << 20)?;
+        let response = answer(&head, body);
+        if !connection.respond(Some(&head), response)? {
+            connection.linger();
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn answer(head: &Head, body: Vec<u8>) -> http::Response<Vec<u8>> {
+    let (status, kind, body) = match head.request.uri().path() {
+        "/" => (200, "text/html; charset=utf-8", PAGE.as_bytes().to_vec()),
+        "/time" => {
+            let now = time::OffsetDateTime::now_utc();
+            (200, "text/plain", format!("{} {}\n", now.date(), now.time()).into_bytes())
+        }
+        "/echo" => (200, "text/plain; charset=utf-8", body),
+        _ => (404, "text/plain", b"Nothing here.\n".to_vec()),
+    };
+    let mut response = http::Response::new(body);
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    // So that the lines of several programs come out one after the other.
+    let _ = io::stdout().flush();
+    response
+}
+
+const PAGE: &str = "<!doctype html>
+<title>A small site</title>
+<h1>Through the tunnel</h1>
+<p>This page came from a local server that nobody can reach from outside.</p>
+<form method=post action=/echo><input name=message value=Hello> <button>Send</button></form>
+";
