@@ -154,14 +154,15 @@ impl Connection {
             Framing::Length(0) => return Ok(Vec::new()),
             _ => {}
         }
+        self.socket.set_deadline(Some(start + BODY_TIME))?;
         if head.expects_continue && self.unread().is_empty() {
-            self.socket.set_deadline(Some(start + BODY_TIME))?;
             self.socket.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         let mut body = Vec::new();
         match head.framing {
             Framing::Length(length) => self.read_exactly(length, &mut body, start)?,
             Framing::Chunked => loop {
+                self.socket.set_deadline(Some(start + time_for(body.len())))?;
                 let size = self.read_chunk_size()?;
                 if size > (max - body.len()) as u64 {
                     return Err(TOO_LARGE);

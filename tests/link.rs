@@ -178,6 +178,29 @@ fn insecure_takes_them_all() {
 }
 
 #[test]
+fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    // After its handshake the server sends session tickets, which are no answer.
+    let site = serve_tls(&folder, authority.issue("localhost", false), |socket| {
+        let mut reader = std::io::BufReader::new(socket);
+        while let Some(request) = support::read_request(&mut reader) {
+            let answer = support::ok(&request.body.len().to_string());
+            let _ = reader.get_mut().write_all(&answer).and_then(|()| reader.get_mut().flush());
+        }
+    });
+    let trust = ca_file(&folder, &authority);
+    let local = format!("https://localhost:{}", site.port()).parse().unwrap();
+    let origin = Origin::new(local, None, Some(tls::client(&trust).unwrap()), Timeouts::default());
+    for _ in 0..3 {
+        let mut request = Request::new(Body::from(vec![b'x'; 8 << 20]));
+        *request.method_mut() = http::Method::POST;
+        let body = origin.call(request).unwrap().into_body().read_to_end_limited(100).unwrap();
+        assert_eq!(body, (8 << 20).to_string().as_bytes());
+    }
+}
+
+#[test]
 fn files_that_cannot_be_used_are_named() {
     let folder = Folder::new();
     let empty = folder.write("empty.pem", "");

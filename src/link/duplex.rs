@@ -159,21 +159,16 @@ impl Socket {
         self.tcp.set_read_timeout(Some(timeout))
     }
 
-    /// Whether the other side has sent nothing that is not read yet, and has not ended either.
-    pub fn is_quiet(&self) -> bool {
-        matches!(self.peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-    }
-
-    /// Whether the other side has sent something that is not read yet.
-    pub fn has_input(&self) -> bool {
-        matches!(self.peek(), Ok(1..))
-    }
-
-    fn peek(&self) -> io::Result<usize> {
+    /// Reads what is there. `None` when that is nothing: under TLS there may be bytes on the socket that
+    /// hold nothing to read. For one thread that has the whole socket.
+    pub fn read_available(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         self.tcp.set_nonblocking(true)?;
-        let peeked = self.tcp.peek(&mut [0]);
+        let read = self.read(buffer);
         self.tcp.set_nonblocking(false)?;
-        peeked
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// Gives the writing half away. `None` when that has happened already.
@@ -354,7 +349,8 @@ mod tls {
                 if let Some(read) = self.decrypt(buffer)? {
                     return Ok(read);
                 }
-                self.start = 0;
+                // Both before it can fail: a read that timed out is tried again, and nothing is fed twice.
+                (self.start, self.end) = (0, 0);
                 self.end = receive(&mut self.cipher)?;
                 if self.end == 0 {
                     // No goodbye came before it: the stream was cut, or its owner is careless.

@@ -60,8 +60,9 @@ pub enum ReadError {
 pub struct FrameReader<S = Socket>(WebSocket<S>);
 
 impl FrameReader {
-    /// Lets [`read`](Self::read) fail when nothing at all comes for this long.
-    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+    /// Lets [`read`](Self::read) fail when nothing at all comes for this long, and no more at a deadline.
+    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        self.0.get_mut().set_deadline(None)?;
         self.0.get_ref().set_read_timeout(timeout)
     }
 

@@ -160,6 +160,8 @@ impl UreqConnector for Connector {
             read_timeout: None,
             state: State::New,
             sent: 0,
+            answer_began: false,
+            input_waits: false,
         }))
     }
 }
@@ -209,6 +211,10 @@ pub(super) struct Connection {
     state: State,
     /// Bytes of this request that were sent.
     sent: usize,
+    /// A byte of the answer to this request has come.
+    answer_began: bool,
+    /// The beginning of an early answer is in the buffer, which ureq does not know of.
+    input_waits: bool,
 }
 
 impl fmt::Debug for Connection {
@@ -221,7 +227,7 @@ impl Connection {
     fn begin(&mut self) {
         let reused = self.state == State::Idle;
         note(|seen| (seen.connected, seen.reused) = (true, reused));
-        (self.state, self.sent) = (State::Busy, 0);
+        (self.state, self.sent, self.answer_began) = (State::Busy, 0, false);
     }
 
     /// Sends all of it, unless the server answers first.
@@ -264,23 +270,38 @@ impl Connection {
     }
 
     fn has_answered(&mut self) -> bool {
-        if self.socket.has_input() {
+        if let Ok(Some(read @ 1..)) = self.socket.read_available(self.buffers.input_append_buf()) {
+            self.received(read);
+            self.input_waits = true;
             self.state = State::AnsweredEarly;
         }
         self.state == State::AnsweredEarly
     }
 
+    fn received(&mut self, bytes: usize) {
+        self.buffers.input_appended(bytes);
+        if bytes > 0 {
+            self.answer_began = true;
+            note(|seen| seen.received = true);
+        }
+    }
+
+    /// Whether the server has sent nothing that nobody asked for, and has not closed the connection.
+    fn is_quiet(&mut self) -> bool {
+        matches!(self.socket.read_available(&mut [0]), Ok(None))
+    }
+
     fn receive(&mut self) -> io::Result<bool> {
-        let wait = if SEEN.get().received { self.timeouts.idle } else { self.timeouts.response };
+        if std::mem::take(&mut self.input_waits) {
+            return Ok(true);
+        }
+        let wait = if self.answer_began { self.timeouts.idle } else { self.timeouts.response };
         if self.read_timeout != Some(wait) {
             self.socket.set_read_timeout(wait)?;
             self.read_timeout = Some(wait);
         }
         let read = self.socket.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
-        self.buffers.input_appended(read);
-        if read > 0 {
-            note(|seen| seen.received = true);
-        }
+        self.received(read);
         Ok(read > 0)
     }
 }
@@ -324,7 +345,7 @@ impl Transport for Connection {
             State::Busy => self.state = State::Idle,
             // Bytes that nobody asked for are the end as much as a closed connection is: they would be
             // taken for the answer to the next request.
-            State::Idle => return !SEEN.get().fresh && self.socket.is_quiet(),
+            State::Idle => return !SEEN.get().fresh && self.is_quiet(),
             State::New | State::AnsweredEarly | State::Broken => return false,
         }
         true

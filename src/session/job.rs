@@ -128,6 +128,8 @@ impl LogLine {
 
     fn finish(self, outcome: &Outcome) {
         let LogLine { method, path, started } = self;
+        // It is valid in HTTP, and may still hold what a terminal takes for a command.
+        let path = path.escape_debug();
         let took = started.elapsed().as_secs_f64() * 1e3;
         match outcome {
             Ok((status, bytes)) => info!("{method} {path} {} {bytes} B {took:.1} ms", status.as_u16()),

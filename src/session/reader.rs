@@ -20,6 +20,9 @@ const REFUSED_MAX: u64 = 4096;
 /// The most that is read and thrown away after a violation.
 const DISCARD_MAX: usize = 32 << 20;
 
+/// Most characters that are kept of what a gateway says as it gives up.
+const ERROR_TEXT_MAX: usize = 500;
+
 /// Close code "try again later" (IANA registry of RFC 6455 close codes).
 const TRY_AGAIN_LATER: u16 = 1013;
 
@@ -30,6 +33,8 @@ pub(super) struct Reader {
     pub(super) config: Config,
     pub(super) counters: Arc<Counters>,
     pub(super) closer: Closer,
+    /// The gateway has given up; what it still says changes nothing.
+    pub(super) given_up: bool,
 }
 
 /// Says why the reader ended, whatever made it end.
@@ -83,6 +88,7 @@ impl Reader {
 
     fn take(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
+            _ if self.given_up => Ok(()),
             Incoming::Text(text) => self.take_text(&text),
             Incoming::Ping(payload) => self.outbox.tell_ping(payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(_) => {
@@ -102,7 +108,8 @@ impl Reader {
         match envelope.message_type.as_ref() {
             request::TYPE => self.take_request(&envelope),
             answer::ERROR => {
-                let text = envelope.payload().unwrap_or_default().into_owned();
+                self.given_up = true;
+                let text = envelope.payload().unwrap_or_default().chars().take(ERROR_TEXT_MAX).collect();
                 self.outbox.tell(Event::GatewayError(text));
                 Ok(())
             }

@@ -153,20 +153,27 @@ impl State {
             Phase::Closing { .. } | Phase::Ended(_) => {}
             Phase::Open | Phase::Draining { .. } => {
                 let code = frame.as_ref().map_or(NORMAL, |(code, _)| reply_code(*code));
-                self.start_closing(code, "", false, End::ClosedByGateway(frame), now);
+                self.start_closing(code, "", false, End::ClosedByGateway(frame), now + CLOSE_WAIT);
             }
+        }
+    }
+
+    /// The close frame is on the wire: from now on the other side has its time to answer.
+    pub(super) fn close_sent(&mut self, now: Instant) {
+        if let Phase::Closing { until, .. } = &mut self.phase {
+            *until = now + CLOSE_WAIT;
         }
     }
 
     /// The gateway did something that the connection does not survive.
     pub(super) fn violation(&mut self, code: u16, what: String, now: Instant) {
         // Not `by_us`: a close frame may be among what is still read and thrown away.
-        self.start_closing(code, "", false, End::Violation(code, what), now);
+        self.start_closing(code, "", false, End::Violation(code, what), now + CLOSE_WAIT);
     }
 
     /// The gateway gives up on this connection.
     pub(super) fn gateway_error(&mut self, text: String, now: Instant) {
-        self.start_closing(NORMAL, "", true, End::GatewayError(text), now);
+        self.start_closing(NORMAL, "", true, End::GatewayError(text), now + CLOSE_WAIT);
     }
 
     /// The reader read its last. What was going on before counts as the reason, if something was.
@@ -187,9 +194,11 @@ impl State {
         self.phase = Phase::Ended(end);
     }
 
-    fn start_closing(&mut self, code: u16, reason: &'static str, by_us: bool, end: End, now: Instant) {
+    /// Sends a close frame, behind what waits to be written, and gives up when that has not happened by
+    /// `until`.
+    fn start_closing(&mut self, code: u16, reason: &'static str, by_us: bool, end: End, until: Instant) {
         if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
-            self.phase = Phase::Closing { until: now + CLOSE_WAIT, by_us, end };
+            self.phase = Phase::Closing { until, by_us, end };
             self.close = Some((code, reason));
         }
     }
@@ -214,7 +223,9 @@ impl State {
             Phase::Closing { until, end, .. } if now >= *until => return Step::End(end.clone()),
             Phase::Closing { until, .. } => return Step::Wait(*until),
             Phase::Draining { until } if outstanding == 0 || now >= *until => {
-                self.start_closing(GOING_AWAY, "the agent is stopping", true, End::Shutdown, now);
+                // What is answered but not written yet has the rest of the time.
+                let until = (*until).max(now + CLOSE_WAIT);
+                self.start_closing(GOING_AWAY, "the agent is stopping", true, End::Shutdown, until);
                 return self.step(now, outstanding);
             }
             Phase::Draining { until } => Some(*until),
@@ -350,7 +361,9 @@ mod tests {
         t.state.drain(t.at(11.0));
         t.waits(1.0, 2, 11.0);
         t.sends(3.0, Outgoing::Close(1001, "the agent is stopping"));
-        t.waits(3.0, 0, 4.0);
+        t.waits(3.0, 0, 11.0);
+        t.state.close_sent(t.at(3.1));
+        t.waits(3.1, 0, 4.1);
         t.state.closed_by_peer(Some((1001, String::new())), t.at(3.2));
         t.ends(3.2, End::Shutdown);
     }

@@ -46,6 +46,7 @@ pub(crate) fn run(
         config: config.clone(),
         counters: counters.clone(),
         closer: link.closer.clone(),
+        given_up: false,
     };
     let reader =
         thread::Builder::new().name("reader".to_owned()).stack_size(READER_STACK).spawn(move || reader.run());
@@ -64,6 +65,7 @@ pub(crate) fn run(
         half: link.writer,
         pong: None,
         in_frames: Vec::new(),
+        closing: false,
     };
     writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id).into()));
     let end = writer.run(|| link.heard.at());
@@ -85,6 +87,8 @@ struct Writer {
     pong: Option<Bytes>,
     /// What the answers in `frames` take up, given back once they are written.
     in_frames: Vec<Room>,
+    /// A close frame is the last of `frames`.
+    closing: bool,
 }
 
 impl Writer {
@@ -102,25 +106,19 @@ impl Writer {
     }
 
     fn send(&mut self, message: Outgoing) {
-        let closes = matches!(message, Outgoing::Close(..));
-        self.frames.push(message);
-        if closes {
-            self.finish();
+        if matches!(message, Outgoing::Close(..)) {
+            self.closing = true;
+            // A peer that does not read any more must not hold up the end.
+            let _ = self.half.set_timeout(CLOSE_WAIT);
         }
+        self.frames.push(message);
     }
 
-    /// Sends the close frame, and with it what still waits before it. Where the peer closes too, or has
-    /// done what the connection does not survive, the writing direction ends there.
-    fn finish(&mut self) {
-        // A peer that does not read any more must not hold up the end.
-        let _ = self.half.set_timeout(CLOSE_WAIT);
-        while !self.frames.is_empty() {
-            let before = self.frames.waiting();
-            self.write();
-            if self.frames.waiting() == before {
-                return;
-            }
-        }
+    /// The close frame is on the wire. Where the peer closes too, or has done what the connection does not
+    /// survive, the writing direction ends there.
+    fn close_sent(&mut self) {
+        self.closing = false;
+        self.state.close_sent(Instant::now());
         if self.state.finishes_after_close() {
             // An error means that it is closed already.
             let _ = self.half.finish();
@@ -139,6 +137,9 @@ impl Writer {
         }
         if self.frames.is_empty() {
             self.in_frames.clear();
+            if self.closing {
+                self.close_sent();
+            }
         }
     }
 

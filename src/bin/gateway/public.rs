@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri, request};
@@ -232,11 +232,9 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 fn serve_agent(mut websocket: WebSocket<Socket>, gateway: &Arc<Gateway>) -> io::Result<()> {
     let connection_id = random_uuid();
     let socket = websocket.get_mut();
-    socket.set_deadline(None)?;
-    socket.set_read_timeout(HANDSHAKE_TIME)?;
+    socket.set_deadline(Some(Instant::now() + HANDSHAKE_TIME))?;
     let closer = socket.closer();
     let mut half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
-    half.set_timeout(WRITE_STALL)?;
     let mut frames = tunnel_agent::link::FrameWriter::new(Role::Server);
     frames.push(Outgoing::Text(connection_id.clone().into_bytes().into()));
     while !frames.is_empty() {
@@ -253,6 +251,7 @@ fn serve_agent(mut websocket: WebSocket<Socket>, gateway: &Arc<Gateway>) -> io::
         }
     };
     reader.set_timeout(AGENT_SILENCE)?;
+    half.set_timeout(WRITE_STALL)?;
     let (agent, queue) = Agent::new(connection_id, handshake, gateway.settings.legacy, closer.clone());
     let writing = agent.clone();
     let writer = thread::Builder::new()
