@@ -123,6 +123,21 @@ struct Credit {
     waiting: usize,
 }
 
+impl Credit {
+    /// Takes from the budget of an answer to the request at this place, if there is enough of it.
+    fn take(&mut self, place: Option<u64>, bytes: usize, max: usize) -> Option<Budget> {
+        let held_back = place.is_some_and(|place| place > self.turn);
+        let its_turn = place.is_some_and(|place| place <= self.turn);
+        let (used, budget) =
+            if held_back { (&mut self.held, Budget::Held) } else { (&mut self.direct, Budget::Direct) };
+        let fits = its_turn || *used == 0 || *used + bytes <= max;
+        fits.then(|| {
+            *used += bytes;
+            budget
+        })
+    }
+}
+
 /// A new session's queue.
 pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel();
@@ -162,12 +177,7 @@ impl Shared {
     fn take_room(self: &Arc<Self>, place: Option<u64>, bytes: usize) -> Option<Room> {
         let mut credit = self.credit();
         while self.is_alive() {
-            let early = place.is_some_and(|place| place > credit.turn);
-            let its_turn = place.is_some_and(|place| place <= credit.turn);
-            let (used, budget) =
-                if early { (&mut credit.held, Budget::Held) } else { (&mut credit.direct, Budget::Direct) };
-            if its_turn || *used == 0 || *used + bytes <= self.answer_bytes_max {
-                *used += bytes;
+            if let Some(budget) = credit.take(place, bytes, self.answer_bytes_max) {
                 return Some(Room { shared: self.clone(), budget, bytes });
             }
             credit.waiting += 1;
@@ -318,4 +328,96 @@ fn refusal_envelope(id: Option<&RequestId>, refusal: &Refusal) -> Vec<u8> {
     let now = time::OffsetDateTime::now_utc();
     answer::encode_response(id, &head, body, Some(&message), now, usize::MAX)
         .unwrap_or_else(|error| answer::encode_error(id, &error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const MAX: usize = 100;
+
+    #[test]
+    fn one_answer_always_fits_and_more_up_to_the_limit() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.take(None, 1000, MAX), Some(Budget::Direct));
+        assert_eq!(credit.take(None, 1, MAX), None);
+        credit.direct = 99;
+        assert_eq!(credit.take(None, 1, MAX), Some(Budget::Direct));
+        assert_eq!(credit.take(None, 1, MAX), None);
+    }
+
+    #[test]
+    fn held_answers_have_a_budget_of_their_own() {
+        let mut credit = Credit { direct: MAX, turn: 3, ..Credit::default() };
+        assert_eq!(credit.take(Some(5), 60, MAX), Some(Budget::Held));
+        assert_eq!(credit.take(Some(4), 60, MAX), None);
+        assert_eq!(credit.take(None, 1, MAX), None);
+    }
+
+    #[test]
+    fn the_answer_whose_turn_it_is_never_waits() {
+        let mut credit = Credit { direct: MAX, held: MAX, turn: 3, ..Credit::default() };
+        assert_eq!(credit.take(Some(3), 1000, MAX), Some(Budget::Direct));
+        assert_eq!(credit.take(Some(4), 1, MAX), None);
+        credit.turn = 4;
+        assert_eq!(credit.take(Some(4), 1, MAX), Some(Budget::Direct));
+    }
+
+    /// The next answer's text.
+    #[track_caller]
+    fn next(inbox: &Inbox) -> (Bytes, Option<Room>) {
+        match inbox.events.recv() {
+            Ok(Event::Answer(answer)) => (answer.text, answer.room),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_goes_on_when_there_is_some() {
+        let (outbox, inbox) = channel(10);
+        let id = RequestId::from(1);
+        assert!(outbox.issue(Some(id.clone())).answer(vec![b'a'; 20]));
+        let waiting = outbox.issue(Some(id));
+        let waiter = thread::spawn(move || waiting.answer(vec![b'b'; 20]));
+        let (text, room) = next(&inbox);
+        assert_eq!(text, [b'a'; 20].as_slice());
+        drop(room);
+        assert_eq!(next(&inbox).0, [b'b'; 20].as_slice());
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_when_the_session_dies() {
+        let (outbox, inbox) = channel(10);
+        let ticket = || outbox.issue(Some(RequestId::from(1)));
+        let (first, second, third) = (ticket(), ticket(), ticket());
+        assert!(first.answer(vec![0; 20]));
+        let waiter = thread::spawn(move || second.answer(vec![0; 20]));
+        drop(inbox);
+        assert!(!waiter.join().unwrap());
+        assert!(third.is_dead() && !third.answer(Vec::new()));
+    }
+
+    #[test]
+    fn a_ticket_that_is_dropped_answers() {
+        let (outbox, inbox) = channel(10);
+        drop(outbox.issue(Some(RequestId::from(7))));
+        let (text, room) = next(&inbox);
+        assert!(text.starts_with(br#"{"message_type":"error","id":7,"payload":"Failed to forward"#));
+        assert!(room.is_some_and(|room| room.is_control()));
+    }
+
+    #[test]
+    fn control_is_counted_until_it_has_reached_the_writer() {
+        let (outbox, inbox) = channel(10);
+        let payload = Bytes::from(vec![0; 125]);
+        let mut sent = 0;
+        while outbox.tell_ping(payload.clone()) {
+            sent += 125;
+        }
+        assert!((CONTROL_MAX - 125..=CONTROL_MAX).contains(&sent), "{sent}");
+        inbox.events.try_iter().for_each(drop);
+        assert!(outbox.tell_ping(payload));
+    }
 }
