@@ -5,6 +5,8 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -40,16 +42,49 @@ pub struct Options<'a> {
     environment: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
-/// What a program was asked for besides its options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// `--help`.
+/// What a program was asked to do.
+#[derive(Debug)]
+pub enum Command<T> {
+    /// To print its help.
     Help,
-    /// `--version`.
+    /// To print its version.
     Version,
-    /// To run.
-    Run,
+    /// To run with these settings.
+    Run(T),
 }
+
+/// Reads the program's arguments and environment; `settings` says what the options come to.
+pub fn read<T>(
+    table: &[Opt],
+    settings: impl FnOnce(Options<'_>) -> Result<T, UsageError>,
+) -> Result<Command<T>, UsageError> {
+    let arguments = std::env::args_os().skip(1).collect();
+    let environment = |name: &str| std::env::var_os(name);
+    let mut options = Options::new(table, arguments, &environment);
+    if options.arguments.contains(["-h", "--help"]) {
+        return Ok(Command::Help);
+    }
+    if options.arguments.contains(["-V", "--version"]) {
+        return Ok(Command::Version);
+    }
+    settings(options).map(Command::Run)
+}
+
+/// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
+pub fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// Says on standard error what is wrong with the command line.
+pub fn refuse(program: &str, error: &UsageError) -> ExitCode {
+    // Nobody to tell when it is closed.
+    let _ = writeln!(std::io::stderr(), "{program}: {error}\nTry '{program} --help'.");
+    ExitCode::from(USAGE)
+}
+
+/// Exit code for a command line or configuration that cannot be used.
+const USAGE: u8 = 2;
 
 impl<'a> Options<'a> {
     /// From arguments without the program's name.
@@ -59,17 +94,6 @@ impl<'a> Options<'a> {
         environment: &'a dyn Fn(&str) -> Option<OsString>,
     ) -> Self {
         Options { table, arguments: pico_args::Arguments::from_vec(arguments), environment }
-    }
-
-    /// Whether help or the version was asked for.
-    pub fn asked(&mut self) -> Asked {
-        if self.arguments.contains(["-h", "--help"]) {
-            Asked::Help
-        } else if self.arguments.contains(["-V", "--version"]) {
-            Asked::Version
-        } else {
-            Asked::Run
-        }
     }
 
     /// An option without a value: on when given, or by its variable.
@@ -181,12 +205,13 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The table as help.
+/// The table as help, with the two options that every program has.
 pub fn help(table: &[Opt]) -> String {
-    let mut text = String::new();
+    let mut text =
+        String::from("Options, each with its environment variable in brackets; a flag beats its variable:\n");
     for opt in table {
         let name = match (opt.flag, opt.value) {
-            ("", _) => format!("(variable {} only)", opt.variable),
+            ("", _) => format!("${}", opt.variable),
             (flag, "") => flag.to_owned(),
             (flag, value) => format!("{flag} {value}"),
         };
@@ -195,6 +220,9 @@ pub fn help(table: &[Opt]) -> String {
             (_, variable) => format!(" [{variable}]"),
         };
         text.push_str(&format!("  {name:<28} {}{variable}\n", opt.help));
+    }
+    for (name, help) in [("-h, --help", "this text"), ("-V, --version", "the version")] {
+        text.push_str(&format!("  {name:<28} {help}\n"));
     }
     text
 }

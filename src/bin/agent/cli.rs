@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use tunnel_agent::cli::{self, Asked, Opt, Options, UsageError};
+use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::{Agent, Backoff, Correlation, Heartbeat, Timeouts, Token, Trust, TunnelId};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
@@ -60,25 +60,16 @@ pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
          Usage: agent --tunnel-id ID [options]\n\n\
-         Options, each with its environment variable in brackets; a flag beats its variable:\n{}\
-         \x20 {:<28} this text\n  {:<28} the version\n\n\
+         {}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          Exit codes: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage, 3 refused by the gateway.\n",
         cli::help(&TABLE),
-        "-h, --help",
-        "-V, --version",
     )
 }
 
-/// Reads arguments and environment. Settings are there exactly when the program is to run.
-pub fn read() -> Result<(Asked, Option<Settings>), UsageError> {
-    let arguments = std::env::args_os().skip(1).collect();
-    let environment = |name: &str| std::env::var_os(name);
-    let mut options = Options::new(&TABLE, arguments, &environment);
-    match options.asked() {
-        Asked::Run => settings(options).map(|settings| (Asked::Run, Some(settings))),
-        asked => Ok((asked, None)),
-    }
+/// Reads arguments and environment.
+pub fn read() -> Result<Command<Settings>, UsageError> {
+    cli::read(&TABLE, settings)
 }
 
 fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {

@@ -4,7 +4,6 @@
 
 mod cli;
 
-use std::io::Write;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -12,37 +11,25 @@ use std::time::Duration;
 use log::{error, info};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tunnel_agent::cli::Asked;
+use tunnel_agent::cli::{Command, print, refuse};
 use tunnel_agent::{Agent, RunError, Stopper, logging};
 
 const GAVE_UP: u8 = 1;
-const USAGE: u8 = 2;
 const REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::read() {
-        Ok((Asked::Help, _)) => print(&cli::help()),
-        Ok((Asked::Version, _)) => print(concat!("agent ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok((Asked::Run, None)) => ExitCode::SUCCESS,
-        Ok((Asked::Run, Some(settings))) => {
+        Ok(Command::Help) => print(&cli::help()),
+        Ok(Command::Version) => print(concat!("agent ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Run(settings)) => {
             logging::install();
             for warning in &settings.warnings {
                 log::warn!("{warning}");
             }
             run(settings.agent, settings.drain)
         }
-        Err(usage) => {
-            // Nobody to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "agent: {usage}\nTry 'agent --help'.");
-            ExitCode::from(USAGE)
-        }
+        Err(error) => refuse("agent", &error),
     }
-}
-
-fn print(text: &str) -> ExitCode {
-    // A closed standard output, as of `agent --help | head -1`, is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
 }
 
 fn run(agent: Agent, drain: Duration) -> ExitCode {

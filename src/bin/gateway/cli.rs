@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use tunnel_agent::cli::{self, Asked, Opt, Options, UsageError};
+use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::link::tls::{self, ServerTls};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
@@ -47,26 +47,17 @@ pub fn help() -> String {
          everything in memory, knows no users and no rate limits, and reports metrics to nobody; a fleet is\n\
          many of these behind an ordinary load balancer.\n\n\
          Usage: gateway [options]\n\n\
-         Options, each with its environment variable in brackets; a flag beats its variable:\n{}\
-         \x20 {:<28} this text\n  {:<28} the version\n\n\
+         {}\n\
          GET /health and GET /connections tell how it is doing; POST /forward sends its body to an agent as\n\
          POST /; every other request goes to an agent as it is. The header X-Tunnel-Id chooses the agent,\n\
          whatever the path; without it the agents take turns.\n",
         cli::help(&TABLE),
-        "-h, --help",
-        "-V, --version",
     )
 }
 
-/// Reads arguments and environment. Settings are there exactly when the program is to run.
-pub fn read() -> Result<(Asked, Option<Settings>), UsageError> {
-    let arguments = std::env::args_os().skip(1).collect();
-    let environment = |name: &str| std::env::var_os(name);
-    let mut options = Options::new(&TABLE, arguments, &environment);
-    match options.asked() {
-        Asked::Run => settings(options).map(|settings| (Asked::Run, Some(settings))),
-        asked => Ok((asked, None)),
-    }
+/// Reads arguments and environment.
+pub fn read() -> Result<Command<Settings>, UsageError> {
+    cli::read(&TABLE, settings)
 }
 
 fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {

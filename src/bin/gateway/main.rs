@@ -11,7 +11,6 @@ mod agents;
 mod cli;
 mod public;
 
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tunnel_agent::cli::Asked;
+use tunnel_agent::cli::{Command, print, refuse};
 use tunnel_agent::link::Socket;
 use tunnel_agent::logging;
 
@@ -46,25 +45,14 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     match cli::read() {
-        Ok((Asked::Help, _)) => print(&cli::help()),
-        Ok((Asked::Version, _)) => print(concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")),
-        Ok((Asked::Run, None)) => ExitCode::SUCCESS,
-        Ok((Asked::Run, Some(settings))) => {
+        Ok(Command::Help) => print(&cli::help()),
+        Ok(Command::Version) => print(concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Run(settings)) => {
             logging::install();
             run(settings)
         }
-        Err(usage) => {
-            // Nobody to tell when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "gateway: {usage}\nTry 'gateway --help'.");
-            ExitCode::from(2)
-        }
+        Err(error) => refuse("gateway", &error),
     }
-}
-
-fn print(text: &str) -> ExitCode {
-    // A closed standard output is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
 }
 
 fn run(settings: Settings) -> ExitCode {
