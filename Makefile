@@ -22,15 +22,15 @@ run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=
 	@if [ -z "$(TUNNEL_ID)" ]; then \
 		echo 'make run: which tunnel? Give TUNNEL_ID, such as' >&2; \
 		echo '  make run TUNNEL_ID=agent_550e8400-e29b-41d4-a716-446655440000_prod' >&2; exit 2; fi
-	@$(CARGO) build --release --quiet --bin agent
+	$(CARGO) build --release --bin agent
 	@TUNNEL_ID='$(TUNNEL_ID)' GATEWAY_URL='$(GATEWAY_URL)' LOCAL_URL='$(LOCAL_URL)' exec target/release/agent
 
 gateway: ## the reference gateway, on 127.0.0.1:3000 or LISTEN=address:port
-	@$(CARGO) build --release --quiet --bin gateway
+	$(CARGO) build --release --bin gateway
 	@LISTEN='$(LISTEN)' exec target/release/gateway
 
 demo: ## gateway, a small site and the agent, with requests through the tunnel [GATEWAY_PORT=3000 SITE_PORT=8000]
-	@$(CARGO) build --quiet --bins --example demo
+	$(CARGO) build --bins --example demo
 	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec target/debug/examples/demo
 
 test: lint ## formatting, clippy, docs, and all tests

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri};
+use log::info;
 
 use crate::protocol::RequestMessage;
 use crate::service::{Body, Request, Response};
@@ -83,6 +84,15 @@ impl Refusal {
             Refusal::MethodNotSupported => "CONNECT cannot be forwarded".to_owned(),
             Refusal::QueueFull => "the tunnel agent is busy and its queue is full; try again".to_owned(),
             Refusal::Draining => "the tunnel agent is stopping; try again".to_owned(),
+        }
+    }
+
+    /// Leaves a line in the log, with method and path (without its query) where they could be read.
+    pub(crate) fn log(&self, request: Option<(&Method, &str)>) {
+        let (status, code) = (self.status().as_u16(), self.code());
+        match request {
+            Some((method, path)) => info!("{method} {} refused: {status} {code}", path.escape_debug()),
+            None => info!("refused a request: {status} {code}: {}", self.message()),
         }
     }
 

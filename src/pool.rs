@@ -52,6 +52,23 @@ struct State<J> {
     /// The channels of the workers that wait; the last became idle last.
     idle: Vec<SyncSender<Work<J>>>,
     stopping: bool,
+    /// Whether nobody waits for a job any more.
+    is_stale: fn(&J) -> bool,
+}
+
+impl<J> State<J> {
+    /// Whether one more job of this weight may not wait.
+    fn is_full(&self, weight: usize) -> bool {
+        let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.weight;
+        heavy || self.queue.len() >= self.limits.jobs
+    }
+
+    /// Makes room: what a lost session left behind must not keep its successor's requests out.
+    fn drop_stale(&mut self) {
+        let is_stale = self.is_stale;
+        self.queue.retain(|(job, _)| !is_stale(job));
+        self.queued_weight = self.queue.iter().map(|(_, weight)| weight).sum();
+    }
 }
 
 /// What a worker does next.
@@ -66,10 +83,17 @@ impl<J: Send + 'static> Pool<J> {
     pub(crate) fn start(
         workers: usize,
         limits: QueueLimits,
+        is_stale: fn(&J) -> bool,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let state =
-            State { limits, queue: VecDeque::new(), queued_weight: 0, idle: Vec::new(), stopping: false };
+        let state = State {
+            limits,
+            queue: VecDeque::new(),
+            queued_weight: 0,
+            idle: Vec::new(),
+            stopping: false,
+            is_stale,
+        };
         let intake = Intake(Arc::new(Mutex::new(state)));
         let run = Arc::new(run);
         let mut pool = Pool { intake, workers: Vec::with_capacity(workers) };
@@ -135,8 +159,10 @@ impl<J> Intake<J> {
                 _ => Ok(()),
             };
         }
-        let heavy = state.queued_weight > 0 && state.queued_weight + weight > state.limits.weight;
-        if state.stopping || heavy || state.queue.len() >= state.limits.jobs {
+        if state.is_full(weight) {
+            state.drop_stale();
+        }
+        if state.stopping || state.is_full(weight) {
             return Err(job);
         }
         state.queued_weight += weight;
@@ -176,17 +202,25 @@ mod tests {
 
     const LIMITS: QueueLimits = QueueLimits { jobs: 2, weight: 100 };
 
+    /// From this number on nobody waits for a job.
+    const STALE: u32 = 100;
+
     /// A pool of one worker that is busy until `free` is dropped, and what it has done.
     fn busy_pool() -> (Pool<u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
         let (started, has_started) = mpsc::channel();
         let (free, is_free) = mpsc::channel::<()>();
         let (done, results) = mpsc::channel();
         let is_free = Mutex::new(is_free);
-        let pool = Pool::start(1, LIMITS, move |job| {
-            let _ = started.send(());
-            let _ = is_free.lock().unwrap().recv();
-            let _ = done.send(job);
-        })
+        let pool = Pool::start(
+            1,
+            LIMITS,
+            |&job| job >= STALE,
+            move |job| {
+                let _ = started.send(());
+                let _ = is_free.lock().unwrap().recv();
+                let _ = done.send(job);
+            },
+        )
         .unwrap();
         assert!(pool.intake().try_submit(0, 1).is_ok());
         has_started.recv().unwrap();
@@ -217,13 +251,31 @@ mod tests {
     }
 
     #[test]
+    fn jobs_that_nobody_waits_for_make_room() {
+        let (pool, free, results) = busy_pool();
+        let intake = pool.intake();
+        assert_eq!(intake.try_submit(STALE, 90), Ok(()));
+        assert_eq!(intake.try_submit(1, 5), Ok(()));
+        assert_eq!(intake.try_submit(2, 90), Ok(()));
+        assert_eq!(intake.try_submit(3, 5), Err(3));
+        drop(free);
+        pool.join();
+        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
     fn a_panic_costs_one_job() {
         let (done, results) = mpsc::channel();
         let limits = QueueLimits { jobs: 10, weight: 10 };
-        let pool = Pool::start(1, limits, move |job: u32| {
-            assert_ne!(job, 1, "this job is meant to panic");
-            let _ = done.send(job);
-        })
+        let pool = Pool::start(
+            1,
+            limits,
+            |_| false,
+            move |job: u32| {
+                assert_ne!(job, 1, "this job is meant to panic");
+                let _ = done.send(job);
+            },
+        )
         .unwrap();
         for job in 0..3 {
             assert!(pool.intake().try_submit(job, 0).is_ok());

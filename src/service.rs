@@ -211,7 +211,7 @@ impl FailureKind {
     /// What a person might try, to stand behind the failure's text in a log.
     pub(crate) fn hint(self) -> &'static str {
         match self {
-            FailureKind::Unreachable => "; is it running? Check --local",
+            FailureKind::Unreachable => "; check --local, and that it is running",
             _ => "",
         }
     }

@@ -47,4 +47,4 @@ if linked=$(ldd "$binary" 2>&1); then
         *) echo "make musl: not static: $linked" >&2; exit 1 ;;
     esac
 fi
-echo "musl: static (ldd says: $(echo "$linked" | tr -s '\t\n ' ' '))"
+echo "musl: static (ldd says:$(echo " $linked" | tr -s '\t\n ' ' ' | sed 's/ $//'))"

@@ -218,7 +218,12 @@ fn without_an_agent_there_is_503_and_without_a_site_502() {
     let (status, body) = get(address, "/x?secret=1");
     assert!(status == 502 && body.contains("Connection refused (os error 111)"), "{body}");
     let line = agent.wait_for("GET /x ");
-    assert!(line.contains("WARN") && line.contains("is it running?") && !line.contains("secret"), "{line}");
+    assert!(
+        line.contains("WARN")
+            && line.contains("check --local, and that it is running")
+            && !line.contains("secret"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -332,7 +337,7 @@ fn a_gateway_that_stops_says_goodbye() {
     gateway.signal("TERM");
     assert_eq!(gateway.wait().code(), Some(0));
     let line = agent.wait_for("trying again in");
-    assert!(line.contains("closed it with code 1001: the gateway is stopping"), "{line}");
+    assert!(line.contains("closed it with code 1001: the gateway is stopping; trying again"), "{line}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ enum Answers {
 /// Why an agent cannot be built.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// A number or time is out of its range; the text names it and the range.
+    /// A number or time is out of its range; the text names it, as the program's option, and the range.
     OutOfRange(String),
     /// TLS towards the gateway cannot be set up.
     GatewayTls(TlsError),
@@ -65,8 +65,8 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::OutOfRange(text) => f.write_str(text),
-            ConfigError::GatewayTls(error) => write!(f, "TLS to the gateway: {error}"),
-            ConfigError::LocalTls(error) => write!(f, "TLS to the local server: {error}"),
+            ConfigError::GatewayTls(error) => write!(f, "TLS to the gateway (--ca-file): {error}"),
+            ConfigError::LocalTls(error) => write!(f, "TLS to the local server (--local-ca-file): {error}"),
         }
     }
 }
@@ -234,21 +234,15 @@ impl Builder {
 
     fn check(&self) -> Result<(), ConfigError> {
         let checks = [
-            ((1..=WORKERS_MAX).contains(&self.workers), format!("workers must be 1 to {WORKERS_MAX}")),
-            (self.queue <= QUEUE_MAX, format!("the queue must be at most {QUEUE_MAX}")),
+            ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
+            (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
             (
                 self.max_message >= MESSAGE_MIN,
-                format!("the largest message must be at least {MESSAGE_MIN} bytes"),
+                format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10),
             ),
-            (self.max_message <= u32::MAX as usize, "the largest message must be below 4 GiB".to_owned()),
-            (
-                self.max_body <= self.max_message,
-                "the largest body must not exceed the largest message".to_owned(),
-            ),
-            (
-                self.backoff.min <= self.backoff.max,
-                "the shortest backoff must not exceed the longest".to_owned(),
-            ),
+            (self.max_message <= u32::MAX as usize, "--max-message must be below 4 GiB".to_owned()),
+            (self.max_body <= self.max_message, "--max-body must not exceed --max-message".to_owned()),
+            (self.backoff.min <= self.backoff.max, "--backoff-min must not exceed --backoff-max".to_owned()),
         ];
         for (holds, text) in checks {
             if !holds {
@@ -256,17 +250,17 @@ impl Builder {
             }
         }
         let times = [
-            ("connect time-out", self.timeouts.connect),
-            ("response time-out", self.timeouts.response),
-            ("idle time-out", self.timeouts.idle),
-            ("ping interval", self.heartbeat.ping_interval),
-            ("pong time-out", self.heartbeat.pong_timeout),
-            ("shortest backoff", self.backoff.min),
-            ("longest backoff", self.backoff.max),
+            ("--connect-timeout", self.timeouts.connect),
+            ("--response-timeout", self.timeouts.response),
+            ("--idle-timeout", self.timeouts.idle),
+            ("--ping-interval", self.heartbeat.ping_interval),
+            ("--pong-timeout", self.heartbeat.pong_timeout),
+            ("--backoff-min", self.backoff.min),
+            ("--backoff-max", self.backoff.max),
         ];
         for (name, time) in times {
             if !(TIME_MIN..=TIME_MAX).contains(&time) {
-                return Err(ConfigError::OutOfRange(format!("the {name} must be 1 ms to 24 h")));
+                return Err(ConfigError::OutOfRange(format!("{name} must be 1ms to 1440m")));
             }
         }
         Ok(())

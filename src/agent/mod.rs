@@ -91,8 +91,9 @@ impl Agent {
             weight: self.session.max_message.saturating_mul(QUEUED_MESSAGES),
         };
         let (service, config) = (self.service.clone(), self.session.clone());
-        let pool = Pool::start(self.workers, limits, move |job: Job| job.run(&*service, &config))
-            .map_err(RunError::Threads)?;
+        let pool =
+            Pool::start(self.workers, limits, Job::is_stale, move |job: Job| job.run(&*service, &config))
+                .map_err(RunError::Threads)?;
         let result = self.supervise(&pool.intake());
         self.service.interrupt();
         pool.join();
@@ -149,7 +150,12 @@ impl Agent {
         let lived = start.elapsed();
         let mut what =
             format!("session with {} ended after {:.1} s: {end}", self.dialer.url(), lived.as_secs_f64());
-        let closed = matches!(end, End::Eof | End::ClosedByGateway(_) | End::Lost(_));
+        // Not when it said why: that it goes away, say.
+        let closed = match &end {
+            End::Eof | End::Lost(_) | End::ClosedByGateway(None) => true,
+            End::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
+            _ => false,
+        };
         if closed && lived < REFUSED_WITHIN && answered == self.counters.status().served {
             what.push_str(
                 "; a gateway that does this at once does not know this tunnel ID: check --tunnel-id",

@@ -15,7 +15,7 @@ use tungstenite::{Error, HandshakeError};
 use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
-use super::tls::ClientTls;
+use super::tls::{self, ClientTls};
 
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
@@ -51,7 +51,9 @@ pub enum InvalidUrl {
 impl fmt::Display for InvalidUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            InvalidUrl::Syntax => "not a URL; expected something like wss://gateway.example/ws",
+            InvalidUrl::Syntax => {
+                "not a URL with a valid host and port; expected something like wss://gateway.example/ws"
+            }
             InvalidUrl::Scheme => "its scheme is not ws:// or wss://",
             InvalidUrl::UserInfo => "it holds a user name; a gateway's token goes into --token-file or TOKEN",
             InvalidUrl::Query => "it holds a query; a gateway's token goes into --token-file or TOKEN",
@@ -76,6 +78,9 @@ impl FromStr for GatewayUrl {
         if authority.as_str().contains('@') {
             return Err(InvalidUrl::UserInfo);
         }
+        if !has_valid_port(authority) || text.contains('#') {
+            return Err(InvalidUrl::Syntax);
+        }
         if uri.query().is_some() {
             return Err(InvalidUrl::Query);
         }
@@ -83,6 +88,13 @@ impl FromStr for GatewayUrl {
         let text = format!("{}://{authority}{path}", if secure { "wss" } else { "ws" });
         Ok(GatewayUrl { uri: text.parse().map_err(|_| InvalidUrl::Syntax)?, secure })
     }
+}
+
+/// Whether there is no port, or one from 1 to 65535. [`http::Uri`] takes any text for a port, and then says
+/// that there is none.
+pub(crate) fn has_valid_port(authority: &http::uri::Authority) -> bool {
+    let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    after_host.is_empty() || authority.port_u16().is_some_and(|port| port != 0)
 }
 
 impl fmt::Display for GatewayUrl {
@@ -180,11 +192,15 @@ impl DialError {
         match self {
             DialError::Resolve(_) => "check the host name in --gateway",
             DialError::Connect(..) => "check --gateway, and that the gateway is running",
+            DialError::Tls(error) if tls::is_not_tls(error) => "if it is not meant to speak TLS, use ws://",
             DialError::Tls(_) => "check the certificate, or name its authority with --ca-file",
             DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 "check the token (--token-file or TOKEN)"
             }
-            DialError::Status(_) | DialError::NotWebSocket(_) => "check the path in --gateway, usually /ws",
+            DialError::Status(_) => "check the path in --gateway, usually /ws",
+            DialError::NotWebSocket(_) => {
+                "if it speaks TLS, use wss://; else check the port and path in --gateway"
+            }
             DialError::Upgrade(_) => {
                 "check that --gateway names a gateway, and ws:// or wss:// as it expects"
             }
@@ -197,7 +213,7 @@ impl fmt::Display for DialError {
         match self {
             DialError::Resolve(error) => write!(f, "its name cannot be resolved: {error}"),
             DialError::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
-            DialError::Tls(error) => write!(f, "TLS failed: {error}"),
+            DialError::Tls(error) => write!(f, "TLS failed: {}", tls::describe(error)),
             DialError::Status(status) => write!(f, "it answered the WebSocket upgrade with {status}"),
             DialError::NotWebSocket(what) => write!(f, "it does not speak WebSocket there: {what}"),
             DialError::Upgrade(error) => write!(f, "the WebSocket upgrade failed: {error}"),
@@ -337,6 +353,12 @@ mod tests {
             ("localhost:3000", InvalidUrl::Syntax),
             ("/ws", InvalidUrl::Syntax),
             ("http://localhost", InvalidUrl::Scheme),
+            ("ws://localhost:99999", InvalidUrl::Syntax),
+            ("ws://localhost:0", InvalidUrl::Syntax),
+            ("ws://localhost:", InvalidUrl::Syntax),
+            ("ws://localhost:abc", InvalidUrl::Syntax),
+            ("ws://[::1]:x", InvalidUrl::Syntax),
+            ("ws://localhost/ws#x", InvalidUrl::Syntax),
             ("ws://me:secret@localhost", InvalidUrl::UserInfo),
             ("ws://localhost/ws?token=secret", InvalidUrl::Query),
         ] {

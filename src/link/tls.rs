@@ -48,6 +48,37 @@ impl std::error::Error for TlsError {}
 #[cfg(feature = "tls")]
 pub use with_tls::*;
 
+/// Whether the other side answered a TLS greeting with something that is not TLS.
+pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    return matches!(rustls_error(error), Some(rustls::Error::InvalidMessage(_)));
+    #[cfg(not(feature = "tls"))]
+    return {
+        let _ = error;
+        false
+    };
+}
+
+/// What went wrong, in words where rustls has only its own.
+pub(super) fn describe(error: &std::io::Error) -> String {
+    if is_not_tls(error) {
+        return "the other side does not speak TLS there".to_owned();
+    }
+    let text = error.to_string();
+    // The type behind this is not in rustls' interface; where its text changes, that text is shown.
+    if text.contains("CaUsedAsEndEntity") {
+        return "the certificate is marked as an authority's, which a server's must not be; \
+                make it with basicConstraints=CA:FALSE"
+            .to_owned();
+    }
+    text
+}
+
+#[cfg(feature = "tls")]
+fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 #[cfg(feature = "tls")]
 mod with_tls {
     use std::path::Path;

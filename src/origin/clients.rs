@@ -53,6 +53,11 @@ impl Clients {
         Client { http, shared: self.0.clone() }
     }
 
+    /// Whether [`shutdown`](Self::shutdown) was called.
+    pub(super) fn are_stopped(&self) -> bool {
+        self.0.state().stopped
+    }
+
     /// Ends all requests that run, and all that come.
     pub(super) fn shutdown(&self) {
         let all = {

@@ -105,6 +105,9 @@ impl Origin {
     }
 
     fn explain(&self, error: ureq::Error, trace: &Trace) -> Failure {
+        if self.clients.are_stopped() {
+            return Failure::new(FailureKind::Internal, "given up, since the agent is stopping");
+        }
         let (kind, text) = match error {
             ureq::Error::Io(error) if !trace.connected() => match error.kind() {
                 io::ErrorKind::TimedOut => {

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
+use crate::link::dial::has_valid_port;
+
 /// The local server: `http://` or `https://`, a host, perhaps a port and a base path.
 ///
 /// ```
@@ -38,7 +40,9 @@ pub enum InvalidLocalUrl {
 impl fmt::Display for InvalidLocalUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            InvalidLocalUrl::Syntax => "not a URL; expected something like http://127.0.0.1:8000",
+            InvalidLocalUrl::Syntax => {
+                "not a URL with a valid host and port; expected something like http://127.0.0.1:8000"
+            }
             InvalidLocalUrl::Scheme => "its scheme is not http:// or https://",
             InvalidLocalUrl::UserInfo => "it holds a user name, which would not be sent",
             InvalidLocalUrl::Query => "it holds a query, which would not be sent",
@@ -59,6 +63,9 @@ impl FromStr for LocalUrl {
         }
         if super::authority(&uri).contains('@') {
             return Err(InvalidLocalUrl::UserInfo);
+        }
+        if !has_valid_port(uri.authority().ok_or(InvalidLocalUrl::Syntax)?) || text.contains('#') {
+            return Err(InvalidLocalUrl::Syntax);
         }
         if uri.query().is_some() {
             return Err(InvalidLocalUrl::Query);
@@ -183,6 +190,9 @@ mod tests {
             ("/app", InvalidLocalUrl::Syntax),
             ("ftp://localhost", InvalidLocalUrl::Scheme),
             ("ws://localhost", InvalidLocalUrl::Scheme),
+            ("http://localhost:99999", InvalidLocalUrl::Syntax),
+            ("http://localhost:", InvalidLocalUrl::Syntax),
+            ("http://localhost/#x", InvalidLocalUrl::Syntax),
             ("http://me:secret@localhost", InvalidLocalUrl::UserInfo),
             ("http://localhost/?a=b", InvalidLocalUrl::Query),
         ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode};
-use log::{info, warn};
+use log::{debug, info, warn};
 use time::OffsetDateTime;
 
 use super::Config;
@@ -45,29 +45,37 @@ impl Drop for InFlight {
 type Whole = (http::response::Parts, Vec<u8>);
 
 impl Job {
+    /// Whether whoever asked is gone with the session.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.ticket.is_dead()
+    }
+
     /// Has the request answered, and sends the answer to its session.
     pub(crate) fn run(self, service: &dyn Service, config: &Config) {
-        let Job { request, ticket, in_flight } = self;
-        if ticket.is_dead() {
-            // Whoever asked is gone with the session; the local server need not hear of it.
+        if self.is_stale() {
+            // The local server need not hear of it.
             return;
         }
+        let Job { request, ticket, in_flight } = self;
         let line = LogLine::start(&request);
         let result = catch_unwind(AssertUnwindSafe(|| call(service, request, config.max_body)))
             .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
         if let Err(failure) = &result
             && failure.kind() == FailureKind::BadRequest
         {
-            line.finish(&Ok((StatusCode::BAD_REQUEST, 0)));
+            let refusal = Refusal::BadRequest(failure.to_string().into());
+            refusal.log(Some((&line.method, &line.path)));
             in_flight.0.request_refused();
-            ticket.refuse(&Refusal::BadRequest(failure.to_string().into()));
+            ticket.refuse(&refusal);
             return;
         }
         let (envelope, outcome) = encode(&ticket, result, config.max_message);
         line.finish(&outcome);
         in_flight.0.request_answered(outcome.is_ok());
         drop(in_flight);
-        ticket.answer(envelope);
+        if !ticket.answer(envelope) {
+            debug!("dropped an answer: its session was over");
+        }
     }
 }
 

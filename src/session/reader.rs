@@ -102,7 +102,7 @@ impl Reader {
     fn take_text(&mut self, text: &str) -> Result<(), End> {
         let Some(envelope) = Envelope::parse(text) else {
             // The connection ID is one; so is whatever a gateway says that this agent does not know.
-            debug!("ignored a text message of {} bytes that is no envelope", text.len());
+            debug!("ignored a text message that is no envelope, as a gateway's connection ID is none");
             return Ok(());
         };
         match envelope.message_type.as_ref() {
@@ -137,26 +137,29 @@ impl Reader {
             return Err(End::Violation(TRY_AGAIN_LATER, what.to_owned()));
         }
         let ticket = self.outbox.issue(id);
-        let refused = match request {
-            _ if self.outbox.is_draining() => Some((ticket, Refusal::Draining)),
-            _ if crowd >= self.config.unnumbered_max => Some((ticket, Refusal::QueueFull)),
-            Err(refusal) => Some((ticket, refusal)),
-            Ok(request) => self.submit(request, ticket).err().map(|ticket| (ticket, Refusal::QueueFull)),
-        };
-        match refused {
-            None => Ok(()),
-            Some((ticket, refusal)) => self.refuse(ticket, &refusal),
+        match request {
+            Err(refusal) => self.refuse(ticket, &refusal, None),
+            Ok(request) if self.outbox.is_draining() => {
+                self.refuse(ticket, &Refusal::Draining, Some(&request))
+            }
+            Ok(request) if crowd >= self.config.unnumbered_max => {
+                self.refuse(ticket, &Refusal::QueueFull, Some(&request))
+            }
+            Ok(request) => match self.submit(request, ticket) {
+                Ok(()) => Ok(()),
+                Err(Job { request, ticket, .. }) => self.refuse(ticket, &Refusal::QueueFull, Some(&request)),
+            },
         }
     }
 
-    fn submit(&self, request: Request, ticket: Ticket) -> Result<(), Ticket> {
+    fn submit(&self, request: Request, ticket: Ticket) -> Result<(), Job> {
         let weight = request.body().length().unwrap_or(0) as usize;
         let job = Job { request, ticket, in_flight: InFlight::new(&self.counters) };
-        self.intake.try_submit(job, weight).map_err(|job| job.ticket)
+        self.intake.try_submit(job, weight)
     }
 
-    fn refuse(&self, ticket: Ticket, refusal: &Refusal) -> Result<(), End> {
-        debug!("refused a request: {}", refusal.code());
+    fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {
+        refusal.log(request.map(|request| (request.method(), request.uri().path())));
         self.counters.request_refused();
         if ticket.refuse(refusal) { Ok(()) } else { Err(End::NotReading) }
     }

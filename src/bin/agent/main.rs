@@ -58,11 +58,16 @@ fn end(error: RunError) -> ExitCode {
 fn stop_on_signals(stopper: Stopper, drain: Duration) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let wait = move || {
-        let mut drain = drain;
-        for _ in signals.forever() {
-            info!("asked to stop; finishing what runs, for {} s at most", drain.as_secs());
-            stopper.shutdown(drain);
-            drain = Duration::ZERO;
+        let mut signals = signals.forever();
+        signals.next();
+        info!(
+            "asked to stop; finishing what runs, for {} s at most; ask again to stop at once",
+            drain.as_secs()
+        );
+        stopper.shutdown(drain);
+        for _ in signals {
+            info!("asked again: stopping at once");
+            stopper.shutdown(Duration::ZERO);
         }
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)

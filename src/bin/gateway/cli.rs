@@ -74,6 +74,9 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         legacy: o.switch("--legacy")?,
     };
     options.finish()?;
+    if settings.max_body > settings.max_message {
+        return Err(UsageError("--max-body must not exceed --max-message".to_owned()));
+    }
     Ok(settings)
 }
 
@@ -94,7 +97,7 @@ fn tls(o: &mut Options<'_>) -> Result<Option<ServerTls>, UsageError> {
         (None, None) => Ok(None),
         (Some(certificates), Some(key)) => {
             let tls = tls::server(Path::new(&certificates), Path::new(&key));
-            tls.map(Some).map_err(|error| UsageError(format!("TLS: {error}")))
+            tls.map(Some).map_err(|error| UsageError(format!("--tls-cert and --tls-key: {error}")))
         }
         _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),
     }

@@ -71,6 +71,9 @@ fn run(settings: Settings) -> ExitCode {
         if tls { "wss" } else { "ws" },
         if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" }
     );
+    if settings.token.is_none() && !address.ip().is_loopback() {
+        warn!("without a token (--token-file) anybody who reaches {address} can serve visitors as an agent");
+    }
     match serve(listener, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,7 +103,7 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
     let accepting = gateway.clone();
     thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&listener, &accepting))?;
     signals.forever().next();
-    info!("stopping; closing {} agent connections", gateway.agents.count());
+    info!("stopping; agents to say goodbye to: {}", gateway.agents.count());
     gateway.agents.close_all(CLOSE_WAIT);
     Ok(())
 }

@@ -67,7 +67,14 @@ fn refuse(mut connection: Connection, head: Option<&Head>, error: Error) -> io::
     };
     // What follows on this connection cannot be told from this request's body.
     let head_only = head.is_some_and(|head| head.request.method() == Method::HEAD);
-    let mut response = problem(status, "bad_request", what);
+    let code = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "headers_too_large",
+        StatusCode::NOT_IMPLEMENTED => "method_not_supported",
+        StatusCode::REQUEST_TIMEOUT => "too_slow",
+        _ => "bad_request",
+    };
+    let mut response = problem(status, code, what);
     if head_only {
         response.body_mut().clear();
     }
