@@ -277,6 +277,12 @@ fn the_gateway_reads_answers_and_handshakes() {
     let answer = decode(r#"{"message_type":"error","id":8,"payload":"no"}"#);
     assert_eq!((answer.id.unwrap().as_u64(), answer.result.unwrap_err().as_str()), (Some(8), "no"));
     assert!(decode(r#"{"message_type":"response","payload":"broken"}"#).result.is_err());
+    for payload in
+        [r#"{\"id\":9,\"data\":{\"status_code\":\"x\"}}"#, r#"{\"id\":9,\"data\":{\"status_code\":101}}"#]
+    {
+        let answer = decode(&format!(r#"{{"message_type":"response","payload":"{payload}"}}"#));
+        assert!(answer.result.is_err() && answer.id.unwrap().as_u64() == Some(9), "{payload}");
+    }
 
     let handshake =
         Handshake::decode(&format!(r#"{{"tunnel_id":"{TUNNEL_ID}","agent_version":"0.1.0"}}"#)).unwrap();

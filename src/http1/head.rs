@@ -48,6 +48,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
         }
         Err(_) => return Err(bad("not an HTTP/1.1 request")),
     };
+    // httparse takes a bare line feed for a line's end. Not everybody does.
+    if bytes[..length].windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r') {
+        return Err(bad("a line that ends without a carriage return"));
+    }
     let mut request = Request::new(());
     *request.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.method_mut() = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
@@ -55,7 +59,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
     *request.headers_mut() = header_map(parsed.headers)?;
     set_target(&mut request, parsed.path.unwrap_or_default())?;
     let framing = framing(request.version(), request.headers())?;
-    let expects_continue = has_token(request.headers(), &header::EXPECT, "100-continue");
+    let expects_continue = request.version() == Version::HTTP_11
+        && has_token(request.headers(), &header::EXPECT, "100-continue");
     let keep_alive = wants_keep_alive(&request);
     Ok(Some((length, Head { request, framing, expects_continue, keep_alive })))
 }
@@ -114,9 +119,14 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Error> {
         _ => return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked")),
     }
     let Some(length) = length else { return Ok(Framing::Length(0)) };
-    let digits = length.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
-    let length = digits.and_then(|digits| digits.parse().ok());
-    length.map(Framing::Length).ok_or(bad("Content-Length is not a number"))
+    let number =
+        Some(length).filter(|length| is_number(length)).and_then(|length| length.to_str().ok()?.parse().ok());
+    number.map(Framing::Length).ok_or(bad("Content-Length is not a number"))
+}
+
+/// Whether a value is digits and nothing else: `u64` would take a plus sign too.
+pub(super) fn is_number(value: &HeaderValue) -> bool {
+    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 fn wants_keep_alive(request: &Request<()>) -> bool {
@@ -196,6 +206,8 @@ mod tests {
         ] {
             refused(&format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n"), 501);
         }
+        refused("GET / HTTP/1.1\nHost: x\r\n\r\n", 400);
+        refused("GET / HTTP/1.1\r\nHost: x\n\r\n", 400);
         refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400);
         refused("GET / HTTP/1.1\r\n\r\n", 400);
         refused("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505);

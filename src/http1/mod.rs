@@ -31,6 +31,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a body may take in any case; a transfer may take longer, if it keeps up [`RATE_MIN`].
 const BODY_TIME: Duration = Duration::from_secs(30);
 
+/// How long a transfer may stand still.
+const IDLE_TIME: Duration = Duration::from_secs(15);
+
 /// Slowest transfer that is not cut off, in bytes per second.
 const RATE_MIN: u64 = 16 << 10;
 
@@ -142,7 +145,7 @@ impl Connection {
         match head.framing {
             Framing::Length(length) => self.read_exactly(length, &mut body, start)?,
             Framing::Chunked => loop {
-                self.socket.set_deadline(Some(start + time_for(body.len())))?;
+                self.socket.set_deadline(Some(body_deadline(start, body.len())))?;
                 let size = self.read_chunk_size()?;
                 if size > (max - body.len()) as u64 {
                     return Err(TOO_LARGE);
@@ -162,8 +165,7 @@ impl Connection {
         let mut left = length;
         while left > 0 {
             if self.unread().is_empty() {
-                self.socket.set_deadline(Some(start + time_for(into.len())))?;
-                self.fill_some()?;
+                self.wait_for_body(start, into.len())?;
             }
             let unread = &self.buffer[self.start..];
             let take = unread.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -174,10 +176,20 @@ impl Connection {
         Ok(())
     }
 
+    fn wait_for_body(&mut self, start: Instant, read: usize) -> Result<(), Error> {
+        self.socket.set_deadline(Some(body_deadline(start, read)))?;
+        self.fill_some()
+    }
+
     fn read_chunk_size(&mut self) -> Result<u64, Error> {
         loop {
             match httparse::parse_chunk_size(self.unread()) {
                 Ok(Status::Complete((length, size))) => {
+                    // Extensions are not looked at; a line end in one would be seen by some and not by others.
+                    let line = &self.unread()[..length - 2];
+                    if line.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
+                        return Err(bad("a chunk size cannot be read"));
+                    }
                     self.start += length;
                     return Ok(size);
                 }
@@ -270,6 +282,11 @@ impl Connection {
     }
 }
 
+/// Until when the next bytes of a body must have come.
+fn body_deadline(start: Instant, read: usize) -> Instant {
+    (start + time_for(read)).min(Instant::now() + IDLE_TIME)
+}
+
 /// How long a transfer of so many bytes may take.
 fn time_for(bytes: usize) -> Duration {
     BODY_TIME + Duration::from_secs(bytes as u64 / RATE_MIN)
@@ -287,8 +304,15 @@ fn frame_response(parts: &mut http::response::Parts, length: usize, head_only: b
         parts.headers.remove(header::CONTENT_LENGTH);
     } else if !head_only && parts.status != StatusCode::NOT_MODIFIED {
         parts.headers.insert(header::CONTENT_LENGTH, length.into());
-    } else if parts.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+    } else {
+        // It tells what a GET would have brought, if it tells one number.
+        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
+        let length = lengths.next().filter(|length| head::is_number(length)).cloned();
+        let single = lengths.next().is_none();
         parts.headers.remove(header::CONTENT_LENGTH);
+        if let Some(length) = length.filter(|_| single) {
+            parts.headers.insert(header::CONTENT_LENGTH, length);
+        }
     }
 }
 
@@ -325,5 +349,6 @@ mod tests {
         assert_eq!(frame(200, Some("99"), true).as_deref(), Some("99"));
         assert_eq!(frame(204, Some("99"), false), None);
         assert_eq!(frame(304, Some("99"), false).as_deref(), Some("99"));
+        assert_eq!(frame(304, Some("abc"), false), None);
     }
 }

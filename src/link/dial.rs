@@ -20,6 +20,9 @@ use super::tls::{self, ClientTls};
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 
+/// A write that makes no progress returns after this time, so that a session can look at what else happens.
+pub const WRITE_STEP_TIME: Duration = Duration::from_millis(500);
+
 /// Where a gateway takes agents: `ws://` or `wss://`. A URL without a path means `/ws`.
 ///
 /// ```
@@ -269,7 +272,7 @@ impl Dialer {
         socket.set_deadline(None).map_err(DialError::Upgrade)?;
         let (heard, closer) = (socket.heard(), socket.closer());
         let writer = socket.split().ok_or_else(|| DialError::Upgrade(io::ErrorKind::NotConnected.into()))?;
-        writer.set_timeout(WRITE_STALL).map_err(DialError::Upgrade)?;
+        writer.set_timeout(WRITE_STEP_TIME).map_err(DialError::Upgrade)?;
         Ok(Link { reader: FrameReader::new(websocket), writer, heard, closer })
     }
 }

@@ -127,14 +127,17 @@ pub enum Outgoing {
 pub struct FrameWriter {
     role: Role,
     encoder: WebSocket<Collected>,
+    /// How much of what is collected is written.
     written: usize,
+    /// How much was written before that.
+    written_before: u64,
 }
 
 impl FrameWriter {
     /// Frames as this side of a WebSocket sends them.
     pub fn new(role: Role) -> Self {
         let encoder = WebSocket::from_raw_socket(Collected(Vec::new()), role, Some(config(usize::MAX)));
-        FrameWriter { role, encoder, written: 0 }
+        FrameWriter { role, encoder, written: 0, written_before: 0 }
     }
 
     /// Adds a frame to what is waiting.
@@ -161,6 +164,16 @@ impl FrameWriter {
         self.encoder.get_ref().0.len() - self.written
     }
 
+    /// How many bytes were added so far, in all.
+    pub fn pushed(&self) -> u64 {
+        self.written() + self.waiting() as u64
+    }
+
+    /// How many bytes were written so far, in all.
+    pub fn written(&self) -> u64 {
+        self.written_before + self.written as u64
+    }
+
     /// Writes one step of what is waiting. Returns how many bytes the kernel took.
     pub fn write_step(&mut self, half: &mut WriteHalf) -> io::Result<usize> {
         let collected = &mut self.encoder.get_mut().0;
@@ -172,10 +185,13 @@ impl FrameWriter {
         self.written += taken;
         if self.written == collected.len() {
             collected.clear();
+            let large = collected.capacity() > WRITE_BUFFER_KEPT;
+            self.written_before += self.written as u64;
             self.written = 0;
-            if collected.capacity() > WRITE_BUFFER_KEPT {
+            if large {
                 // The encoder has a buffer of that size too.
-                *self = FrameWriter::new(self.role);
+                let written_before = self.written_before;
+                *self = FrameWriter { written_before, ..FrameWriter::new(self.role) };
             }
         }
         Ok(taken)

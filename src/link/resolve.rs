@@ -2,13 +2,15 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
 /// Most addresses of one name that are tried.
 pub const ADDRESSES_MAX: usize = 8;
+
+/// Enough for the system's resolver.
+const STACK: usize = 256 << 10;
 
 /// Resolves one host and port, again and again.
 ///
@@ -19,21 +21,36 @@ pub const ADDRESSES_MAX: usize = 8;
 pub struct Resolver {
     host: String,
     port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<State>,
+    done: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// What was found last.
     known: Option<Vec<SocketAddr>>,
-    running: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
+    running: bool,
+    /// Why the last look-up found nothing, if it did not.
+    failed: Option<(io::ErrorKind, String)>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 impl Resolver {
     /// For this host, a name or an address (an IPv6 one without its brackets).
     pub fn new(host: &str, port: u16) -> Self {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let known = host.parse::<IpAddr>().ok().map(|ip| vec![SocketAddr::new(ip, port)]);
-        Resolver { host, port, state: Mutex::new(State { known, running: None }) }
+        Resolver { host, port, shared: Arc::default() }
     }
 
     /// The name or address that is resolved.
@@ -48,51 +65,46 @@ impl Resolver {
 
     /// The addresses that were found last, or those that a look-up finds within `timeout`.
     pub fn cached(&self, timeout: Duration) -> io::Result<Vec<SocketAddr>> {
-        if let Some(known) = &self.lock().known {
-            return Ok(known.clone());
-        }
-        self.look_up(timeout)
+        let known = self.shared.state().known.clone();
+        known.map_or_else(|| self.look_up(timeout), Ok)
     }
 
     /// The addresses that a look-up finds within `timeout`; when it finds none, those that were found last.
     pub fn look_up(&self, timeout: Duration) -> io::Result<Vec<SocketAddr>> {
-        let mut state = self.lock();
-        if self.host.parse::<IpAddr>().is_ok() {
-            return Ok(state.known.clone().unwrap_or_default());
+        if let Ok(ip) = self.host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, self.port)]);
         }
-        let running = match state.running.take() {
-            Some(running) => running,
-            None => self.start()?,
-        };
-        match running.recv_timeout(timeout) {
-            Ok(Ok(found)) if !found.is_empty() => {
-                state.known = Some(found.clone());
-                Ok(found)
-            }
-            Ok(Ok(_)) => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
-            Ok(Err(error)) => state.known.clone().ok_or(error),
-            Err(RecvTimeoutError::Timeout) => {
-                state.running = Some(running);
-                state.known.clone().ok_or_else(|| io::ErrorKind::TimedOut.into())
-            }
-            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the look-up thread ended")),
+        let mut state = self.shared.state();
+        if !state.running {
+            self.start()?;
+            state.running = true;
+        }
+        // The lock is free while it waits, so callers wait side by side.
+        let waited = self.shared.done.wait_timeout_while(state, timeout, |state| state.running);
+        let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        match (&state.known, &state.failed) {
+            (Some(known), _) => Ok(known.clone()),
+            (None, Some((kind, text))) if !state.running => Err(io::Error::new(*kind, text.clone())),
+            (None, _) => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
-    fn start(&self) -> io::Result<Receiver<io::Result<Vec<SocketAddr>>>> {
-        let (found, receiver) = mpsc::sync_channel(1);
+    fn start(&self) -> io::Result<()> {
+        let shared = self.shared.clone();
         let target = (self.host.clone(), self.port);
-        thread::Builder::new().name("resolver".to_owned()).stack_size(256 << 10).spawn(move || {
-            let addresses = target.to_socket_addrs().map(|all| all.take(ADDRESSES_MAX).collect());
-            // Nobody waits any more when the agent has ended meanwhile.
-            let _ = found.send(addresses);
-        })?;
-        Ok(receiver)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        let look_up = move || {
+            let found = target.to_socket_addrs().map(|all| all.take(ADDRESSES_MAX).collect::<Vec<_>>());
+            let mut state = shared.state();
+            state.running = false;
+            state.failed = None;
+            match found {
+                Ok(found) if !found.is_empty() => state.known = Some(found),
+                Ok(_) => state.failed = Some((io::ErrorKind::NotFound, "the name has no address".to_owned())),
+                Err(error) => state.failed = Some((error.kind(), error.to_string())),
+            }
+            shared.done.notify_all();
+        };
+        thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(look_up).map(drop)
     }
 }
 

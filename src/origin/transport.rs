@@ -33,8 +33,9 @@ const OUTPUT: usize = 32 << 10;
 /// A write that stalls looks this often whether the server has answered meanwhile.
 const STALL_CHECK: Duration = Duration::from_millis(250);
 
-/// A request body longer than this is sent with an eye on an early answer.
-const EARLY_ANSWER_CHECK: usize = 64 << 10;
+/// A write that has stalled this long is given up when the server has answered. One that answers first and
+/// reads on is waited for.
+const ANSWERED_STALL: Duration = Duration::from_secs(2);
 
 /// Leaves name resolution to the [`Connector`]: ureq would resolve for every request.
 #[derive(Debug)]
@@ -60,12 +61,14 @@ struct Seen {
     reused: bool,
     /// A byte of the response has come.
     received: bool,
+    /// The server closed or reset the connection.
+    closed: bool,
     /// Idle connections are not to be used.
     fresh: bool,
 }
 
 thread_local! {
-    static SEEN: Cell<Seen> = const { Cell::new(Seen { connected: false, reused: false, received: false, fresh: false }) };
+    static SEEN: Cell<Seen> = const { Cell::new(Seen { connected: false, reused: false, received: false, closed: false, fresh: false }) };
 }
 
 /// What is seen of the request that this thread makes.
@@ -94,10 +97,11 @@ impl Trace {
         SEEN.get().received
     }
 
-    /// Whether it failed as a request does on an idle connection that the server has closed.
+    /// Whether it failed as a request does on an idle connection that the server has closed. One that the
+    /// server is slow to answer is not: it may well be at work on it.
     pub(super) fn was_stale(&self) -> bool {
         let seen = SEEN.get();
-        seen.connected && seen.reused && !seen.received
+        seen.connected && seen.reused && !seen.received && seen.closed
     }
 }
 
@@ -117,6 +121,14 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(local: &LocalUrl, tls: Option<ClientTls>, timeouts: Timeouts) -> Self {
+        // Longer than anybody means it, and short enough for the clock.
+        let longest = Duration::from_secs(24 * 3600);
+        let Timeouts { connect, response, idle } = timeouts;
+        let timeouts = Timeouts {
+            connect: connect.min(longest),
+            response: response.min(longest),
+            idle: idle.min(longest),
+        };
         Connector { resolver: Arc::new(Resolver::new(local.host(), local.port())), tls, timeouts }
     }
 
@@ -159,7 +171,6 @@ impl UreqConnector for Connector {
             timeouts: self.timeouts,
             read_timeout: None,
             state: State::New,
-            sent: 0,
             answer_began: false,
             input_waits: false,
         }))
@@ -209,8 +220,6 @@ pub(super) struct Connection {
     /// What the socket's time-out is set to; setting it costs a system call.
     read_timeout: Option<Duration>,
     state: State,
-    /// Bytes of this request that were sent.
-    sent: usize,
     /// A byte of the answer to this request has come.
     answer_began: bool,
     /// The beginning of an early answer is in the buffer, which ureq does not know of.
@@ -227,55 +236,63 @@ impl Connection {
     fn begin(&mut self) {
         let reused = self.state == State::Idle;
         note(|seen| (seen.connected, seen.reused) = (true, reused));
-        (self.state, self.sent, self.answer_began) = (State::Busy, 0, false);
+        (self.state, self.answer_began) = (State::Busy, false);
     }
 
-    /// Sends all of it, unless the server answers first.
+    /// Sends all of it, unless the server has answered and does not want the rest.
     fn send(&mut self, amount: usize) -> io::Result<()> {
         let mut from = 0;
         let mut stalled_since = None;
-        while from < amount {
-            if self.sent > EARLY_ANSWER_CHECK && self.has_answered() {
-                return Ok(());
-            }
+        while from < amount && self.state != State::AnsweredEarly {
             let output = &self.buffers.output()[from..amount];
             match self.socket.write(output) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    (from, self.sent, stalled_since) = (from + written, self.sent + written, None);
-                }
+                Ok(written) => (from, stalled_since) = (from + written, None),
                 Err(error) => self.survive(error, &mut stalled_since)?,
             }
-            if self.state == State::AnsweredEarly {
-                return Ok(());
-            }
         }
-        while let Err(error) = self.socket.flush() {
-            self.survive(error, &mut stalled_since)?;
+        while self.state != State::AnsweredEarly {
+            match self.socket.flush() {
+                Ok(()) => return Ok(()),
+                Err(error) => self.survive(error, &mut stalled_since)?,
+            }
         }
         Ok(())
     }
 
-    /// A write that failed or stalled is no failure when there is an answer to be read.
+    /// A write that failed is no failure when there is an answer to be read; one that stalls is given up
+    /// for a final answer after a while, since a server may answer first and read on.
     fn survive(&mut self, error: io::Error, stalled_since: &mut Option<Instant>) -> io::Result<()> {
-        if self.has_answered() {
+        self.read_ahead();
+        if error.kind() == io::ErrorKind::WouldBlock {
+            // Under TLS a part of a record went out.
+            *stalled_since = None;
             return Ok(());
         }
         let now = Instant::now();
-        let since = *stalled_since.get_or_insert(now);
-        if error.kind() == io::ErrorKind::TimedOut && now - since < self.timeouts.idle {
+        let stalled = now - *stalled_since.get_or_insert(now);
+        let timed_out = error.kind() == io::ErrorKind::TimedOut;
+        let answered = if timed_out {
+            stalled >= ANSWERED_STALL && has_final_head(self.buffers.input())
+        } else {
+            !self.buffers.input().is_empty()
+        };
+        if answered {
+            self.state = State::AnsweredEarly;
             return Ok(());
         }
-        Err(error)
+        if timed_out && stalled < self.timeouts.idle { Ok(()) } else { Err(error) }
     }
 
-    fn has_answered(&mut self) -> bool {
-        if let Ok(Some(read @ 1..)) = self.socket.read_available(self.buffers.input_append_buf()) {
+    /// Takes in what the server has sent meanwhile, as far as there is room.
+    fn read_ahead(&mut self) {
+        let room = self.buffers.input_append_buf();
+        if !room.is_empty()
+            && let Ok(Some(read @ 1..)) = self.socket.read_available(room)
+        {
             self.received(read);
             self.input_waits = true;
-            self.state = State::AnsweredEarly;
         }
-        self.state == State::AnsweredEarly
     }
 
     fn received(&mut self, bytes: usize) {
@@ -301,15 +318,36 @@ impl Connection {
             self.read_timeout = Some(wait);
         }
         let read = self.socket.read(self.buffers.input_append_buf()).map_err(not_an_end)?;
+        note(|seen| seen.closed |= read == 0);
         self.received(read);
         Ok(read > 0)
+    }
+}
+
+/// Whether the input holds the whole head of a final response, behind interim ones perhaps.
+fn has_final_head(mut input: &[u8]) -> bool {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 128];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(input) {
+            Ok(httparse::Status::Complete(length)) if response.code.is_some_and(|code| code < 200) => {
+                input = &input[length..];
+            }
+            Ok(httparse::Status::Complete(_)) => return true,
+            Ok(httparse::Status::Partial) => return false,
+            // Whatever it is, ureq is to see it.
+            Err(_) => return true,
+        }
     }
 }
 
 /// ureq takes some errors for the end of a body that has no length. A cut body must not look whole.
 fn not_an_end(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => io::Error::other(error),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            note(|seen| seen.closed = true);
+            io::Error::other(error)
+        }
         io::ErrorKind::UnexpectedEof => io::Error::other("TLS ended without a goodbye"),
         _ => error,
     }
@@ -328,6 +366,7 @@ impl Transport for Connection {
         }
         self.send(amount).map_err(|error| {
             self.state = State::Broken;
+            note(|seen| seen.closed |= error.kind() != io::ErrorKind::TimedOut);
             Error::Io(error)
         })
     }

@@ -154,15 +154,19 @@ impl Answer {
                 let text = payload.map(Cow::into_owned).unwrap_or_default();
                 Some(Answer { id: envelope.id.clone(), result: Err(text) })
             }
-            RESPONSE => Some(match serde_json::from_str::<ResponseIn<'_>>(&payload.unwrap_or_default()) {
-                Ok(wire) => {
-                    let id = wire.id.and_then(RequestId::from_json);
-                    Answer { id, result: response(wire.data).map_err(str::to_owned) }
-                }
-                Err(error) => {
-                    Answer { id: None, result: Err(format!("the agent's response cannot be read: {error}")) }
-                }
-            }),
+            RESPONSE => {
+                let payload = payload.unwrap_or_default();
+                Some(match serde_json::from_str::<ResponseIn<'_>>(&payload) {
+                    Ok(wire) => {
+                        let id = wire.id.and_then(RequestId::from_json);
+                        Answer { id, result: response(wire.data).map_err(str::to_owned) }
+                    }
+                    Err(error) => {
+                        let text = format!("the agent's response cannot be read: {error}");
+                        Answer { id: super::request::find_id(&payload), result: Err(text) }
+                    }
+                })
+            }
             _ => None,
         }
     }
@@ -179,7 +183,9 @@ fn response(data: DataIn<'_>) -> Result<http::Response<Vec<u8>>, &'static str> {
             HeaderValue::from_bytes(value.0.as_bytes()).map_err(|_| "header value not allowed in HTTP")?;
         headers.try_append(name, value).map_err(|_| "too many headers")?;
     }
-    let status = StatusCode::from_u16(data.status_code).map_err(|_| "no such status")?;
+    // Interim responses are not passed on, so one in the place of a final response is none.
+    let status = StatusCode::from_u16(data.status_code).ok().filter(|status| !status.is_informational());
+    let status = status.ok_or("no such status")?;
     let mut response = http::Response::new(text::body_from_text(data.body, data.body_encoding)?);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -166,7 +166,7 @@ pub fn encode(
 }
 
 /// Looks for an `id` in a payload that is otherwise broken, up to the place where it breaks.
-fn find_id(payload: &str) -> Option<RequestId> {
+pub(super) fn find_id(payload: &str) -> Option<RequestId> {
     let mut found = None;
     let mut deserializer = serde_json::Deserializer::from_str(payload);
     // The error is why we are here; what was found before it is what counts.

@@ -10,10 +10,10 @@ use time::OffsetDateTime;
 
 use super::Config;
 use super::outbox::Ticket;
+use super::whole::{self, Whole};
 use crate::admission::Refusal;
-use crate::headers::remove_hop_by_hop;
 use crate::protocol::{TooLarge, answer};
-use crate::service::{Body, Failure, FailureKind, Request, Service};
+use crate::service::{Failure, FailureKind, Request, Service};
 use crate::status::Counters;
 
 /// A request that was taken on, and the means of its answer.
@@ -41,9 +41,6 @@ impl Drop for InFlight {
     }
 }
 
-/// A response that is complete in memory.
-type Whole = (http::response::Parts, Vec<u8>);
-
 impl Job {
     /// Whether whoever asked is gone with the session.
     pub(crate) fn is_stale(&self) -> bool {
@@ -58,8 +55,9 @@ impl Job {
         }
         let Job { request, ticket, in_flight } = self;
         let line = LogLine::start(&request);
-        let result = catch_unwind(AssertUnwindSafe(|| call(service, request, config.max_body)))
-            .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| whole::call(service, request, config.max_body, &ticket)))
+                .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
         if let Err(failure) = &result
             && failure.kind() == FailureKind::BadRequest
         {
@@ -77,20 +75,6 @@ impl Job {
             debug!("dropped an answer: its session was over");
         }
     }
-}
-
-fn call(service: &dyn Service, mut request: Request, max_body: usize) -> Result<Whole, Failure> {
-    remove_hop_by_hop(request.headers_mut());
-    let head = *request.method() == Method::HEAD;
-    let (mut parts, body) = service.call(request)?.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-        let text = "it switched protocols, which was not asked of it";
-        return Err(Failure::new(FailureKind::Protocol, text));
-    }
-    remove_hop_by_hop(&mut parts.headers);
-    let bodiless = head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let body = if bodiless { Body::empty() } else { body };
-    Ok((parts, body.read_to_end_limited(max_body)?))
 }
 
 /// What an `error` envelope begins with.

@@ -19,6 +19,7 @@ mod order;
 pub(crate) mod outbox;
 mod reader;
 mod state;
+mod whole;
 mod writer;
 
 use std::time::Duration;

@@ -23,6 +23,9 @@ use crate::protocol::{RequestId, answer};
 /// More control than this waiting means that the gateway has stopped reading.
 pub(super) const CONTROL_MAX: usize = 1 << 20;
 
+/// What an event takes up beside its payload, rounded up.
+const EVENT_BYTES: usize = 128;
+
 /// What happened, for the writer.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -213,9 +216,10 @@ impl Outbox {
     }
 
     /// Tells the writer of a ping. False when too much control waits already.
-    pub(super) fn tell_ping(&self, payload: Bytes) -> bool {
-        let (room, fits) = self.shared.take_control_room(payload.len().max(1));
-        self.tell(Event::Ping(payload, room));
+    pub(super) fn tell_ping(&self, payload: &[u8]) -> bool {
+        let (room, fits) = self.shared.take_control_room(payload.len() + EVENT_BYTES);
+        // A copy: the original keeps the reader's whole buffer alive.
+        self.tell(Event::Ping(Bytes::copy_from_slice(payload), room));
         fits
     }
 
@@ -271,6 +275,12 @@ impl Ticket {
     /// Whether the session is over, and with it everyone who waits for this answer.
     pub(super) fn is_dead(&self) -> bool {
         !self.outbox.shared.is_alive()
+    }
+
+    /// Tells, for as long as it lives, whether the session is over.
+    pub(super) fn death(&self) -> super::whole::Death {
+        let shared = self.outbox.shared.clone();
+        Box::new(move || !shared.is_alive())
     }
 
     /// The request's ID, which its answer must carry.
@@ -411,13 +421,12 @@ mod tests {
     #[test]
     fn control_is_counted_until_it_has_reached_the_writer() {
         let (outbox, inbox) = channel(10);
-        let payload = Bytes::from(vec![0; 125]);
         let mut sent = 0;
-        while outbox.tell_ping(payload.clone()) {
-            sent += 125;
+        while outbox.tell_ping(b"payload") {
+            sent += 7 + EVENT_BYTES;
         }
-        assert!((CONTROL_MAX - 125..=CONTROL_MAX).contains(&sent), "{sent}");
+        assert!((CONTROL_MAX - 7 - EVENT_BYTES..=CONTROL_MAX).contains(&sent), "{sent}");
         inbox.events.try_iter().for_each(drop);
-        assert!(outbox.tell_ping(payload));
+        assert!(outbox.tell_ping(b"payload"));
     }
 }

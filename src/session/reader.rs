@@ -90,7 +90,7 @@ impl Reader {
         match incoming {
             _ if self.given_up => Ok(()),
             Incoming::Text(text) => self.take_text(&text),
-            Incoming::Ping(payload) => self.outbox.tell_ping(payload).then_some(()).ok_or(End::NotReading),
+            Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(_) => {
                 debug!("ignored a binary message: the gateway was not told that this agent takes them");
                 Ok(())
@@ -145,17 +145,17 @@ impl Reader {
             Ok(request) if crowd >= self.config.unnumbered_max => {
                 self.refuse(ticket, &Refusal::QueueFull, Some(&request))
             }
-            Ok(request) => match self.submit(request, ticket) {
-                Ok(()) => Ok(()),
-                Err(Job { request, ticket, .. }) => self.refuse(ticket, &Refusal::QueueFull, Some(&request)),
-            },
+            Ok(request) => self.submit(request, ticket),
         }
     }
 
-    fn submit(&self, request: Request, ticket: Ticket) -> Result<(), Job> {
+    fn submit(&self, request: Request, ticket: Ticket) -> Result<(), End> {
         let weight = request.body().length().unwrap_or(0) as usize;
         let job = Job { request, ticket, in_flight: InFlight::new(&self.counters) };
-        self.intake.try_submit(job, weight)
+        match self.intake.try_submit(job, weight) {
+            Ok(()) => Ok(()),
+            Err(Job { request, ticket, .. }) => self.refuse(ticket, &Refusal::QueueFull, Some(&request)),
+        }
     }
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {

@@ -1,5 +1,6 @@
 //! The thread that writes: waits for events and deadlines, and does what the state says.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -15,8 +16,9 @@ use super::order::Order;
 use super::outbox::{self, Answer, Event, Inbox, Outbox, Room};
 use super::reader::Reader;
 use super::state::{State, Step};
-use super::{CLOSE_WAIT, Config, End};
+use super::{Config, End};
 use crate::TunnelId;
+use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
 use crate::link::{FrameWriter, Link, Outgoing, WriteHalf};
 use crate::pool::Intake;
 use crate::protocol::Handshake;
@@ -64,7 +66,8 @@ pub(crate) fn run(
         frames: FrameWriter::new(Role::Client),
         half: link.writer,
         pong: None,
-        in_frames: Vec::new(),
+        in_frames: VecDeque::new(),
+        stalled_since: None,
         closing: false,
     };
     writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id).into()));
@@ -85,8 +88,11 @@ struct Writer {
     half: WriteHalf,
     /// The newest ping that is not answered yet; older ones need no answer (RFC 6455 §5.5.3).
     pong: Option<Bytes>,
-    /// What the answers in `frames` take up, given back once they are written.
-    in_frames: Vec<Room>,
+    /// What the answers in `frames` take up, with the place in the stream where each ends; given back once
+    /// they are written that far.
+    in_frames: VecDeque<(u64, Room)>,
+    /// Since when a write has made no progress.
+    stalled_since: Option<Instant>,
     /// A close frame is the last of `frames`.
     closing: bool,
 }
@@ -99,18 +105,18 @@ impl Writer {
             match self.state.step(Instant::now(), outstanding) {
                 Step::End(end) => return end,
                 Step::Send(message) => self.send(message),
-                Step::Wait(_) if !self.frames.is_empty() => self.write(),
+                Step::Wait(_) if !self.frames.is_empty() => {
+                    self.write();
+                    // A drain, say, must not wait until all of it is written.
+                    self.handle_waiting(usize::MAX);
+                }
                 Step::Wait(until) => self.wait(until),
             }
         }
     }
 
     fn send(&mut self, message: Outgoing) {
-        if matches!(message, Outgoing::Close(..)) {
-            self.closing = true;
-            // A peer that does not read any more must not hold up the end.
-            let _ = self.half.set_timeout(CLOSE_WAIT);
-        }
+        self.closing |= matches!(message, Outgoing::Close(..));
         self.frames.push(message);
     }
 
@@ -127,19 +133,33 @@ impl Writer {
 
     fn write(&mut self) {
         match self.frames.write_step(&mut self.half) {
-            Ok(written) => self.state.wrote(written),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.state.write_failed(End::NotReading),
+            Ok(written) => {
+                self.state.wrote(written);
+                self.stalled_since = None;
+            }
+            // Under TLS a part of a record went out.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled_since = None,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
             Err(error) => {
                 // The reader knows better why, if the peer said so before it left.
                 debug!("writing failed: {error}");
                 self.state.write_failed(End::Lost(error.to_string()));
             }
         }
-        if self.frames.is_empty() {
-            self.in_frames.clear();
-            if self.closing {
-                self.close_sent();
-            }
+        while self.in_frames.front().is_some_and(|(end, _)| *end <= self.frames.written()) {
+            self.in_frames.pop_front();
+        }
+        if self.frames.is_empty() && self.closing {
+            self.close_sent();
+        }
+    }
+
+    /// The socket took nothing for [`WRITE_STEP_TIME`].
+    fn stalled(&mut self) {
+        let now = Instant::now();
+        let since = *self.stalled_since.get_or_insert(now.checked_sub(WRITE_STEP_TIME).unwrap_or(now));
+        if now - since >= WRITE_STALL {
+            self.state.write_failed(End::NotReading);
         }
     }
 
@@ -152,7 +172,12 @@ impl Writer {
             // The reader's last word comes before it drops its sender, so this does not happen.
             Err(RecvTimeoutError::Disconnected) => return self.state.reader_ended(End::Eof),
         }
-        while self.frames.waiting() < BATCH {
+        self.handle_waiting(BATCH);
+    }
+
+    /// Handles the events that are there, until so many bytes wait to be written.
+    fn handle_waiting(&mut self, batch: usize) {
+        while self.frames.waiting() < batch {
             let Ok(event) = self.inbox.events.try_recv() else { break };
             self.handle(event);
         }
@@ -188,7 +213,8 @@ impl Writer {
     fn enqueue(&mut self, answer: Answer) {
         if self.state.can_send() {
             self.frames.push(Outgoing::Text(answer.text));
-            self.in_frames.extend(answer.room);
+            let end = self.frames.pushed();
+            self.in_frames.extend(answer.room.map(|room| (end, room)));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The agents that are connected, and which answer belongs to whom.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use tunnel_agent::protocol::{Answer, Handshake, RequestId, request as message};
 
 /// Messages that may wait to be sent to one agent.
 const OUTGOING_MAX: usize = 256;
+
+/// Bytes of them; one message always fits.
+const OUTGOING_BYTES_MAX: usize = 64 << 20;
 
 /// Requests that may wait for the answers of one agent.
 const PENDING_MAX: usize = 1024;
@@ -32,6 +36,8 @@ pub struct Agent {
     pub since: Instant,
     legacy: bool,
     closer: Closer,
+    /// Bytes that wait to be sent.
+    outgoing_bytes: AtomicUsize,
     pending: Mutex<Pending>,
 }
 
@@ -97,7 +103,15 @@ impl Agent {
             by_id: HashMap::new(),
             in_order: VecDeque::new(),
         });
-        let agent = Agent { connection_id, handshake, since: Instant::now(), legacy, closer, pending };
+        let agent = Agent {
+            connection_id,
+            handshake,
+            since: Instant::now(),
+            legacy,
+            closer,
+            outgoing_bytes: AtomicUsize::new(0),
+            pending,
+        };
         (Arc::new(agent), queue)
     }
 
@@ -107,7 +121,7 @@ impl Agent {
     }
 
     /// Whether answers carry the ID of their request.
-    fn has_ids(&self) -> bool {
+    pub fn has_ids(&self) -> bool {
         !self.legacy && self.handshake.can("id")
     }
 
@@ -154,12 +168,18 @@ impl Agent {
         let mut pending = self.pending();
         let pending = &mut *pending;
         let Some(outgoing) = &pending.outgoing else { return Err(NoAnswer::Gone) };
-        if pending.by_id.len() + pending.in_order.len() >= PENDING_MAX {
+        let (bytes, waiting) = (length(&text), self.outgoing_bytes.load(Ordering::Relaxed));
+        let heavy = waiting > 0 && waiting + bytes > OUTGOING_BYTES_MAX;
+        if heavy || pending.by_id.len() + pending.in_order.len() >= PENDING_MAX {
             return Err(NoAnswer::Busy);
         }
-        outgoing.try_send(text).map_err(|error| match error {
-            mpsc::TrySendError::Full(_) => NoAnswer::Busy,
-            mpsc::TrySendError::Disconnected(_) => NoAnswer::Gone,
+        self.outgoing_bytes.fetch_add(bytes, Ordering::Relaxed);
+        outgoing.try_send(text).map_err(|error| {
+            self.outgoing_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::TrySendError::Full(_) => NoAnswer::Busy,
+                mpsc::TrySendError::Disconnected(_) => NoAnswer::Gone,
+            }
         })?;
         match id {
             Some(id) => drop(pending.by_id.insert(id, reply)),
@@ -200,18 +220,27 @@ impl Agent {
     }
 }
 
+/// What a request takes up while it waits; control takes up nothing worth counting.
+fn length(message: &Outgoing) -> usize {
+    if let Outgoing::Text(text) = message { text.len() } else { 0 }
+}
+
 /// Writes what is queued, and pings, until the queue or the connection ends.
 pub fn write(agent: &Agent, queue: &Receiver<Outgoing>, mut half: WriteHalf) {
     let mut frames = FrameWriter::new(Role::Server);
+    let push = |frames: &mut FrameWriter, message| {
+        agent.outgoing_bytes.fetch_sub(length(&message), Ordering::Relaxed);
+        frames.push(message);
+    };
     loop {
         match queue.recv_timeout(PING_INTERVAL) {
-            Ok(message) => frames.push(message),
+            Ok(message) => push(&mut frames, message),
             Err(RecvTimeoutError::Timeout) => frames.push(Outgoing::Ping),
             Err(RecvTimeoutError::Disconnected) => return drop(half.finish()),
         }
         while frames.waiting() < BATCH {
             let Ok(message) = queue.try_recv() else { break };
-            frames.push(message);
+            push(&mut frames, message);
         }
         while !frames.is_empty() {
             if let Err(error) = frames.write_step(&mut half) {

@@ -301,6 +301,8 @@ fn read_agent(mut reader: FrameReader, agent: &Agent) -> String {
         match reader.read() {
             Ok(Incoming::Text(text)) => match Envelope::parse(&text).as_ref().and_then(Answer::decode) {
                 Some(answer) => agent.answered(answer),
+                // Its place among the answers is lost, and every later one would go to the wrong client.
+                None if !agent.has_ids() => return "it sent what cannot be read".to_owned(),
                 None => log::debug!("ignored a message that is no answer"),
             },
             Ok(Incoming::Ping(payload)) => agent.control(Outgoing::Pong(payload)),

@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 use self::tls::Tls;
 use super::tls::{ClientTls, ServerTls};
 
+/// What the kernel may hold unsent before a write waits, in bytes; what is under way comes on top.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_MAX: u32 = 128 << 10;
+
 /// A connected socket. While it is whole it reads and writes; once [`split`](Self::split) it only reads,
 /// and drops what is written to it, since the writing half alone decides what goes out.
 #[derive(Debug)]
@@ -79,6 +83,7 @@ impl Socket {
     pub fn plain(tcp: TcpStream) -> io::Result<Self> {
         // Without it, small frames wait up to 40 ms for an acknowledgement.
         tcp.set_nodelay(true)?;
+        keep_unsent_small(&tcp);
         let tcp = Arc::new(tcp);
         let write = WriteHalf {
             tcp: tcp.clone(),
@@ -222,6 +227,15 @@ impl Socket {
         }
         Ok(read)
     }
+}
+
+/// Keeps what the kernel holds back unsent small, so that what is written is on its way, and a write that
+/// waits goes on as soon as the other side reads. Where the system has no such setting, it is as it is.
+fn keep_unsent_small(tcp: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_MAX);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = tcp;
 }
 
 /// The time until `deadline`, or an error when it has passed.

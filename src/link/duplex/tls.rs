@@ -100,6 +100,7 @@ impl Writing {
         drop(connection);
         match self.send(tcp) {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => other?,
         }
         Ok(taken)
@@ -121,12 +122,17 @@ impl Writing {
         self.send(tcp)
     }
 
+    /// Sends the ciphertext that waits. A time-out after some of it went out is `WouldBlock`.
     fn send(&mut self, tcp: &TcpStream) -> io::Result<()> {
-        let mut tcp = tcp;
+        let (mut tcp, before) = (tcp, self.sent);
         while self.sent < self.cipher.len() {
-            match super::retry(|| tcp.write(&self.cipher[self.sent..]))? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                n => self.sent += n,
+            match super::retry(|| tcp.write(&self.cipher[self.sent..])) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && self.sent > before => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                Err(error) => return Err(error),
             }
         }
         self.cipher.clear();

@@ -1,0 +1,107 @@
+//! A response as an envelope takes it: whole, in memory, within limits of size and of time.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderMap};
+use http::{Method, StatusCode};
+
+use super::outbox::Ticket;
+use crate::headers::remove_hop_by_hop;
+use crate::service::{Body, Failure, FailureKind, Request, Service};
+
+/// How long a response's body may take in any case. Nobody sees any of it before all of it is there, and
+/// while it comes it holds a worker.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// For each of these many bytes that have come it may take a second longer.
+const BODY_RATE: u64 = 64 << 10;
+
+/// A response that is complete in memory.
+pub(super) type Whole = (http::response::Parts, Vec<u8>);
+
+/// Has a request answered, and waits for the whole response.
+pub(super) fn call(
+    service: &dyn Service,
+    mut request: Request,
+    max_body: usize,
+    ticket: &Ticket,
+) -> Result<Whole, Failure> {
+    prepare(&mut request);
+    let head = *request.method() == Method::HEAD;
+    let (mut parts, body) = service.call(request)?.into_parts();
+    check(&parts)?;
+    remove_hop_by_hop(&mut parts.headers);
+    if head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok((parts, Vec::new()));
+    }
+    let length = body.length();
+    let body = match body.as_bytes() {
+        Some(_) => body,
+        None => {
+            Body::from_reader(Paced { body, start: Instant::now(), read: 0, is_dead: ticket.death() }, length)
+        }
+    };
+    Ok((parts, body.read_to_end_limited(max_body)?))
+}
+
+/// Removes what concerned the way to here, and states the true length where one was stated.
+fn prepare(request: &mut Request) {
+    let length = request.body().length();
+    let headers = request.headers_mut();
+    remove_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    if headers.remove(header::CONTENT_LENGTH).is_some()
+        && let Some(length) = length
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
+/// Refuses what is not one whole response.
+fn check(parts: &http::response::Parts) -> Result<(), Failure> {
+    if parts.status.is_informational() {
+        let text = format!("it answered with the interim status {} alone", parts.status.as_u16());
+        return Err(Failure::new(FailureKind::Protocol, text));
+    }
+    if is_event_stream(&parts.headers) {
+        let text = "it answered with server-sent events, which have no end and do not fit into one message";
+        return Err(Failure::new(FailureKind::Protocol, text));
+    }
+    Ok(())
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
+}
+
+/// Whether a session is over; see [`Ticket::death`].
+pub(super) type Death = Box<dyn Fn() -> bool + Send>;
+
+/// A body that ends with an error when it takes too long, or when nobody waits for it any more.
+struct Paced {
+    body: Body,
+    start: Instant,
+    read: u64,
+    is_dead: Death,
+}
+
+impl Read for Paced {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.is_dead)() {
+            return Err(failure("its session is over"));
+        }
+        if self.start.elapsed() > BODY_TIME + Duration::from_secs(self.read / BODY_RATE) {
+            return Err(failure("the response has no end in sight, and has to fit into one message"));
+        }
+        let read = self.body.read(buffer)?;
+        self.read += read as u64;
+        Ok(read)
+    }
+}
+
+fn failure(text: &str) -> io::Error {
+    io::Error::other(Failure::new(FailureKind::Timeout, text))
+}
