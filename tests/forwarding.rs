@@ -286,6 +286,64 @@ fn a_server_that_answers_and_stops_reading_is_heard() {
     done.send(());
 }
 
+#[test]
+fn an_interim_or_early_answer_does_not_cut_the_upload_of_a_server_that_reads_on() {
+    for early in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", ""] {
+        let address = serve(move |mut socket| {
+            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            let mut byte = [0];
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && matches!(reader.read(&mut byte), Ok(1)) {
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let mut left: usize = length.parse().unwrap();
+            // Answers first: an interim response, or the final one whose body tells what came.
+            let last = "HTTP/1.1 202 Accepted\r\nContent-Length: 4\r\n\r\n";
+            let _ = socket.write_all(if early.is_empty() { last } else { early }.as_bytes());
+            let mut buffer = [0; 8192];
+            while left > 0 {
+                match reader.read(&mut buffer) {
+                    Ok(read @ 1..) => left -= read,
+                    _ => return,
+                }
+            }
+            let _ = socket.write_all(if early.is_empty() { "" } else { last }.as_bytes());
+            let _ = socket.write_all(b"done");
+        });
+        let response = origin(address).call(request("POST", "/", &[], big()));
+        assert_eq!(read(response).unwrap(), "done", "{early:?}");
+    }
+}
+
+#[test]
+fn a_server_that_sends_back_what_it_reads_is_heard_to_the_end() {
+    let address = serve(|mut socket| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        let mut line = String::new();
+        let mut length = 0;
+        while line != "\r\n" {
+            line.clear();
+            if std::io::BufRead::read_line(&mut reader, &mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let _ = write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let _ = std::io::copy(&mut reader.take(length), &mut socket);
+    });
+    let sent = "x".repeat(1 << 20);
+    let origin = origin(address);
+    for _ in 0..5 {
+        let response = origin.call(request("POST", "/", &[], sent.as_str()));
+        let body = response.unwrap().into_body().read_to_end_limited(2 << 20).unwrap();
+        assert!(body == sent.as_bytes());
+    }
+}
+
 // ------------------------------------------------------------------------------------ connections and retries
 
 /// A server that notes each request's connection number, and does with the nth connection what `plan` says.
@@ -367,6 +425,22 @@ fn a_request_that_fails_on_a_new_connection_is_not_sent_again() {
     });
     assert!(origin(address).call(get("/")).is_err());
     assert_eq!(log.connections(), [0]);
+}
+
+#[test]
+fn a_request_that_is_slow_to_be_answered_is_not_sent_again() {
+    let (address, log) = serve_plan(|number, mut socket, log| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        log.read(number, &mut reader);
+        let _ = socket.write_all(&ok("x"));
+        // The second request is read and never answered, on a connection that stays open.
+        while log.read(number, &mut reader) {}
+    });
+    let origin = origin_at(&format!("http://{address}"), Timeouts { response: SHORT, ..Timeouts::default() });
+    assert_eq!(read(origin.call(get("/"))).unwrap(), "x");
+    let failure = origin.call(request("DELETE", "/", &[], Body::empty())).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::Timeout);
+    assert_eq!(log.connections(), [0, 0]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use support::Program;
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tungstenite::Message;
 use tunnel_agent::link::{DialError, Dialer, Socket, tls};
@@ -198,6 +200,34 @@ fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
         let body = origin.call(request).unwrap().into_body().read_to_end_limited(100).unwrap();
         assert_eq!(body, (8 << 20).to_string().as_bytes());
     }
+}
+
+#[test]
+fn the_programs_speak_tls_on_every_leg() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("localhost", false);
+    let trust = ca_file(&folder, &authority);
+    let paths = ["cert.pem", "key.pem", "ca.pem"].map(|name| folder.0.join(name).display().to_string());
+    folder.write("cert.pem", &certificate);
+    folder.write("key.pem", &key);
+    let (mut gateway, address) = Program::gateway(&["--tls-cert", &paths[0], "--tls-key", &paths[1]]);
+    let site = support::serve_http(|request| support::ok(&request.head));
+    let (url, local) = (format!("wss://localhost:{}", address.port()), format!("http://{site}"));
+    let arguments =
+        ["--tunnel-id", support::TUNNEL_ID, "--gateway", &url, "--local", &local, "--ca-file", &paths[2]];
+    let _agent = Program::agent(&arguments);
+    gateway.wait_for("agent agent_550e…_prod connected");
+
+    let tls = tls::client(&trust).unwrap();
+    let tcp = std::net::TcpStream::connect(address).unwrap();
+    let mut client = Socket::plain(tcp).unwrap().start_tls("localhost", &tls).unwrap();
+    client.write_all(b"GET /x HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").unwrap();
+    client.flush().unwrap();
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    let (status, head) = support::split(&response);
+    assert!(status == 200 && head.contains("x-forwarded-proto: https"), "{head}");
 }
 
 #[test]

@@ -338,6 +338,63 @@ fn a_closure_cannot_send_hop_by_hop_headers_or_a_body_where_none_may_be() {
     stop(handle);
 }
 
+#[test]
+fn what_has_no_end_or_is_no_final_response_is_an_error() {
+    let gateway = ScriptedGateway::start();
+    let service = |request: Request| {
+        let mut response = Response::new(Body::from_reader(std::io::repeat(b'x'), None));
+        match request.uri().path() {
+            "/events" => {
+                drop(response.headers_mut().insert("content-type", "text/event-stream; x".parse().unwrap()))
+            }
+            _ => *response.status_mut() = http::StatusCode::EARLY_HINTS,
+        }
+        Ok(response)
+    };
+    let handle = start(builder(&gateway).service(service));
+    let mut session = gateway.accept();
+    session.get("/events");
+    session.get("/hints");
+    assert!(session.answer().text.contains("server-sent events"));
+    assert!(session.answer().text.contains("interim status 103"));
+    drop(session);
+    stop(handle);
+}
+
+#[test]
+fn a_response_that_nobody_waits_for_any_more_frees_its_worker() {
+    /// Gives a byte each time the test allows it.
+    struct Trickle(mpsc::Receiver<()>);
+    impl Read for Trickle {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            buffer[0] = b'x';
+            Ok(1)
+        }
+    }
+    let gateway = ScriptedGateway::start();
+    let (more, allowed) = mpsc::channel();
+    let allowed = Mutex::new(Some(allowed));
+    let service = move |request: Request| match allowed.lock().unwrap().take() {
+        Some(allowed) => Ok(Response::new(Body::from_reader(Trickle(allowed), None))),
+        None => echo(request),
+    };
+    let handle = start(builder(&gateway).service(service).workers(1));
+    let mut first = gateway.accept();
+    first.get("/endless");
+    more.send(()).unwrap();
+    drop(first);
+    let mut second = gateway.accept();
+    second.get("/x");
+    // Bytes come on; the one worker notices that their session is over.
+    while more.send(()).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(second.answer().text, "/x");
+    drop(second);
+    stop(handle);
+}
+
 // ------------------------------------------------------------------------------------------------ heartbeat and ends
 
 #[test]
@@ -629,6 +686,24 @@ fn a_second_shutdown_skips_the_drain() {
     assert_eq!(session.close_code(), 1001);
     drop(running);
     handle.join().unwrap();
+}
+
+#[test]
+fn a_drain_does_not_wait_for_a_gateway_that_reads_slowly_or_not_at_all() {
+    let gateway = ScriptedGateway::start();
+    let service = |_: Request| Ok(Response::new(Body::from("x".repeat(8 << 20))));
+    let handle = start(builder(&gateway).service(service));
+    let mut session = gateway.accept();
+    session.get("/large");
+    // It is being written, and nobody reads it.
+    while handle.status().served == 0 {
+        std::thread::yield_now();
+    }
+    let started = std::time::Instant::now();
+    handle.shutdown(Duration::ZERO);
+    handle.join().unwrap();
+    assert!(started.elapsed() < LIMIT / 6, "{:?}", started.elapsed());
+    drop(session);
 }
 
 #[test]

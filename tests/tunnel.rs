@@ -344,24 +344,21 @@ fn a_gateway_that_stops_says_goodbye() {
 #[test]
 fn a_thousand_sessions_leave_nothing_behind() {
     let gateway = ScriptedGateway::start();
-    let arguments = [
-        "--tunnel-id",
-        TUNNEL_ID,
-        "--gateway",
-        &gateway.url(),
-        "--backoff-min",
-        "1ms",
-        "--backoff-max",
-        "1ms",
-    ];
-    let agent = Program::agent(&[&arguments[..], &["--max-retries", "0"]].concat());
+    let (url, site) = (gateway.url(), format!("http://{}", start_site()));
+    let whom = ["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &site, "--workers", "1"];
+    let when = ["--backoff-min", "1ms", "--backoff-max", "1ms", "--max-retries", "0"];
+    let agent = Program::agent(&[&whom[..], &when].concat());
     // Between two handshakes one session has ended and its thread is joined: the numbers are exact.
     let after = |sessions: usize| {
-        for _ in 0..sessions {
-            drop(gateway.accept());
+        for number in 0..=sessions {
+            let mut session = gateway.accept();
+            session.get("/x");
+            assert_eq!(session.answer().status, Some(200));
+            if number == sessions {
+                return threads_and_descriptors(agent.id());
+            }
         }
-        let _session = gateway.accept();
-        threads_and_descriptors(agent.id())
+        unreachable!("the last one returns")
     };
     let early = after(10);
     assert_eq!(after(1000), early);
