@@ -3,9 +3,10 @@
 //! One table per program says which options there are; the help, the environment variables and the hints
 //! all come from it. A flag beats its variable beats the default; an empty variable counts as unset.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -58,22 +59,29 @@ pub fn read<T>(
     table: &[Opt],
     settings: impl FnOnce(Options<'_>) -> Result<T, UsageError>,
 ) -> Result<Command<T>, UsageError> {
-    let arguments = std::env::args_os().skip(1).collect();
-    let environment = |name: &str| std::env::var_os(name);
-    let mut options = Options::new(table, arguments, &environment);
-    if options.arguments.contains(["-h", "--help"]) {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is = |names: [&str; 2]| arguments.iter().any(|argument| names.iter().any(|name| argument == name));
+    if is(["-h", "--help"]) {
         return Ok(Command::Help);
     }
-    if options.arguments.contains(["-V", "--version"]) {
+    if is(["-V", "--version"]) {
         return Ok(Command::Version);
     }
-    settings(options).map(Command::Run)
+    let environment = |name: &str| std::env::var_os(name);
+    settings(Options::new(table, arguments, &environment)?).map(Command::Run)
 }
 
 /// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
 pub fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// The name that the program was called by: it may be installed under another than it was built with.
+pub fn program(built_as: &str) -> String {
+    let called_as = std::env::args_os().next();
+    let name = called_as.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    name.unwrap_or(built_as).to_owned()
 }
 
 /// Says on standard error what is wrong with the command line.
@@ -87,13 +95,15 @@ pub fn refuse(program: &str, error: &UsageError) -> ExitCode {
 const USAGE: u8 = 2;
 
 impl<'a> Options<'a> {
-    /// From arguments without the program's name.
+    /// From arguments without the program's name. Refuses what the table does not know, before anything is
+    /// read: a misspelt option is the cause where a missing one is only the consequence.
     pub fn new(
         table: &'a [Opt],
         arguments: Vec<OsString>,
         environment: &'a dyn Fn(&str) -> Option<OsString>,
-    ) -> Self {
-        Options { table, arguments: pico_args::Arguments::from_vec(arguments), environment }
+    ) -> Result<Self, UsageError> {
+        check(table, &arguments)?;
+        Ok(Options { table, arguments: pico_args::Arguments::from_vec(arguments), environment })
     }
 
     /// An option without a value: on when given, or by its variable.
@@ -156,35 +166,52 @@ impl<'a> Options<'a> {
         let text = value.map(OsString::into_string).transpose();
         text.map_err(|_| UsageError(format!("{variable}: not valid UTF-8")))
     }
+}
 
-    /// Refuses what nobody asked for. To be called when all options are read.
-    pub fn finish(self) -> Result<(), UsageError> {
-        let Some(first) = self.arguments.finish().into_iter().next() else { return Ok(()) };
-        let first = first.to_string_lossy().into_owned();
-        if !first.starts_with('-') {
-            // Not repeated: it may be a tunnel ID or a token.
-            return Err(UsageError(
-                "an argument that belongs to no option; every value follows its --option".into(),
-            ));
+/// Looks whether the arguments are options of the table with their values, each given once.
+fn check(table: &[Opt], arguments: &[OsString]) -> Result<(), UsageError> {
+    let mut seen = Vec::new();
+    let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
+    while let Some(argument) = rest.next() {
+        let (flag, value) = match argument.split_once('=') {
+            Some((flag, value)) => (flag, Some(value)),
+            None => (argument.as_ref(), None),
+        };
+        let opt = known(table, flag)?;
+        if seen.contains(&opt.flag) {
+            return Err(UsageError(format!("{flag} was given twice")));
         }
-        let flag = first.split('=').next().unwrap_or_default();
-        Err(UsageError(match self.table.iter().find(|opt| opt.flag == flag) {
-            Some(opt) if opt.value.is_empty() && first != flag => format!("{flag} takes no value"),
-            Some(_) => format!("{flag} was given twice"),
-            None if flag == "--token" => {
-                "a token never goes on the command line, where others see it: use --token-file or TOKEN"
-                    .to_owned()
-            }
-            None => format!("unknown option {}{}", flag.escape_debug(), suggestion(self.table, flag)),
-        }))
+        seen.push(opt.flag);
+        match (opt.value.is_empty(), value) {
+            (true, Some(_)) => return Err(UsageError(format!("{flag} takes no value"))),
+            (true, None) | (false, Some(_)) => {}
+            (false, None) if rest.next().is_some_and(|value| !value.starts_with("--")) => {}
+            (false, None) => return Err(UsageError(format!("{flag} needs a value"))),
+        }
     }
+    Ok(())
+}
+
+fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {
+    if let Some(opt) = table.iter().find(|opt| opt.flag == flag && !flag.is_empty()) {
+        return Ok(opt);
+    }
+    Err(UsageError(if flag == "--token" {
+        "a token never goes on the command line, where others see it: use --token-file or the variable"
+            .to_owned()
+    } else if flag.starts_with('-') {
+        format!("unknown option {}{}", flag.escape_debug(), suggestion(table, flag))
+    } else {
+        // Not repeated: it may be a tunnel ID or a token.
+        "an argument that belongs to no option; every value follows its --option".to_owned()
+    }))
 }
 
 /// The option that was probably meant.
 fn suggestion(table: &[Opt], flag: &str) -> String {
-    let near = table.iter().map(|opt| (distance(opt.flag, flag), opt.flag)).min();
-    match near {
-        Some((edits, meant)) if edits <= 3 => format!("; did you mean {meant}?"),
+    let flags = table.iter().map(|opt| opt.flag).filter(|meant| !meant.is_empty());
+    match flags.map(|meant| (distance(meant, flag), meant)).min() {
+        Some((edits, meant)) if edits <= 3 && edits < flag.len() / 2 => format!("; did you mean {meant}?"),
         _ => String::new(),
     }
 }
@@ -296,13 +323,13 @@ mod tests {
             line.map(OsString::from)
         };
         let arguments = arguments.iter().map(OsString::from).collect();
-        let mut options = Options::new(&TABLE, arguments, &environment);
+        let mut options = Options::new(&TABLE, arguments, &environment)?;
         let got = (
             options.text("--tunnel-id")?,
             options.value("--workers", number)?,
             options.switch("--insecure")?,
         );
-        options.finish().map(|()| got)
+        Ok(got)
     }
 
     #[test]
@@ -327,11 +354,13 @@ mod tests {
             (&[], &["WORKERS=s3cret"], "WORKERS: expected a whole number"),
             (&[], &["INSECURE=s3cret"], "INSECURE: expected 1, true, 0 or false"),
             (&["--workers"], &[], "--workers needs a value"),
+            (&["--tunnel-id", "--workers", "2"], &[], "--tunnel-id needs a value"),
             (&["--workers", "1", "--workers", "2"], &[], "--workers was given twice"),
             (&["--insecure=1"], &[], "--insecure takes no value"),
             (&["--worker", "1"], &[], "unknown option --worker; did you mean --workers?"),
             (&["--tunelid=s3cret"], &[], "unknown option --tunelid; did you mean --tunnel-id?"),
             (&["--colour"], &[], "unknown option --colour"),
+            (&["", "x"], &[], "an argument that belongs to no option; every value follows its --option"),
             (&["s3cret"], &[], "an argument that belongs to no option; every value follows its --option"),
         ] {
             assert_eq!(read(arguments, environment), Err(UsageError(message.to_owned())), "{arguments:?}");

@@ -60,10 +60,11 @@ pub struct Settings {
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
-         Usage: agent --tunnel-id ID [options]\n\n\
+         Usage: {} --tunnel-id ID [options]\n\n\
          {}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          Exit codes: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage, 3 refused by the gateway.\n",
+        cli::program("agent"),
         cli::help(&TABLE),
     )
 }
@@ -114,7 +115,6 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
     builder = builder.trust(trust(o, "--insecure", "--ca-file")?);
     builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
-    options.finish()?;
     let mut warnings = Vec::new();
     if tunnel_id.is_some_and(|id| id.purpose().contains('_')) {
         warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");

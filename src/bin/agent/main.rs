@@ -11,7 +11,7 @@ use std::time::Duration;
 use log::{error, info};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tunnel_agent::cli::{Command, print, refuse};
+use tunnel_agent::cli::{Command, print, program, refuse};
 use tunnel_agent::{Agent, RunError, Stopper, logging};
 
 const GAVE_UP: u8 = 1;
@@ -20,7 +20,7 @@ const REFUSED: u8 = 3;
 fn main() -> ExitCode {
     match cli::read() {
         Ok(Command::Help) => print(&cli::help()),
-        Ok(Command::Version) => print(concat!("agent ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Version) => print(&format!("{} {}\n", program("agent"), env!("CARGO_PKG_VERSION"))),
         Ok(Command::Run(settings)) => {
             logging::install();
             for warning in &settings.warnings {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             }
             run(settings.agent, settings.drain)
         }
-        Err(error) => refuse("agent", &error),
+        Err(error) => refuse(&program("agent"), &error),
     }
 }
 

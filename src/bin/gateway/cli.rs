@@ -46,11 +46,12 @@ pub fn help() -> String {
          requests on to them. For development, tests, demonstrations and small installations. It keeps\n\
          everything in memory, knows no users and no rate limits, and reports metrics to nobody; a fleet is\n\
          many of these behind an ordinary load balancer.\n\n\
-         Usage: gateway [options]\n\n\
+         Usage: {} [options]\n\n\
          {}\n\
          GET /health and GET /connections tell how it is doing; POST /forward sends its body to an agent as\n\
          POST /; every other request goes to an agent as it is. The header X-Tunnel-Id chooses the agent,\n\
          whatever the path; without it the agents take turns.\n",
+        cli::program("gateway"),
         cli::help(&TABLE),
     )
 }
@@ -73,7 +74,6 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         max_message: o.value("--max-message", cli::size)?.unwrap_or(16 << 20),
         legacy: o.switch("--legacy")?,
     };
-    options.finish()?;
     if settings.max_body > settings.max_message {
         return Err(UsageError("--max-body must not exceed --max-message".to_owned()));
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use log::{debug, error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tunnel_agent::cli::{Command, print, refuse};
+use tunnel_agent::cli::{Command, print, program, refuse};
 use tunnel_agent::link::Socket;
 use tunnel_agent::logging;
 
@@ -46,12 +46,12 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 fn main() -> ExitCode {
     match cli::read() {
         Ok(Command::Help) => print(&cli::help()),
-        Ok(Command::Version) => print(concat!("gateway ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Version) => print(&format!("{} {}\n", program("gateway"), env!("CARGO_PKG_VERSION"))),
         Ok(Command::Run(settings)) => {
             logging::install();
             run(settings)
         }
-        Err(error) => refuse("gateway", &error),
+        Err(error) => refuse(&program("gateway"), &error),
     }
 }
 
