@@ -522,17 +522,18 @@ fn a_violation_is_told_with_its_code_before_the_end() {
 
 #[test]
 fn a_gateway_that_stops_reading_is_left() {
-    let gateway = ScriptedGateway::start();
-    let heartbeat = Heartbeat { ping_interval: SHORT, pong_timeout: LIMIT };
-    let handle = start(builder(&gateway).service(echo).heartbeat(heartbeat));
-    let mut session = gateway.accept();
-    // Pings that nobody reads the pongs of: more than the sockets and the agent's budget hold. The agent
-    // goes on reading all the while, and ends the session when too much waits.
-    let payload = Bytes::from(vec![0; 125]);
-    while session.0.send(Message::Ping(payload.clone())).is_ok() {}
-    drop(gateway.accept());
-    drop(session);
-    stop(handle);
+    let bad_request = r#"{"message_type":"request","payload":{"id":1,"method":"GET","path":"nowhere"}}"#;
+    // Neither the pongs nor the refusals are read: more than the sockets and the agent's budget hold. The
+    // agent goes on reading all the while, and ends the session when too much waits.
+    for message in [Message::Ping(Bytes::from(vec![0; 125])), Message::text(bad_request)] {
+        let gateway = ScriptedGateway::start();
+        let heartbeat = Heartbeat { ping_interval: SHORT, pong_timeout: LIMIT };
+        let handle = start(builder(&gateway).service(echo).heartbeat(heartbeat));
+        let mut session = gateway.accept();
+        while session.0.send(message.clone()).is_ok() {}
+        drop(gateway.accept());
+        stop(handle);
+    }
 }
 
 #[test]

@@ -236,7 +236,7 @@ impl Connection {
     fn begin(&mut self) {
         let reused = self.state == State::Idle;
         note(|seen| (seen.connected, seen.reused) = (true, reused));
-        (self.state, self.answer_began) = (State::Busy, false);
+        (self.state, self.answer_began, self.input_waits) = (State::Busy, false, false);
     }
 
     /// Sends all of it, unless the server has answered and does not want the rest.
@@ -309,7 +309,8 @@ impl Connection {
     }
 
     fn receive(&mut self) -> io::Result<bool> {
-        if std::mem::take(&mut self.input_waits) {
+        // With nothing there it would be taken for the end.
+        if std::mem::take(&mut self.input_waits) && !self.buffers.input().is_empty() {
             return Ok(true);
         }
         let wait = if self.answer_began { self.timeouts.idle } else { self.timeouts.response };

@@ -62,6 +62,7 @@ pub(crate) fn run(
         state: State::new(config.heartbeat, now),
         order: Order::new(config.correlation),
         inbox,
+        answers: VecDeque::new(),
         answered: 0,
         frames: FrameWriter::new(Role::Client),
         half: link.writer,
@@ -82,7 +83,9 @@ struct Writer {
     state: State,
     order: Order<Answer>,
     inbox: Inbox,
-    /// Requests whose answer has arrived here.
+    /// Answers that are not looked at yet, since enough waits to be written.
+    answers: VecDeque<Answer>,
+    /// Requests whose answer has been looked at.
     answered: u64,
     frames: FrameWriter,
     half: WriteHalf,
@@ -108,7 +111,7 @@ impl Writer {
                 Step::Wait(_) if !self.frames.is_empty() => {
                     self.write();
                     // A drain, say, must not wait until all of it is written.
-                    self.handle_waiting(usize::MAX);
+                    self.handle_waiting();
                 }
                 Step::Wait(until) => self.wait(until),
             }
@@ -172,16 +175,22 @@ impl Writer {
             // The reader's last word comes before it drops its sender, so this does not happen.
             Err(RecvTimeoutError::Disconnected) => return self.state.reader_ended(End::Eof),
         }
-        self.handle_waiting(BATCH);
+        self.handle_waiting();
     }
 
-    /// Handles the events that are there, until so many bytes wait to be written.
-    fn handle_waiting(&mut self, batch: usize) {
-        while self.frames.waiting() < batch {
-            let Ok(event) = self.inbox.events.try_recv() else { break };
+    /// Handles the events that are there, and makes frames of answers up to a batch. The others keep the
+    /// room that they take up, or what a gateway does not read would be counted nowhere.
+    fn handle_waiting(&mut self) {
+        while let Ok(event) = self.inbox.events.try_recv() {
             self.handle(event);
         }
-        if let Some(payload) = self.pong.take() {
+        while self.frames.waiting() < BATCH {
+            let Some(answer) = self.answers.pop_front() else { break };
+            self.handle_answer(answer);
+        }
+        if self.frames.waiting() < BATCH
+            && let Some(payload) = self.pong.take()
+        {
             self.frames.push(Outgoing::Pong(payload));
         }
     }
@@ -189,7 +198,7 @@ impl Writer {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Answer(answer) => self.handle_answer(answer),
+            Event::Answer(answer) => self.answers.push_back(answer),
             Event::Ping(payload, _room) => self.pong = Some(payload),
             Event::Close(frame) => self.state.closed_by_peer(frame, now),
             Event::Violation(code, what) => self.state.violation(code, what, now),
