@@ -278,9 +278,8 @@ impl Ticket {
     }
 
     /// Tells, for as long as it lives, whether the session is over.
-    pub(super) fn death(&self) -> super::whole::Death {
-        let shared = self.outbox.shared.clone();
-        Box::new(move || !shared.is_alive())
+    pub(super) fn watch(&self) -> Watch {
+        Watch(self.outbox.shared.clone())
     }
 
     /// The request's ID, which its answer must carry.
@@ -317,6 +316,17 @@ impl Ticket {
             text: envelope.into(),
             room: Some(room),
         }));
+    }
+}
+
+/// See [`Ticket::watch`].
+#[derive(Debug)]
+pub(super) struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// Whether the session is over.
+    pub(super) fn is_over(&self) -> bool {
+        !self.0.is_alive()
     }
 }
 

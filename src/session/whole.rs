@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
-use super::outbox::Ticket;
+use super::outbox::{Ticket, Watch};
 use crate::headers::remove_hop_by_hop;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 
@@ -39,7 +39,7 @@ pub(super) fn call(
     let body = match body.as_bytes() {
         Some(_) => body,
         None => {
-            Body::from_reader(Paced { body, start: Instant::now(), read: 0, is_dead: ticket.death() }, length)
+            Body::from_reader(Paced { body, start: Instant::now(), read: 0, session: ticket.watch() }, length)
         }
     };
     Ok((parts, body.read_to_end_limited(max_body)?))
@@ -77,20 +77,17 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
 }
 
-/// Whether a session is over; see [`Ticket::death`].
-pub(super) type Death = Box<dyn Fn() -> bool + Send>;
-
 /// A body that ends with an error when it takes too long, or when nobody waits for it any more.
 struct Paced {
     body: Body,
     start: Instant,
     read: u64,
-    is_dead: Death,
+    session: Watch,
 }
 
 impl Read for Paced {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if (self.is_dead)() {
+        if self.session.is_over() {
             return Err(failure("its session is over"));
         }
         if self.start.elapsed() > BODY_TIME + Duration::from_secs(self.read / BODY_RATE) {
