@@ -8,7 +8,7 @@ use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 
-use super::duplex::{Socket, WriteHalf};
+use super::duplex::Socket;
 
 /// What is read from a socket at once.
 const READ_BUFFER: usize = 16 << 10;
@@ -154,12 +154,12 @@ impl FrameWriter {
         let _ = self.encoder.write(Message::Frame(frame));
     }
 
-    /// Whether nothing is waiting.
+    /// Whether all of it is written and has gone out.
     pub fn is_empty(&self) -> bool {
-        self.waiting() == 0
+        self.encoder.get_ref().0.is_empty()
     }
 
-    /// How many bytes are waiting.
+    /// How many bytes wait to be written.
     pub fn waiting(&self) -> usize {
         self.encoder.get_ref().0.len() - self.written
     }
@@ -174,27 +174,42 @@ impl FrameWriter {
         self.written_before + self.written as u64
     }
 
-    /// Writes one step of what is waiting. Returns how many bytes the kernel took.
-    pub fn write_step(&mut self, half: &mut WriteHalf) -> io::Result<usize> {
-        let collected = &mut self.encoder.get_mut().0;
-        let end = collected.len().min(self.written + WRITE_STEP);
-        let taken = half.write(&collected[self.written..end])?;
-        if taken == 0 && end > self.written {
-            return Err(io::ErrorKind::WriteZero.into());
+    /// Writes one step of what is waiting. `Ok` means progress; [`io::ErrorKind::TimedOut`] that nothing went
+    /// out for as long as `half` waits, and that another step may be tried.
+    pub fn write_step(&mut self, half: &mut impl Write) -> io::Result<()> {
+        match self.write_and_flush(half) {
+            // Under TLS a part of a record went out.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            other => other,
         }
-        self.written += taken;
-        if self.written == collected.len() {
-            collected.clear();
-            let large = collected.capacity() > WRITE_BUFFER_KEPT;
-            self.written_before += self.written as u64;
-            self.written = 0;
-            if large {
-                // The encoder has a buffer of that size too.
-                let written_before = self.written_before;
-                *self = FrameWriter { written_before, ..FrameWriter::new(self.role) };
+    }
+
+    fn write_and_flush(&mut self, half: &mut impl Write) -> io::Result<()> {
+        let collected = &self.encoder.get_ref().0;
+        let end = collected.len().min(self.written + WRITE_STEP);
+        if self.written < end {
+            match half.write(&collected[self.written..end])? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                taken => self.written += taken,
             }
         }
-        Ok(taken)
+        if self.written == collected.len() {
+            // Under TLS, what was taken may still wait to go out; until then this is not empty.
+            half.flush()?;
+            self.clear();
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.written_before += self.written as u64;
+        self.written = 0;
+        let collected = &mut self.encoder.get_mut().0;
+        collected.clear();
+        if collected.capacity() > WRITE_BUFFER_KEPT {
+            // The encoder has a buffer of that size too.
+            *self = FrameWriter { written_before: self.written_before, ..FrameWriter::new(self.role) };
+        }
     }
 
     /// What is waiting, as bytes.
@@ -328,5 +343,33 @@ mod tests {
                 other => panic!("{bytes:?}: {other:?}"),
             }
         }
+    }
+
+    /// A stream under TLS: it takes everything, and what it took goes out as its flushes say.
+    struct Encrypting(Vec<io::Result<()>>);
+
+    impl Write for Encrypting {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.pop().unwrap_or(Ok(()))
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_before_what_was_taken_has_gone_out() {
+        let stalled = || Err(io::ErrorKind::TimedOut.into());
+        let partly = || Err(io::ErrorKind::WouldBlock.into());
+        let mut half = Encrypting(vec![partly(), stalled()]);
+        let mut frames = FrameWriter::new(Role::Server);
+        frames.push(Outgoing::Ping);
+        // Nothing goes out, then a part of it, then the rest.
+        let error = frames.write_step(&mut half).unwrap_err();
+        assert_eq!((error.kind(), frames.is_empty(), frames.written()), (io::ErrorKind::TimedOut, false, 2));
+        assert!(frames.write_step(&mut half).is_ok() && !frames.is_empty());
+        assert!(frames.write_step(&mut half).is_ok() && frames.is_empty());
+        assert_eq!((frames.pushed(), frames.written()), (2, 2));
     }
 }

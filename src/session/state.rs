@@ -132,8 +132,8 @@ impl State {
     }
 
     /// The kernel took these bytes.
-    pub(super) fn wrote(&mut self, bytes: usize) {
-        self.written_since_heard += bytes as u64;
+    pub(super) fn wrote(&mut self, bytes: u64) {
+        self.written_since_heard += bytes;
     }
 
     /// Finish what runs until this time at most, then close. A later call can only shorten it.

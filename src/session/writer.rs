@@ -135,13 +135,11 @@ impl Writer {
     }
 
     fn write(&mut self) {
-        match self.frames.write_step(&mut self.half) {
-            Ok(written) => {
-                self.state.wrote(written);
-                self.stalled_since = None;
-            }
-            // Under TLS a part of a record went out.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stalled_since = None,
+        let before = self.frames.written();
+        let result = self.frames.write_step(&mut self.half);
+        self.state.wrote(self.frames.written() - before);
+        match result {
+            Ok(()) => self.stalled_since = None,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
             Err(error) => {
                 // The reader knows better why, if the peer said so before it left.
