@@ -173,9 +173,13 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
     if hosts.next().is_some() {
         return Err(Refusal::bad_request("more than one Host header"));
     }
-    let bytes = host.as_bytes();
-    let valid = bytes.is_empty() || (!bytes.contains(&b'@') && Authority::try_from(bytes).is_ok());
+    let valid = host.is_empty() || is_host(host.as_bytes());
     if valid { Ok(()) } else { Err(Refusal::bad_request("the Host header is no host and port")) }
+}
+
+/// Whether this is a host, perhaps with a port.
+pub(crate) fn is_host(bytes: &[u8]) -> bool {
+    !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok()
 }
 
 #[cfg(test)]

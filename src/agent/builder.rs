@@ -8,6 +8,7 @@ use http::HeaderValue;
 
 use super::Agent;
 use crate::TunnelId;
+use crate::admission::is_host;
 use crate::backoff;
 use crate::link::dial::Token;
 use crate::link::tls::{self, ClientTls, TlsError, Trust};
@@ -53,7 +54,7 @@ enum Answers {
 /// Why an agent cannot be built.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// A number or time is out of its range; the text names it, as the program's option, and the range.
+    /// A value is not one that it may be; the text names it, as the program's option, and the range.
     OutOfRange(String),
     /// TLS towards the gateway cannot be set up.
     GatewayTls(TlsError),
@@ -233,7 +234,9 @@ impl Builder {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
+        let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
         let checks = [
+            (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
             ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
             (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
             (
@@ -259,7 +262,7 @@ impl Builder {
             ("--backoff-max", self.backoff.max),
         ];
         for (name, time) in times {
-            if !(TIME_MIN..=TIME_MAX).contains(&time) {
+            if !(TIME_MIN..=Timeouts::MAX).contains(&time) {
                 return Err(ConfigError::OutOfRange(format!("{name} must be 1ms to 1440m")));
             }
         }
@@ -268,7 +271,6 @@ impl Builder {
 }
 
 const TIME_MIN: Duration = Duration::from_millis(1);
-const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
     secure.then(|| tls::client(trust)).transpose()
@@ -301,6 +303,9 @@ mod tests {
             assert!(error.contains(named), "{error}");
         }
         check(builder().workers(0), "workers");
+        check(builder().host_header(HeaderValue::from_static("a b")), "host");
+        check(builder().host_header(HeaderValue::from_static("me@site.test")), "host");
+        check(builder().host_header(HeaderValue::from_static("")), "host");
         check(builder().workers(1025), "workers");
         check(builder().queue(65_537), "queue");
         check(builder().max_message(100).max_body(1), "message");

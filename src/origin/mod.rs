@@ -32,6 +32,20 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
+impl Timeouts {
+    /// Longer than anybody means it, and short enough for the clock: 24 h.
+    pub const MAX: Duration = Duration::from_secs(24 * 3600);
+
+    fn clamped(self) -> Self {
+        let Timeouts { connect, response, idle } = self;
+        Timeouts {
+            connect: connect.min(Self::MAX),
+            response: response.min(Self::MAX),
+            idle: idle.min(Self::MAX),
+        }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         let half_a_minute = Duration::from_secs(30);
@@ -49,13 +63,14 @@ pub struct Origin {
 
 impl Origin {
     /// Forwards to the server at `local`. `host` replaces each request's `Host` header; `tls` is needed
-    /// exactly when the URL is secure.
+    /// exactly when the URL is secure. No time-out is longer than [`Timeouts::MAX`].
     pub fn new(
         local: LocalUrl,
         host: Option<HeaderValue>,
         tls: Option<ClientTls>,
         timeouts: Timeouts,
     ) -> Self {
+        let timeouts = timeouts.clamped();
         let connector = Connector::new(&local, tls, timeouts);
         Origin { local, host, timeouts, clients: Clients::new(connector) }
     }

@@ -53,7 +53,7 @@ impl UreqResolver for NoResolver {
 }
 
 /// What was seen of a request so far.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Seen {
     /// There was a connection to send it on.
     connected: bool,
@@ -67,8 +67,13 @@ struct Seen {
     fresh: bool,
 }
 
+impl Seen {
+    const NOTHING: Seen =
+        Seen { connected: false, reused: false, received: false, closed: false, fresh: false };
+}
+
 thread_local! {
-    static SEEN: Cell<Seen> = const { Cell::new(Seen { connected: false, reused: false, received: false, closed: false, fresh: false }) };
+    static SEEN: Cell<Seen> = const { Cell::new(Seen::NOTHING) };
 }
 
 /// What is seen of the request that this thread makes.
@@ -77,13 +82,13 @@ pub(super) struct Trace(());
 impl Trace {
     /// A new request begins.
     pub(super) fn begin() -> Self {
-        SEEN.set(Seen::default());
+        SEEN.set(Seen::NOTHING);
         Trace(())
     }
 
     /// A new request begins, on a connection of its own.
     pub(super) fn begin_fresh() -> Self {
-        SEEN.set(Seen { fresh: true, ..Seen::default() });
+        SEEN.set(Seen { fresh: true, ..Seen::NOTHING });
         Trace(())
     }
 
@@ -121,14 +126,6 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(local: &LocalUrl, tls: Option<ClientTls>, timeouts: Timeouts) -> Self {
-        // Longer than anybody means it, and short enough for the clock.
-        let longest = Duration::from_secs(24 * 3600);
-        let Timeouts { connect, response, idle } = timeouts;
-        let timeouts = Timeouts {
-            connect: connect.min(longest),
-            response: response.min(longest),
-            idle: idle.min(longest),
-        };
         Connector { resolver: Arc::new(Resolver::new(local.host(), local.port())), tls, timeouts }
     }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::uri::Authority;
 use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::{Agent, Backoff, Correlation, Heartbeat, Timeouts, Token, Trust, TunnelId};
 
@@ -94,7 +93,7 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     if let Some(url) = o.parsed("--local")? {
         builder = builder.local(url);
     }
-    if let Some(host) = o.value("--host-header", host)? {
+    if let Some(host) = o.value("--host-header", HeaderValue::from_str)? {
         builder = builder.host_header(host);
     }
     if let Some(workers) = o.value("--workers", cli::number)? {
@@ -169,14 +168,6 @@ fn trust(o: &mut Options<'_>, insecure: &'static str, ca_file: &'static str) -> 
             Err(UsageError(format!("{insecure} and {ca_file} contradict each other; give one")))
         }
     }
-}
-
-/// Reads a host, perhaps with a port, as the `Host` header takes it.
-fn host(text: &str) -> Result<HeaderValue, &'static str> {
-    let authority = text.parse::<Authority>().ok().filter(|_| !text.contains('@'));
-    authority
-        .and_then(|_| HeaderValue::from_str(text).ok())
-        .ok_or("expected a host such as site.test or site.test:8080")
 }
 
 fn correlation(text: &str) -> Result<Correlation, &'static str> {
