@@ -363,26 +363,28 @@ fn what_has_no_end_or_is_no_final_response_is_an_error() {
 
 #[test]
 fn a_response_that_nobody_waits_for_any_more_frees_its_worker() {
-    /// Gives a byte each time the test allows it.
-    struct Trickle(mpsc::Receiver<()>);
+    /// Says that it is read, and gives a byte each time the test allows it.
+    struct Trickle(mpsc::Sender<()>, mpsc::Receiver<()>);
     impl Read for Trickle {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            let _ = self.0.recv();
+            let _ = self.0.send(());
+            let _ = self.1.recv();
             buffer[0] = b'x';
             Ok(1)
         }
     }
     let gateway = ScriptedGateway::start();
+    let (read, is_read) = mpsc::channel();
     let (more, allowed) = mpsc::channel();
-    let allowed = Mutex::new(Some(allowed));
-    let service = move |request: Request| match allowed.lock().unwrap().take() {
-        Some(allowed) => Ok(Response::new(Body::from_reader(Trickle(allowed), None))),
+    let trickle = Mutex::new(Some(Trickle(read, allowed)));
+    let service = move |request: Request| match trickle.lock().unwrap().take() {
+        Some(trickle) => Ok(Response::new(Body::from_reader(trickle, None))),
         None => echo(request),
     };
     let handle = start(builder(&gateway).service(service).workers(1));
     let mut first = gateway.accept();
     first.get("/endless");
-    more.send(()).unwrap();
+    is_read.recv().unwrap();
     drop(first);
     let mut second = gateway.accept();
     second.get("/x");
