@@ -74,7 +74,7 @@ pub use link::GatewayUrl;
 pub use link::dial::Token;
 pub use link::tls::Trust;
 pub use origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};
-pub use service::{Body, Failure, FailureKind, Request, Response, Service};
+pub use service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
 pub use session::{Correlation, Heartbeat};
 pub use status::{Connection, Status};
 pub use tunnel_id::{InvalidTunnelId, TunnelId};

@@ -1,7 +1,10 @@
 //! What answers requests: a local server, or the embedding program itself.
 
 use std::fmt;
-use std::io::{self, Cursor, Read};
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+use tungstenite::Bytes;
 
 /// A request of a client, as the gateway passed it on: hop-by-hop headers are gone (RFC 9110 §7.6.1), the path is in
 /// origin form (RFC 9112 §3.2.1).
@@ -48,7 +51,7 @@ where
 pub struct Body(Source);
 
 enum Source {
-    Bytes(Cursor<Vec<u8>>),
+    Bytes(Bytes),
     Stream { reader: Box<dyn Read + Send>, length: Option<u64> },
 }
 
@@ -67,7 +70,7 @@ impl Body {
     /// How many bytes are still to be read, if that is known.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
-            Source::Bytes(bytes) => Some(self.unread(bytes).len() as u64),
+            Source::Bytes(bytes) => Some(bytes.len() as u64),
             Source::Stream { length, .. } => *length,
         }
     }
@@ -75,14 +78,28 @@ impl Body {
     /// What is still to be read, when all of it is in memory. Such a body can be sent a second time.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match &self.0 {
-            Source::Bytes(bytes) => Some(self.unread(bytes)),
+            Source::Bytes(bytes) => Some(bytes),
             Source::Stream { .. } => None,
         }
     }
 
-    fn unread<'a>(&self, bytes: &'a Cursor<Vec<u8>>) -> &'a [u8] {
-        let start = usize::try_from(bytes.position()).unwrap_or(usize::MAX);
-        bytes.get_ref().get(start..).unwrap_or_default()
+    /// The same body once more, when all of it is in memory.
+    pub(crate) fn replay(&self) -> Option<Body> {
+        match &self.0 {
+            Source::Bytes(bytes) => Some(Body(Source::Bytes(bytes.clone()))),
+            Source::Stream { .. } => None,
+        }
+    }
+
+    /// A body that breaks off at once.
+    pub(crate) fn broken(error: io::Error, length: u64) -> Self {
+        struct Broken(Option<io::Error>);
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(self.0.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))
+            }
+        }
+        Body::from_reader(Broken(Some(error)), Some(length))
     }
 
     /// Reads the body to its end, or fails with [`FailureKind::TooLarge`] past `max` bytes.
@@ -92,11 +109,10 @@ impl Body {
             Failure::new(FailureKind::TooLarge, text)
         };
         let (mut reader, length) = match self.0 {
-            Source::Bytes(bytes) if bytes.position() == 0 => {
-                let bytes = bytes.into_inner();
-                return if bytes.len() > max { Err(too_large()) } else { Ok(bytes) };
+            // Without a copy, when nobody else holds them.
+            Source::Bytes(bytes) => {
+                return if bytes.len() > max { Err(too_large()) } else { Ok(bytes.into()) };
             }
-            Source::Bytes(bytes) => return Body::from_reader(bytes, None).read_to_end_limited(max),
             Source::Stream { reader, length } => (reader, length),
         };
         if length.is_some_and(|length| length > max as u64) {
@@ -127,7 +143,11 @@ fn longer_than(length: u64) -> Failure {
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Source::Bytes(bytes) => bytes.read(buffer),
+            Source::Bytes(bytes) => {
+                let read = buffer.len().min(bytes.len());
+                buffer[..read].copy_from_slice(&bytes.split_to(read));
+                Ok(read)
+            }
             Source::Stream { reader, length: None } => reader.read(buffer),
             Source::Stream { reader, length: Some(0) } => match reader.read(&mut [0])? {
                 0 => Ok(0),
@@ -148,7 +168,7 @@ impl Read for Body {
 
 impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
-        Body(Source::Bytes(Cursor::new(bytes)))
+        Body(Source::Bytes(bytes.into()))
     }
 }
 
@@ -228,6 +248,19 @@ impl Failure {
         self.kind
     }
 
+    /// The request's own body broke off.
+    pub(crate) fn of_request_body(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()) {
+            Some(failure) => failure.clone(),
+            None => Failure::new(FailureKind::Truncated, format!("the request's body broke off: {error}")),
+        }
+    }
+
+    /// The local server takes nothing of the request.
+    pub(crate) fn stalled() -> Self {
+        Failure::new(FailureKind::Timeout, "it stopped reading the request (see --idle-timeout)")
+    }
+
     fn broken_off(read: usize, length: Option<u64>, error: io::Error) -> Self {
         // A service's own failure, such as a time-out, travels through `io::Error` when it comes up while
         // the body is read.
@@ -247,6 +280,68 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// Tells a service that nobody waits for its answer any more: the client has left, or the session is over.
+/// Found in a request's [`extensions`](http::Request::extensions), when whoever sent it can tell.
+///
+/// A call that notices may end as it likes; what it returns is dropped.
+#[derive(Clone, Default)]
+pub struct Cancellation(Arc<Mutex<Cancelled>>);
+
+#[derive(Default)]
+struct Cancelled {
+    is_cancelled: bool,
+    hook: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Cancellation {
+    /// Whether nobody waits any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.lock().is_cancelled
+    }
+
+    /// Runs `hook` when nobody waits any more, at once if that is so already; it takes the place of an
+    /// earlier one. It runs on a thread that must not wait: let it close a socket, or set a flag.
+    pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut state = self.lock();
+        if state.is_cancelled {
+            drop(state);
+            hook();
+        } else {
+            state.hook = Some(Box::new(hook));
+        }
+    }
+
+    /// Forgets the hook: what it would end is over, and may serve somebody else. False when it has run.
+    pub(crate) fn disarm(&self) -> bool {
+        let mut state = self.lock();
+        state.hook = None;
+        !state.is_cancelled
+    }
+
+    /// Tells that nobody waits any more.
+    pub fn cancel(&self) {
+        let hook = {
+            let mut state = self.lock();
+            state.is_cancelled = true;
+            state.hook.take()
+        };
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Cancelled> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl fmt::Debug for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cancellation({})", self.is_cancelled())
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Method};
 use support::{Signal, ok, read_request, serve, serve_http};
-use tunnel_agent::{Body, Failure, FailureKind, Origin, Request, Response, Service, Timeouts};
+use tunnel_agent::{Body, Cancellation, Failure, FailureKind, Origin, Request, Response, Service, Timeouts};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -344,6 +344,125 @@ fn a_server_that_sends_back_what_it_reads_is_heard_to_the_end() {
     }
 }
 
+/// A body that comes as the test sends it, and breaks off when it says so.
+fn streamed() -> (std::io::PipeWriter, Body) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    (writer, Body::from_reader(reader, None))
+}
+
+#[test]
+fn a_body_is_passed_on_as_it_arrives() {
+    let (seen, arrived) = (Signal::new(), Signal::new());
+    let signal = seen.clone();
+    let address = serve(move |socket| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        let mut socket = socket;
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while !text.ends_with(b"0\r\n\r\n") && matches!(reader.read(&mut byte), Ok(1)) {
+            text.push(byte[0]);
+            if text.ends_with(b"\r\n\r\n3\r\none\r\n") {
+                signal.send(());
+            }
+        }
+        arrived.send(String::from_utf8(text).unwrap());
+        let _ = socket.write_all(&ok(&arrived.wait()));
+    });
+    let (mut writer, body) = streamed();
+    let call = thread::spawn(move || read(origin(address).call(request("POST", "/", &[], body))));
+    writer.write_all(b"one").unwrap();
+    seen.wait();
+    writer.write_all(b"four").unwrap();
+    drop(writer);
+    let received = call.join().unwrap().unwrap();
+    assert!(received.contains("transfer-encoding: chunked\r\n"), "{received}");
+    assert!(received.ends_with("\r\n\r\n3\r\none\r\n4\r\nfour\r\n0\r\n\r\n"), "{received}");
+}
+
+#[test]
+fn a_server_that_answers_while_the_client_still_sends_is_heard() {
+    let address = serve(|mut socket| {
+        let _ = socket.read(&mut [0; 100]);
+        let _ = socket.write_all(&ok("enough"));
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    let (mut writer, body) = streamed();
+    writer.write_all(b"a beginning").unwrap();
+    let response = origin(address).call(request("POST", "/", &[], body)).unwrap();
+    // The client ends only now.
+    drop(writer);
+    assert_eq!(read(Ok(response)).unwrap(), "enough");
+}
+
+#[test]
+fn a_body_that_breaks_off_never_looks_whole_to_the_server() {
+    struct Cut(bool);
+    impl Read for Cut {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            if std::mem::replace(&mut self.0, true) {
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            buffer[0] = b'x';
+            Ok(1)
+        }
+    }
+    for length in [None, Some(2)] {
+        let received = Signal::new();
+        let signal = received.clone();
+        let address = serve(move |mut socket| {
+            let mut bytes = Vec::new();
+            let _ = socket.read_to_end(&mut bytes);
+            signal.send(String::from_utf8(bytes).unwrap());
+        });
+        let body = Body::from_reader(Cut(false), length);
+        let failure = origin(address).call(request("POST", "/", &[], body)).unwrap_err();
+        assert_eq!(failure.kind(), FailureKind::Truncated);
+        assert!(failure.to_string().contains("the request's body broke off"), "{failure}");
+        let received = received.wait();
+        assert!(!received.ends_with("0\r\n\r\n") && !received.ends_with("xx"), "{received}");
+    }
+}
+
+// ------------------------------------------------------------------------------------------- upgrades
+
+#[test]
+fn an_upgrade_carries_bytes_both_ways_and_ends_in_halves() {
+    let address = serve(|socket| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        let mut socket = socket;
+        let request = read_request(&mut reader).unwrap();
+        assert!(request.header("upgrade") == Some("chat") && request.body.is_empty());
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n";
+        let _ = socket.write_all(format!("{head}hello ").as_bytes());
+        // Says its last word first, and listens on.
+        let mut line = String::new();
+        let _ = std::io::BufRead::read_line(&mut reader, &mut line);
+        let _ = socket.write_all(line.as_bytes());
+        let _ = reader.read_to_string(&mut line);
+        let _ = socket.write_all(line.to_uppercase().as_bytes());
+    });
+    let (mut writer, body) = streamed();
+    writer.write_all(b"one\n").unwrap();
+    let upgrade = request("GET", "/", &[("connection", "upgrade"), ("upgrade", "chat")], body);
+    let response = origin(address).call(upgrade).unwrap();
+    assert_eq!(response.status(), 101);
+    let mut body = response.into_body();
+    let mut said = [0; 10];
+    body.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"hello one\n");
+    writer.write_all(b"two").unwrap();
+    drop(writer);
+    let mut rest = String::new();
+    body.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "ONE\nTWO");
+}
+
+#[test]
+fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    let bytes = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n";
+    check_fails(serve_bytes(bytes), FailureKind::Protocol, "unasked");
+}
+
 // ------------------------------------------------------------------------------------ connections and retries
 
 /// A server that notes each request's connection number, and does with the nth connection what `plan` says.
@@ -497,4 +616,51 @@ fn interrupting_ends_a_call_that_waits() {
     origin.interrupt();
     assert!(call.join().unwrap().is_err());
     assert!(origin.call(get("/")).is_err());
+}
+
+#[test]
+fn cancelling_ends_a_call_that_waits_and_closes_its_connection() {
+    let (reached, closed) = (Signal::new(), Signal::new());
+    let (reaching, closing) = (reached.clone(), closed.clone());
+    let address = serve(move |mut socket| {
+        let _ = socket.read(&mut [0; 100]);
+        reaching.send(());
+        let _ = socket.read_to_end(&mut Vec::new());
+        closing.send(());
+    });
+    let cancellation = Cancellation::default();
+    let mut request = get("/");
+    request.extensions_mut().insert(cancellation.clone());
+    let call = thread::spawn(move || read(origin(address).call(request)));
+    reached.wait();
+    cancellation.cancel();
+    assert!(call.join().unwrap().is_err());
+    closed.wait();
+}
+
+#[test]
+fn cancelling_what_is_over_does_not_touch_who_uses_the_connection_next() {
+    let (go, waiting) = (Signal::new(), Signal::new());
+    let (going, reached) = (go.clone(), waiting.clone());
+    let (address, log) = serve_plan(move |number, mut socket, log| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        log.read(number, &mut reader);
+        let _ = socket.write_all(&ok("first"));
+        log.read(number, &mut reader);
+        reached.send(());
+        going.wait();
+        let _ = socket.write_all(&ok("second"));
+    });
+    let origin = Arc::new(origin(address));
+    let cancellation = Cancellation::default();
+    let mut first = get("/");
+    first.extensions_mut().insert(cancellation.clone());
+    assert_eq!(read(origin.call(first)).unwrap(), "first");
+    let calling = origin.clone();
+    let call = thread::spawn(move || read(calling.call(get("/"))));
+    waiting.wait();
+    cancellation.cancel();
+    go.send(());
+    assert_eq!(call.join().unwrap().unwrap(), "second");
+    assert_eq!(log.connections(), [0, 0]);
 }

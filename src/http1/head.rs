@@ -5,29 +5,21 @@ use http::uri::Uri;
 use http::{Method, Request, StatusCode, Version};
 use httparse::Status;
 
-use super::{Error, bad};
-
-/// Most bytes of a request's head.
-pub const HEAD_MAX: usize = 64 << 10;
-
-/// Most headers of a request.
-pub const HEADERS_MAX: usize = 128;
+use super::body::Framing;
+use super::server::{Error, bad};
+use super::{HEAD_MAX, HEADERS_MAX};
 
 /// A request's head, and how its body is framed.
 #[derive(Debug)]
 pub struct Head {
     /// Method, path and headers, as the client sent them.
     pub request: Request<()>,
-    pub(super) framing: Framing,
-    pub(super) expects_continue: bool,
+    /// The framing of the body; never [`Framing::UntilEnd`].
+    pub framing: Framing,
+    /// Whether the client waits to be told that it may send its body.
+    pub expects_continue: bool,
     /// Whether the client wants to send another request after this one.
     pub keep_alive: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
-    Length(u64),
-    Chunked,
 }
 
 /// Reads a head and its length. `None` when it is not complete yet.

@@ -63,7 +63,7 @@ impl FrameReader {
     /// Lets [`read`](Self::read) fail when nothing at all comes for this long, and no more at a deadline.
     pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         self.0.get_mut().set_deadline(None)?;
-        self.0.get_ref().set_read_timeout(timeout)
+        self.0.get_ref().set_read_timeout(Some(timeout))
     }
 
     /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.

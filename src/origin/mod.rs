@@ -1,25 +1,29 @@
 //! How the local server answers one request.
 //!
-//! ureq does the HTTP. What it would do by itself and must not (follow redirects, decode bodies, add
-//! headers, look at proxies) is switched off; what it cannot do is in the [transport] below it: hearing a
-//! server that answers before it has read the whole request, telling a reset from an end, and knowing
-//! whether a request may safely be sent once more.
+//! HTTP/1.1 over connections of our own, with nothing added and nothing decoded. The request's head goes out
+//! with its body when that is small; a large or a streaming body goes out on a [thread of its own](upload),
+//! so that the worker hears a server that answers before it has read everything.
 
-mod clients;
+mod connection;
+mod connections;
 mod target;
-mod transport;
+mod upload;
 
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
-use http::{Method, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 
-use self::clients::{Client, Clients};
+use self::connection::{Begun, Broken, Connection, Outgoing};
+use self::connections::Connections;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
-use self::transport::{Connector, Trace};
+use self::upload::Upload;
+use crate::http1::{Decoder, write_headers};
+use crate::link::dial::{self, DialError};
+use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
-use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
+use crate::service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
 
 /// Limits towards the local server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +58,17 @@ impl Default for Timeouts {
 }
 
 /// Forwards requests to a local HTTP server.
+///
+/// A request with an `Upgrade` header asks the server to change to another protocol (RFC 9110 §7.8). When it
+/// does, the response has status 101, its body is what the server says in that protocol, and the request's
+/// body is what it is told.
 pub struct Origin {
     local: LocalUrl,
     host: Option<HeaderValue>,
+    tls: Option<ClientTls>,
+    resolver: Resolver,
     timeouts: Timeouts,
-    clients: Clients,
+    connections: Connections,
 }
 
 impl Origin {
@@ -70,92 +80,151 @@ impl Origin {
         tls: Option<ClientTls>,
         timeouts: Timeouts,
     ) -> Self {
-        let timeouts = timeouts.clamped();
-        let connector = Connector::new(&local, tls, timeouts);
-        Origin { local, host, timeouts, clients: Clients::new(connector) }
+        let resolver = Resolver::new(local.host(), local.port());
+        Origin {
+            local,
+            host,
+            tls,
+            resolver,
+            timeouts: timeouts.clamped(),
+            connections: Connections::default(),
+        }
     }
 
     fn forward(&self, request: Request) -> Result<Response, Failure> {
-        let (mut head, mut body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         if self.local.is_left_by(head.uri.path()) {
             let text = "the path leads out of the local server's base path";
             return Err(Failure::new(FailureKind::BadRequest, text));
         }
-        head.uri = self.local.join(&head.uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))?;
-        self.prepare(&mut head, &body);
-        let client = self.clients.take();
-        let mut trace = Trace::begin();
-        let mut result = send(&client, &head, &mut body);
-        if result.is_err() && trace.was_stale() && is_idempotent(&head.method) && body.as_bytes().is_some() {
-            // The server had closed the idle connection before it saw the request. The next one is new.
-            trace = Trace::begin_fresh();
-            result = send(&client, &head, &mut body);
+        let target =
+            self.local.join(&head.uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))?;
+        let upgrade = head.headers.contains_key(header::UPGRADE);
+        self.prepare(&mut head, &body, upgrade);
+        let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
+        let bytes = write_request_head(&head.method, &target, &head.headers);
+        let send = |connection: Connection, body| {
+            let closer = connection.closer.clone();
+            cancellation.on_cancel(move || closer.close());
+            let id = connection.id;
+            let outgoing = Outgoing { method: &head.method, head: bytes.clone(), body, upgrade };
+            connection.exchange(outgoing, &self.timeouts).inspect_err(|_| self.connections.end(id))
+        };
+        let explain = |broken: Broken| self.explain(broken);
+        // An upgrade takes its connection with it; it gets one of its own.
+        let idle = if upgrade { None } else { self.connections.take() };
+        let Some(idle) = idle else {
+            return send(self.connect()?, body)
+                .map(|begun| self.adopt(begun, &cancellation))
+                .map_err(explain);
+        };
+        let replay = if is_idempotent(&head.method) { body.replay() } else { None };
+        match (send(idle, body), replay) {
+            // The server had closed the idle connection before it saw the request.
+            (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
+                send(self.connect()?, replay)
+            }
+            (result, _) => result,
         }
-        let response = result.map_err(|error| self.explain(error, &trace))?;
-        Ok(self.adopt(response, client))
+        .map(|begun| self.adopt(begun, &cancellation))
+        .map_err(explain)
     }
 
     /// Sets what depends on the local server: its name, and the true length of the body.
-    fn prepare(&self, head: &mut http::request::Parts, body: &Body) {
-        head.version = http::Version::HTTP_11;
-        head.headers.remove(header::EXPECT);
+    fn prepare(&self, head: &mut http::request::Parts, body: &Body, upgrade: bool) {
+        let headers = &mut head.headers;
+        headers.remove(header::EXPECT);
         if let Some(host) = &self.host {
-            head.headers.insert(header::HOST, host.clone());
+            headers.insert(header::HOST, host.clone());
+        } else if !headers.contains_key(header::HOST)
+            && let Ok(host) = HeaderValue::from_str(self.local.authority())
+        {
+            headers.insert(header::HOST, host);
         }
-        let had_length = head.headers.remove(header::CONTENT_LENGTH).is_some();
+        let had_length = headers.remove(header::CONTENT_LENGTH).is_some();
+        headers.remove(header::TRANSFER_ENCODING);
         let expects_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
         match body.length() {
+            _ if upgrade => {}
             Some(0) if !had_length && !expects_body => {}
-            Some(length) => drop(head.headers.insert(header::CONTENT_LENGTH, length.into())),
-            None => drop(head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
+            Some(length) => drop(headers.insert(header::CONTENT_LENGTH, length.into())),
+            None => drop(headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))),
         }
     }
 
-    /// Makes the local server's response ours: its body is read through, and failures in it are explained.
-    fn adopt(&self, response: http::Response<ureq::Body>, client: Client) -> Response {
-        let (head, body) = response.into_parts();
-        let length = body.content_length();
-        let reader = ResponseBody { reader: body.into_reader(), idle: self.timeouts.idle, _client: client };
-        Response::from_parts(head, Body::from_reader(reader, length))
+    fn connect(&self) -> Result<Connection, Failure> {
+        let deadline = Instant::now() + self.timeouts.connect;
+        let socket = self.open(deadline).map_err(|error| self.unreachable(error))?;
+        let id = self.connections.next_id();
+        let connection = Connection::new(id, socket, &self.timeouts)
+            .map_err(|error| self.unreachable(DialError::Upgrade(error)))?;
+        if self.connections.begin(id, &connection.closer) { Ok(connection) } else { Err(given_up()) }
     }
 
-    fn explain(&self, error: ureq::Error, trace: &Trace) -> Failure {
-        if self.clients.are_stopped() {
-            return Failure::new(FailureKind::Internal, "given up, since the agent is stopping");
-        }
-        let (kind, text) = match error {
-            ureq::Error::Io(error) if !trace.connected() => match error.kind() {
-                io::ErrorKind::TimedOut => {
-                    let text = format!("no connection to {} within {:?}", self.local, self.timeouts.connect);
-                    (FailureKind::Unreachable, text)
-                }
-                _ => (FailureKind::Unreachable, error.to_string()),
-            },
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let text = match trace.received() {
-                    false => format!(
-                        "it did not answer within {:?} (see --response-timeout)",
-                        self.timeouts.response
-                    ),
-                    true => format!("its answer stalled for {:?} (see --idle-timeout)", self.timeouts.idle),
-                };
-                (FailureKind::Timeout, text)
+    fn open(&self, deadline: Instant) -> Result<crate::link::Socket, DialError> {
+        let (name, tls) = (self.resolver.host(), self.tls.as_ref());
+        let known = self.resolver.cached(self.timeouts.connect).map_err(DialError::Resolve)?;
+        dial::open(&known, name, tls, deadline).or_else(|error| {
+            // The name may have moved since it was looked up.
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.resolver.look_up(left) {
+                Ok(now) if now != known => dial::open(&now, name, tls, deadline),
+                _ => Err(error),
             }
-            ureq::Error::Io(error) => {
-                let when =
-                    if trace.received() { "in the middle of its answer" } else { "before it answered" };
-                (FailureKind::Truncated, format!("it closed the connection {when}: {error}"))
+        })
+    }
+
+    /// The system's error, which says most in the fewest words; TLS and look-up failures name themselves.
+    fn unreachable(&self, error: DialError) -> Failure {
+        let text = match error {
+            DialError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
+                format!("no connection to {} within {:?}", self.local, self.timeouts.connect)
             }
-            ureq::Error::LargeResponseHeader(_, max) => {
-                (FailureKind::TooLarge, format!("the headers of its answer are larger than {max} bytes"))
-            }
-            ureq::Error::Protocol(error) => {
-                (FailureKind::Protocol, format!("its answer is no valid HTTP/1.1 ({error})"))
-            }
-            other => (FailureKind::Protocol, other.to_string()),
+            DialError::Connect(_, error) => error.to_string(),
+            other => other.to_string(),
         };
-        Failure::new(kind, text)
+        Failure::new(FailureKind::Unreachable, text)
     }
+
+    fn explain(&self, broken: Broken) -> Failure {
+        if self.connections.are_stopped() { given_up() } else { broken.explain(&self.timeouts) }
+    }
+
+    /// Makes the local server's response ours.
+    fn adopt(&self, begun: Begun, cancellation: &Cancellation) -> Response {
+        let Begun { head, connection, upload } = begun;
+        let (parts, ()) = head.response.into_parts();
+        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let mut body = ResponseBody {
+            decoder: Decoder::new(head.framing),
+            keep_alive: head.keep_alive,
+            connection: Some(connection),
+            upload,
+            upgraded,
+            idle: self.timeouts.idle,
+            connections: self.connections.clone(),
+            cancellation: cancellation.clone(),
+        };
+        if upgraded {
+            body.decoder = Decoder::new(crate::http1::Framing::UntilEnd);
+        }
+        let length = body.decoder.left();
+        let body = match length.filter(|length| body.has_all(*length)) {
+            // The usual small answer: it is here already, and its connection is free again.
+            Some(length) => {
+                body.take_all(length).map_or_else(|error| Body::broken(error, length), Body::from)
+            }
+            None => {
+                body.shrink();
+                Body::from_reader(body, length)
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+}
+
+fn given_up() -> Failure {
+    Failure::new(FailureKind::Internal, "given up, since the agent is stopping")
 }
 
 impl Service for Origin {
@@ -164,28 +233,18 @@ impl Service for Origin {
     }
 
     fn interrupt(&self) {
-        self.clients.shutdown();
+        self.connections.stop();
     }
 }
 
-fn send(
-    client: &Client,
-    head: &http::request::Parts,
-    body: &mut Body,
-) -> Result<http::Response<ureq::Body>, ureq::Error> {
-    match body.as_bytes() {
-        Some([]) => client.http.run(request(head, ())),
-        Some(mut bytes) => client.http.run(request(head, ureq::SendBody::from_reader(&mut bytes))),
-        None => client.http.run(request(head, ureq::SendBody::from_reader(body))),
+fn write_request_head(method: &Method, target: &Uri, headers: &HeaderMap) -> Vec<u8> {
+    let path = target.path_and_query().map_or("/", |path| path.as_str());
+    let mut bytes = Vec::with_capacity(512);
+    for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
     }
-}
-
-fn request<B>(head: &http::request::Parts, body: B) -> http::Request<B> {
-    let mut request = http::Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = head.uri.clone();
-    *request.headers_mut() = head.headers.clone();
-    request
+    write_headers(&mut bytes, headers);
+    bytes
 }
 
 /// RFC 9110 §9.2.2.
@@ -198,21 +257,87 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// The body of the local server's response, with errors that say what went wrong.
 struct ResponseBody {
-    reader: ureq::BodyReader<'static>,
-    idle: Duration,
+    decoder: Decoder,
+    keep_alive: bool,
     /// Not for anybody else before the body is done.
-    _client: Client,
+    connection: Option<Connection>,
+    /// The request's body, as far as it is still being sent.
+    upload: Option<Upload>,
+    upgraded: bool,
+    idle: Duration,
+    connections: Connections,
+    cancellation: Cancellation,
+}
+
+impl ResponseBody {
+    /// Whether so many bytes are all there is, and in memory.
+    fn has_all(&self, length: u64) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.input.unread().len() as u64 >= length)
+    }
+
+    fn take_all(mut self, length: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(length as usize + 1);
+        self.read_to_end(&mut bytes).map(|_| bytes)
+    }
+
+    fn shrink(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.input.shrink();
+        }
+    }
+
+    /// The response is complete: its connection may carry another request.
+    fn finish(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let (id, upload) = (connection.id, self.upload.take());
+        if connection.finish(upload) && self.keep_alive && self.cancellation.disarm() {
+            self.connections.put(connection);
+        } else {
+            self.connections.end(id);
+        }
+    }
+
+    fn explain(&self, error: io::Error) -> io::Error {
+        match (error.kind(), self.upload.as_ref().map(Upload::state)) {
+            (_, Some(upload::State::Failed(failure))) => io::Error::other(failure),
+            (io::ErrorKind::TimedOut, _) => {
+                let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
+                io::Error::other(Failure::new(FailureKind::Timeout, text))
+            }
+            _ => error,
+        }
+    }
 }
 
 impl Read for ResponseBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer).map_err(|error| {
-            if error.kind() != io::ErrorKind::TimedOut {
-                return error;
-            }
-            let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
-            io::Error::other(Failure::new(FailureKind::Timeout, text))
-        })
+        let Some(connection) = &mut self.connection else { return Ok(0) };
+        let decoder = &mut self.decoder;
+        let result = if self.upgraded {
+            // What was agreed on may be silent for as long as it likes.
+            connection.limit_reads(None).and_then(|()| connection.input.read_body(decoder, buffer))
+        } else {
+            connection.patiently(self.idle, self.upload.as_ref(), |input| input.read_body(decoder, buffer))
+        };
+        let read = result.map_err(|error| self.explain(error))?;
+        if self.decoder.is_done() && !self.upgraded {
+            self.finish();
+        }
+        Ok(read)
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        // After the server's last word in another protocol, the client may go on to the end of its own.
+        if !(self.upgraded && self.decoder.is_done()) {
+            connection.closer.close();
+        }
+        if let Some(upload) = self.upload.take() {
+            drop(upload.join());
+        }
+        self.connections.end(connection.id);
     }
 }
 

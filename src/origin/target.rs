@@ -84,6 +84,11 @@ impl fmt::Display for LocalUrl {
 }
 
 impl LocalUrl {
+    /// Host and port as they were given: the `Host` header of a request that has none.
+    pub(super) fn authority(&self) -> &str {
+        super::authority(&self.root)
+    }
+
     /// Whether the connection is encrypted.
     pub fn is_secure(&self) -> bool {
         self.root.scheme() == Some(&Scheme::HTTPS)

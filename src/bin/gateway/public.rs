@@ -16,7 +16,7 @@ use tunnel_agent::TunnelId;
 use tunnel_agent::headers::remove_hop_by_hop;
 use tunnel_agent::http1::{Connection, Error, Head, has_token};
 use tunnel_agent::link::dial::WRITE_STALL;
-use tunnel_agent::link::{FrameReader, Incoming, Outgoing, ReadError, Socket, frames};
+use tunnel_agent::link::{FrameReader, Incoming, Outgoing, ReadError, Socket, WriteHalf, frames};
 use tunnel_agent::protocol::{Answer, Envelope, Handshake};
 
 use super::Gateway;
@@ -36,7 +36,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Serves one connection to its end.
 pub fn serve(socket: Socket, gateway: &Arc<Gateway>) -> io::Result<()> {
     let peer = socket.peer()?.ip().to_string();
-    let mut connection = Connection::new(socket);
+    let mut connection = Connection::new(socket)?;
     loop {
         let head = match connection.read_head() {
             Ok(Some(head)) => head,
@@ -213,12 +213,13 @@ fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) -> i
             return Ok(());
         }
     };
-    let (mut socket, rest) = connection.into_parts();
-    tungstenite::handshake::server::write_response(&mut socket, &response).map_err(io::Error::other)?;
-    io::Write::flush(&mut socket)?;
+    let mut accepted = Vec::new();
+    tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
+    connection.output.send(&accepted)?;
+    let (socket, rest) = connection.input.into_parts();
     let config = Some(frames::config(gateway.settings.max_message));
     let websocket = WebSocket::from_partially_read(socket, rest, Role::Server, config);
-    serve_agent(websocket, gateway)
+    serve_agent(websocket, connection.output.into_half(), gateway)
 }
 
 /// 401 without a token, 403 with a wrong one.
@@ -236,12 +237,15 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
 }
 
-fn serve_agent(mut websocket: WebSocket<Socket>, gateway: &Arc<Gateway>) -> io::Result<()> {
+fn serve_agent(
+    mut websocket: WebSocket<Socket>,
+    mut half: WriteHalf,
+    gateway: &Arc<Gateway>,
+) -> io::Result<()> {
     let connection_id = random_uuid();
     let socket = websocket.get_mut();
     socket.set_deadline(Some(Instant::now() + HANDSHAKE_TIME))?;
     let closer = socket.closer();
-    let mut half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
     let mut frames = tunnel_agent::link::FrameWriter::new(Role::Server);
     frames.push(Outgoing::Text(connection_id.clone().into_bytes().into()));
     while !frames.is_empty() {

@@ -1,0 +1,249 @@
+//! One connection to the local server, and the exchange of one request and response on it.
+
+use std::io;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::Timeouts;
+use super::upload::{self, Upload};
+use crate::http1::{BadResponse, Framing, Input, ResponseHead};
+use crate::link::{Closer, Socket, WriteHalf};
+use crate::service::{Body, Failure, FailureKind};
+
+/// A body up to this many bytes is written together with its head, before the response is looked for: the
+/// kernel takes as much from a server that does not read.
+const INLINE_MAX: usize = 32 << 10;
+
+/// Most interim responses (RFC 9110 §15.2) before the final one.
+const INTERIM_MAX: usize = 32;
+
+/// A connection to the local server, on which nothing or one request is under way.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// What it is known by among those that are busy.
+    pub(super) id: u64,
+    pub(super) input: Input,
+    /// Missing while an upload has it.
+    half: Option<WriteHalf>,
+    pub(super) closer: Closer,
+    /// What the socket's read time-out is set to; setting it costs a system call.
+    read_timeout: Option<Duration>,
+}
+
+/// A request, ready to be sent.
+pub(super) struct Outgoing<'a> {
+    pub(super) method: &'a Method,
+    /// Its head, with the empty line.
+    pub(super) head: Vec<u8>,
+    pub(super) body: Body,
+    /// The server is asked to change to another protocol: the body is what the client says in it.
+    pub(super) upgrade: bool,
+}
+
+/// A response of which the head has come.
+pub(super) struct Begun {
+    pub(super) head: ResponseHead,
+    pub(super) connection: Connection,
+    /// The request's body, as far as it is still being sent.
+    pub(super) upload: Option<Upload>,
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The server closed the connection, or it failed.
+    Closed { received: bool, error: io::Error },
+    /// The server was too slow.
+    Stalled { received: bool },
+    /// What came is no response.
+    BadResponse(BadResponse),
+    /// There is something wrong with the request's body.
+    Request(Failure),
+}
+
+impl Broken {
+    /// Whether it failed as a request does on an idle connection that the server has closed. One that the
+    /// server is slow to answer is not: it may well be at work on it.
+    pub(super) fn may_be_stale(&self) -> bool {
+        matches!(self, Broken::Closed { received: false, .. })
+    }
+
+    pub(super) fn explain(self, timeouts: &Timeouts) -> Failure {
+        let (kind, text) = match self {
+            Broken::Stalled { received: false } => (
+                FailureKind::Timeout,
+                format!("it did not answer within {:?} (see --response-timeout)", timeouts.response),
+            ),
+            Broken::Stalled { received: true } => (
+                FailureKind::Timeout,
+                format!("its answer stalled for {:?} (see --idle-timeout)", timeouts.idle),
+            ),
+            Broken::Closed { received, error } => {
+                let when = if received { "in the middle of its answer" } else { "before it answered" };
+                (FailureKind::Truncated, format!("it closed the connection {when}: {error}"))
+            }
+            Broken::BadResponse(BadResponse::TooLarge) => {
+                (FailureKind::TooLarge, format!("its answer cannot be passed on: {}", BadResponse::TooLarge))
+            }
+            Broken::BadResponse(error) => {
+                (FailureKind::Protocol, format!("its answer is no valid HTTP/1.1 ({error})"))
+            }
+            Broken::Request(failure) => return failure,
+        };
+        Failure::new(kind, text)
+    }
+}
+
+impl Connection {
+    /// Takes over a socket that was just opened.
+    pub(super) fn new(id: u64, mut socket: Socket, timeouts: &Timeouts) -> io::Result<Self> {
+        let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
+        half.set_timeout(timeouts.idle)?;
+        let closer = socket.closer();
+        Ok(Connection { id, input: Input::new(socket), half: Some(half), closer, read_timeout: None })
+    }
+
+    /// Whether another request may be sent on it: the server has not closed it, and has sent nothing that
+    /// nobody asked for, which would be taken for the next answer.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.half.is_some() && self.input.unread().is_empty() && self.input.socket_mut().is_quiet()
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub(super) fn exchange(mut self, request: Outgoing<'_>, timeouts: &Timeouts) -> Result<Begun, Broken> {
+        let Outgoing { method, head: mut bytes, body, upgrade } = request;
+        let inline = body.as_bytes().filter(|body| body.len() <= INLINE_MAX);
+        bytes.extend_from_slice(inline.unwrap_or_default());
+        let separate = inline.is_none() && !upgrade;
+        // A server may answer and close before it has read everything, so the answer is looked for in any case.
+        let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(&bytes));
+        let mut body = Some(body);
+        let mut upload = None;
+        if separate && sent.is_ok() {
+            upload = self.start_upload(&mut body, None)?;
+        }
+        let head =
+            self.wait_for_head(method, upload.as_ref(), timeouts).map_err(|broken| match (broken, sent) {
+                (Broken::Closed { received: false, .. }, Err(error)) => {
+                    Broken::Closed { received: false, error }
+                }
+                (broken, _) => broken,
+            })?;
+        if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if !upgrade {
+                return Err(Broken::BadResponse(BadResponse::Invalid("it changes the protocol unasked")));
+            }
+            upload = self.start_upload(&mut body, Some(Framing::UntilEnd))?;
+        }
+        Ok(Begun { head, connection: self, upload })
+    }
+
+    fn start_upload(
+        &mut self,
+        body: &mut Option<Body>,
+        framing: Option<Framing>,
+    ) -> Result<Option<Upload>, Broken> {
+        let (Some(half), Some(body)) = (self.half.take(), body.take()) else { return Ok(None) };
+        let framing = framing.unwrap_or_else(|| body.length().map_or(Framing::Chunked, Framing::Length));
+        let started = Upload::start(half, self.closer.clone(), body, framing);
+        started.map(Some).map_err(|error| {
+            Broken::Request(Failure::new(
+                FailureKind::Internal,
+                format!("no thread to send its body: {error}"),
+            ))
+        })
+    }
+
+    /// Waits for the final response's head, or a 101.
+    fn wait_for_head(
+        &mut self,
+        method: &Method,
+        upload: Option<&Upload>,
+        timeouts: &Timeouts,
+    ) -> Result<ResponseHead, Broken> {
+        let (mut received, mut interim) = (false, 0);
+        loop {
+            if let Some((length, head)) =
+                ResponseHead::parse(self.input.unread(), method).map_err(Broken::BadResponse)?
+            {
+                self.input.consume(length);
+                let status = head.response.status();
+                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(head);
+                }
+                interim += 1;
+                if interim > INTERIM_MAX {
+                    return Err(Broken::BadResponse(BadResponse::Invalid("interim responses without end")));
+                }
+                continue;
+            }
+            let wait = if received { timeouts.idle } else { timeouts.response };
+            match self.fill(wait, upload) {
+                Ok(1..) => received = true,
+                Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(Broken::Stalled { received });
+                }
+                Err(error) => return Err(closed(upload, received, error)),
+            }
+        }
+    }
+
+    /// Reads more, and waits for it no longer than this from the moment on at which the request has been
+    /// sent.
+    fn fill(&mut self, wait: Duration, upload: Option<&Upload>) -> io::Result<usize> {
+        self.patiently(wait, upload, Input::fill)
+    }
+
+    /// Reads with a time limit that does not run while the request is still being sent.
+    pub(super) fn patiently(
+        &mut self,
+        wait: Duration,
+        upload: Option<&Upload>,
+        mut read: impl FnMut(&mut Input) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut left = wait;
+        loop {
+            self.limit_reads(Some(left))?;
+            let result = read(&mut self.input);
+            match (&result, upload.map(Upload::state)) {
+                (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
+                // It has limits of its own.
+                (Err(_), Some(upload::State::Sending)) => left = wait,
+                (Err(_), Some(upload::State::Sent(at))) if at.elapsed() < wait => left = wait - at.elapsed(),
+                _ => return result,
+            }
+        }
+    }
+
+    /// Lets a read wait this long, or for ever.
+    pub(super) fn limit_reads(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        if self.read_timeout != wait {
+            let wait = wait.map(|wait| wait.max(Duration::from_millis(1)));
+            self.input.socket().set_read_timeout(wait)?;
+            self.read_timeout = wait;
+        }
+        Ok(())
+    }
+
+    /// Takes back what an upload had, if all of it is sent. False when the connection cannot be used again.
+    pub(super) fn finish(&mut self, upload: Option<Upload>) -> bool {
+        let Some(upload) = upload else { return self.half.is_some() };
+        match upload.state() {
+            upload::State::Sent(_) => self.half = upload.join(),
+            _ => {
+                self.closer.close();
+                drop(upload.join());
+            }
+        }
+        self.half.is_some()
+    }
+}
+
+fn closed(upload: Option<&Upload>, received: bool, error: io::Error) -> Broken {
+    match upload.map(Upload::state) {
+        Some(upload::State::Failed(failure)) => Broken::Request(failure),
+        _ => Broken::Closed { received, error },
+    }
+}

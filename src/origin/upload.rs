@@ -1,0 +1,107 @@
+//! A request's body on its way to the local server, on a thread of its own: it may take as long as the client
+//! takes, and the server may answer before it has all of it.
+
+use std::io::{self, Read};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use crate::http1::Framing;
+use crate::http1::body::{LAST_CHUNK, chunk_head};
+use crate::link::{Closer, WriteHalf};
+use crate::service::{Body, Failure};
+
+/// What is sent at once.
+const PIECE: usize = 64 << 10;
+
+/// Enough to copy bytes, and for TLS.
+const STACK: usize = 128 << 10;
+
+/// A body that is being sent.
+#[derive(Debug)]
+pub(super) struct Upload {
+    thread: JoinHandle<WriteHalf>,
+    state: Arc<Mutex<State>>,
+}
+
+/// How far it is.
+#[derive(Debug, Clone)]
+pub(super) enum State {
+    /// It goes on.
+    Sending,
+    /// All of it was sent, at this time.
+    Sent(Instant),
+    /// The server does not take the rest of it.
+    Unwanted,
+    /// The body broke off, or the server takes nothing: the connection was closed, so that what the server
+    /// got does not look whole.
+    Failed(Failure),
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Nothing panics while the lock is held.
+    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Upload {
+    /// Sends a body with this framing; [`Framing::UntilEnd`] ends the writing direction behind it.
+    pub(super) fn start(
+        mut half: WriteHalf,
+        closer: Closer,
+        mut body: Body,
+        framing: Framing,
+    ) -> io::Result<Self> {
+        let state = Arc::new(Mutex::new(State::Sending));
+        let shared = state.clone();
+        let run = move || {
+            let outcome = send(&mut half, &mut body, framing);
+            let failed = matches!(outcome, State::Failed(_));
+            *lock(&shared) = outcome;
+            if failed {
+                closer.close();
+            }
+            half
+        };
+        let thread = thread::Builder::new().name("upload".to_owned()).stack_size(STACK).spawn(run)?;
+        Ok(Upload { thread, state })
+    }
+
+    pub(super) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    /// Waits for its end.
+    pub(super) fn join(self) -> Option<WriteHalf> {
+        // A body whose reader panics has been reported by the panic hook.
+        self.thread.join().ok()
+    }
+}
+
+fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> State {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let read = match body.read(&mut buffer) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return State::Failed(Failure::of_request_body(error)),
+        };
+        let sent = match framing {
+            Framing::Chunked if read == 0 => half.send_all(LAST_CHUNK),
+            Framing::UntilEnd if read == 0 => half.finish(),
+            Framing::Chunked => send_chunk(half, &buffer[..read]),
+            Framing::Length(_) | Framing::UntilEnd => half.send_all(&buffer[..read]),
+        };
+        match sent {
+            Ok(()) if read == 0 => return State::Sent(Instant::now()),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return State::Failed(Failure::stalled()),
+            Err(_) => return State::Unwanted,
+        }
+    }
+}
+
+fn send_chunk(half: &mut WriteHalf, bytes: &[u8]) -> io::Result<()> {
+    half.send_all(chunk_head(bytes.len()).as_bytes())?;
+    half.send_all(bytes)?;
+    half.send_all(b"\r\n")
+}
