@@ -1,0 +1,19 @@
+//! mux/2: many streams over one WebSocket, without I/O and without a clock.
+//!
+//! Each request is a stream of [frames](Frame): a HEAD, then DATA both ways, each direction within a window
+//! that the other side extends as it consumes. [`Streams`] keeps the state of all of them for one side of a
+//! connection: what was received goes in, what is to be sent next comes out.
+//!
+//! ```text
+//! a stream:   HEAD ──▶ DATA … DATA+END      request
+//!             ◀── HEAD, DATA … DATA+END     response; its END ends the stream, unless it is an upgrade
+//!             RESET, by either side, ends it at once
+//! ```
+
+mod frame;
+mod streams;
+mod welcome;
+
+pub use frame::{DataBuffer, Frame, HEAD_MAX, HEADER, Reset, ResetCode, TEXT_MAX, Violation};
+pub use streams::{Event, Over, Read, Side, Streams};
+pub use welcome::{Limits, PROTOCOL, TYPE as WELCOME, Welcome};

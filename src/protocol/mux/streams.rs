@@ -1,0 +1,562 @@
+//! The state of all streams of one connection, for one of its sides. Pure: frames and calls go in, events and
+//! frames come out.
+//!
+//! | what is bounded | by |
+//! | --- | --- |
+//! | received and not read yet, per stream | the window |
+//! | waiting to be sent, per stream | [`WAITING_MAX`], and the other side's window |
+//! | heads, resets and windows that wait | [`control_bytes`](Streams::control_bytes), which the caller limits |
+
+use std::collections::{HashMap, VecDeque};
+
+use tungstenite::Bytes;
+
+use super::frame::{DataBuffer, Frame, HEADER, Reset, ResetCode, Violation};
+use super::welcome::Limits;
+
+/// Bytes of one stream's body that wait to be sent, at most; one frame always fits.
+pub const WAITING_MAX: usize = 128 << 10;
+
+/// No window may grow past this.
+const WINDOW_MAX: u64 = (1 << 31) - 1;
+
+/// Which side of the connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Answers streams.
+    Agent,
+    /// Opens streams.
+    Gateway,
+}
+
+/// What a frame came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing that anybody waits for.
+    Nothing,
+    /// The gateway opened a stream: [`accept`](Streams::accept) or [`refuse`](Streams::refuse) it.
+    Opened {
+        /// Which stream.
+        stream: u32,
+        /// The request's head.
+        head: Bytes,
+        /// Whether there is no body.
+        end: bool,
+    },
+    /// There is something to read on this stream, or room to send.
+    Changed(u32),
+    /// This stream is over before its time.
+    Reset(u32),
+    /// The other side takes or opens no more streams.
+    GoAway {
+        /// From an agent, the last stream that it serves.
+        last: u32,
+        /// Why.
+        text: String,
+    },
+}
+
+/// Why nothing can be done with a stream any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Over {
+    /// Both directions are finished, or the agent's is and that was enough.
+    Ended,
+    /// The other side ended it before its time.
+    ByPeer(Reset),
+    /// This side did.
+    ByUs(Reset),
+}
+
+/// What there was to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes.
+    Bytes(usize),
+    /// The end.
+    End,
+    /// Nothing yet.
+    Wait,
+}
+
+/// All streams of a connection. `T` is what the caller keeps with each.
+#[derive(Debug)]
+pub struct Streams<T> {
+    side: Side,
+    limits: Limits,
+    /// The last stream that was opened.
+    last: u32,
+    table: HashMap<u32, Stream<T>>,
+    /// Streams that are not over yet.
+    open: usize,
+    control: VecDeque<Control>,
+    control_bytes: usize,
+    /// Streams with data that waits, in the order of their turns.
+    turns: VecDeque<u32>,
+}
+
+/// What goes out before data.
+#[derive(Debug)]
+enum Control {
+    Frame(Bytes),
+    /// The window of this stream, as it is when its turn comes.
+    Window(u32),
+}
+
+#[derive(Debug)]
+struct Stream<T> {
+    attached: T,
+    /// The response's head, until it is taken.
+    head: Option<Bytes>,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// An upgrade was asked for; with a 101 each direction ends by itself.
+    switched: bool,
+    over: Option<Over>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    has_head: bool,
+    received: VecDeque<u8>,
+    /// What the other side may still send.
+    allowed: u64,
+    /// What was read and is not granted again yet.
+    consumed: u64,
+    /// A grant waits to be sent.
+    granting: bool,
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    has_head: bool,
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// What may still be queued.
+    credit: u64,
+    /// The end is queued, or sent.
+    ended: bool,
+}
+
+impl<T> Stream<T> {
+    fn new(attached: T, window: u32) -> Self {
+        let window = u64::from(window);
+        Stream {
+            attached,
+            head: None,
+            incoming: Incoming {
+                has_head: false,
+                received: VecDeque::new(),
+                allowed: window,
+                consumed: 0,
+                granting: false,
+                ended: false,
+            },
+            outgoing: Outgoing {
+                has_head: false,
+                waiting: VecDeque::new(),
+                waiting_bytes: 0,
+                credit: window,
+                ended: false,
+            },
+            switched: false,
+            over: None,
+        }
+    }
+}
+
+impl<T> Streams<T> {
+    /// For a new connection.
+    pub fn new(side: Side, limits: Limits) -> Self {
+        Streams {
+            side,
+            limits,
+            last: 0,
+            table: HashMap::new(),
+            open: 0,
+            control: VecDeque::new(),
+            control_bytes: 0,
+            turns: VecDeque::new(),
+        }
+    }
+
+    /// The connection's limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The last stream that was opened; 0 before the first.
+    pub fn last(&self) -> u32 {
+        self.last
+    }
+
+    /// Streams that are not over yet.
+    pub fn open_count(&self) -> usize {
+        self.open
+    }
+
+    /// What the caller keeps with a stream.
+    pub fn attached(&self, stream: u32) -> Option<&T> {
+        self.table.get(&stream).map(|stream| &stream.attached)
+    }
+
+    /// What the caller keeps with all streams.
+    pub fn all_attached(&self) -> impl Iterator<Item = &T> {
+        self.table.values().map(|stream| &stream.attached)
+    }
+
+    /// Bytes of control that wait to be sent, each frame with a little on top.
+    pub fn control_bytes(&self) -> usize {
+        self.control_bytes
+    }
+
+    // -------------------------------------------------------------------------------------------- what comes in
+
+    /// Takes a message that was received.
+    pub fn receive(&mut self, message: &Bytes) -> Result<Event, Violation> {
+        match Frame::decode(message)? {
+            Frame::Head { stream, end, head } => self.receive_head(stream, end, head),
+            Frame::Data { stream, end, body } => {
+                self.on_stream(stream, |streams| streams.receive_data(stream, end, &body))
+            }
+            Frame::Reset { stream, reset } => self.on_stream(stream, |streams| {
+                streams.end(stream, Over::ByPeer(reset));
+                Event::Reset(stream)
+            }),
+            Frame::Window { stream, grant } => {
+                self.on_stream(stream, |streams| streams.receive_window(stream, grant))
+            }
+            Frame::Malformed { stream } => {
+                self.on_stream(stream, |streams| streams.break_off(stream, "a frame that cannot be read"))
+            }
+            Frame::GoAway { last, text } => Ok(Event::GoAway { last, text }),
+            Frame::Unknown => Ok(Event::Nothing),
+        }
+    }
+
+    /// Handles a frame of a stream that is open, ignores one of a stream that has ended, and refuses one of a
+    /// stream that never was.
+    fn on_stream(
+        &mut self,
+        stream: u32,
+        handle: impl FnOnce(&mut Self) -> Event,
+    ) -> Result<Event, Violation> {
+        if stream > self.last {
+            return Err(Violation("a frame of a stream that was never opened"));
+        }
+        let is_open = self.table.get(&stream).is_some_and(|stream| stream.over.is_none());
+        Ok(if is_open { handle(self) } else { Event::Nothing })
+    }
+
+    fn receive_head(&mut self, stream: u32, end: bool, head: Bytes) -> Result<Event, Violation> {
+        let is_open = self.table.get(&stream).is_some_and(|stream| stream.over.is_none());
+        if self.side == Side::Agent && !is_open {
+            if stream <= self.last {
+                return Err(Violation("a new stream whose number is not above the last"));
+            }
+            self.last = stream;
+            return Ok(Event::Opened { stream, head, end });
+        }
+        self.on_stream(stream, |streams| {
+            let Some(state) = streams.table.get_mut(&stream) else { return Event::Nothing };
+            if state.incoming.has_head {
+                return streams.break_off(stream, "a second head");
+            }
+            if head.len() > super::HEAD_MAX {
+                return streams.break_off(stream, "a head that is too large");
+            }
+            state.incoming.has_head = true;
+            state.switched &= is_switch(&head) && !end;
+            state.head = Some(head);
+            if end {
+                streams.receive_end(stream);
+            }
+            Event::Changed(stream)
+        })
+    }
+
+    fn receive_data(&mut self, stream: u32, end: bool, body: &[u8]) -> Event {
+        let max_frame = self.limits.max_frame as usize;
+        let Some(state) = self.table.get_mut(&stream) else { return Event::Nothing };
+        let incoming = &mut state.incoming;
+        if incoming.ended {
+            return self.break_off(stream, "data after the end");
+        }
+        if !incoming.has_head {
+            return self.break_off(stream, "data before the head");
+        }
+        if body.len() > max_frame || body.len() as u64 > incoming.allowed {
+            return self.break_off(stream, "more data than the window or a frame takes");
+        }
+        incoming.allowed -= body.len() as u64;
+        incoming.received.extend(body);
+        if end {
+            self.receive_end(stream);
+        }
+        Event::Changed(stream)
+    }
+
+    fn receive_end(&mut self, stream: u32) {
+        let Some(state) = self.table.get_mut(&stream) else { return };
+        state.incoming.ended = true;
+        let enough = self.side == Side::Gateway && !state.switched;
+        if enough || state.outgoing.ended && state.outgoing.waiting.is_empty() {
+            self.end(stream, Over::Ended);
+        }
+    }
+
+    fn receive_window(&mut self, stream: u32, grant: u32) -> Event {
+        let Some(state) = self.table.get_mut(&stream) else { return Event::Nothing };
+        let waiting = state.outgoing.waiting_bytes as u64;
+        let credit = state.outgoing.credit + u64::from(grant);
+        if credit + waiting > WINDOW_MAX {
+            return self.break_off(stream, "a window above 2^31-1");
+        }
+        state.outgoing.credit = credit;
+        Event::Changed(stream)
+    }
+
+    /// Ends a stream because of what was received on it.
+    fn break_off(&mut self, stream: u32, what: &'static str) -> Event {
+        self.reset(stream, Reset::new(ResetCode::Protocol, what));
+        Event::Reset(stream)
+    }
+
+    // -------------------------------------------------------------------------------------------- what is done
+
+    /// Opens a stream. `None` when as many are open as may be.
+    pub fn open(&mut self, attached: T, head: Bytes, end: bool, upgrade: bool) -> Option<u32> {
+        debug_assert_eq!(self.side, Side::Gateway);
+        let number = self.last.checked_add(1).filter(|_| self.open < self.limits.max_streams as usize)?;
+        self.last = number;
+        let mut stream = Stream::new(attached, self.limits.window);
+        stream.switched = upgrade;
+        stream.outgoing.has_head = true;
+        stream.outgoing.ended = end;
+        self.table.insert(number, stream);
+        self.open += 1;
+        self.push_control(Frame::Head { stream: number, end, head }.encode());
+        Some(number)
+    }
+
+    /// Takes on a stream that was [opened](Event::Opened).
+    pub fn accept(&mut self, number: u32, attached: T, end: bool) {
+        let mut stream = Stream::new(attached, self.limits.window);
+        stream.incoming.has_head = true;
+        stream.incoming.ended = end;
+        self.table.insert(number, stream);
+        self.open += 1;
+    }
+
+    /// Does not take on a stream that was [opened](Event::Opened).
+    pub fn refuse(&mut self, stream: u32, reset: Reset) {
+        self.push_control(Frame::Reset { stream, reset }.encode());
+    }
+
+    /// Sends the head of a response. With `end` there is no body; a 101 has one that never counts as done
+    /// before both sides have ended it.
+    pub fn send_head(&mut self, stream: u32, head: Bytes, end: bool) -> Result<(), Over> {
+        let state = self.get(stream)?;
+        debug_assert!(!state.outgoing.has_head, "a response has one head");
+        state.outgoing.has_head = true;
+        state.switched = is_switch(&head) && !end;
+        self.push_control(Frame::Head { stream, end, head }.encode());
+        if end {
+            self.sent_end(stream);
+        }
+        Ok(())
+    }
+
+    /// How many bytes of body may be queued now.
+    pub fn capacity(&mut self, stream: u32) -> Result<usize, Over> {
+        let max_frame = self.limits.max_frame as usize;
+        let outgoing = &self.get(stream)?.outgoing;
+        let room = match outgoing.waiting_bytes {
+            0 => max_frame,
+            waiting => WAITING_MAX.saturating_sub(waiting),
+        };
+        Ok(room.min(usize::try_from(outgoing.credit).unwrap_or(usize::MAX)).min(max_frame))
+    }
+
+    /// Whether it is the other side that has to make room.
+    pub fn is_out_of_credit(&mut self, stream: u32) -> bool {
+        self.get(stream).is_ok_and(|state| state.outgoing.credit == 0)
+    }
+
+    /// Queues the first `length` bytes of a buffer, at most the [`capacity`](Self::capacity). An end without
+    /// bytes always fits.
+    pub fn send_data(
+        &mut self,
+        stream: u32,
+        buffer: DataBuffer,
+        length: usize,
+        end: bool,
+    ) -> Result<(), Over> {
+        let state = self.get(stream)?;
+        debug_assert!(!state.outgoing.ended && length as u64 <= state.outgoing.credit);
+        state.outgoing.credit = state.outgoing.credit.saturating_sub(length as u64);
+        state.outgoing.waiting_bytes += length;
+        state.outgoing.ended = end;
+        let is_first = state.outgoing.waiting.is_empty();
+        state.outgoing.waiting.push_back(buffer.finish(stream, length, end));
+        if is_first {
+            self.turns.push_back(stream);
+        }
+        Ok(())
+    }
+
+    /// The response's head, once.
+    pub fn take_head(&mut self, stream: u32) -> Result<Option<Bytes>, Over> {
+        let Some(state) = self.table.get_mut(&stream) else { return Err(Over::Ended) };
+        match (state.head.take(), &state.over) {
+            (Some(head), over) if !matches!(over, Some(Over::ByPeer(_) | Over::ByUs(_))) => Ok(Some(head)),
+            (_, Some(over)) => Err(over.clone()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads what was received. Data that came before an end in good order can be read after it.
+    pub fn read(&mut self, stream: u32, buffer: &mut [u8]) -> Result<Read, Over> {
+        let window = u64::from(self.limits.window);
+        let Some(state) = self.table.get_mut(&stream) else { return Err(Over::Ended) };
+        if let Some(over @ (Over::ByPeer(_) | Over::ByUs(_))) = &state.over {
+            return Err(over.clone());
+        }
+        let incoming = &mut state.incoming;
+        let read = buffer.len().min(incoming.received.len());
+        if read == 0 {
+            return match &state.over {
+                _ if incoming.ended => Ok(Read::End),
+                Some(over) => Err(over.clone()),
+                None => Ok(Read::Wait),
+            };
+        }
+        copy_front(&mut incoming.received, &mut buffer[..read]);
+        if incoming.received.is_empty() && incoming.received.capacity() > KEPT_MAX {
+            incoming.received = VecDeque::new();
+        }
+        incoming.consumed += read as u64;
+        if incoming.consumed >= window / 2 && !incoming.ended && !incoming.granting && state.over.is_none() {
+            incoming.granting = true;
+            self.control.push_back(Control::Window(stream));
+        }
+        Ok(Read::Bytes(read))
+    }
+
+    /// Ends a stream before its time.
+    pub fn reset(&mut self, stream: u32, reset: Reset) {
+        if self.table.get(&stream).is_some_and(|state| state.over.is_none()) {
+            self.push_control(Frame::Reset { stream, reset: reset.clone() }.encode());
+            self.end(stream, Over::ByUs(reset));
+        }
+    }
+
+    /// The caller is done with a stream: ends it with this reason when it is not over, and forgets it.
+    pub fn release(&mut self, stream: u32, reset: Reset) -> Option<T> {
+        self.reset(stream, reset);
+        self.table.remove(&stream).map(|state| state.attached)
+    }
+
+    /// Tells the other side that no stream above this one is served, or with 0 that none will be opened.
+    pub fn go_away(&mut self, last: u32, text: &str) {
+        self.push_control(Frame::GoAway { last, text: text.to_owned() }.encode());
+    }
+
+    // -------------------------------------------------------------------------------------------- what goes out
+
+    /// The next message to be sent: control first, then the data of one stream after the other. The number is
+    /// that of a stream that has room again.
+    pub fn next_message(&mut self) -> Option<(Bytes, Option<u32>)> {
+        while let Some(control) = self.control.pop_front() {
+            match control {
+                Control::Frame(frame) => {
+                    self.control_bytes -= control_weight(&frame);
+                    return Some((frame, None));
+                }
+                Control::Window(stream) => {
+                    if let Some(frame) = self.grant(stream) {
+                        return Some((frame, None));
+                    }
+                }
+            }
+        }
+        while let Some(stream) = self.turns.pop_front() {
+            let Some(state) = self.table.get_mut(&stream) else { continue };
+            let Some(frame) = state.outgoing.waiting.pop_front() else { continue };
+            state.outgoing.waiting_bytes -= frame.len() - HEADER;
+            if !state.outgoing.waiting.is_empty() {
+                self.turns.push_back(stream);
+            } else if state.outgoing.ended {
+                self.sent_end(stream);
+            }
+            return Some((frame, Some(stream)));
+        }
+        None
+    }
+
+    fn grant(&mut self, stream: u32) -> Option<Bytes> {
+        let state = self.table.get_mut(&stream).filter(|state| state.over.is_none())?;
+        let incoming = &mut state.incoming;
+        let grant = u32::try_from(std::mem::take(&mut incoming.consumed)).ok()?;
+        incoming.granting = false;
+        incoming.allowed += u64::from(grant);
+        Some(Frame::Window { stream, grant }.encode())
+    }
+
+    /// Our end is on its way: after the agent's nothing more follows, but for an upgrade.
+    fn sent_end(&mut self, stream: u32) {
+        let Some(state) = self.table.get_mut(&stream) else { return };
+        state.outgoing.ended = true;
+        let enough = self.side == Side::Agent && !state.switched;
+        if enough || state.incoming.ended {
+            self.end(stream, Over::Ended);
+        }
+    }
+
+    fn get(&mut self, stream: u32) -> Result<&mut Stream<T>, Over> {
+        let state = self.table.get_mut(&stream).ok_or(Over::Ended)?;
+        match &state.over {
+            Some(over) => Err(over.clone()),
+            None => Ok(state),
+        }
+    }
+
+    fn end(&mut self, stream: u32, over: Over) {
+        let Some(state) = self.table.get_mut(&stream).filter(|state| state.over.is_none()) else { return };
+        if over != Over::Ended {
+            state.incoming.received = VecDeque::new();
+        }
+        state.outgoing.waiting = VecDeque::new();
+        state.outgoing.waiting_bytes = 0;
+        state.over = Some(over);
+        self.open -= 1;
+    }
+
+    fn push_control(&mut self, frame: Bytes) {
+        self.control_bytes += control_weight(&frame);
+        self.control.push_back(Control::Frame(frame));
+    }
+}
+
+/// A buffer that has grown past this is given back when it is empty.
+const KEPT_MAX: usize = 16 << 10;
+
+/// What a frame takes up while it waits, with what surrounds it.
+fn control_weight(frame: &Bytes) -> usize {
+    frame.len() + 64
+}
+
+/// Whether a response's head changes the protocol.
+fn is_switch(head: &[u8]) -> bool {
+    head.get(8..12) == Some(b" 101")
+}
+
+/// Moves bytes from the front of a queue that has as many.
+fn copy_front(queue: &mut VecDeque<u8>, out: &mut [u8]) {
+    let (first, second) = queue.as_slices();
+    let split = out.len().min(first.len());
+    out[..split].copy_from_slice(&first[..split]);
+    let rest = out.len() - split;
+    out[split..].copy_from_slice(&second[..rest]);
+    queue.drain(..out.len());
+}

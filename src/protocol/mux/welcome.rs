@@ -1,0 +1,121 @@
+//! `welcome`: how a gateway switches mux/2 on, and within which limits.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::envelope;
+
+/// `message_type` of this message.
+pub const TYPE: &str = "welcome";
+
+/// The protocol's name, here and among the capabilities of a handshake.
+pub const PROTOCOL: &str = "mux/2";
+
+/// What a gateway allows on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of body that either side may send on a new stream: 16 KiB to 4 MiB, by default 256 KiB.
+    pub window: u32,
+    /// Streams that are open at once: 1 to 4,096, by default 256.
+    pub max_streams: u32,
+    /// Bytes of body in one frame: 1 to 64 KiB, by default 64 KiB.
+    pub max_frame: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { window: 256 << 10, max_streams: 256, max_frame: 64 << 10 }
+    }
+}
+
+/// What a gateway's `welcome` comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Welcome {
+    /// It speaks mux/2 within these limits.
+    Mux(Limits),
+    /// It speaks something else.
+    Other,
+    /// It speaks mux/2, within limits that there are not; the text names the first.
+    OutOfRange(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire<'a> {
+    protocol: &'a str,
+    window: Option<u64>,
+    max_streams: Option<u64>,
+    max_frame: Option<u64>,
+}
+
+impl Welcome {
+    /// Reads the payload of a `welcome`.
+    pub fn decode(payload: &str) -> Welcome {
+        let Ok(wire) = serde_json::from_str::<Wire<'_>>(payload) else { return Welcome::Other };
+        if wire.protocol != PROTOCOL {
+            return Welcome::Other;
+        }
+        let within = |value: Option<u64>, default: u32, min: u32, max: u32| match value {
+            None => Some(default),
+            Some(value) => u32::try_from(value).ok().filter(|value| (min..=max).contains(value)),
+        };
+        let default = Limits::default();
+        let Some(window) = within(wire.window, default.window, 16 << 10, 4 << 20) else {
+            return Welcome::OutOfRange("window");
+        };
+        let Some(max_streams) = within(wire.max_streams, default.max_streams, 1, 4096) else {
+            return Welcome::OutOfRange("max_streams");
+        };
+        match within(wire.max_frame, default.max_frame, 1 << 10, 64 << 10) {
+            Some(max_frame) => Welcome::Mux(Limits { window, max_streams, max_frame }),
+            None => Welcome::OutOfRange("max_frame"),
+        }
+    }
+}
+
+impl Limits {
+    /// Writes the envelope of a `welcome`.
+    pub fn encode_welcome(&self) -> Vec<u8> {
+        let wire = Wire {
+            protocol: PROTOCOL,
+            window: Some(self.window.into()),
+            max_streams: Some(self.max_streams.into()),
+            max_frame: Some(self.max_frame.into()),
+        };
+        // A few bytes, which fit.
+        envelope::nested(TYPE, &wire, usize::MAX).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_welcome_has_defaults_and_a_range() {
+        let decode = |rest: &str| Welcome::decode(&format!("{{\"protocol\":\"mux/2\"{rest}}}"));
+        assert_eq!(decode(""), Welcome::Mux(Limits::default()));
+        let limits = Limits { window: 16_384, max_streams: 1, max_frame: 1024 };
+        assert_eq!(
+            decode(",\"window\":16384,\"max_streams\":1,\"max_frame\":1024,\"x\":[]"),
+            Welcome::Mux(limits)
+        );
+        for (rest, name) in [
+            (",\"window\":16383", "window"),
+            (",\"window\":4194305", "window"),
+            (",\"max_streams\":0", "max_streams"),
+            (",\"max_streams\":4097", "max_streams"),
+            (",\"max_frame\":1023", "max_frame"),
+            (",\"max_frame\":65537", "max_frame"),
+        ] {
+            assert_eq!(decode(rest), Welcome::OutOfRange(name), "{rest}");
+        }
+        for other in ["", "{}", "[]", "{\"protocol\":\"mux/3\"}", "{\"protocol\":2}"] {
+            assert_eq!(Welcome::decode(other), Welcome::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_welcome_is_written_as_documented() {
+        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536}"}"#;
+        assert_eq!(Limits::default().encode_welcome(), expected.as_bytes());
+    }
+}
