@@ -381,17 +381,30 @@ fn a_body_is_passed_on_as_it_arrives() {
 
 #[test]
 fn a_server_that_answers_while_the_client_still_sends_is_heard() {
-    let address = serve(|mut socket| {
-        let _ = socket.read(&mut [0; 100]);
-        let _ = socket.write_all(&ok("enough"));
-        let _ = socket.read_to_end(&mut Vec::new());
-    });
-    let (mut writer, body) = streamed();
-    writer.write_all(b"a beginning").unwrap();
-    let response = origin(address).call(request("POST", "/", &[], body)).unwrap();
-    // The client ends only now.
-    drop(writer);
-    assert_eq!(read(Ok(response)).unwrap(), "enough");
+    // All of the answer is there at once, or a part of it comes later.
+    for pause in [false, true] {
+        let go_on = Signal::new();
+        let signal = go_on.clone();
+        let address = serve(move |mut socket| {
+            let _ = socket.read(&mut [0; 100]);
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\neno");
+            if pause {
+                signal.wait();
+            }
+            let _ = socket.write_all(b"ugh");
+            let _ = socket.read_to_end(&mut Vec::new());
+        });
+        let (mut writer, body) = streamed();
+        writer.write_all(b"a beginning").unwrap();
+        let response = origin(address).call(request("POST", "/", &[], body)).unwrap();
+        go_on.send(());
+        let mut body = response.into_body();
+        let mut answer = [0; 6];
+        body.read_exact(&mut answer).unwrap();
+        assert_eq!((&answer, body.read(&mut [0]).unwrap()), (b"enough", 0));
+        // The client ends only now.
+        drop(writer);
+    }
 }
 
 #[test]

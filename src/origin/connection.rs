@@ -227,15 +227,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes back what an upload had, if all of it is sent. False when the connection cannot be used again.
-    pub(super) fn finish(&mut self, upload: Option<Upload>) -> bool {
-        let Some(upload) = upload else { return self.half.is_some() };
-        match upload.state() {
-            upload::State::Sent(_) => self.half = upload.join(),
-            _ => {
-                self.closer.close();
-                drop(upload.join());
-            }
+    /// Takes back what an upload had that has sent everything. False when the connection cannot be used again.
+    pub(super) fn take_back(&mut self, upload: Option<Upload>) -> bool {
+        if let Some(upload) = upload {
+            self.half = upload.join();
         }
         self.half.is_some()
     }

@@ -272,7 +272,11 @@ struct ResponseBody {
 impl ResponseBody {
     /// Whether so many bytes are all there is, and in memory.
     fn has_all(&self, length: u64) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.input.unread().len() as u64 >= length)
+        self.is_sent()
+            && self
+                .connection
+                .as_ref()
+                .is_some_and(|connection| connection.input.unread().len() as u64 >= length)
     }
 
     fn take_all(mut self, length: u64) -> io::Result<Vec<u8>> {
@@ -286,15 +290,25 @@ impl ResponseBody {
         }
     }
 
-    /// The response is complete: its connection may carry another request.
+    /// The response is complete: its connection may carry another request, if this one is all sent.
     fn finish(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        let (id, upload) = (connection.id, self.upload.take());
-        if connection.finish(upload) && self.keep_alive && self.cancellation.disarm() {
+        let id = connection.id;
+        if !self.is_sent() {
+            // The server has heard enough. Whoever sends it is waited for when the response is done with: until
+            // then the client may not know that it need not send more.
+            connection.closer.close();
+            self.connections.end(id);
+        } else if connection.take_back(self.upload.take()) && self.keep_alive && self.cancellation.disarm() {
             self.connections.put(connection);
         } else {
             self.connections.end(id);
         }
+    }
+
+    /// Whether all of the request is sent.
+    fn is_sent(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| matches!(upload.state(), upload::State::Sent(_)))
     }
 
     fn explain(&self, error: io::Error) -> io::Error {
@@ -329,15 +343,16 @@ impl Read for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        // After the server's last word in another protocol, the client may go on to the end of its own.
-        if !(self.upgraded && self.decoder.is_done()) {
-            connection.closer.close();
+        if let Some(connection) = self.connection.take() {
+            // After the server's last word in another protocol, the client may go on to the end of its own.
+            if !(self.upgraded && self.decoder.is_done()) {
+                connection.closer.close();
+            }
+            self.connections.end(connection.id);
         }
         if let Some(upload) = self.upload.take() {
             drop(upload.join());
         }
-        self.connections.end(connection.id);
     }
 }
 
