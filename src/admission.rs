@@ -8,6 +8,7 @@ use http::{Method, StatusCode, Uri};
 use log::info;
 
 use crate::protocol::RequestMessage;
+use crate::protocol::mux::RequestHead;
 use crate::service::{Body, Request, Response};
 
 /// Most headers of one request.
@@ -115,7 +116,9 @@ impl Refusal {
 pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Refusal> {
     let method = method(&message.method)?;
     let path = path(&message.path)?;
-    let headers = headers(&message.headers)?;
+    let pairs: Vec<_> =
+        message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+    let headers = headers(&pairs)?;
     if message.body.len() > body_max {
         return Err(Refusal::BodyTooLarge(body_max));
     }
@@ -124,6 +127,15 @@ pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Re
     *request.uri_mut() = Uri::from(path);
     *request.headers_mut() = headers;
     Ok(request)
+}
+
+/// Turns the head of a stream into one that HTTP allows, or says why it is none. Its body is still to come.
+pub(crate) fn admit_head(head: &RequestHead<'_>) -> Result<http::request::Parts, Refusal> {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.method = method(head.method)?;
+    parts.uri = Uri::from(path(head.target)?);
+    parts.headers = headers(&head.headers)?;
+    Ok(parts)
 }
 
 fn method(name: &str) -> Result<Method, Refusal> {
@@ -148,7 +160,7 @@ fn path(target: &str) -> Result<PathAndQuery, Refusal> {
     target.parse().map_err(|_| Refusal::bad_request(WHAT))
 }
 
-fn headers<N: AsRef<str>>(pairs: &[(N, N)]) -> Result<HeaderMap, Refusal> {
+fn headers<N: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(N, V)]) -> Result<HeaderMap, Refusal> {
     let lengths = || pairs.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len());
     let too_long = lengths().any(|length| length > LINE_MAX);
     if too_long || pairs.len() > HEADERS_MAX || lengths().sum::<usize>() > HEADER_BYTES_MAX {
@@ -156,9 +168,9 @@ fn headers<N: AsRef<str>>(pairs: &[(N, N)]) -> Result<HeaderMap, Refusal> {
     }
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
-        let name = HeaderName::from_bytes(name.as_ref().as_bytes())
+        let name = HeaderName::from_bytes(name.as_ref())
             .map_err(|_| Refusal::bad_request("a header name is not a token (RFC 9110 §5.1)"))?;
-        let value = HeaderValue::from_bytes(value.as_ref().as_bytes())
+        let value = HeaderValue::from_bytes(value.as_ref())
             .map_err(|_| Refusal::bad_request("a header value holds a control character (RFC 9110 §5.5)"))?;
         headers.append(name, value);
     }

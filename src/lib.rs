@@ -43,11 +43,12 @@
 //! | `session` | what happens on one connection, and when |
 //! | `pool` | who runs blocking work, and how much at most |
 //! | `origin` | how the local server answers one request |
+//! | [`mux`] | how streams are read and written by blocking threads |
 //! | `admission` | which requests are taken on |
 //! | [`link`] | how frames get on and off the wire |
 //! | [`protocol`] | which messages exist and what bytes they are |
 //!
-//! [`link`], [`protocol`] and [`http1`] are public because the reference gateway is built from them too.
+//! [`link`], [`mux`], [`protocol`] and [`http1`] are public because the reference gateway is built from them too.
 //! They may change with every release.
 
 mod admission;
@@ -60,6 +61,7 @@ pub mod http1;
 pub mod link;
 #[doc(hidden)]
 pub mod logging;
+pub mod mux;
 mod origin;
 mod pool;
 pub mod protocol;

@@ -14,19 +14,27 @@ use std::thread::{self, JoinHandle};
 /// A worker's stack. What runs on it are HTTP exchanges and JSON, neither of which recurses deeply.
 const STACK: usize = 512 << 10;
 
-/// A fixed number of worker threads behind a bounded queue.
+/// Worker threads behind a bounded queue: a fixed number of them, and more for jobs that may last, each of
+/// which ends when its job is done and enough others are idle.
 ///
 /// Jobs are plain data; what is done with one is decided once, when the pool starts. A panic in a job costs
 /// that job alone.
 #[derive(Debug)]
-pub(crate) struct Pool<J> {
-    intake: Intake<J>,
-    workers: Vec<JoinHandle<()>>,
-}
+pub(crate) struct Pool<J>(Intake<J>);
 
 /// Where jobs are handed in. Clones share one queue.
-#[derive(Debug)]
-pub(crate) struct Intake<J>(Arc<Mutex<State<J>>>);
+pub(crate) struct Intake<J>(Arc<Shared<J>>);
+
+struct Shared<J> {
+    state: Mutex<State<J>>,
+    run: Box<dyn Fn(J) + Send + Sync>,
+}
+
+impl<J> std::fmt::Debug for Intake<J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Intake")
+    }
+}
 
 impl<J> Clone for Intake<J> {
     fn clone(&self) -> Self {
@@ -34,23 +42,30 @@ impl<J> Clone for Intake<J> {
     }
 }
 
-/// The most that may wait for a worker.
+/// How many workers there are, and the most that may wait for one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueLimits {
+pub(crate) struct Limits {
+    /// Workers that there always are.
+    pub(crate) workers: usize,
+    /// Workers at most, with those for jobs that may last.
+    pub(crate) workers_max: usize,
     /// Jobs.
     pub(crate) jobs: usize,
     /// Their weight in all; one job always fits.
     pub(crate) weight: usize,
 }
 
-#[derive(Debug)]
 struct State<J> {
-    limits: QueueLimits,
+    limits: Limits,
     /// Jobs that wait, with their weights. Empty while any worker is idle.
     queue: VecDeque<(J, usize)>,
     queued_weight: usize,
     /// The channels of the workers that wait; the last became idle last.
     idle: Vec<SyncSender<Work<J>>>,
+    /// Workers that there are or that are being started.
+    count: usize,
+    /// Their threads, and perhaps some that have ended.
+    threads: Vec<JoinHandle<()>>,
     stopping: bool,
     /// Whether nobody waits for a job any more.
     is_stale: fn(&J) -> bool,
@@ -81,8 +96,7 @@ enum Work<J> {
 impl<J: Send + 'static> Pool<J> {
     /// Starts the workers.
     pub(crate) fn start(
-        workers: usize,
-        limits: QueueLimits,
+        limits: Limits,
         is_stale: fn(&J) -> bool,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -91,23 +105,16 @@ impl<J: Send + 'static> Pool<J> {
             queue: VecDeque::new(),
             queued_weight: 0,
             idle: Vec::new(),
+            count: limits.workers,
+            threads: Vec::with_capacity(limits.workers),
             stopping: false,
             is_stale,
         };
-        let intake = Intake(Arc::new(Mutex::new(state)));
-        let run = Arc::new(run);
-        let mut pool = Pool { intake, workers: Vec::with_capacity(workers) };
-        for number in 0..workers {
-            let (intake, run) = (pool.intake.clone(), run.clone());
-            // It is idle from the start, so that no job is refused while threads are still starting.
-            let (sender, jobs) = sync_channel(1);
-            pool.intake.state().idle.push(sender.clone());
-            let worker = thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .stack_size(STACK)
-                .spawn(move || work(&intake, &sender, &jobs, &*run));
-            match worker {
-                Ok(worker) => pool.workers.push(worker),
+        let pool = Pool(Intake(Arc::new(Shared { state: Mutex::new(state), run: Box::new(run) })));
+        for _ in 0..limits.workers {
+            match pool.0.start_worker() {
+                // It is idle from the start, so that no job is refused while threads are still starting.
+                Ok(worker) => pool.0.state().idle.push(worker),
                 Err(error) => {
                     pool.join();
                     return Err(error);
@@ -119,30 +126,81 @@ impl<J: Send + 'static> Pool<J> {
 
     /// Where jobs are handed in.
     pub(crate) fn intake(&self) -> Intake<J> {
-        self.intake.clone()
+        self.0.clone()
     }
 
     /// Waits until what is queued is done and every worker has ended. Jobs that come later are refused.
     pub(crate) fn join(self) {
-        {
-            let mut state = self.intake.state();
+        let threads = {
+            let mut state = self.0.state();
             state.stopping = true;
             for worker in state.idle.drain(..) {
                 // It waits for exactly this, and its channel has room for one.
                 let _ = worker.try_send(Work::End);
             }
-        }
-        for worker in self.workers {
+            std::mem::take(&mut state.threads)
+        };
+        for thread in threads {
             // A worker that panicked outside a job has said so on its own.
-            let _ = worker.join();
+            let _ = thread.join();
         }
+    }
+}
+
+impl<J: Send + 'static> Intake<J> {
+    /// Starts a worker, which waits for what its channel brings.
+    fn start_worker(&self) -> io::Result<SyncSender<Work<J>>> {
+        let (sender, jobs) = sync_channel(1);
+        let (intake, own) = (self.clone(), sender.clone());
+        let thread = thread::Builder::new()
+            .name("worker".to_owned())
+            .stack_size(STACK)
+            .spawn(move || work(&intake, &own, &jobs))?;
+        let mut state = self.state();
+        state.threads.retain(|thread| !thread.is_finished());
+        state.threads.push(thread);
+        Ok(sender)
+    }
+
+    /// Hands a job that may last to an idle worker or to a new one, or gives it back when there are as many as
+    /// there may be.
+    pub(crate) fn try_start(&self, job: J) -> Result<(), J> {
+        let worker = {
+            let mut state = self.state();
+            match state.idle.pop() {
+                Some(worker) => Ok(worker),
+                None if state.stopping || state.count >= state.limits.workers_max => return Err(job),
+                None => {
+                    state.count += 1;
+                    Err(())
+                }
+            }
+        };
+        let worker = worker.or_else(|()| self.start_worker());
+        match worker {
+            Ok(worker) => hand(&worker, job),
+            Err(error) => {
+                self.state().count -= 1;
+                log::warn!("no thread for a request: {error}");
+                Err(job)
+            }
+        }
+    }
+}
+
+/// Hands a job to a worker that waits.
+fn hand<J>(worker: &SyncSender<Work<J>>, job: J) -> Result<(), J> {
+    // It waits for exactly this, and its channel has room for one.
+    match worker.try_send(Work::Job(job)) {
+        Err(TrySendError::Full(Work::Job(job)) | TrySendError::Disconnected(Work::Job(job))) => Err(job),
+        _ => Ok(()),
     }
 }
 
 impl<J> Intake<J> {
     fn state(&self) -> MutexGuard<'_, State<J>> {
         // Nothing panics while the lock is held.
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Hands a job to an idle worker or queues it, or gives it back when as much waits as may wait. Never
@@ -151,13 +209,7 @@ impl<J> Intake<J> {
         let mut state = self.state();
         if let Some(worker) = state.idle.pop() {
             drop(state);
-            // It waits for exactly this, and its channel has room for one.
-            return match worker.try_send(Work::Job(job)) {
-                Err(TrySendError::Full(Work::Job(job)) | TrySendError::Disconnected(Work::Job(job))) => {
-                    Err(job)
-                }
-                _ => Ok(()),
-            };
+            return hand(&worker, job);
         }
         if state.is_full(weight) {
             state.drop_stale();
@@ -177,7 +229,8 @@ impl<J> Intake<J> {
             state.queued_weight -= weight;
             return Some(Work::Job(job));
         }
-        if state.stopping {
+        if state.stopping || state.idle.len() >= state.limits.workers {
+            state.count -= 1;
             return Some(Work::End);
         }
         state.idle.push(worker.clone());
@@ -185,12 +238,12 @@ impl<J> Intake<J> {
     }
 }
 
-fn work<J>(intake: &Intake<J>, own: &SyncSender<Work<J>>, works: &Receiver<Work<J>>, run: &impl Fn(J)) {
+fn work<J>(intake: &Intake<J>, own: &SyncSender<Work<J>>, works: &Receiver<Work<J>>) {
     let wait = || works.recv().unwrap_or(Work::End);
     let mut next = wait();
     while let Work::Job(job) = next {
         // The panic hook has reported it, and the job has answered as it was dropped.
-        let _ = catch_unwind(AssertUnwindSafe(|| run(job)));
+        let _ = catch_unwind(AssertUnwindSafe(|| (intake.0.run)(job)));
         next = intake.next(own).unwrap_or_else(wait);
     }
 }
@@ -200,7 +253,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    const LIMITS: QueueLimits = QueueLimits { jobs: 2, weight: 100 };
+    const LIMITS: Limits = Limits { workers: 1, workers_max: 3, jobs: 2, weight: 100 };
 
     /// From this number on nobody waits for a job.
     const STALE: u32 = 100;
@@ -212,7 +265,6 @@ mod tests {
         let (done, results) = mpsc::channel();
         let is_free = Mutex::new(is_free);
         let pool = Pool::start(
-            1,
             LIMITS,
             |&job| job >= STALE,
             move |job| {
@@ -236,7 +288,7 @@ mod tests {
         assert_eq!(intake.try_submit(3, 0), Err(3));
         drop(free);
         pool.join();
-        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
@@ -247,7 +299,7 @@ mod tests {
         assert_eq!(intake.try_submit(2, 1), Err(2));
         drop(free);
         pool.join();
-        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 1]);
     }
 
     #[test]
@@ -260,15 +312,14 @@ mod tests {
         assert_eq!(intake.try_submit(3, 5), Err(3));
         drop(free);
         pool.join();
-        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]
     fn a_panic_costs_one_job() {
         let (done, results) = mpsc::channel();
-        let limits = QueueLimits { jobs: 10, weight: 10 };
+        let limits = Limits { jobs: 10, ..LIMITS };
         let pool = Pool::start(
-            1,
             limits,
             |_| false,
             move |job: u32| {
@@ -281,6 +332,22 @@ mod tests {
             assert!(pool.intake().try_submit(job, 0).is_ok());
         }
         pool.join();
-        assert_eq!(results.iter().collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn more_workers_come_for_jobs_that_last_and_go_again() {
+        let (pool, free, results) = busy_pool();
+        let intake = pool.intake();
+        assert_eq!(intake.try_start(1), Ok(()));
+        assert_eq!(intake.try_start(2), Ok(()));
+        assert_eq!(intake.try_start(3), Err(3));
+        assert_eq!(intake.state().count, 3);
+        drop(free);
+        let mut done: Vec<_> = results.iter().take(3).collect();
+        done.sort_unstable();
+        assert_eq!(done, [0, 1, 2]);
+        pool.join();
+        assert_eq!(intake.state().threads.len(), 0);
     }
 }

@@ -261,7 +261,7 @@ impl Failure {
         Failure::new(FailureKind::Timeout, "it stopped reading the request (see --idle-timeout)")
     }
 
-    fn broken_off(read: usize, length: Option<u64>, error: io::Error) -> Self {
+    pub(crate) fn broken_off(read: usize, length: Option<u64>, error: io::Error) -> Self {
         // A service's own failure, such as a time-out, travels through `io::Error` when it comes up while
         // the body is read.
         if let Some(failure) = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>()) {

@@ -18,6 +18,8 @@ pub struct Status {
     pub failed: u64,
     /// Requests that the agent refused on its own (400, 413, 503, …), since the start.
     pub refused: u64,
+    /// Requests whose client left before the answer was complete, since the start.
+    pub cancelled: u64,
     /// Failed tries and lost sessions, since the start.
     pub retries: u64,
 }
@@ -41,6 +43,7 @@ pub(crate) struct Counters {
     served: AtomicU64,
     failed: AtomicU64,
     refused: AtomicU64,
+    cancelled: AtomicU64,
     retries: AtomicU64,
 }
 
@@ -53,6 +56,7 @@ impl Counters {
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
             retries: AtomicU64::new(0),
         }
     }
@@ -78,6 +82,10 @@ impl Counters {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn request_cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
@@ -89,6 +97,7 @@ impl Counters {
             served: self.served.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
         }
     }

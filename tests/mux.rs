@@ -99,7 +99,7 @@ fn a_gateway_asks() {
     assert_eq!(streams.take_head(1), Ok(Some(Bytes::from_static(OK))));
     reads(&mut streams, 1, Ok(b"hello"));
     reads(&mut streams, 1, Err(Read::End));
-    assert_eq!(streams.release(1, Reset::new(ResetCode::Cancelled, "")), Some(()));
+    streams.release(1, Reset::new(ResetCode::Cancelled, ""));
     assert_eq!(streams.next_message(), None);
 }
 
@@ -218,6 +218,27 @@ fn nothing_is_sent_past_the_window() {
     // The end needs no credit.
     send(&mut streams, 1, b"12345", false);
     send(&mut streams, 1, b"", true);
+}
+
+#[test]
+fn what_is_released_still_goes_out_when_it_is_complete() {
+    let given_up = || Reset::new(ResetCode::Internal, "given up");
+    let mut streams = agent_with_stream(true);
+    streams.send_head(1, Bytes::from_static(OK), false).unwrap();
+    send(&mut streams, 1, b"hello", true);
+    streams.release(1, given_up());
+    assert_eq!(streams.open_count(), 1);
+    sends(&mut streams, bytes(1, 0, 1, OK));
+    sends(&mut streams, bytes(2, 1, 1, b"hello"));
+    assert_eq!((streams.next_message(), streams.open_count()), (None, 0));
+    // What is not complete is ended.
+    let mut streams = agent_with_stream(true);
+    streams.send_head(1, Bytes::from_static(OK), false).unwrap();
+    send(&mut streams, 1, b"hello", false);
+    streams.release(1, given_up());
+    sends(&mut streams, bytes(1, 0, 1, OK));
+    sends(&mut streams, bytes(3, 0, 1, b"\x08given up"));
+    assert_eq!((streams.next_message(), streams.open_count()), (None, 0));
 }
 
 // ---------------------------------------------------------------------------------------------- wrong frames

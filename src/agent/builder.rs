@@ -14,12 +14,16 @@ use crate::link::dial::Token;
 use crate::link::tls::{self, ClientTls, TlsError, Trust};
 use crate::link::{Dialer, GatewayUrl};
 use crate::origin::{LocalUrl, Origin, Timeouts};
+use crate::protocol;
 use crate::service::Service;
 use crate::session::{self, Correlation, Heartbeat};
 use crate::status::Counters;
 
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
+
+/// Most streams at once.
+const STREAMS_MAX: usize = 4096;
 
 /// Most requests that may wait for a worker.
 const QUEUE_MAX: usize = 65_536;
@@ -37,6 +41,7 @@ pub struct Builder {
     host_header: Option<HeaderValue>,
     local_trust: Trust,
     workers: usize,
+    max_streams: usize,
     queue: usize,
     timeouts: Timeouts,
     heartbeat: Heartbeat,
@@ -88,6 +93,7 @@ impl Builder {
             host_header: None,
             local_trust: Trust::System,
             workers: 16,
+            max_streams: 256,
             queue: 256,
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
@@ -143,6 +149,13 @@ impl Builder {
     /// Requests that are answered side by side, 1 to 1,024. Default: 16.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// Requests that are answered side by side at most, when they come as streams, which may last: up to
+    /// 4,096, each with a thread while it lasts. One more is refused, for another agent to take. Default: 256.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.max_streams = streams;
         self
     }
 
@@ -223,8 +236,11 @@ impl Builder {
                 max_message: self.max_message,
                 max_body: self.max_body,
                 unnumbered_max: (self.workers + self.queue) as u64,
+                instance: protocol::random_uuid(),
+                idle_timeout: self.timeouts.idle,
             },
             workers: self.workers,
+            max_streams: self.max_streams,
             queue: self.queue,
             backoff: self.backoff,
             warnings,
@@ -238,6 +254,10 @@ impl Builder {
         let checks = [
             (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
             ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
+            (
+                (1..=STREAMS_MAX).contains(&self.max_streams),
+                format!("--max-streams must be 1 to {STREAMS_MAX}"),
+            ),
             (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
             (
                 self.max_message >= MESSAGE_MIN,
@@ -308,6 +328,8 @@ mod tests {
         check(builder().host_header(HeaderValue::from_static("")), "host");
         check(builder().workers(1025), "workers");
         check(builder().queue(65_537), "queue");
+        check(builder().max_streams(0), "streams");
+        check(builder().max_streams(4097), "streams");
         check(builder().max_message(100).max_body(1), "message");
         check(builder().max_body(17 << 20), "body");
         let min = Duration::from_secs(60);

@@ -17,7 +17,7 @@ use self::control::Control;
 use crate::TunnelId;
 use crate::backoff::{self, Backoff};
 use crate::link::{DialError, Dialer};
-use crate::pool::{Intake, Pool, QueueLimits};
+use crate::pool::{self, Intake, Pool};
 use crate::service::Service;
 use crate::session::job::Job;
 use crate::session::{self, End};
@@ -38,6 +38,7 @@ pub struct Agent {
     served_by: String,
     session: session::Config,
     workers: usize,
+    max_streams: usize,
     queue: usize,
     backoff: backoff::Limits,
     /// What the log warns of at every start.
@@ -86,14 +87,15 @@ impl Agent {
         for warning in &self.warnings {
             warn!("{warning}");
         }
-        let limits = QueueLimits {
+        let limits = pool::Limits {
+            workers: self.workers,
+            workers_max: self.workers.max(self.max_streams),
             jobs: self.queue,
             weight: self.session.max_message.saturating_mul(QUEUED_MESSAGES),
         };
         let (service, config) = (self.service.clone(), self.session.clone());
-        let pool =
-            Pool::start(self.workers, limits, Job::is_stale, move |job: Job| job.run(&*service, &config))
-                .map_err(RunError::Threads)?;
+        let pool = Pool::start(limits, Job::is_stale, move |job: Job| job.run(&*service, &config))
+            .map_err(RunError::Threads)?;
         let result = self.supervise(&pool.intake());
         self.service.interrupt();
         pool.join();

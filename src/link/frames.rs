@@ -114,6 +114,8 @@ fn classify(error: Error) -> ReadError {
 pub enum Outgoing {
     /// A text message; its maker vouches for the UTF-8.
     Text(Bytes),
+    /// A binary message.
+    Binary(Bytes),
     /// A ping without a payload.
     Ping,
     /// A pong.
@@ -144,6 +146,7 @@ impl FrameWriter {
     pub fn push(&mut self, message: Outgoing) {
         let frame = match message {
             Outgoing::Text(text) => Frame::message(text, OpCode::Data(Data::Text), true),
+            Outgoing::Binary(bytes) => Frame::message(bytes, OpCode::Data(Data::Binary), true),
             Outgoing::Ping => Frame::ping(Bytes::new()),
             Outgoing::Pong(payload) => Frame::pong(payload),
             Outgoing::Close(code, reason) => {

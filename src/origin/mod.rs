@@ -104,11 +104,15 @@ impl Origin {
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
         let bytes = write_request_head(&head.method, &target, &head.headers);
         let send = |connection: Connection, body| {
-            let closer = connection.closer.clone();
-            cancellation.on_cancel(move || closer.close());
-            let id = connection.id;
+            let (id, closer) = (connection.id, connection.closer.clone());
+            let hook = closer.clone();
+            cancellation.on_cancel(move || hook.close());
             let outgoing = Outgoing { method: &head.method, head: bytes.clone(), body, upgrade };
-            connection.exchange(outgoing, &self.timeouts).inspect_err(|_| self.connections.end(id))
+            connection.exchange(outgoing, &self.timeouts).inspect_err(|_| {
+                // An upload that goes on learns of it here.
+                closer.close();
+                self.connections.end(id);
+            })
         };
         let explain = |broken: Broken| self.explain(broken);
         // An upgrade takes its connection with it; it gets one of its own.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TunnelId;
 
-/// What this agent can do beyond part 1: request IDs, and base64 bodies.
-pub const CAPABILITIES: [&str; 2] = ["id", "base64"];
+/// What this agent can do beyond part 1: request IDs, base64 bodies, and streams.
+pub const CAPABILITIES: [&str; 3] = ["id", "base64", super::mux::PROTOCOL];
 
 /// The agent's handshake as a gateway reads it.
 #[derive(Debug, Clone)]
@@ -16,6 +16,10 @@ pub struct Handshake {
     pub agent_version: String,
     /// Names of what it can do beyond part 1. Unknown names are ignored.
     pub capabilities: Vec<String>,
+    /// Which process it is: a random UUID.
+    pub instance: Option<String>,
+    /// Which of the sessions that this process keeps apart.
+    pub slot: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -23,6 +27,8 @@ struct Out<'a> {
     tunnel_id: &'a str,
     agent_version: &'a str,
     capabilities: &'a [&'a str],
+    instance: &'a str,
+    slot: u32,
 }
 
 #[derive(Deserialize)]
@@ -32,15 +38,19 @@ struct In {
     agent_version: String,
     #[serde(default)]
     capabilities: Vec<String>,
+    instance: Option<String>,
+    slot: Option<u32>,
 }
 
 impl Handshake {
     /// Writes the handshake of this agent.
-    pub fn encode(tunnel_id: &TunnelId) -> Vec<u8> {
+    pub fn encode(tunnel_id: &TunnelId, instance: &str, slot: u32) -> Vec<u8> {
         let out = Out {
             tunnel_id: tunnel_id.expose(),
             agent_version: env!("CARGO_PKG_VERSION"),
             capabilities: &CAPABILITIES,
+            instance,
+            slot,
         };
         // Strings into memory: there is nothing in it that could fail.
         serde_json::to_vec(&out).unwrap_or_default()
@@ -54,6 +64,8 @@ impl Handshake {
             tunnel_id: wire.tunnel_id.parse().map_err(|error: crate::InvalidTunnelId| error.to_string())?,
             agent_version: wire.agent_version,
             capabilities: wire.capabilities,
+            instance: wire.instance,
+            slot: wire.slot,
         })
     }
 

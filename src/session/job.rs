@@ -4,12 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use log::{debug, info, warn};
 use time::OffsetDateTime;
 
 use super::Config;
 use super::outbox::Ticket;
+use super::streamed::Streamed;
 use super::whole::{self, Whole};
 use crate::admission::Refusal;
 use crate::protocol::{TooLarge, answer};
@@ -19,9 +20,17 @@ use crate::status::Counters;
 /// A request that was taken on, and the means of its answer.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(super) request: Request,
-    pub(super) ticket: Ticket,
+    pub(super) work: Work,
     pub(super) in_flight: InFlight,
+}
+
+/// How the request came, and how its answer goes.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// In envelopes.
+    Whole(Request, Ticket),
+    /// As a stream.
+    Streamed(Streamed),
 }
 
 /// Counts a request as in flight for as long as it lives.
@@ -32,6 +41,10 @@ impl InFlight {
     pub(super) fn new(counters: &Arc<Counters>) -> Self {
         counters.request_started();
         InFlight(counters.clone())
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.0
     }
 }
 
@@ -44,7 +57,10 @@ impl Drop for InFlight {
 impl Job {
     /// Whether whoever asked is gone with the session.
     pub(crate) fn is_stale(&self) -> bool {
-        self.ticket.is_dead()
+        match &self.work {
+            Work::Whole(_, ticket) => ticket.is_dead(),
+            Work::Streamed(streamed) => streamed.is_cancelled(),
+        }
     }
 
     /// Has the request answered, and sends the answer to its session.
@@ -53,27 +69,39 @@ impl Job {
             // The local server need not hear of it.
             return;
         }
-        let Job { request, ticket, in_flight } = self;
-        let line = LogLine::start(&request);
-        let result =
-            catch_unwind(AssertUnwindSafe(|| whole::call(service, request, config.max_body, &ticket)))
-                .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
-        if let Err(failure) = &result
-            && failure.kind() == FailureKind::BadRequest
-        {
-            let refusal = Refusal::BadRequest(failure.to_string().into());
-            refusal.log(Some((&line.method, &line.path)));
-            in_flight.0.request_refused();
-            ticket.refuse(&refusal);
-            return;
+        let in_flight = self.in_flight;
+        match self.work {
+            Work::Whole(request, ticket) => answer_whole(request, ticket, in_flight, service, config),
+            Work::Streamed(streamed) => streamed.run(service, config, in_flight),
         }
-        let (envelope, outcome) = encode(&ticket, result, config.max_message);
-        line.finish(&outcome);
-        in_flight.0.request_answered(outcome.is_ok());
-        drop(in_flight);
-        if !ticket.answer(envelope) {
-            debug!("dropped an answer: its session was over");
-        }
+    }
+}
+
+fn answer_whole(
+    request: Request,
+    ticket: Ticket,
+    in_flight: InFlight,
+    service: &dyn Service,
+    config: &Config,
+) {
+    let line = LogLine::start(request.method(), request.uri());
+    let result = catch_unwind(AssertUnwindSafe(|| whole::call(service, request, config.max_body, &ticket)))
+        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
+    if let Err(failure) = &result
+        && failure.kind() == FailureKind::BadRequest
+    {
+        let refusal = Refusal::BadRequest(failure.to_string().into());
+        refusal.log(Some((&line.method, &line.path)));
+        in_flight.counters().request_refused();
+        ticket.refuse(&refusal);
+        return;
+    }
+    let (envelope, outcome) = encode(&ticket, result, config.max_message);
+    line.finish(&outcome);
+    in_flight.counters().request_answered(outcome.is_ok());
+    drop(in_flight);
+    if !ticket.answer(envelope) {
+        debug!("dropped an answer: its session was over");
     }
 }
 
@@ -81,7 +109,7 @@ impl Job {
 const FAILED: &str = "Failed to forward request to local server";
 
 /// Status and size of a response, or why there is none.
-type Outcome = Result<(StatusCode, usize), Failure>;
+pub(super) type Outcome = Result<(StatusCode, usize), Failure>;
 
 fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u8>, Outcome) {
     let id = ticket.id();
@@ -104,21 +132,29 @@ fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u
 
 /// The line that each request leaves in the log: what was asked without its query, which may hold secrets,
 /// and what came of it.
-struct LogLine {
+pub(super) struct LogLine {
     method: Method,
     path: String,
     started: Instant,
 }
 
 impl LogLine {
-    fn start(request: &Request) -> Self {
+    pub(super) fn start(method: &Method, uri: &Uri) -> Self {
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let logged = log::log_enabled!(log::Level::Warn);
-        let path = if logged { request.uri().path().to_owned() } else { String::new() };
-        LogLine { method: request.method().clone(), path, started: Instant::now() }
+        let path = if logged { uri.path().to_owned() } else { String::new() };
+        LogLine { method: method.clone(), path, started: Instant::now() }
     }
 
-    fn finish(self, outcome: &Outcome) {
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn finish(self, outcome: &Outcome) {
         let LogLine { method, path, started } = self;
         // It is valid in HTTP, and may still hold what a terminal takes for a command.
         let path = path.escape_debug();
@@ -130,5 +166,11 @@ impl LogLine {
                 warn!("{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
             }
         }
+    }
+}
+
+impl std::fmt::Display for LogLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.path.escape_debug())
     }
 }

@@ -11,6 +11,10 @@
 //!             └────────── refusals, pongs, why it ended ──────────────────────────▲
 //! ```
 //!
+//! When the gateway has switched mux/2 on, a request is a [stream](crate::mux): the reader hands its job out in
+//! the same way, and the [worker](streamed) reads and writes the stream as it goes. The writer takes what waits
+//! there after the events.
+//!
 //! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends
 //! that do so, with both directions full, wait for each other for ever.
 
@@ -19,6 +23,7 @@ mod order;
 pub(crate) mod outbox;
 mod reader;
 mod state;
+mod streamed;
 mod whole;
 mod writer;
 
@@ -40,6 +45,10 @@ pub(crate) struct Config {
     pub(crate) max_body: usize,
     /// Most requests without an ID that are queued, running or held back for their turn.
     pub(crate) unnumbered_max: u64,
+    /// What tells this process from another one of the same tunnel.
+    pub(crate) instance: String,
+    /// How long the next bytes of a streaming request may take.
+    pub(crate) idle_timeout: Duration,
 }
 
 /// How long a close frame waits for its reply, and a violation for the other side's end.

@@ -11,13 +11,15 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use tungstenite::Bytes;
 
 use super::End;
 use crate::admission::Refusal;
+use crate::mux::Mux;
+use crate::protocol::mux::{Limits, Side};
 use crate::protocol::{RequestId, answer};
 
 /// More control than this waiting means that the gateway has stopped reading.
@@ -43,6 +45,8 @@ pub(super) enum Event {
     ReaderEnded(End),
     /// Finish until this time at most.
     Drain(Instant),
+    /// Streams have something to send.
+    Streams,
 }
 
 /// An encoded answer on its way out.
@@ -114,6 +118,8 @@ struct Shared {
     issued: AtomicU64,
     /// Places given out to requests without an ID.
     places: AtomicU64,
+    /// The streams, once the gateway has switched mux/2 on.
+    mux: OnceLock<Arc<Mux>>,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +159,7 @@ pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
         draining: AtomicBool::new(false),
         issued: AtomicU64::new(0),
         places: AtomicU64::new(0),
+        mux: OnceLock::new(),
     });
     (Outbox { events: sender, shared: shared.clone() }, Inbox { events: receiver, shared })
 }
@@ -225,8 +232,26 @@ impl Outbox {
 
     /// Finish until this time at most; what comes from now on is refused.
     pub(crate) fn drain(&self, until: Instant) {
-        self.shared.draining.store(true, Ordering::Release);
+        if !self.shared.draining.swap(true, Ordering::AcqRel)
+            && let Some(mux) = self.mux()
+        {
+            mux.go_away(mux.last(), "the agent is stopping");
+        }
         self.tell(Event::Drain(until));
+    }
+
+    /// Switches mux/2 on. False when it is on already, or a request came before.
+    pub(super) fn start_mux(&self, limits: Limits) -> bool {
+        let events = self.events.clone();
+        // Nobody listens when the session is over, and nobody needs to.
+        let wake = move || drop(events.send(Event::Streams));
+        self.shared.issued.load(Ordering::Acquire) == 0
+            && self.shared.mux.set(Mux::new(Side::Agent, limits, wake)).is_ok()
+    }
+
+    /// The streams, if mux/2 is on.
+    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
+        self.shared.mux.get()
     }
 
     /// Whether new requests are to be refused.
@@ -239,6 +264,11 @@ impl Inbox {
     /// Requests that came in so far.
     pub(super) fn issued(&self) -> u64 {
         self.shared.issued.load(Ordering::Acquire)
+    }
+
+    /// The streams, if mux/2 is on.
+    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
+        self.shared.mux.get()
     }
 
     /// The last place that was given out.
@@ -256,6 +286,9 @@ impl Drop for Inbox {
     fn drop(&mut self) {
         // Under the lock, so that nobody misses it between looking and waiting.
         self.shared.change(|_| self.shared.alive.store(false, Ordering::Release));
+        if let Some(mux) = self.mux() {
+            mux.close();
+        }
     }
 }
 

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use log::{debug, info};
+use tungstenite::Bytes;
 
-use super::job::{InFlight, Job};
-use super::outbox::{Event, Outbox, Ticket};
+use super::job::{InFlight, Job, Work};
+use super::outbox::{CONTROL_MAX, Event, Outbox, Ticket};
+use super::streamed::{self, Streamed};
 use super::{Config, End};
-use crate::admission::{Refusal, admit};
+use crate::admission::{Refusal, admit, admit_head};
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
+use crate::mux::Mux;
 use crate::pool::Intake;
+use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
 use crate::protocol::{Envelope, answer, request};
 use crate::service::Request;
 use crate::status::Counters;
@@ -22,6 +26,9 @@ const DISCARD_MAX: usize = 32 << 20;
 
 /// Most characters that are kept of what a gateway says as it gives up.
 const ERROR_TEXT_MAX: usize = 500;
+
+/// Close code "protocol error" (RFC 6455 §7.4.1).
+const PROTOCOL_ERROR: u16 = 1002;
 
 /// Close code "try again later" (IANA registry of RFC 6455 close codes).
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -91,10 +98,7 @@ impl Reader {
             _ if self.given_up => Ok(()),
             Incoming::Text(text) => self.take_text(&text),
             Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
-            Incoming::Binary(_) => {
-                debug!("ignored a binary message: the gateway was not told that this agent takes them");
-                Ok(())
-            }
+            Incoming::Binary(message) => self.take_frame(&message),
             Incoming::Pong | Incoming::Close(_) => Ok(()),
         }
     }
@@ -113,13 +117,79 @@ impl Reader {
                 self.outbox.tell(Event::GatewayError(text));
                 Ok(())
             }
-            "welcome" => {
-                info!("the gateway offers a protocol that this agent does not know; it goes on as before");
-                Ok(())
-            }
+            mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
             _ => {
                 debug!("ignored an envelope of a type that this agent does not know");
                 Ok(())
+            }
+        }
+    }
+
+    fn take_welcome(&mut self, payload: &str) -> Result<(), End> {
+        match Welcome::decode(payload) {
+            Welcome::Mux(limits) if self.outbox.start_mux(limits) => {
+                debug!("the gateway speaks mux/2");
+                Ok(())
+            }
+            Welcome::Mux(_) => {
+                info!("ignored a second or late `welcome`");
+                Ok(())
+            }
+            Welcome::Other => {
+                info!("the gateway offers a protocol that this agent does not know; it goes on as before");
+                Ok(())
+            }
+            Welcome::OutOfRange(what) => {
+                Err(End::Violation(PROTOCOL_ERROR, format!("`{what}` of its `welcome` is out of range")))
+            }
+        }
+    }
+
+    fn take_frame(&mut self, message: &Bytes) -> Result<(), End> {
+        let Some(mux) = self.outbox.mux() else {
+            debug!("ignored a binary message: the gateway has not switched mux/2 on");
+            return Ok(());
+        };
+        let violation = |Violation(what)| End::Violation(PROTOCOL_ERROR, what.to_owned());
+        match mux.receive(message).map_err(violation)? {
+            mux::Event::Opened { stream, head, end } => {
+                self.take_stream(mux, stream, &head, end);
+                if mux.control_bytes() > CONTROL_MAX { Err(End::NotReading) } else { Ok(()) }
+            }
+            mux::Event::GoAway { text, .. } => {
+                info!("the gateway is about to stop: {}", text.escape_debug());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a stream on, or says at once why not.
+    fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], end: bool) {
+        let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
+        if self.outbox.is_draining() {
+            return refuse(ResetCode::Refused, "the agent is stopping");
+        }
+        let parsed = match RequestHead::parse(head) {
+            Ok(parsed) => parsed,
+            Err(what) => return refuse(ResetCode::Protocol, what),
+        };
+        let admitted = admit_head(&parsed);
+        let whole = end || admitted.is_err();
+        let Some(stream) = mux.accept(number, whole) else { return };
+        match admitted {
+            Ok(head) => {
+                let in_flight = InFlight::new(&self.counters);
+                let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
+                if let Err(Job { work: Work::Streamed(streamed), .. }) = self.intake.try_start(job) {
+                    self.counters.request_refused();
+                    streamed.give_back("the tunnel agent has as many streams as it takes");
+                }
+            }
+            Err(refusal) => {
+                refusal.log(None);
+                self.counters.request_refused();
+                streamed::refuse(&stream, &refusal);
             }
         }
     }
@@ -151,10 +221,12 @@ impl Reader {
 
     fn submit(&self, request: Request, ticket: Ticket) -> Result<(), End> {
         let weight = request.body().length().unwrap_or(0) as usize;
-        let job = Job { request, ticket, in_flight: InFlight::new(&self.counters) };
+        let job = Job { work: Work::Whole(request, ticket), in_flight: InFlight::new(&self.counters) };
         match self.intake.try_submit(job, weight) {
-            Ok(()) => Ok(()),
-            Err(Job { request, ticket, .. }) => self.refuse(ticket, &Refusal::QueueFull, Some(&request)),
+            Err(Job { work: Work::Whole(request, ticket), .. }) => {
+                self.refuse(ticket, &Refusal::QueueFull, Some(&request))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -28,6 +28,9 @@ use crate::status::Counters;
 /// system call.
 const BATCH: usize = 64 << 10;
 
+/// Which session of this process it is: there is one.
+const SLOT: u32 = 0;
+
 /// The reader needs little: frames are decoded on the heap.
 const READER_STACK: usize = 256 << 10;
 
@@ -71,7 +74,7 @@ pub(crate) fn run(
         stalled_since: None,
         closing: false,
     };
-    writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id).into()));
+    writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id, &config.instance, SLOT).into()));
     let end = writer.run(|| link.heard.at());
     link.closer.close();
     // It reads from a closed socket now.
@@ -104,7 +107,8 @@ impl Writer {
     fn run(&mut self, heard: impl Fn() -> Instant) -> End {
         loop {
             self.state.heard(heard());
-            let outstanding = self.inbox.issued() - self.answered;
+            let streams = self.inbox.mux().map_or(0, |mux| mux.open_count() as u64);
+            let outstanding = self.inbox.issued() - self.answered + streams;
             match self.state.step(Instant::now(), outstanding) {
                 Step::End(end) => return end,
                 Step::Send(message) => self.send(message),
@@ -191,6 +195,15 @@ impl Writer {
         {
             self.frames.push(Outgoing::Pong(payload));
         }
+        self.take_from_streams();
+    }
+
+    fn take_from_streams(&mut self) {
+        let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
+        while self.frames.waiting() < BATCH {
+            let Some(message) = mux.next_message() else { break };
+            self.frames.push(Outgoing::Binary(message));
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -203,6 +216,8 @@ impl Writer {
             Event::GatewayError(text) => self.state.gateway_error(text, now),
             Event::ReaderEnded(end) => self.state.reader_ended(end),
             Event::Drain(until) => self.state.drain(until),
+            // They are looked at after the events.
+            Event::Streams => {}
         }
     }
 

@@ -10,7 +10,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt { flag, variable, value, help }
 }
 
-const TABLE: [Opt; 25] = [
+const TABLE: [Opt; 26] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -28,6 +28,7 @@ const TABLE: [Opt; 25] = [
         "Host header for the local server; default the request's own",
     ),
     opt("--workers", "WORKERS", "N", "requests answered side by side; default 16"),
+    opt("--max-streams", "MAX_STREAMS", "N", "the same for requests that come as streams; default 256"),
     opt("--queue", "QUEUE", "N", "requests that may wait for a worker; default 256"),
     opt("--connect-timeout", "CONNECT_TIMEOUT", "TIME", "for connecting, to either side; default 5s"),
     opt("--response-timeout", "RESPONSE_TIMEOUT", "TIME", "until the local answer begins; default 30s"),
@@ -98,6 +99,9 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     }
     if let Some(workers) = o.value("--workers", cli::number)? {
         builder = builder.workers(workers);
+    }
+    if let Some(streams) = o.value("--max-streams", cli::number)? {
+        builder = builder.max_streams(streams);
     }
     if let Some(queue) = o.value("--queue", cli::number)? {
         builder = builder.queue(queue);

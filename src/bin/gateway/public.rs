@@ -1,6 +1,5 @@
 //! One connection: a client's requests, or an agent once it has upgraded.
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::thread;
@@ -242,7 +241,7 @@ fn serve_agent(
     mut half: WriteHalf,
     gateway: &Arc<Gateway>,
 ) -> io::Result<()> {
-    let connection_id = random_uuid();
+    let connection_id = tunnel_agent::protocol::random_uuid();
     let socket = websocket.get_mut();
     socket.set_deadline(Some(Instant::now() + HANDSHAKE_TIME))?;
     let closer = socket.closer();
@@ -327,13 +326,4 @@ fn read_agent(mut reader: FrameReader, agent: &Agent) -> String {
             }
         }
     }
-}
-
-/// A random UUID (RFC 9562 §5.4). It names a connection in logs and is no secret.
-fn random_uuid() -> String {
-    let random = || RandomState::new().hash_one(0u8);
-    let bits = u128::from(random()) << 64 | u128::from(random());
-    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }

@@ -248,8 +248,13 @@ impl DataBuffer {
 
     /// The frame, with the first `length` bytes of the space as its body.
     pub(super) fn finish(mut self, stream: u32, length: usize, end: bool) -> Bytes {
+        let room = self.0.len();
         self.0.truncate(HEADER + length);
         self.0[..HEADER].copy_from_slice(&header(DATA, end, stream));
+        if room > 2 * self.0.len() {
+            // What waits is to take up what it counts for.
+            self.0.shrink_to_fit();
+        }
         self.0.into()
     }
 }

@@ -11,10 +11,10 @@ use std::collections::{HashMap, VecDeque};
 
 use tungstenite::Bytes;
 
-use super::frame::{DataBuffer, Frame, HEADER, Reset, ResetCode, Violation};
+use super::frame::{DataBuffer, Frame, Reset, ResetCode, Violation};
 use super::welcome::Limits;
 
-/// Bytes of one stream's body that wait to be sent, at most; one frame always fits.
+/// Bytes of one stream's frames that wait to be sent, at most; one frame always fits.
 pub const WAITING_MAX: usize = 128 << 10;
 
 /// No window may grow past this.
@@ -112,6 +112,8 @@ struct Stream<T> {
     /// An upgrade was asked for; with a 101 each direction ends by itself.
     switched: bool,
     over: Option<Over>,
+    /// The caller is done with it.
+    released: bool,
 }
 
 #[derive(Debug)]
@@ -131,7 +133,7 @@ struct Incoming {
 struct Outgoing {
     has_head: bool,
     waiting: VecDeque<Bytes>,
-    waiting_bytes: usize,
+    waiting_weight: usize,
     /// What may still be queued.
     credit: u64,
     /// The end is queued, or sent.
@@ -155,12 +157,13 @@ impl<T> Stream<T> {
             outgoing: Outgoing {
                 has_head: false,
                 waiting: VecDeque::new(),
-                waiting_bytes: 0,
+                waiting_weight: 0,
                 credit: window,
                 ended: false,
             },
             switched: false,
             over: None,
+            released: false,
         }
     }
 }
@@ -307,9 +310,8 @@ impl<T> Streams<T> {
 
     fn receive_window(&mut self, stream: u32, grant: u32) -> Event {
         let Some(state) = self.table.get_mut(&stream) else { return Event::Nothing };
-        let waiting = state.outgoing.waiting_bytes as u64;
         let credit = state.outgoing.credit + u64::from(grant);
-        if credit + waiting > WINDOW_MAX {
+        if credit > WINDOW_MAX {
             return self.break_off(stream, "a window above 2^31-1");
         }
         state.outgoing.credit = credit;
@@ -371,7 +373,7 @@ impl<T> Streams<T> {
     pub fn capacity(&mut self, stream: u32) -> Result<usize, Over> {
         let max_frame = self.limits.max_frame as usize;
         let outgoing = &self.get(stream)?.outgoing;
-        let room = match outgoing.waiting_bytes {
+        let room = match outgoing.waiting_weight {
             0 => max_frame,
             waiting => WAITING_MAX.saturating_sub(waiting),
         };
@@ -395,10 +397,11 @@ impl<T> Streams<T> {
         let state = self.get(stream)?;
         debug_assert!(!state.outgoing.ended && length as u64 <= state.outgoing.credit);
         state.outgoing.credit = state.outgoing.credit.saturating_sub(length as u64);
-        state.outgoing.waiting_bytes += length;
         state.outgoing.ended = end;
         let is_first = state.outgoing.waiting.is_empty();
-        state.outgoing.waiting.push_back(buffer.finish(stream, length, end));
+        let frame = buffer.finish(stream, length, end);
+        state.outgoing.waiting_weight += weight(&frame);
+        state.outgoing.waiting.push_back(frame);
         if is_first {
             self.turns.push_back(stream);
         }
@@ -451,15 +454,31 @@ impl<T> Streams<T> {
         }
     }
 
-    /// The caller is done with a stream: ends it with this reason when it is not over, and forgets it.
-    pub fn release(&mut self, stream: u32, reset: Reset) -> Option<T> {
+    /// The caller is done with a stream: ends it with this reason when it is not over, and forgets it. A response
+    /// whose end is queued still goes out.
+    pub fn release(&mut self, stream: u32, reset: Reset) {
+        let Some(state) = self.table.get_mut(&stream) else { return };
+        state.released = true;
+        if self.side == Side::Agent && state.over.is_none() && state.outgoing.ended {
+            return;
+        }
         self.reset(stream, reset);
-        self.table.remove(&stream).map(|state| state.attached)
+        self.table.remove(&stream);
     }
 
     /// Tells the other side that no stream above this one is served, or with 0 that none will be opened.
     pub fn go_away(&mut self, last: u32, text: &str) {
         self.push_control(Frame::GoAway { last, text: text.to_owned() }.encode());
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_idle(&self) -> bool {
+        self.control.is_empty() && self.turns.is_empty()
+    }
+
+    /// Whether all of a stream's incoming body is there to be read.
+    pub fn is_complete(&self, stream: u32) -> bool {
+        self.table.get(&stream).is_some_and(|state| state.incoming.ended && state.over.is_none())
     }
 
     // -------------------------------------------------------------------------------------------- what goes out
@@ -470,7 +489,7 @@ impl<T> Streams<T> {
         while let Some(control) = self.control.pop_front() {
             match control {
                 Control::Frame(frame) => {
-                    self.control_bytes -= control_weight(&frame);
+                    self.control_bytes -= weight(&frame);
                     return Some((frame, None));
                 }
                 Control::Window(stream) => {
@@ -483,7 +502,7 @@ impl<T> Streams<T> {
         while let Some(stream) = self.turns.pop_front() {
             let Some(state) = self.table.get_mut(&stream) else { continue };
             let Some(frame) = state.outgoing.waiting.pop_front() else { continue };
-            state.outgoing.waiting_bytes -= frame.len() - HEADER;
+            state.outgoing.waiting_weight -= weight(&frame);
             if !state.outgoing.waiting.is_empty() {
                 self.turns.push_back(stream);
             } else if state.outgoing.ended {
@@ -508,8 +527,11 @@ impl<T> Streams<T> {
         let Some(state) = self.table.get_mut(&stream) else { return };
         state.outgoing.ended = true;
         let enough = self.side == Side::Agent && !state.switched;
+        let released = state.released;
         if enough || state.incoming.ended {
             self.end(stream, Over::Ended);
+        } else if released {
+            self.reset(stream, Reset::new(ResetCode::Cancelled, "nobody listens any more"));
         }
     }
 
@@ -527,13 +549,16 @@ impl<T> Streams<T> {
             state.incoming.received = VecDeque::new();
         }
         state.outgoing.waiting = VecDeque::new();
-        state.outgoing.waiting_bytes = 0;
+        state.outgoing.waiting_weight = 0;
         state.over = Some(over);
         self.open -= 1;
+        if state.released {
+            self.table.remove(&stream);
+        }
     }
 
     fn push_control(&mut self, frame: Bytes) {
-        self.control_bytes += control_weight(&frame);
+        self.control_bytes += weight(&frame);
         self.control.push_back(Control::Frame(frame));
     }
 }
@@ -542,7 +567,7 @@ impl<T> Streams<T> {
 const KEPT_MAX: usize = 16 << 10;
 
 /// What a frame takes up while it waits, with what surrounds it.
-fn control_weight(frame: &Bytes) -> usize {
+fn weight(frame: &Bytes) -> usize {
     frame.len() + 64
 }
 

@@ -1,0 +1,377 @@
+//! The streams of one connection as blocking readers and writers, for either side.
+//!
+//! [`Mux`] holds the pure state, [`Streams`], behind one lock that is never held over I/O. The connection's
+//! reader feeds it, its writer empties it, and whoever has a [`Stream`] reads and writes it and waits as long
+//! as it must.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tungstenite::Bytes;
+
+use crate::protocol::mux::{
+    DataBuffer, Event, Limits, Over, Read as WasRead, Reset, ResetCode, Side, Streams, Violation,
+};
+use crate::service::{Cancellation, Failure, FailureKind};
+
+/// A stream whose other side grants no more window for this long, while data waits for it, is given up.
+pub const WINDOW_WAIT: Duration = Duration::from_secs(60);
+
+/// All streams of one connection.
+pub struct Mux {
+    state: Mutex<State>,
+    /// Tells the connection's writer that there is something to send.
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+struct State {
+    /// `None` when the connection is over.
+    streams: Option<Streams<Attached>>,
+    /// The writer has seen that there is nothing to send, and is to be told when there is.
+    writer_waits: bool,
+}
+
+#[derive(Debug)]
+struct Attached {
+    changed: Arc<Condvar>,
+    cancellation: Cancellation,
+}
+
+/// One stream, as whoever serves it sees it. When the last clone is dropped, the stream is over.
+#[derive(Clone)]
+pub struct Stream(Arc<Shared>);
+
+struct Shared {
+    mux: Arc<Mux>,
+    number: u32,
+    changed: Arc<Condvar>,
+    cancellation: Cancellation,
+}
+
+/// Why nothing more can be done with a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamError {
+    /// It is over.
+    Over(Over),
+    /// The connection is.
+    Lost,
+    /// The other side sends nothing, or grants no window.
+    TimedOut,
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamError::Over(Over::Ended) => f.write_str("the stream has ended"),
+            StreamError::Over(Over::ByPeer(reset) | Over::ByUs(reset)) => {
+                write!(f, "the stream was reset: {reset}")
+            }
+            StreamError::Lost => f.write_str("the connection is over"),
+            StreamError::TimedOut => f.write_str("the other side of the tunnel stalled"),
+        }
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+impl From<Over> for StreamError {
+    fn from(over: Over) -> Self {
+        StreamError::Over(over)
+    }
+}
+
+impl Mux {
+    /// For a new connection. `wake` is called, without a lock, when there is something to send again.
+    pub fn new(side: Side, limits: Limits, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        let state = State { streams: Some(Streams::new(side, limits)), writer_waits: true };
+        Arc::new(Mux { state: Mutex::new(state), wake: Box::new(wake) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Does something that may leave something to send.
+    fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> Option<R> {
+        let mut state = self.state();
+        let result = act(state.streams.as_mut()?);
+        let wake = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if wake {
+            (self.wake)();
+        }
+        Some(result)
+    }
+
+    /// Takes a message that was received. A stream that it opens is to be [accepted](Self::accept) or
+    /// [refused](Self::refuse).
+    pub fn receive(&self, message: &Bytes) -> Result<Event, Violation> {
+        let mut state = self.state();
+        let Some(streams) = &mut state.streams else { return Ok(Event::Nothing) };
+        let event = streams.receive(message)?;
+        let mut cancelled = None;
+        if let Event::Changed(stream) | Event::Reset(stream) = event
+            && let Some(attached) = streams.attached(stream)
+        {
+            attached.changed.notify_all();
+            cancelled = matches!(event, Event::Reset(_)).then(|| attached.cancellation.clone());
+        }
+        let wake = matches!(event, Event::Reset(_)) && std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if wake {
+            (self.wake)();
+        }
+        if let Some(cancelled) = cancelled {
+            cancelled.cancel();
+        }
+        Ok(event)
+    }
+
+    /// The next message to send. When there is none, the writer will be woken.
+    pub fn next_message(&self) -> Option<Bytes> {
+        let mut state = self.state();
+        let streams = state.streams.as_mut()?;
+        match streams.next_message() {
+            Some((message, roomier)) => {
+                if let Some(attached) = roomier.and_then(|stream| streams.attached(stream)) {
+                    attached.changed.notify_all();
+                }
+                Some(message)
+            }
+            None => {
+                state.writer_waits = true;
+                None
+            }
+        }
+    }
+
+    /// Wakes the writer when something was left to send, a window, say.
+    fn wake_for_output(&self) {
+        let mut state = self.state();
+        let waits = state.streams.as_ref().is_some_and(|streams| !streams.is_idle());
+        let wake = waits && std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if wake {
+            (self.wake)();
+        }
+    }
+
+    /// Takes on a stream.
+    pub fn accept(self: &Arc<Self>, number: u32, end: bool) -> Option<Stream> {
+        let stream = Shared::new(self, number);
+        self.act(|streams| streams.accept(number, stream.attached(), end))?;
+        Some(Stream(Arc::new(stream)))
+    }
+
+    /// Does not take on a stream.
+    pub fn refuse(&self, stream: u32, reset: Reset) {
+        self.act(|streams| streams.refuse(stream, reset));
+    }
+
+    /// Opens a stream. `None` when there are as many as there may be, or the connection is over.
+    pub fn open(self: &Arc<Self>, head: Bytes, end: bool, upgrade: bool) -> Option<Stream> {
+        let mut stream = Shared::new(self, 0);
+        stream.number = self.act(|streams| streams.open(stream.attached(), head, end, upgrade))??;
+        Some(Stream(Arc::new(stream)))
+    }
+
+    /// Tells the other side that streams above `last` are not served, or that none will be opened.
+    pub fn go_away(&self, last: u32, text: &str) {
+        self.act(|streams| streams.go_away(last, text));
+    }
+
+    /// Streams that are open.
+    pub fn open_count(&self) -> usize {
+        self.state().streams.as_ref().map_or(0, Streams::open_count)
+    }
+
+    /// The last stream that was opened.
+    pub fn last(&self) -> u32 {
+        self.state().streams.as_ref().map_or(0, Streams::last)
+    }
+
+    /// Bytes of control that wait to be sent.
+    pub fn control_bytes(&self) -> usize {
+        self.state().streams.as_ref().map_or(0, Streams::control_bytes)
+    }
+
+    /// The connection is over, and with it every stream.
+    pub fn close(&self) {
+        let streams = self.state().streams.take();
+        for attached in streams.iter().flat_map(Streams::all_attached) {
+            attached.changed.notify_all();
+            attached.cancellation.cancel();
+        }
+    }
+}
+
+impl Shared {
+    fn new(mux: &Arc<Mux>, number: u32) -> Self {
+        Shared { mux: mux.clone(), number, changed: Arc::default(), cancellation: Cancellation::default() }
+    }
+
+    fn attached(&self) -> Attached {
+        Attached { changed: self.changed.clone(), cancellation: self.cancellation.clone() }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let reset = Reset::new(ResetCode::Internal, "given up");
+        self.mux.act(|streams| streams.release(self.number, reset));
+    }
+}
+
+impl Stream {
+    /// Fires when the other side ends the stream before its time, or the connection is over.
+    pub fn cancellation(&self) -> &Cancellation {
+        &self.0.cancellation
+    }
+
+    /// Waits until `look` finds something, at most so long without a change.
+    fn wait<R>(
+        &self,
+        timeout: Option<Duration>,
+        mut look: impl FnMut(&mut Streams<Attached>) -> Result<Option<R>, StreamError>,
+    ) -> Result<R, StreamError> {
+        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut state = self.0.mux.state();
+        loop {
+            let streams = state.streams.as_mut().ok_or(StreamError::Lost)?;
+            if let Some(found) = look(streams)? {
+                return Ok(found);
+            }
+            let changed = &self.0.changed;
+            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+                Some(Duration::ZERO) => return Err(StreamError::TimedOut),
+                Some(left) => {
+                    changed.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                }
+            };
+        }
+    }
+
+    /// Waits for the head of the response.
+    pub fn head(&self, timeout: Duration) -> Result<Bytes, StreamError> {
+        self.wait(Some(timeout), |streams| Ok(streams.take_head(self.0.number)?))
+    }
+
+    /// Waits for bytes, as long as `timeout` says. `Ok(0)` is the end.
+    pub fn read(&self, buffer: &mut [u8], timeout: Option<Duration>) -> Result<usize, StreamError> {
+        let read = self.wait(timeout, |streams| match streams.read(self.0.number, buffer)? {
+            WasRead::Bytes(read) => Ok(Some(read)),
+            WasRead::End => Ok(Some(0)),
+            WasRead::Wait => Ok(None),
+        })?;
+        self.0.mux.wake_for_output();
+        Ok(read)
+    }
+
+    /// All of the body, when its end has come already.
+    pub fn whole(&self) -> Option<Vec<u8>> {
+        let number = self.0.number;
+        let mut body = Vec::new();
+        let mut state = self.0.mux.state();
+        let streams = state.streams.as_mut().filter(|streams| streams.is_complete(number))?;
+        let mut buffer = [0; 4096];
+        while let Ok(WasRead::Bytes(read)) = streams.read(number, &mut buffer) {
+            body.extend_from_slice(&buffer[..read]);
+        }
+        Some(body)
+    }
+
+    /// Sends a response's head.
+    pub fn send_head(&self, head: Bytes, end: bool) -> Result<(), StreamError> {
+        let number = self.0.number;
+        let sent = self.0.mux.act(|streams| streams.send_head(number, head, end));
+        Ok(sent.ok_or(StreamError::Lost)??)
+    }
+
+    /// Sends a response's head and as much of its body as fits, in one go. Returns how much that was.
+    pub fn send_head_with(&self, head: Bytes, body: &[u8]) -> Result<usize, StreamError> {
+        let number = self.0.number;
+        let sent = self.0.mux.act(|streams| {
+            streams.send_head(number, head, body.is_empty())?;
+            let length = if body.is_empty() { 0 } else { streams.capacity(number)?.min(body.len()) };
+            if length > 0 {
+                let mut buffer = DataBuffer::new(length);
+                buffer.space().copy_from_slice(&body[..length]);
+                streams.send_data(number, buffer, length, length == body.len())?;
+            }
+            Ok::<_, Over>(length)
+        });
+        Ok(sent.ok_or(StreamError::Lost)??)
+    }
+
+    /// Waits for room to send.
+    pub fn capacity(&self) -> Result<usize, StreamError> {
+        let number = self.0.number;
+        self.wait(Some(WINDOW_WAIT), |streams| Ok(Some(streams.capacity(number)?).filter(|room| *room > 0)))
+    }
+
+    /// Sends bytes, waiting for room as often as it takes, and then the end if it is there.
+    pub fn send_all(&self, mut bytes: &[u8], end: bool) -> Result<(), StreamError> {
+        while !bytes.is_empty() {
+            let length = self.capacity()?.min(bytes.len());
+            let mut buffer = DataBuffer::new(length);
+            buffer.space().copy_from_slice(&bytes[..length]);
+            bytes = &bytes[length..];
+            self.send(buffer, length, end && bytes.is_empty())?;
+            if end && bytes.is_empty() {
+                return Ok(());
+            }
+        }
+        if end { self.send(DataBuffer::new(0), 0, true) } else { Ok(()) }
+    }
+
+    /// Sends the first `length` bytes of a buffer, for which there must be [room](Self::capacity).
+    pub fn send(&self, buffer: DataBuffer, length: usize, end: bool) -> Result<(), StreamError> {
+        let number = self.0.number;
+        let sent = self.0.mux.act(|streams| streams.send_data(number, buffer, length, end));
+        Ok(sent.ok_or(StreamError::Lost)??)
+    }
+
+    /// Ends the stream before its time.
+    pub fn reset(&self, reset: Reset) {
+        let number = self.0.number;
+        self.0.mux.act(|streams| streams.reset(number, reset));
+    }
+
+    /// What was received, as a body that waits for what comes, as long as `timeout` says.
+    pub fn reader(&self, timeout: Option<Duration>) -> impl io::Read + Send + 'static {
+        Reader { stream: self.clone(), timeout }
+    }
+}
+
+struct Reader {
+    stream: Stream,
+    timeout: Option<Duration>,
+}
+
+impl io::Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer, self.timeout).map_err(|error| {
+            let kind = match &error {
+                StreamError::TimedOut => FailureKind::Timeout,
+                _ => FailureKind::Truncated,
+            };
+            io::Error::other(Failure::new(kind, error.to_string()))
+        })
+    }
+}
+
+impl fmt::Debug for Mux {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mux({} streams)", self.open_count())
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stream({})", self.0.number)
+    }
+}

@@ -1,0 +1,260 @@
+//! A request that is a stream: its body is read as it comes, and its response leaves as it comes.
+
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, request};
+use log::debug;
+
+use super::Config;
+use super::job::{InFlight, LogLine};
+use crate::admission::Refusal;
+use crate::headers::remove_hop_by_hop;
+use crate::http1::{has_no_body, has_token};
+use crate::mux::{Stream, StreamError};
+use crate::protocol::mux::{DataBuffer, Reset, ResetCode, encode_response_head};
+use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
+
+/// A response is read in pieces of this size at first: idle event streams should take up little. Pieces grow
+/// with what comes, up to a frame.
+const PIECE_MIN: usize = 4 << 10;
+
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// A request that was taken on, and the stream on which it came.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    head: request::Parts,
+    stream: Stream,
+    /// The request has no body.
+    end: bool,
+}
+
+/// Why there is no complete response.
+#[derive(Debug)]
+enum Broken {
+    /// The service failed.
+    Failed(Failure),
+    /// The request itself is at fault.
+    Refused(Refusal),
+    /// The stream is over, or does not move.
+    Stream(StreamError),
+}
+
+impl From<StreamError> for Broken {
+    fn from(error: StreamError) -> Self {
+        Broken::Stream(error)
+    }
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        if failure.kind() == FailureKind::BadRequest {
+            Broken::Refused(Refusal::BadRequest(failure.to_string().into()))
+        } else {
+            Broken::Failed(failure)
+        }
+    }
+}
+
+impl Streamed {
+    pub(super) fn new(head: request::Parts, stream: Stream, end: bool) -> Self {
+        Streamed { head, stream, end }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.stream.cancellation().is_cancelled()
+    }
+
+    /// Leaves it to somebody else: nothing was done about it.
+    pub(super) fn give_back(&self, text: &str) {
+        self.stream.reset(Reset::new(ResetCode::Refused, text));
+    }
+
+    /// Has the request answered, and passes the answer on as it comes.
+    pub(super) fn run(self, service: &dyn Service, config: &Config, in_flight: InFlight) {
+        let Streamed { head, stream, end } = self;
+        let line = LogLine::start(&head.method, &head.uri);
+        let method = head.method.clone();
+        let result = request(head, &stream, end, config).and_then(|(request, upgrade)| {
+            let call = || -> Result<_, Broken> {
+                let response = service.call(request)?;
+                respond(&stream, &method, response, upgrade)
+            };
+            catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+                Err(Broken::Failed(Failure::new(FailureKind::Internal, "the service panicked")))
+            })
+        });
+        let counters = in_flight.counters();
+        match result {
+            Ok(done) => {
+                line.finish(&Ok(done));
+                counters.request_answered(true);
+            }
+            Err(_) if stream.cancellation().is_cancelled() => {
+                debug!("{line}: nobody waits for the answer any more");
+                counters.request_cancelled();
+            }
+            Err(Broken::Refused(refusal)) => {
+                refusal.log(Some((line.method(), line.path())));
+                counters.request_refused();
+                refuse(&stream, &refusal);
+            }
+            Err(Broken::Failed(failure)) => {
+                stream.reset(Reset::new(reset_code(failure.kind()), failure.to_string()));
+                line.finish(&Err(failure));
+                counters.request_answered(false);
+            }
+            Err(Broken::Stream(error)) => {
+                stream.reset(Reset::new(ResetCode::Timeout, error.to_string()));
+                line.finish(&Err(Failure::new(FailureKind::Timeout, error.to_string())));
+                counters.request_answered(false);
+            }
+        }
+    }
+}
+
+/// Answers with the agent's own response.
+pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
+    // Whoever asked may have left.
+    let _ = respond(stream, &Method::GET, refusal.response(), false);
+}
+
+fn reset_code(kind: FailureKind) -> ResetCode {
+    match kind {
+        FailureKind::Unreachable => ResetCode::Unreachable,
+        FailureKind::Timeout => ResetCode::Timeout,
+        FailureKind::Truncated => ResetCode::Truncated,
+        FailureKind::TooLarge => ResetCode::TooLarge,
+        FailureKind::Protocol => ResetCode::Protocol,
+        FailureKind::BadRequest | FailureKind::Internal => ResetCode::Internal,
+    }
+}
+
+/// Makes the service's request of what came. The second value tells whether it asks for another protocol.
+fn request(
+    mut head: request::Parts,
+    stream: &Stream,
+    end: bool,
+    config: &Config,
+) -> Result<(Request, bool), Broken> {
+    let protocol = if end { None } else { wanted_protocol(&head) };
+    let upgrade = protocol.is_some();
+    let headers = &mut head.headers;
+    remove_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(HTTP2_SETTINGS);
+    if let Some(protocol) = protocol {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, protocol);
+    }
+    let stated = stated_length(headers).map_err(Broken::Refused)?;
+    let body = if end {
+        Body::empty()
+    } else if upgrade {
+        // It may be silent for as long as it likes.
+        Body::from_reader(stream.reader(None), None)
+    } else if let Some(bytes) = stream.whole() {
+        Body::from(bytes)
+    } else {
+        Body::from_reader(stream.reader(Some(config.idle_timeout)), stated)
+    };
+    if let (Some(stated), Some(length)) = (stated, body.length())
+        && stated != length
+    {
+        let text = format!("the request's body has {length} bytes instead of {stated}");
+        return Err(Broken::Failed(Failure::new(FailureKind::Truncated, text)));
+    }
+    head.extensions.insert(stream.cancellation().clone());
+    Ok((Request::from_parts(head, body), upgrade))
+}
+
+/// The protocol that a request asks to change to. Not HTTP/2, which would tunnel past every rule.
+fn wanted_protocol(head: &request::Parts) -> Option<HeaderValue> {
+    let headers = &head.headers;
+    let protocol = headers.get(header::UPGRADE)?;
+    let asks = head.method == Method::GET && has_token(headers, &header::CONNECTION, "upgrade");
+    let http2 = headers.contains_key(HTTP2_SETTINGS) || has_token(headers, &header::UPGRADE, "h2c");
+    (asks && !http2 && !headers.contains_key(header::CONTENT_LENGTH)).then(|| protocol.clone())
+}
+
+fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(None) };
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match digits.and_then(|text| text.parse().ok()).filter(|_| lengths.next().is_none()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(Refusal::BadRequest("Content-Length is not one number".into())),
+    }
+}
+
+/// Passes a response on as it comes. Returns its status, and how many bytes its body had.
+fn respond(
+    stream: &Stream,
+    method: &Method,
+    response: Response,
+    upgrade: bool,
+) -> Result<(StatusCode, usize), Broken> {
+    let (mut parts, mut body) = response.into_parts();
+    let status = parts.status;
+    let switched = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
+    if status.is_informational() && !switched {
+        let text = format!("it answered with the interim status {} alone", status.as_u16());
+        return Err(Broken::Failed(Failure::new(FailureKind::Protocol, text)));
+    }
+    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| switched);
+    remove_hop_by_hop(&mut parts.headers);
+    if switched {
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        protocol.map(|protocol| parts.headers.insert(header::UPGRADE, protocol));
+    }
+    let empty = *method == Method::HEAD || (has_no_body(status) && !switched);
+    if !empty {
+        parts.headers.remove(header::CONTENT_LENGTH);
+        if let Some(length) = body.length().filter(|_| !switched) {
+            parts.headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+    }
+    let head = encode_response_head(&parts);
+    if head.len() > crate::protocol::mux::HEAD_MAX {
+        return Err(Broken::Failed(Failure::new(
+            FailureKind::TooLarge,
+            "the head of the response is too large",
+        )));
+    }
+    if empty {
+        stream.send_head(head.into(), true)?;
+        return Ok((status, 0));
+    }
+    if let Some(bytes) = body.as_bytes() {
+        let sent = stream.send_head_with(head.into(), bytes)?;
+        if sent < bytes.len() {
+            stream.send_all(&bytes[sent..], true)?;
+        }
+        return Ok((status, bytes.len()));
+    }
+    stream.send_head(head.into(), false)?;
+    Ok((status, copy(stream, &mut body)?))
+}
+
+fn copy(stream: &Stream, body: &mut Body) -> Result<usize, Broken> {
+    let (mut sent, mut piece) = (0, PIECE_MIN);
+    loop {
+        let room = stream.capacity()?.min(piece);
+        let mut buffer = DataBuffer::new(room);
+        let read = match body.read(buffer.space()) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Broken::Failed(Failure::broken_off(sent, None, error))),
+        };
+        stream.send(buffer, read, read == 0)?;
+        if read == 0 {
+            return Ok(sent);
+        }
+        sent += read;
+        // A full piece lets expect more of it.
+        piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
+    }
+}

@@ -1,0 +1,461 @@
+//! mux/2 between agent and gateway. The gateway is played by the test, byte by byte; the agent runs in this
+//! process with a service of the test's own.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use support::{ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID};
+use tungstenite::{Bytes, Message};
+use tunnel_agent::{
+    Agent, Backoff, Body, Builder, Cancellation, Failure, FailureKind, Handle, Request, Response, Service,
+};
+
+const HEAD: u8 = 1;
+const DATA: u8 = 2;
+const RESET: u8 = 3;
+const WINDOW: u8 = 4;
+const GOAWAY: u8 = 5;
+
+const OPEN: u8 = 0;
+const END: u8 = 1;
+
+/// A frame as it is on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+}
+
+fn builder(gateway: &ScriptedGateway) -> Builder {
+    let short = Duration::from_millis(20);
+    Agent::builder(TUNNEL_ID.parse().unwrap()).gateway(gateway.url().parse().unwrap()).backoff(Backoff {
+        min: short,
+        max: short,
+        max_retries: 0,
+    })
+}
+
+fn start(gateway: &ScriptedGateway, service: impl Service) -> (Handle, ScriptedSession) {
+    start_with(gateway, builder(gateway).service(service), "")
+}
+
+fn start_with(gateway: &ScriptedGateway, builder: Builder, limits: &str) -> (Handle, ScriptedSession) {
+    let handle = builder.build().unwrap().spawn().unwrap();
+    let mut session = gateway.accept();
+    welcome(&mut session, limits);
+    (handle, session)
+}
+
+fn welcome(session: &mut ScriptedSession, limits: &str) {
+    session.send(&format!(r#"{{"message_type":"welcome","payload":{{"protocol":"mux/2"{limits}}}}}"#));
+}
+
+fn stop(handle: Handle) {
+    handle.shutdown(Duration::ZERO);
+    handle.join().unwrap();
+}
+
+fn send(session: &mut ScriptedSession, kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) {
+    let mut bytes = vec![kind, flags];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload.as_ref());
+    session.0.send(Message::Binary(Bytes::from(bytes))).unwrap();
+}
+
+fn get(session: &mut ScriptedSession, stream: u32, path: &str) {
+    send(session, HEAD, END, stream, format!("GET {path} HTTP/1.1\r\nHost: site.test\r\n\r\n"));
+}
+
+#[track_caller]
+fn next(session: &mut ScriptedSession) -> Frame {
+    loop {
+        match session.0.read().expect("a frame") {
+            Message::Binary(bytes) => {
+                let stream = u32::from_be_bytes(bytes[2..6].try_into().unwrap());
+                return Frame { kind: bytes[0], flags: bytes[1], stream, payload: bytes[6..].to_vec() };
+            }
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("not a frame: {other:?}"),
+        }
+    }
+}
+
+#[track_caller]
+fn expect(session: &mut ScriptedSession, kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) {
+    let expected = Frame { kind, flags, stream, payload: payload.as_ref().to_vec() };
+    assert_eq!(next(session), expected);
+}
+
+/// The whole response on a stream: its head, and its body.
+#[track_caller]
+fn response(session: &mut ScriptedSession, stream: u32) -> (String, Vec<u8>) {
+    let head = next(session);
+    assert_eq!((head.kind, head.stream), (HEAD, stream), "{head:?}");
+    let (mut body, mut flags) = (Vec::new(), head.flags);
+    while flags & END == 0 {
+        let data = next(session);
+        assert_eq!((data.kind, data.stream), (DATA, stream), "{data:?}");
+        body.extend_from_slice(&data.payload);
+        flags = data.flags;
+    }
+    (head.text(), body)
+}
+
+/// Answers with the path, and the body behind it.
+fn echo(request: Request) -> Result<Response, Failure> {
+    let mut answer = request.uri().to_string();
+    request
+        .into_body()
+        .read_to_string(&mut answer)
+        .map_err(|error| Failure::new(FailureKind::Truncated, error.to_string()))?;
+    Ok(Response::new(Body::from(answer)))
+}
+
+// ----------------------------------------------------------------------------------- requests and responses
+
+#[test]
+fn a_request_is_answered_on_its_stream() {
+    let gateway = ScriptedGateway::start();
+    let (handle, mut session) = start(&gateway, echo);
+    get(&mut session, 1, "/hello?a=b");
+    expect(&mut session, HEAD, OPEN, 1, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n");
+    expect(&mut session, DATA, END, 1, "/hello?a=b");
+    send(&mut session, HEAD, END, 2, "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
+    expect(&mut session, HEAD, END, 2, "HTTP/1.1 200 OK\r\n\r\n");
+    assert_eq!(handle.status().served, 2);
+    stop(handle);
+}
+
+#[test]
+fn a_body_arrives_as_it_is_sent_and_its_window_is_granted() {
+    let gateway = ScriptedGateway::start();
+    let (part, parts) = (Signal::new(), Signal::new());
+    let signal = part.clone();
+    let service = move |request: Request| {
+        assert_eq!(request.body().length(), Some(20_000));
+        let mut body = request.into_body();
+        let mut buffer = vec![0; 10_000];
+        for _ in 0..2 {
+            body.read_exact(&mut buffer).unwrap();
+            signal.send(());
+        }
+        assert_eq!(body.read(&mut buffer).unwrap(), 0);
+        Ok(Response::new(Body::from("thanks")))
+    };
+    let (handle, mut session) = start_with(&gateway, builder(&gateway).service(service), ",\"window\":16384");
+    send(&mut session, HEAD, OPEN, 1, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n");
+    send(&mut session, DATA, OPEN, 1, vec![b'x'; 10_000]);
+    part.wait();
+    let grant = next(&mut session);
+    assert_eq!((grant.kind, grant.stream, grant.payload.len()), (WINDOW, 1, 4));
+    send(&mut session, DATA, END, 1, vec![b'x'; 10_000]);
+    part.wait();
+    assert_eq!(response(&mut session, 1).1, b"thanks");
+    drop(parts as Arc<Signal<()>>);
+    stop(handle);
+}
+
+#[test]
+fn a_response_leaves_as_it_is_made() {
+    let gateway = ScriptedGateway::start();
+    let (events, receiver) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
+    let receiver = std::sync::Mutex::new(Some(receiver));
+    let service = move |_: Request| {
+        let receiver = receiver.lock().unwrap().take().unwrap();
+        Ok(Response::new(Body::from_reader(receiver, None)))
+    };
+    let (handle, mut session) = start(&gateway, service);
+    let mut events = events;
+    get(&mut session, 1, "/events");
+    expect(&mut session, HEAD, OPEN, 1, "HTTP/1.1 200 OK\r\n\r\n");
+    for event in ["data: one\n\n", "data: two\n\n"] {
+        events.write_all(event.as_bytes()).unwrap();
+        expect(&mut session, DATA, OPEN, 1, event);
+    }
+    drop(events);
+    expect(&mut session, DATA, END, 1, "");
+    stop(handle);
+}
+
+#[test]
+fn a_large_response_keeps_to_the_window() {
+    let gateway = ScriptedGateway::start();
+    let service = |_: Request| Ok(Response::new(Body::from(vec![b'x'; 100_000])));
+    let limits = ",\"window\":16384,\"max_frame\":4096";
+    let (handle, mut session) = start_with(&gateway, builder(&gateway).service(service), limits);
+    get(&mut session, 1, "/");
+    assert_eq!(next(&mut session).kind, HEAD);
+    let (mut received, mut window) = (0, 16_384);
+    loop {
+        let data = next(&mut session);
+        assert!(data.kind == DATA && data.payload.len() <= 4096, "{data:?}");
+        received += data.payload.len();
+        window -= data.payload.len() as i64;
+        assert!(window >= 0);
+        if data.flags & END != 0 {
+            break;
+        }
+        if window == 0 {
+            // Another request is answered while this one waits for its window.
+            let stream = 2 + received as u32;
+            send(&mut session, HEAD, END, stream, "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
+            let head = next(&mut session);
+            assert_eq!((head.kind, head.flags, head.stream), (HEAD, END, stream));
+            send(&mut session, WINDOW, 0, 1, 16_384u32.to_be_bytes());
+            window = 16_384;
+        }
+    }
+    assert_eq!(received, 100_000);
+    stop(handle);
+}
+
+#[test]
+fn an_upgrade_carries_bytes_both_ways() {
+    let gateway = ScriptedGateway::start();
+    let service = |request: Request| {
+        assert_eq!(request.headers()["upgrade"], "chat");
+        let mut response = Response::new(request.into_body());
+        *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert("upgrade", http::HeaderValue::from_static("chat"));
+        Ok(response)
+    };
+    let (handle, mut session) = start(&gateway, service);
+    let head = "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: chat\r\n\r\n";
+    send(&mut session, HEAD, OPEN, 1, head);
+    let head = next(&mut session).text();
+    assert!(head.starts_with("HTTP/1.1 101 ") && head.contains("\r\nconnection: Upgrade\r\n"), "{head}");
+    assert!(head.contains("\r\nupgrade: chat\r\n"), "{head}");
+    for said in ["hello", "how are you"] {
+        send(&mut session, DATA, OPEN, 1, said);
+        expect(&mut session, DATA, OPEN, 1, said);
+    }
+    send(&mut session, DATA, END, 1, "bye");
+    expect(&mut session, DATA, OPEN, 1, "bye");
+    expect(&mut session, DATA, END, 1, "");
+    stop(handle);
+}
+
+#[test]
+fn http2_is_not_upgraded_to() {
+    let gateway = ScriptedGateway::start();
+    let service = |request: Request| {
+        let hidden =
+            !request.headers().contains_key("upgrade") && !request.headers().contains_key("http2-settings");
+        Ok(Response::new(Body::from(format!("{hidden}"))))
+    };
+    let (handle, mut session) = start(&gateway, service);
+    let head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n";
+    send(&mut session, HEAD, END, 1, head);
+    assert_eq!(response(&mut session, 1).1, b"true");
+    stop(handle);
+}
+
+// ----------------------------------------------------------------------------------- failures and refusals
+
+#[test]
+fn failures_are_resets_with_their_code() {
+    let gateway = ScriptedGateway::start();
+    let service = |request: Request| {
+        let (kind, text) = match request.uri().path() {
+            "/unreachable" => (FailureKind::Unreachable, "nobody there"),
+            "/timeout" => (FailureKind::Timeout, "too slow"),
+            "/bad" => (FailureKind::BadRequest, "not like this"),
+            "/cut" => {
+                let body = Body::from_reader(&b"half"[..], Some(8));
+                return Ok(Response::new(body));
+            }
+            _ => panic!("this service is meant to panic"),
+        };
+        Err(Failure::new(kind, text))
+    };
+    let (handle, mut session) = start(&gateway, service);
+    get(&mut session, 1, "/unreachable");
+    expect(&mut session, RESET, 0, 1, "\x02nobody there");
+    get(&mut session, 2, "/timeout");
+    expect(&mut session, RESET, 0, 2, "\x03too slow");
+    get(&mut session, 3, "/panic");
+    expect(&mut session, RESET, 0, 3, "\x08the service panicked");
+    get(&mut session, 4, "/bad");
+    let (head, body) = response(&mut session, 4);
+    assert!(head.starts_with("HTTP/1.1 400 ") && head.contains("x-tunnel-source: agent"), "{head}");
+    assert!(String::from_utf8(body).unwrap().contains("not like this"));
+    get(&mut session, 5, "/cut");
+    // A reset may overtake the data that it discards.
+    let reset = loop {
+        let frame = next(&mut session);
+        assert_eq!((frame.stream, frame.flags), (5, 0), "{frame:?}");
+        if frame.kind == RESET {
+            break frame;
+        }
+    };
+    assert_eq!(reset.payload[0], 4, "{reset:?}");
+    assert_eq!((handle.status().failed, handle.status().refused), (4, 1));
+    stop(handle);
+}
+
+#[test]
+fn requests_that_must_not_be_forwarded_are_answered() {
+    let gateway = ScriptedGateway::start();
+    let (handle, mut session) = start(&gateway, echo);
+    for (number, (head, status)) in [
+        ("GET //evil/ HTTP/1.1\r\nHost: x\r\n\r\n", "400"),
+        ("GET http://evil/ HTTP/1.1\r\nHost: x\r\n\r\n", "400"),
+        ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", "501"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", "400"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stream = number as u32 + 1;
+        send(&mut session, HEAD, END, stream, head);
+        let answer = response(&mut session, stream).0;
+        assert_eq!(&answer[9..12], status, "{head}");
+    }
+    for (number, head) in ["nonsense\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n", ""].into_iter().enumerate() {
+        let stream = number as u32 + 100;
+        send(&mut session, HEAD, END, stream, head);
+        let reset = next(&mut session);
+        assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, stream, 6), "{head}");
+    }
+    stop(handle);
+}
+
+#[test]
+fn what_breaks_the_protocol_ends_the_session() {
+    let gateway = ScriptedGateway::start();
+    let (handle, mut session) = start(&gateway, echo);
+    send(&mut session, DATA, 0, 7, "of a stream that never was");
+    assert_eq!(session.close_code(), 1002);
+    drop(session);
+    let mut session = gateway.accept();
+    welcome(&mut session, ",\"window\":1");
+    assert_eq!(session.close_code(), 1002);
+    stop(handle);
+}
+
+#[test]
+fn a_gateway_that_asks_before_its_welcome_is_served_with_envelopes() {
+    let gateway = ScriptedGateway::start();
+    let handle = builder(&gateway).service(echo).build().unwrap().spawn().unwrap();
+    let mut session = gateway.accept();
+    session.get("/envelope");
+    assert_eq!(session.answer().text, "/envelope");
+    welcome(&mut session, "");
+    get(&mut session, 1, "/ignored");
+    session.get("/another");
+    assert_eq!(session.answer().text, "/another");
+    stop(handle);
+}
+
+// ----------------------------------------------------------------------------------- ends
+
+/// A service whose calls last until they are cancelled, and says when each began and ended.
+fn lasting() -> (impl Service, Arc<Signal<&'static str>>) {
+    let signal = Signal::new();
+    let told = signal.clone();
+    let service = move |request: Request| {
+        if request.uri().path() != "/lasting" {
+            return echo(request);
+        }
+        let (cancel, cancelled) = std::sync::mpsc::channel::<()>();
+        let cancellation = request.extensions().get::<Cancellation>().unwrap();
+        cancellation.on_cancel(move || drop(cancel));
+        told.send("began");
+        let _ = cancelled.recv();
+        told.send("ended");
+        Err(Failure::new(FailureKind::Internal, "cancelled"))
+    };
+    (service, signal)
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_request() {
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let (handle, mut session) = start(&gateway, service);
+    get(&mut session, 1, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    send(&mut session, RESET, 0, 1, "\x01the client left");
+    assert_eq!(signal.wait(), "ended");
+    // Nothing more is said about it.
+    get(&mut session, 2, "/next");
+    assert_eq!(response(&mut session, 2).1, b"/next");
+    drop(session);
+    stop(handle);
+}
+
+#[test]
+fn a_lost_session_ends_its_requests() {
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let (handle, mut session) = start(&gateway, service);
+    get(&mut session, 1, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    drop(session);
+    assert_eq!(signal.wait(), "ended");
+    stop(handle);
+}
+
+#[test]
+fn lasting_streams_keep_nobody_out_up_to_the_limit() {
+    const STREAMS: u32 = 20;
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let builder = builder(&gateway).service(service).workers(2).max_streams(STREAMS as usize + 1);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    for stream in 1..=STREAMS {
+        get(&mut session, stream, "/lasting");
+        assert_eq!(signal.wait(), "began");
+    }
+    get(&mut session, 100, "/short");
+    assert_eq!(response(&mut session, 100).1, b"/short");
+    get(&mut session, 101, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    get(&mut session, 102, "/one too many");
+    get(&mut session, 103, "/one-too-many");
+    let reset = next(&mut session);
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 102, 6));
+    let reset = next(&mut session);
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 103, 5));
+    drop(session);
+    stop(handle);
+}
+
+#[test]
+fn an_agent_that_stops_says_so_and_finishes() {
+    let gateway = ScriptedGateway::start();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let began = Signal::new();
+    let signal = began.clone();
+    let service = move |request: Request| {
+        signal.send(());
+        let _ = wait.lock().unwrap().recv();
+        echo(request)
+    };
+    let (handle, mut session) = start(&gateway, service);
+    get(&mut session, 7, "/last");
+    began.wait();
+    handle.shutdown(Duration::from_secs(60));
+    expect(&mut session, GOAWAY, 0, 7, "the agent is stopping");
+    get(&mut session, 8, "/late");
+    let reset = next(&mut session);
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 8, 5));
+    drop(go);
+    assert_eq!(response(&mut session, 7).1, b"/last");
+    assert_eq!(session.close_code(), 1001);
+    drop(session);
+    handle.join().unwrap();
+}
