@@ -409,26 +409,33 @@ fn a_lost_session_ends_its_requests() {
 }
 
 #[test]
-fn lasting_streams_keep_nobody_out_up_to_the_limit() {
-    const STREAMS: u32 = 20;
+fn lasting_streams_keep_nobody_out() {
     let gateway = ScriptedGateway::start();
     let (service, signal) = lasting();
-    let builder = builder(&gateway).service(service).workers(2).max_streams(STREAMS as usize + 1);
-    let (handle, mut session) = start_with(&gateway, builder, "");
-    for stream in 1..=STREAMS {
+    let (handle, mut session) = start_with(&gateway, builder(&gateway).service(service).workers(2), "");
+    for stream in 1..=20 {
         get(&mut session, stream, "/lasting");
         assert_eq!(signal.wait(), "began");
     }
     get(&mut session, 100, "/short");
     assert_eq!(response(&mut session, 100).1, b"/short");
-    get(&mut session, 101, "/lasting");
-    assert_eq!(signal.wait(), "began");
-    get(&mut session, 102, "/one too many");
-    get(&mut session, 103, "/one-too-many");
+    drop(session);
+    stop(handle);
+}
+
+#[test]
+fn one_stream_too_many_is_refused() {
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let builder = builder(&gateway).service(service).workers(1).max_streams(2);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    for stream in [1, 2] {
+        get(&mut session, stream, "/lasting");
+        assert_eq!(signal.wait(), "began");
+    }
+    get(&mut session, 3, "/lasting");
     let reset = next(&mut session);
-    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 102, 6));
-    let reset = next(&mut session);
-    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 103, 5));
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 3, 5));
     drop(session);
     stop(handle);
 }
