@@ -332,7 +332,7 @@ fn a_server_that_sends_back_what_it_reads_is_heard_to_the_end() {
                 length = value.trim().parse().unwrap();
             }
         }
-        let _ = write!(socket, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let _ = write!(socket, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
         let _ = std::io::copy(&mut reader.take(length), &mut socket);
     });
     let sent = "x".repeat(1 << 20);
