@@ -5,12 +5,13 @@ mod support;
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use support::{ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID};
+use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID};
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
-    Agent, Backoff, Body, Builder, Cancellation, Failure, FailureKind, Handle, Request, Response, Service,
+    Agent, Backoff, Body, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Request, Response,
+    Service, Status,
 };
 
 const HEAD: u8 = 1;
@@ -64,6 +65,18 @@ fn welcome(session: &mut ScriptedSession, limits: &str) {
 fn stop(handle: Handle) {
     handle.shutdown(Duration::ZERO);
     handle.join().unwrap();
+}
+
+/// What an agent has counted when all its workers have ended: they count after they have answered.
+fn stop_and_count(handle: Handle) -> Status {
+    handle.shutdown(Duration::ZERO);
+    let deadline = Instant::now() + LIMIT;
+    while handle.status().connection != Connection::Stopped && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let status = handle.status();
+    handle.join().unwrap();
+    status
 }
 
 fn send(session: &mut ScriptedSession, kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) {
@@ -133,8 +146,7 @@ fn a_request_is_answered_on_its_stream() {
     expect(&mut session, DATA, END, 1, "/hello?a=b");
     send(&mut session, HEAD, END, 2, "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
     expect(&mut session, HEAD, END, 2, "HTTP/1.1 200 OK\r\n\r\n");
-    assert_eq!(handle.status().served, 2);
-    stop(handle);
+    assert_eq!(stop_and_count(handle).served, 2);
 }
 
 #[test]
@@ -300,8 +312,8 @@ fn failures_are_resets_with_their_code() {
         }
     };
     assert_eq!(reset.payload[0], 4, "{reset:?}");
-    assert_eq!((handle.status().failed, handle.status().refused), (4, 1));
-    stop(handle);
+    let status = stop_and_count(handle);
+    assert_eq!((status.failed, status.refused), (4, 1));
 }
 
 #[test]
@@ -393,7 +405,8 @@ fn a_client_that_leaves_ends_its_request() {
     get(&mut session, 2, "/next");
     assert_eq!(response(&mut session, 2).1, b"/next");
     drop(session);
-    stop(handle);
+    let status = stop_and_count(handle);
+    assert_eq!((status.served, status.cancelled, status.failed), (1, 1, 0));
 }
 
 #[test]
