@@ -288,6 +288,7 @@ impl Stream {
     pub fn send_head(&self, head: Bytes, end: bool) -> Result<(), StreamError> {
         let number = self.0.number;
         let sent = self.0.mux.act(|streams| streams.send_head(number, head, end));
+        self.notify();
         Ok(sent.ok_or(StreamError::Lost)??)
     }
 
@@ -304,6 +305,7 @@ impl Stream {
             }
             Ok::<_, Over>(length)
         });
+        self.notify();
         Ok(sent.ok_or(StreamError::Lost)??)
     }
 
@@ -339,6 +341,12 @@ impl Stream {
     pub fn reset(&self, reset: Reset) {
         let number = self.0.number;
         self.0.mux.act(|streams| streams.reset(number, reset));
+        self.notify();
+    }
+
+    /// Lets whoever waits for this stream look again: it may be over.
+    fn notify(&self) {
+        self.0.changed.notify_all();
     }
 
     /// What was received, as a body that waits for what comes, as long as `timeout` says.

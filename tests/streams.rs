@@ -410,6 +410,35 @@ fn a_client_that_leaves_ends_its_request() {
 }
 
 #[test]
+fn an_answer_ends_the_reading_of_a_body_that_goes_on() {
+    let gateway = ScriptedGateway::start();
+    let ended = Signal::new();
+    let ending = ended.clone();
+    let service = move |request: Request| {
+        let ending = ending.clone();
+        let path = request.uri().path().to_owned();
+        let mut body = request.into_body();
+        let mut byte = [0];
+        body.read_exact(&mut byte).unwrap();
+        std::thread::spawn(move || {
+            ending.send(body.read(&mut byte).is_err());
+        });
+        if path == "/fails" {
+            return Err(Failure::new(FailureKind::Internal, "no"));
+        }
+        Ok(Response::new(Body::from(path.trim_start_matches('/'))))
+    };
+    let (handle, mut session) = start(&gateway, service);
+    for (stream, path) in [(1, "/"), (2, "/body"), (3, "/fails")] {
+        send(&mut session, HEAD, OPEN, stream, format!("POST {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        send(&mut session, DATA, OPEN, stream, "x");
+        assert!(ended.wait(), "{path}");
+    }
+    drop(session);
+    stop(handle);
+}
+
+#[test]
 fn a_lost_session_ends_its_requests() {
     let gateway = ScriptedGateway::start();
     let (service, signal) = lasting();
