@@ -35,7 +35,7 @@ pub(super) struct Connection {
 pub(super) struct Outgoing<'a> {
     pub(super) method: &'a Method,
     /// Its head, with the empty line.
-    pub(super) head: Vec<u8>,
+    pub(super) head: &'a [u8],
     pub(super) body: Body,
     /// The server is asked to change to another protocol: the body is what the client says in it.
     pub(super) upgrade: bool,
@@ -112,9 +112,9 @@ impl Connection {
 
     /// Sends a request and waits for the head of its response.
     pub(super) fn exchange(mut self, request: Outgoing<'_>, timeouts: &Timeouts) -> Result<Begun, Broken> {
-        let Outgoing { method, head: mut bytes, body, upgrade } = request;
+        let Outgoing { method, head, body, upgrade } = request;
         let inline = body.as_bytes().filter(|body| body.len() <= INLINE_MAX);
-        bytes.extend_from_slice(inline.unwrap_or_default());
+        let bytes = [head, inline.unwrap_or_default()].concat();
         let separate = inline.is_none() && !upgrade;
         // A server may answer and close before it has read everything, so the answer is looked for in any case.
         let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(&bytes));
@@ -179,7 +179,7 @@ impl Connection {
                 continue;
             }
             let wait = if received { timeouts.idle } else { timeouts.response };
-            match self.fill(wait, upload) {
+            match self.patiently(wait, upload, Input::fill) {
                 Ok(1..) => received = true,
                 Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -188,12 +188,6 @@ impl Connection {
                 Err(error) => return Err(closed(upload, received, error)),
             }
         }
-    }
-
-    /// Reads more, and waits for it no longer than this from the moment on at which the request has been
-    /// sent.
-    fn fill(&mut self, wait: Duration, upload: Option<&Upload>) -> io::Result<usize> {
-        self.patiently(wait, upload, Input::fill)
     }
 
     /// Reads with a time limit that does not run while the request is still being sent.

@@ -19,7 +19,7 @@ use self::connection::{Begun, Broken, Connection, Outgoing};
 use self::connections::Connections;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
 use self::upload::Upload;
-use crate::http1::{Decoder, write_headers};
+use crate::http1::{Decoder, Framing, write_headers};
 use crate::link::dial::{self, DialError};
 use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
@@ -107,31 +107,29 @@ impl Origin {
             let (id, closer) = (connection.id, connection.closer.clone());
             let hook = closer.clone();
             cancellation.on_cancel(move || hook.close());
-            let outgoing = Outgoing { method: &head.method, head: bytes.clone(), body, upgrade };
+            let outgoing = Outgoing { method: &head.method, head: &bytes, body, upgrade };
             connection.exchange(outgoing, &self.timeouts).inspect_err(|_| {
                 // An upload that goes on learns of it here.
                 closer.close();
                 self.connections.end(id);
             })
         };
-        let explain = |broken: Broken| self.explain(broken);
         // An upgrade takes its connection with it; it gets one of its own.
         let idle = if upgrade { None } else { self.connections.take() };
-        let Some(idle) = idle else {
-            return send(self.connect()?, body)
-                .map(|begun| self.adopt(begun, &cancellation))
-                .map_err(explain);
-        };
-        let replay = if is_idempotent(&head.method) { body.replay() } else { None };
-        match (send(idle, body), replay) {
-            // The server had closed the idle connection before it saw the request.
-            (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
-                send(self.connect()?, replay)
+        let begun = match idle {
+            None => send(self.connect()?, body),
+            Some(idle) => {
+                let replay = if is_idempotent(&head.method) { body.replay() } else { None };
+                match (send(idle, body), replay) {
+                    // The server had closed the idle connection before it saw the request.
+                    (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
+                        send(self.connect()?, replay)
+                    }
+                    (result, _) => result,
+                }
             }
-            (result, _) => result,
-        }
-        .map(|begun| self.adopt(begun, &cancellation))
-        .map_err(explain)
+        };
+        begun.map(|begun| self.adopt(begun, &cancellation)).map_err(|broken| self.explain(broken))
     }
 
     /// Sets what depends on the local server: its name, and the true length of the body.
@@ -199,8 +197,9 @@ impl Origin {
         let Begun { head, connection, upload } = begun;
         let (parts, ()) = head.response.into_parts();
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let framing = if upgraded { Framing::UntilEnd } else { head.framing };
         let mut body = ResponseBody {
-            decoder: Decoder::new(head.framing),
+            decoder: Decoder::new(framing),
             keep_alive: head.keep_alive,
             connection: Some(connection),
             upload,
@@ -209,9 +208,6 @@ impl Origin {
             connections: self.connections.clone(),
             cancellation: cancellation.clone(),
         };
-        if upgraded {
-            body.decoder = Decoder::new(crate::http1::Framing::UntilEnd);
-        }
         let length = body.decoder.left();
         let body = match length.filter(|length| body.has_all(*length)) {
             // The usual small answer: it is here already, and its connection is free again.
