@@ -116,9 +116,8 @@ impl Refusal {
 pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Refusal> {
     let method = method(&message.method)?;
     let path = path(&message.path)?;
-    let pairs: Vec<_> =
-        message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-    let headers = headers(&pairs)?;
+    let pairs = message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let headers = headers(pairs)?;
     if message.body.len() > body_max {
         return Err(Refusal::BodyTooLarge(body_max));
     }
@@ -134,7 +133,7 @@ pub(crate) fn admit_head(head: &RequestHead<'_>) -> Result<http::request::Parts,
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method(head.method)?;
     parts.uri = Uri::from(path(head.target)?);
-    parts.headers = headers(&head.headers)?;
+    parts.headers = headers(head.headers.iter().map(|&(name, value)| (name.as_bytes(), value)))?;
     Ok(parts)
 }
 
@@ -160,17 +159,19 @@ fn path(target: &str) -> Result<PathAndQuery, Refusal> {
     target.parse().map_err(|_| Refusal::bad_request(WHAT))
 }
 
-fn headers<N: AsRef<[u8]>, V: AsRef<[u8]>>(pairs: &[(N, V)]) -> Result<HeaderMap, Refusal> {
-    let lengths = || pairs.iter().map(|(name, value)| name.as_ref().len() + value.as_ref().len());
+fn headers<'a>(
+    pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
+) -> Result<HeaderMap, Refusal> {
+    let lengths = || pairs.clone().map(|(name, value)| name.len() + value.len());
     let too_long = lengths().any(|length| length > LINE_MAX);
     if too_long || pairs.len() > HEADERS_MAX || lengths().sum::<usize>() > HEADER_BYTES_MAX {
         return Err(Refusal::HeadersTooLarge);
     }
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
-        let name = HeaderName::from_bytes(name.as_ref())
+        let name = HeaderName::from_bytes(name)
             .map_err(|_| Refusal::bad_request("a header name is not a token (RFC 9110 §5.1)"))?;
-        let value = HeaderValue::from_bytes(value.as_ref())
+        let value = HeaderValue::from_bytes(value)
             .map_err(|_| Refusal::bad_request("a header value holds a control character (RFC 9110 §5.5)"))?;
         headers.append(name, value);
     }
