@@ -94,15 +94,20 @@ impl Mux {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Does something that may leave something to send.
+    /// Lets go of the state, and wakes the writer if it waits.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let waits = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if waits {
+            (self.wake)();
+        }
+    }
+
+    /// Does something that may leave something to send, or let the connection end.
     fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> Option<R> {
         let mut state = self.state();
         let result = act(state.streams.as_mut()?);
-        let wake = std::mem::take(&mut state.writer_waits);
-        drop(state);
-        if wake {
-            (self.wake)();
-        }
+        self.wake(state);
         Some(result)
     }
 
@@ -112,20 +117,13 @@ impl Mux {
         let mut state = self.state();
         let Some(streams) = &mut state.streams else { return Ok(Event::Nothing) };
         let event = streams.receive(message)?;
-        let mut cancelled = None;
-        if let Event::Changed(stream) | Event::Reset(stream) = event
-            && let Some(attached) = streams.attached(stream)
-        {
-            attached.changed.notify_all();
-            cancelled = matches!(event, Event::Reset(_)).then(|| attached.cancellation.clone());
-        }
-        let wake = matches!(event, Event::Reset(_)) && std::mem::take(&mut state.writer_waits);
-        drop(state);
-        if wake {
-            (self.wake)();
-        }
-        if let Some(cancelled) = cancelled {
-            cancelled.cancel();
+        let (Event::Changed(stream) | Event::Reset(stream)) = event else { return Ok(event) };
+        let attached = streams.attached(stream);
+        attached.inspect(|attached| attached.changed.notify_all());
+        if let Event::Reset(_) = event {
+            let cancellation = attached.map(|attached| attached.cancellation.clone());
+            self.wake(state);
+            cancellation.inspect(Cancellation::cancel);
         }
         Ok(event)
     }
@@ -150,12 +148,9 @@ impl Mux {
 
     /// Wakes the writer when something was left to send, a window, say.
     fn wake_for_output(&self) {
-        let mut state = self.state();
-        let waits = state.streams.as_ref().is_some_and(|streams| !streams.is_idle());
-        let wake = waits && std::mem::take(&mut state.writer_waits);
-        drop(state);
-        if wake {
-            (self.wake)();
+        let state = self.state();
+        if state.streams.as_ref().is_some_and(|streams| !streams.is_idle()) {
+            self.wake(state);
         }
     }
 
@@ -169,13 +164,6 @@ impl Mux {
     /// Does not take on a stream.
     pub fn refuse(&self, stream: u32, reset: Reset) {
         self.act(|streams| streams.refuse(stream, reset));
-    }
-
-    /// Opens a stream. `None` when there are as many as there may be, or the connection is over.
-    pub fn open(self: &Arc<Self>, head: Bytes, end: bool, upgrade: bool) -> Option<Stream> {
-        let mut stream = Shared::new(self, 0);
-        stream.number = self.act(|streams| streams.open(stream.attached(), head, end, upgrade))??;
-        Some(Stream(Arc::new(stream)))
     }
 
     /// Tells the other side that streams above `last` are not served, or that none will be opened.
@@ -255,11 +243,6 @@ impl Stream {
         }
     }
 
-    /// Waits for the head of the response.
-    pub fn head(&self, timeout: Duration) -> Result<Bytes, StreamError> {
-        self.wait(Some(timeout), |streams| Ok(streams.take_head(self.0.number)?))
-    }
-
     /// Waits for bytes, as long as `timeout` says. `Ok(0)` is the end.
     pub fn read(&self, buffer: &mut [u8], timeout: Option<Duration>) -> Result<usize, StreamError> {
         let read = self.wait(timeout, |streams| match streams.read(self.0.number, buffer)? {
@@ -299,8 +282,7 @@ impl Stream {
             streams.send_head(number, head, body.is_empty())?;
             let length = if body.is_empty() { 0 } else { streams.capacity(number)?.min(body.len()) };
             if length > 0 {
-                let mut buffer = DataBuffer::new(length);
-                buffer.space().copy_from_slice(&body[..length]);
+                let buffer = DataBuffer::copy_of(&body[..length]);
                 streams.send_data(number, buffer, length, length == body.len())?;
             }
             Ok::<_, Over>(length)
@@ -315,19 +297,14 @@ impl Stream {
         self.wait(Some(WINDOW_WAIT), |streams| Ok(Some(streams.capacity(number)?).filter(|room| *room > 0)))
     }
 
-    /// Sends bytes, waiting for room as often as it takes, and then the end if it is there.
-    pub fn send_all(&self, mut bytes: &[u8], end: bool) -> Result<(), StreamError> {
+    /// Sends the rest of a body, waiting for room as often as it takes, and the end with the last of it.
+    pub fn send_rest(&self, mut bytes: &[u8]) -> Result<(), StreamError> {
         while !bytes.is_empty() {
-            let length = self.capacity()?.min(bytes.len());
-            let mut buffer = DataBuffer::new(length);
-            buffer.space().copy_from_slice(&bytes[..length]);
-            bytes = &bytes[length..];
-            self.send(buffer, length, end && bytes.is_empty())?;
-            if end && bytes.is_empty() {
-                return Ok(());
-            }
+            let (now, later) = bytes.split_at(self.capacity()?.min(bytes.len()));
+            self.send(DataBuffer::copy_of(now), now.len(), later.is_empty())?;
+            bytes = later;
         }
-        if end { self.send(DataBuffer::new(0), 0, true) } else { Ok(()) }
+        Ok(())
     }
 
     /// Sends the first `length` bytes of a buffer, for which there must be [room](Self::capacity).

@@ -41,9 +41,7 @@ fn sends(streams: &mut Streams<()>, message: Bytes) {
 
 #[track_caller]
 fn send(streams: &mut Streams<()>, stream: u32, body: &[u8], end: bool) {
-    let mut buffer = DataBuffer::new(body.len());
-    buffer.space().copy_from_slice(body);
-    streams.send_data(stream, buffer, body.len(), end).unwrap();
+    streams.send_data(stream, DataBuffer::copy_of(body), body.len(), end).unwrap();
 }
 
 #[track_caller]

@@ -392,13 +392,20 @@ fn lasting() -> (impl Service, Arc<Signal<&'static str>>) {
     (service, signal)
 }
 
+/// An agent with one lasting call under way, on stream 1.
+#[track_caller]
+fn start_lasting(gateway: &ScriptedGateway) -> (Handle, ScriptedSession, Arc<Signal<&'static str>>) {
+    let (service, signal) = lasting();
+    let (handle, mut session) = start(gateway, service);
+    get(&mut session, 1, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    (handle, session, signal)
+}
+
 #[test]
 fn a_client_that_leaves_ends_its_request() {
     let gateway = ScriptedGateway::start();
-    let (service, signal) = lasting();
-    let (handle, mut session) = start(&gateway, service);
-    get(&mut session, 1, "/lasting");
-    assert_eq!(signal.wait(), "began");
+    let (handle, mut session, signal) = start_lasting(&gateway);
     send(&mut session, RESET, 0, 1, "\x01the client left");
     assert_eq!(signal.wait(), "ended");
     // Nothing more is said about it.
@@ -441,10 +448,7 @@ fn an_answer_ends_the_reading_of_a_body_that_goes_on() {
 #[test]
 fn a_lost_session_ends_its_requests() {
     let gateway = ScriptedGateway::start();
-    let (service, signal) = lasting();
-    let (handle, mut session) = start(&gateway, service);
-    get(&mut session, 1, "/lasting");
-    assert_eq!(signal.wait(), "began");
+    let (handle, session, signal) = start_lasting(&gateway);
     drop(session);
     assert_eq!(signal.wait(), "ended");
     stop(handle);

@@ -48,7 +48,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
     *request.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.method_mut() = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
         .map_err(|_| bad("the method is not a token"))?;
-    *request.headers_mut() = header_map(parsed.headers)?;
+    *request.headers_mut() = header_map(parsed.headers).map_err(bad)?;
     set_target(&mut request, parsed.path.unwrap_or_default())?;
     let framing = framing(request.version(), request.headers())?;
     let expects_continue = request.version() == Version::HTTP_11
@@ -57,13 +57,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
     Ok(Some((length, Head { request, framing, expects_continue, keep_alive })))
 }
 
-fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Error> {
+/// What httparse found as a map, or what HTTP does not allow in it.
+pub(super) fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for header in parsed {
-        let name = HeaderName::from_bytes(header.name.as_bytes())
-            .map_err(|_| bad("a header name is not a token"))?;
-        let value = HeaderValue::from_bytes(header.value)
-            .map_err(|_| bad("a header value holds a control character"))?;
+        let name =
+            HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| "a header name is not a token")?;
+        let value =
+            HeaderValue::from_bytes(header.value).map_err(|_| "a header value holds a control character")?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -111,14 +112,17 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Error> {
         _ => return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked")),
     }
     let Some(length) = length else { return Ok(Framing::Length(0)) };
-    let number =
-        Some(length).filter(|length| is_number(length)).and_then(|length| length.to_str().ok()?.parse().ok());
-    number.map(Framing::Length).ok_or(bad("Content-Length is not a number"))
+    number(length).map(Framing::Length).ok_or(bad("Content-Length is not a number"))
 }
 
 /// Whether a value is digits and nothing else: `u64` would take a plus sign too.
 pub(super) fn is_number(value: &HeaderValue) -> bool {
     !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// The number that a value like that of `Content-Length` states.
+pub fn number(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok().filter(|_| is_number(value))?.parse().ok()
 }
 
 fn wants_keep_alive(request: &Request<()>) -> bool {

@@ -13,7 +13,7 @@ mod server;
 use http::HeaderMap;
 
 pub use self::body::{Decoder, Framing};
-pub use self::head::{Head, has_token};
+pub use self::head::{Head, has_token, number};
 pub use self::input::Input;
 pub use self::response::{BadResponse, ResponseHead, has_no_body};
 pub use self::server::{Connection, Error, Output};

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, Response, StatusCode, Version};
 use httparse::Status;
 
 use super::body::Framing;
-use super::head::{has_token, is_number};
+use super::head::{has_token, header_map, number};
 use super::{HEAD_MAX, HEADERS_MAX};
 
 /// A response's head, and how its body is framed.
@@ -63,25 +63,13 @@ impl ResponseHead {
         *response.version_mut() = version;
         *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
             .map_err(|_| BadResponse::Invalid("no such status"))?;
-        *response.headers_mut() = header_map(parsed.headers)?;
+        *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
         let framing = framing(response.status(), response.headers(), method)?;
         let says = |token| has_token(response.headers(), &header::CONNECTION, token);
         let asked = if version == Version::HTTP_10 { says("keep-alive") } else { true };
         let keep_alive = asked && !says("close") && framing != Framing::UntilEnd;
         Ok(Some((length, ResponseHead { response, framing, keep_alive })))
     }
-}
-
-fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, BadResponse> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
-    for header in parsed {
-        let name = HeaderName::from_bytes(header.name.as_bytes())
-            .map_err(|_| BadResponse::Invalid("a header name is not a token"))?;
-        let value = HeaderValue::from_bytes(header.value)
-            .map_err(|_| BadResponse::Invalid("a header value holds a control character"))?;
-        headers.append(name, value);
-    }
-    Ok(headers)
 }
 
 /// RFC 9112 §6.3.
@@ -100,9 +88,7 @@ fn framing(status: StatusCode, headers: &HeaderMap, method: &Method) -> Result<F
     if lengths.any(|other| other != length) {
         return Err(BadResponse::Invalid("more than one Content-Length"));
     }
-    let number =
-        Some(length).filter(|length| is_number(length)).and_then(|length| length.to_str().ok()?.parse().ok());
-    number.map(Framing::Length).ok_or(BadResponse::Invalid("Content-Length is not a number"))
+    number(length).map(Framing::Length).ok_or(BadResponse::Invalid("Content-Length is not a number"))
 }
 
 /// Statuses whose responses never have a body (RFC 9112 §6.3).

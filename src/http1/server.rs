@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
-use super::body::{self, Decoder, Framing, Invalid};
+use super::body::{Decoder, Framing, Invalid};
 use super::head::{self, Head, is_number};
 use super::input::Input;
 use super::{HEAD_MAX, has_no_body, write_response_head};
 use crate::headers::remove_hop_by_hop;
-use crate::link::{Closer, Socket, WriteHalf};
+use crate::link::{Socket, WriteHalf};
 
 /// How long a connection may be idle between two requests.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// How long a head may take from its first byte on.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// How long a transfer may stand still.
-pub const IDLE_TIME: Duration = Duration::from_secs(15);
+const IDLE_TIME: Duration = Duration::from_secs(15);
 
 /// Slowest transfer that is not cut off, in bytes per second.
 const RATE_MIN: u64 = 16 << 10;
@@ -94,9 +94,7 @@ impl Connection {
     pub fn new(mut socket: Socket) -> io::Result<Self> {
         let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
         half.set_timeout(IDLE_TIME)?;
-        let closer = socket.closer();
-        let output = Output { half, closer, waiting: Vec::new() };
-        Ok(Connection { input: Input::new(socket), output })
+        Ok(Connection { input: Input::new(socket), output: Output(half) })
     }
 
     /// Waits for the next request's head. `None` when the client has no more.
@@ -154,64 +152,11 @@ impl Connection {
 
     /// Sends a whole response. Returns whether the connection can take another request.
     pub fn respond(&mut self, to: Option<&Head>, response: Response<Vec<u8>>) -> io::Result<bool> {
-        let (parts, body) = response.into_parts();
-        let mut sending = self.output.start(to, parts, Some(body.len() as u64), false);
-        self.output.write(&mut sending, &body);
-        self.output.finish(&mut sending)?;
-        Ok(sending.keep_alive)
-    }
-
-    /// Ends the connection so that the client reads the last response before it learns of the end.
-    pub fn linger(mut self) {
-        let (time, bytes) = LINGER;
-        let socket = self.input.socket_mut();
-        if self.output.half.finish().is_ok() && socket.set_deadline(Some(Instant::now() + time)).is_ok() {
-            socket.discard(bytes);
-        }
-    }
-}
-
-/// The side of a connection on which responses go out.
-#[derive(Debug)]
-pub struct Output {
-    half: WriteHalf,
-    closer: Closer,
-    /// What is to go out with the next write.
-    waiting: Vec<u8>,
-}
-
-/// A response on its way.
-#[derive(Debug)]
-pub struct Sending {
-    framing: Option<Framing>,
-    /// Whether the connection can take another request after it.
-    pub keep_alive: bool,
-}
-
-impl Output {
-    /// Begins a response: its head goes out with what is written next. `length` is that of its body, if it
-    /// is known; `close` ends the connection after it.
-    pub fn start(
-        &mut self,
-        to: Option<&Head>,
-        mut parts: http::response::Parts,
-        length: Option<u64>,
-        close: bool,
-    ) -> Sending {
+        let keep_alive = to.is_some_and(|head| head.keep_alive);
         let head_only = to.is_some_and(|head| head.request.method() == Method::HEAD);
         let is_http_10 = to.is_some_and(|head| head.request.version() == Version::HTTP_10);
-        frame_response(&mut parts, length, head_only);
-        let framing = match length {
-            _ if head_only || has_no_body(parts.status) => None,
-            Some(length) => Some(Framing::Length(length)),
-            None if is_http_10 => Some(Framing::UntilEnd),
-            None => {
-                parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                Some(Framing::Chunked)
-            }
-        };
-        let asked = to.is_some_and(|head| head.keep_alive);
-        let keep_alive = asked && !close && framing != Some(Framing::UntilEnd);
+        let (mut parts, body) = response.into_parts();
+        frame_response(&mut parts, body.len(), head_only);
         let connection = match (keep_alive, is_http_10) {
             (false, _) => Some("close"),
             (true, true) => Some("keep-alive"),
@@ -220,45 +165,35 @@ impl Output {
         if let Some(value) = connection {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static(value));
         }
-        write_response_head(&mut self.waiting, &parts);
-        Sending { framing, keep_alive }
+        let mut bytes = Vec::new();
+        write_response_head(&mut bytes, &parts);
+        if !head_only && !has_no_body(parts.status) {
+            bytes.extend_from_slice(&body);
+        }
+        self.output.send(&bytes)?;
+        Ok(keep_alive)
     }
 
-    /// Adds bytes of the body to what goes out with the next [`flush`](Self::flush).
-    pub fn write(&mut self, sending: &mut Sending, bytes: &[u8]) {
-        match sending.framing {
-            None => {}
-            Some(Framing::Chunked) if !bytes.is_empty() => {
-                self.waiting.extend_from_slice(body::chunk_head(bytes.len()).as_bytes());
-                self.waiting.extend_from_slice(bytes);
-                self.waiting.extend_from_slice(b"\r\n");
-            }
-            Some(_) => self.waiting.extend_from_slice(bytes),
+    /// Ends the connection so that the client reads the last response before it learns of the end.
+    pub fn linger(mut self) {
+        let (time, bytes) = LINGER;
+        let socket = self.input.socket_mut();
+        if self.output.0.finish().is_ok() && socket.set_deadline(Some(Instant::now() + time)).is_ok() {
+            socket.discard(bytes);
         }
     }
+}
 
-    /// Ends a response.
-    pub fn finish(&mut self, sending: &mut Sending) -> io::Result<()> {
-        if sending.framing == Some(Framing::Chunked) {
-            self.waiting.extend_from_slice(body::LAST_CHUNK);
-        }
-        self.flush()
-    }
+/// The side of a connection on which responses go out.
+#[derive(Debug)]
+pub struct Output(WriteHalf);
 
-    /// Sends what waits.
-    pub fn flush(&mut self) -> io::Result<()> {
-        let bytes = std::mem::take(&mut self.waiting);
-        let result = self.send(&bytes);
-        self.waiting = bytes;
-        self.waiting.clear();
-        result
-    }
-
+impl Output {
     /// Sends bytes as they are, no slower than a transfer may be.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let start = (bytes.len() > PACED_STEP).then(Instant::now);
         for step in bytes.chunks(PACED_STEP) {
-            self.half.send_all(step)?;
+            self.0.send_all(step)?;
             if start.is_some_and(|start| start.elapsed() > time_for(bytes.len())) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -266,19 +201,9 @@ impl Output {
         Ok(())
     }
 
-    /// Ends this direction; the other goes on.
-    pub fn end(&mut self) -> io::Result<()> {
-        self.half.finish()
-    }
-
-    /// Ends the connection at once, so that what was sent does not look complete.
-    pub fn cut(&self) {
-        self.closer.close();
-    }
-
     /// The writing half of the socket.
     pub fn into_half(self) -> WriteHalf {
-        self.half
+        self.0
     }
 }
 
@@ -293,15 +218,12 @@ fn time_for(bytes: usize) -> Duration {
 }
 
 /// Leaves only the headers that describe the response, and the one true length of it.
-fn frame_response(parts: &mut http::response::Parts, length: Option<u64>, head_only: bool) {
+fn frame_response(parts: &mut http::response::Parts, length: usize, head_only: bool) {
     remove_hop_by_hop(&mut parts.headers);
     if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
         parts.headers.remove(header::CONTENT_LENGTH);
     } else if !head_only && parts.status != StatusCode::NOT_MODIFIED {
-        match length {
-            Some(length) => drop(parts.headers.insert(header::CONTENT_LENGTH, length.into())),
-            None => drop(parts.headers.remove(header::CONTENT_LENGTH)),
-        }
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
     } else {
         // It tells what a GET would have brought, if it tells one number.
         let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
@@ -326,7 +248,7 @@ mod tests {
             if let Some(length) = length {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(length));
             }
-            frame_response(&mut parts, Some(3), head_only);
+            frame_response(&mut parts, 3, head_only);
             parts.headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
         };
         assert_eq!(frame(200, Some("99"), false).as_deref(), Some("3"));

@@ -85,8 +85,7 @@ fn answer_whole(
     config: &Config,
 ) {
     let line = LogLine::start(request.method(), request.uri());
-    let result = catch_unwind(AssertUnwindSafe(|| whole::call(service, request, config.max_body, &ticket)))
-        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked")));
+    let result = survive(|| whole::call(service, request, config.max_body, &ticket));
     if let Err(failure) = &result
         && failure.kind() == FailureKind::BadRequest
     {
@@ -103,6 +102,21 @@ fn answer_whole(
     if !ticket.answer(envelope) {
         debug!("dropped an answer: its session was over");
     }
+}
+
+/// Calls a service: its panic is one failed answer.
+pub(super) fn survive<R, E: From<Failure>>(call: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked").into()))
+}
+
+/// Refuses an interim response where a final one should be.
+pub(super) fn refuse_interim(status: StatusCode) -> Result<(), Failure> {
+    if status.is_informational() {
+        let text = format!("it answered with the interim status {} alone", status.as_u16());
+        return Err(Failure::new(FailureKind::Protocol, text));
+    }
+    Ok(())
 }
 
 /// What an `error` envelope begins with.

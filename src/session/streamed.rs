@@ -1,17 +1,16 @@
 //! A request that is a stream: its body is read as it comes, and its response leaves as it comes.
 
 use std::io::{self, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, request};
 use log::debug;
 
 use super::Config;
-use super::job::{InFlight, LogLine};
+use super::job::{InFlight, LogLine, refuse_interim, survive};
 use crate::admission::Refusal;
 use crate::headers::remove_hop_by_hop;
-use crate::http1::{has_no_body, has_token};
+use crate::http1::{has_no_body, has_token, number};
 use crate::mux::{Stream, StreamError};
 use crate::protocol::mux::{DataBuffer, Reset, ResetCode, encode_response_head};
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
@@ -79,13 +78,7 @@ impl Streamed {
         let line = LogLine::start(&head.method, &head.uri);
         let method = head.method.clone();
         let result = request(head, &stream, end, config).and_then(|(request, upgrade)| {
-            let call = || -> Result<_, Broken> {
-                let response = service.call(request)?;
-                respond(&stream, &method, response, upgrade)
-            };
-            catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-                Err(Broken::Failed(Failure::new(FailureKind::Internal, "the service panicked")))
-            })
+            survive(|| respond(&stream, &method, service.call(request)?, upgrade))
         });
         let counters = in_flight.counters();
         match result {
@@ -146,9 +139,8 @@ fn request(
     remove_hop_by_hop(headers);
     headers.remove(header::EXPECT);
     headers.remove(HTTP2_SETTINGS);
-    if let Some(protocol) = protocol {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, protocol);
+    if upgrade {
+        set_upgrade(headers, protocol);
     }
     let stated = stated_length(headers).map_err(Broken::Refused)?;
     let body = if end {
@@ -180,11 +172,16 @@ fn wanted_protocol(head: &request::Parts) -> Option<HeaderValue> {
     (asks && !http2 && !headers.contains_key(header::CONTENT_LENGTH)).then(|| protocol.clone())
 }
 
+/// Puts back what removing hop-by-hop headers takes from an upgrade.
+fn set_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    protocol.map(|protocol| headers.insert(header::UPGRADE, protocol));
+}
+
 fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(None) };
-    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    match digits.and_then(|text| text.parse().ok()).filter(|_| lengths.next().is_none()) {
+    match number(length).filter(|_| lengths.next().is_none()) {
         Some(length) => Ok(Some(length)),
         None => Err(Refusal::BadRequest("Content-Length is not one number".into())),
     }
@@ -200,15 +197,13 @@ fn respond(
     let (mut parts, mut body) = response.into_parts();
     let status = parts.status;
     let switched = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
-    if status.is_informational() && !switched {
-        let text = format!("it answered with the interim status {} alone", status.as_u16());
-        return Err(Broken::Failed(Failure::new(FailureKind::Protocol, text)));
+    if !switched {
+        refuse_interim(status)?;
     }
     let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| switched);
     remove_hop_by_hop(&mut parts.headers);
     if switched {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        protocol.map(|protocol| parts.headers.insert(header::UPGRADE, protocol));
+        set_upgrade(&mut parts.headers, protocol);
     }
     let empty = *method == Method::HEAD || (has_no_body(status) && !switched);
     if !empty {
@@ -230,9 +225,7 @@ fn respond(
     }
     if let Some(bytes) = body.as_bytes() {
         let sent = stream.send_head_with(head.into(), bytes)?;
-        if sent < bytes.len() {
-            stream.send_all(&bytes[sent..], true)?;
-        }
+        stream.send_rest(&bytes[sent..])?;
         return Ok((status, bytes.len()));
     }
     stream.send_head(head.into(), false)?;

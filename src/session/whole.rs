@@ -3,11 +3,13 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use http::header::{self, HeaderMap};
-use http::{Method, StatusCode};
 
+use super::job::refuse_interim;
 use super::outbox::{Ticket, Watch};
 use crate::headers::remove_hop_by_hop;
+use crate::http1::has_no_body;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 
 /// How long a response's body may take in any case. Nobody sees any of it before all of it is there, and
@@ -32,7 +34,7 @@ pub(super) fn call(
     let (mut parts, body) = service.call(request)?.into_parts();
     check(&parts)?;
     remove_hop_by_hop(&mut parts.headers);
-    if head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if head || has_no_body(parts.status) {
         return Ok((parts, Vec::new()));
     }
     let length = body.length();
@@ -60,10 +62,7 @@ fn prepare(request: &mut Request) {
 
 /// Refuses what is not one whole response.
 fn check(parts: &http::response::Parts) -> Result<(), Failure> {
-    if parts.status.is_informational() {
-        let text = format!("it answered with the interim status {} alone", parts.status.as_u16());
-        return Err(Failure::new(FailureKind::Protocol, text));
-    }
+    refuse_interim(parts.status)?;
     if is_event_stream(&parts.headers) {
         let text = "it answered with server-sent events, which have no end and do not fit into one message";
         return Err(Failure::new(FailureKind::Protocol, text));

@@ -241,6 +241,13 @@ impl DataBuffer {
         DataBuffer(vec![0; HEADER + size])
     }
 
+    /// A buffer that holds these bytes.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut buffer = DataBuffer::new(bytes.len());
+        buffer.space().copy_from_slice(bytes);
+        buffer
+    }
+
     /// Where the body goes.
     pub fn space(&mut self) -> &mut [u8] {
         &mut self.0[HEADER..]

@@ -1,7 +1,5 @@
 //! The HTTP/1.1 head in a HEAD frame.
 
-use http::Response;
-
 use crate::http1::{HEADERS_MAX, write_response_head};
 
 /// More headers than are forwarded, so that a head with too many of them is still read, and refused by name.
@@ -24,7 +22,7 @@ impl<'a> RequestHead<'a> {
         if bytes.len() > super::HEAD_MAX {
             return Err("a head that is too large");
         }
-        let mut headers = vec![httparse::EMPTY_HEADER; READ_MAX];
+        let mut headers = [httparse::EMPTY_HEADER; READ_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         match parsed.parse(bytes) {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
@@ -41,13 +39,4 @@ pub fn encode_response_head(parts: &http::response::Parts) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     write_response_head(&mut bytes, parts);
     bytes
-}
-
-/// Reads a response's head, which must be all of `bytes`, or says what is wrong with it.
-pub fn parse_response_head(bytes: &[u8]) -> Result<Response<()>, &'static str> {
-    // The framing is the tunnel's own, so the method that was asked with is of no account.
-    match crate::http1::ResponseHead::parse(bytes, &http::Method::HEAD) {
-        Ok(Some((length, head))) if length == bytes.len() => Ok(head.response),
-        _ => Err("a head that cannot be read"),
-    }
 }
