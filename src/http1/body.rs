@@ -182,6 +182,10 @@ impl Decoder {
 
 fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Invalid> {
     const UNREADABLE: Invalid = Invalid::Framing("a chunk size cannot be read");
+    // httparse takes a line without a digit for a size of 0.
+    if input.first().is_some_and(|first| !first.is_ascii_hexdigit()) {
+        return Err(UNREADABLE);
+    }
     match httparse::parse_chunk_size(input) {
         Ok(Status::Complete((length, size))) => {
             // Extensions are not looked at; a line end in one would be seen by some and not by others.
@@ -267,7 +271,16 @@ mod tests {
         assert_eq!(limited.decode(b"3\r\nabc\r\n2\r\n", 3), Ok(Step { skip: 3, take: 3 }));
         assert_eq!(limited.decode(b"\r\n2\r\n", 3), Err(Invalid::TooLarge));
         assert_eq!(Decoder::limited(Framing::Length(5), 4).unwrap_err(), Invalid::TooLarge);
-        for input in [&b"x\r\n"[..], b"3\r\nabcd\r\n", b"1;\x01\r\na\r\n", b"0\r\n bad\r\n\r\n", &long] {
+        for input in [
+            &b"x\r\n"[..],
+            b"3\r\nabcd\r\n",
+            b"1;\x01\r\na\r\n",
+            b"\r\n\r\n",
+            b";x\r\n\r\n",
+            b" \r\n\r\n",
+            b"0\r\n bad\r\n\r\n",
+            &long,
+        ] {
             assert!(decode(Framing::Chunked, input, 1000).is_err(), "{input:?}");
         }
     }

@@ -67,7 +67,7 @@ impl ResponseHead {
         let framing = framing(response.status(), response.headers(), method)?;
         let says = |token| has_token(response.headers(), &header::CONNECTION, token);
         let asked = if version == Version::HTTP_10 { says("keep-alive") } else { true };
-        let keep_alive = asked && !says("close") && framing != Framing::UntilEnd;
+        let keep_alive = asked && !says("close") && framing != Framing::UntilEnd && is_unambiguous(&response);
         Ok(Some((length, ResponseHead { response, framing, keep_alive })))
     }
 }
@@ -89,6 +89,17 @@ fn framing(status: StatusCode, headers: &HeaderMap, method: &Method) -> Result<F
         return Err(BadResponse::Invalid("more than one Content-Length"));
     }
     number(length).map(Framing::Length).ok_or(BadResponse::Invalid("Content-Length is not a number"))
+}
+
+/// Whether nobody could find another end of the response than [`framing`] does. Else what follows may be the
+/// rest of it (RFC 9112 §6.1, §6.3).
+fn is_unambiguous(response: &Response<()>) -> bool {
+    let length = response.headers().get(header::CONTENT_LENGTH);
+    let coded = response.headers().contains_key(header::TRANSFER_ENCODING);
+    if response.status() == StatusCode::NO_CONTENT {
+        return !coded && length.is_none_or(|length| number(length) == Some(0));
+    }
+    !coded || (length.is_none() && response.version() == Version::HTTP_11)
 }
 
 /// Statuses whose responses never have a body (RFC 9112 §6.3).
@@ -115,8 +126,21 @@ mod tests {
                 "Transfer-Encoding: Chunked\r\nContent-Length: 5\r\n",
                 Method::GET,
                 Framing::Chunked,
-                true,
+                false,
             ),
+            ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n", Method::GET, Framing::Chunked, true),
+            ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n", Method::HEAD, Framing::Length(0), true),
+            (
+                "HTTP/1.0 200 OK",
+                "Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n",
+                Method::GET,
+                Framing::Chunked,
+                false,
+            ),
+            ("HTTP/1.1 204 ", "", Method::GET, Framing::Length(0), true),
+            ("HTTP/1.1 204 ", "Content-Length: 0\r\n", Method::GET, Framing::Length(0), true),
+            ("HTTP/1.1 204 ", "Content-Length: 5\r\n", Method::GET, Framing::Length(0), false),
+            ("HTTP/1.1 204 ", "Transfer-Encoding: chunked\r\n", Method::GET, Framing::Length(0), false),
             ("HTTP/1.1 200 OK", "", Method::GET, Framing::UntilEnd, false),
             (
                 "HTTP/1.1 200 OK",
