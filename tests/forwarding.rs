@@ -254,6 +254,79 @@ fn endless_heads_and_bodies_have_a_limit() {
     assert_eq!(failure.kind(), FailureKind::TooLarge, "{failure}");
 }
 
+#[test]
+fn what_we_cut_ourselves_never_looks_whole() {
+    /// A server whose answer has no length, and goes on until the connection ends.
+    fn endless() -> SocketAddr {
+        serve(|mut socket| {
+            let _ = socket.read(&mut [0; 100]);
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while socket.write_all(&[b'x'; 1000]).is_ok() {}
+        })
+    }
+    let copy = |response: Response| std::io::copy(&mut response.into_body(), &mut std::io::sink());
+
+    let interrupted = origin(endless());
+    let response = interrupted.call(get("/")).unwrap();
+    interrupted.interrupt();
+    assert!(copy(response).is_err());
+
+    let cancellation = Cancellation::default();
+    let mut cancelled = get("/");
+    cancelled.extensions_mut().insert(cancellation.clone());
+    let response = origin(endless()).call(cancelled).unwrap();
+    cancellation.cancel();
+    assert!(copy(response).is_err());
+
+    for ending in ["fails", "panics"] {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let body = Body::from_reader(Ends(Some(wait), ending), None);
+        let response = origin(endless()).call(request("POST", "/", &[], body)).unwrap();
+        drop(go);
+        assert!(copy(response).is_err(), "{ending}");
+    }
+
+    let timeouts = Timeouts { idle: SHORT, ..Timeouts::default() };
+    let stalls = origin_at(&format!("http://{}", endless()), timeouts);
+    let response = stalls.call(request("POST", "/", &[], big())).unwrap();
+    let error = copy(response).unwrap_err();
+    assert!(error.to_string().contains("stopped reading"), "{error}");
+}
+
+/// A request's body that has a byte, and ends badly when the test says so.
+struct Ends(Option<std::sync::mpsc::Receiver<()>>, &'static str);
+
+impl Read for Ends {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(wait) = self.0.take() else { return Err(std::io::ErrorKind::ConnectionReset.into()) };
+        let _ = wait.recv();
+        assert!(self.1 != "panics", "this body is meant to panic");
+        buffer[0] = b'x';
+        Ok(1)
+    }
+}
+
+#[test]
+fn a_body_whose_reader_panics_ends_its_call() {
+    let address = serve(|mut socket| drop(socket.read_to_end(&mut Vec::new())));
+    let body = Body::from_reader(Ends(Some(std::sync::mpsc::channel().1), "panics"), None);
+    let failure = origin(address).call(request("POST", "/", &[], body)).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::Internal, "{failure}");
+}
+
+#[test]
+fn after_an_interim_response_the_answer_may_take_as_long_as_before() {
+    let address = serve(|mut socket| {
+        let _ = socket.read(&mut [0; 100]);
+        let _ = socket.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n");
+        // Slow for an idle timeout of nothing, fast for the response timeout.
+        thread::sleep(SHORT);
+        let _ = socket.write_all(&ok("at last"));
+    });
+    let timeouts = Timeouts { idle: Duration::ZERO, ..Timeouts::default() };
+    assert_eq!(read(origin_at(&format!("http://{address}"), timeouts).call(get("/"))).unwrap(), "at last");
+}
+
 // ------------------------------------------------------------------------------------------- early answers
 
 fn big() -> Body {
@@ -588,6 +661,25 @@ fn a_request_is_not_sent_again_once_a_byte_of_its_answer_has_come() {
     assert_eq!(read(origin.call(get("/"))).unwrap(), "x");
     assert!(origin.call(get("/")).is_err());
     assert_eq!(log.connections(), [0, 0]);
+}
+
+#[test]
+fn a_connection_on_which_more_may_follow_is_not_used_again() {
+    for answer in [
+        "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let (address, log) = serve_plan(move |number, mut socket, log| {
+            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            while log.read(number, &mut reader) && socket.write_all(answer.as_bytes()).is_ok() {}
+        });
+        let origin = origin(address);
+        assert_eq!(read(origin.call(get("/"))).unwrap(), "");
+        assert_eq!(read(origin.call(get("/"))).unwrap(), "");
+        assert_eq!(log.connections(), [0, 1], "{answer}");
+    }
 }
 
 #[test]

@@ -33,9 +33,6 @@ const RATE_MIN: u64 = 16 << 10;
 /// out, so that it reads the response before it learns of the end.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 1 << 20);
 
-/// After each of these many bytes it is looked whether a client reads fast enough.
-const PACED_STEP: usize = 64 << 10;
-
 /// A body is read in pieces of this size.
 const PIECE: usize = 16 << 10;
 
@@ -191,14 +188,7 @@ pub struct Output(WriteHalf);
 impl Output {
     /// Sends bytes as they are, no slower than a transfer may be.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let start = (bytes.len() > PACED_STEP).then(Instant::now);
-        for step in bytes.chunks(PACED_STEP) {
-            self.0.send_all(step)?;
-            if start.is_some_and(|start| start.elapsed() > time_for(bytes.len())) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
+        self.0.send_all_until(bytes, Some(Instant::now() + time_for(bytes.len())))
     }
 
     /// The writing half of the socket.

@@ -55,7 +55,7 @@ pub(super) enum Broken {
     /// The server closed the connection, or it failed.
     Closed { received: bool, error: io::Error },
     /// The server was too slow.
-    Stalled { received: bool },
+    Stalled { begun: bool },
     /// What came is no response.
     BadResponse(BadResponse),
     /// There is something wrong with the request's body.
@@ -71,11 +71,11 @@ impl Broken {
 
     pub(super) fn explain(self, timeouts: &Timeouts) -> Failure {
         let (kind, text) = match self {
-            Broken::Stalled { received: false } => (
+            Broken::Stalled { begun: false } => (
                 FailureKind::Timeout,
                 format!("it did not answer within {:?} (see --response-timeout)", timeouts.response),
             ),
-            Broken::Stalled { received: true } => (
+            Broken::Stalled { begun: true } => (
                 FailureKind::Timeout,
                 format!("its answer stalled for {:?} (see --idle-timeout)", timeouts.idle),
             ),
@@ -123,13 +123,16 @@ impl Connection {
         if separate && sent.is_ok() {
             upload = self.start_upload(&mut body, None)?;
         }
-        let head =
+        let all_sent = sent.is_ok();
+        let mut head =
             self.wait_for_head(method, upload.as_ref(), timeouts).map_err(|broken| match (broken, sent) {
                 (Broken::Closed { received: false, .. }, Err(error)) => {
                     Broken::Closed { received: false, error }
                 }
                 (broken, _) => broken,
             })?;
+        // What the server still waits for would be taken out of the next request.
+        head.keep_alive &= all_sent;
         if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if !upgrade {
                 return Err(Broken::BadResponse(BadResponse::Invalid("it changes the protocol unasked")));
@@ -178,12 +181,13 @@ impl Connection {
                 }
                 continue;
             }
-            let wait = if received { timeouts.idle } else { timeouts.response };
+            let begun = !self.input.unread().is_empty();
+            let wait = if begun { timeouts.idle } else { timeouts.response };
             match self.patiently(wait, upload, Input::fill) {
                 Ok(1..) => received = true,
                 Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(Broken::Stalled { received });
+                    return Err(Broken::Stalled { begun });
                 }
                 Err(error) => return Err(closed(upload, received, error)),
             }
@@ -205,7 +209,12 @@ impl Connection {
                 (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
                 // It has limits of its own.
                 (Err(_), Some(upload::State::Sending)) => left = wait,
-                (Err(_), Some(upload::State::Sent(at))) if at.elapsed() < wait => left = wait - at.elapsed(),
+                (Err(_), Some(upload::State::Sent(at))) => {
+                    left = wait.saturating_sub(at.elapsed());
+                    if left.is_zero() {
+                        return result;
+                    }
+                }
                 _ => return result,
             }
         }

@@ -40,13 +40,13 @@ impl Timeouts {
     /// Longer than anybody means it, and short enough for the clock: 24 h.
     pub const MAX: Duration = Duration::from_secs(24 * 3600);
 
+    /// The shortest that a socket can be told: 1 ms.
+    pub const MIN: Duration = Duration::from_millis(1);
+
     fn clamped(self) -> Self {
+        let clamp = |timeout: Duration| timeout.clamp(Self::MIN, Self::MAX);
         let Timeouts { connect, response, idle } = self;
-        Timeouts {
-            connect: connect.min(Self::MAX),
-            response: response.min(Self::MAX),
-            idle: idle.min(Self::MAX),
-        }
+        Timeouts { connect: clamp(connect), response: clamp(response), idle: clamp(idle) }
     }
 }
 
@@ -61,7 +61,7 @@ impl Default for Timeouts {
 ///
 /// A request with an `Upgrade` header asks the server to change to another protocol (RFC 9110 §7.8). When it
 /// does, the response has status 101, its body is what the server says in that protocol, and the request's
-/// body is what it is told.
+/// body is what it is told. When it does not, the request's body is not sent.
 pub struct Origin {
     local: LocalUrl,
     host: Option<HeaderValue>,
@@ -73,7 +73,8 @@ pub struct Origin {
 
 impl Origin {
     /// Forwards to the server at `local`. `host` replaces each request's `Host` header; `tls` is needed
-    /// exactly when the URL is secure. No time-out is longer than [`Timeouts::MAX`].
+    /// exactly when the URL is secure. Time-outs are taken for no shorter than [`Timeouts::MIN`] and no longer
+    /// than [`Timeouts::MAX`].
     pub fn new(
         local: LocalUrl,
         host: Option<HeaderValue>,
@@ -158,8 +159,10 @@ impl Origin {
         let deadline = Instant::now() + self.timeouts.connect;
         let socket = self.open(deadline).map_err(|error| self.unreachable(error))?;
         let id = self.connections.next_id();
-        let connection = Connection::new(id, socket, &self.timeouts)
-            .map_err(|error| self.unreachable(DialError::Upgrade(error)))?;
+        let connection = Connection::new(id, socket, &self.timeouts).map_err(|error| {
+            let text = format!("the connection to {} failed at once: {error}", self.local);
+            Failure::new(FailureKind::Unreachable, text)
+        })?;
         if self.connections.begin(id, &connection.closer) { Ok(connection) } else { Err(given_up()) }
     }
 
@@ -294,12 +297,14 @@ impl ResponseBody {
     fn finish(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let id = connection.id;
+        // What a cancellation would end is over.
+        let is_wanted = self.cancellation.disarm();
         if !self.is_sent() {
             // The server has heard enough. Whoever sends it is waited for when the response is done with: until
             // then the client may not know that it need not send more.
             connection.closer.close();
             self.connections.end(id);
-        } else if connection.take_back(self.upload.take()) && self.keep_alive && self.cancellation.disarm() {
+        } else if connection.take_back(self.upload.take()) && self.keep_alive && is_wanted {
             self.connections.put(connection);
         } else {
             self.connections.end(id);
@@ -314,6 +319,7 @@ impl ResponseBody {
     fn explain(&self, error: io::Error) -> io::Error {
         match (error.kind(), self.upload.as_ref().map(Upload::state)) {
             (_, Some(upload::State::Failed(failure))) => io::Error::other(failure),
+            _ if self.connections.are_stopped() => io::Error::other(given_up()),
             (io::ErrorKind::TimedOut, _) => {
                 let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
                 io::Error::other(Failure::new(FailureKind::Timeout, text))

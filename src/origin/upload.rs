@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::http1::Framing;
 use crate::http1::body::{LAST_CHUNK, chunk_head};
 use crate::link::{Closer, WriteHalf};
-use crate::service::{Body, Failure};
+use crate::service::{Body, Failure, FailureKind};
 
 /// What is sent at once.
 const PIECE: usize = 64 << 10;
@@ -54,12 +54,10 @@ impl Upload {
         let state = Arc::new(Mutex::new(State::Sending));
         let shared = state.clone();
         let run = move || {
-            let outcome = send(&mut half, &mut body, framing);
-            let failed = matches!(outcome, State::Failed(_));
-            *lock(&shared) = outcome;
-            if failed {
-                closer.close();
-            }
+            // Of what happens when the body's reader panics.
+            let mut outcome = Outcome { shared, closer, state: State::Failed(panicked()) };
+            outcome.state = send(&mut half, &mut body, framing);
+            drop(outcome);
             half
         };
         let thread = thread::Builder::new().name("upload".to_owned()).stack_size(STACK).spawn(run)?;
@@ -75,6 +73,28 @@ impl Upload {
         // A body whose reader panics has been reported by the panic hook.
         self.thread.join().ok()
     }
+}
+
+/// Tells how the sending ended, when it is dropped.
+struct Outcome {
+    shared: Arc<Mutex<State>>,
+    closer: Closer,
+    state: State,
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        let failed = matches!(self.state, State::Failed(_));
+        *lock(&self.shared) = self.state.clone();
+        // Only now: whoever reads and finds the connection closed looks for the reason.
+        if failed {
+            self.closer.close();
+        }
+    }
+}
+
+fn panicked() -> Failure {
+    Failure::new(FailureKind::Internal, "the reader of the request's body panicked")
 }
 
 fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> State {

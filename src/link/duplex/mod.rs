@@ -11,7 +11,7 @@ mod tls;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
@@ -30,6 +30,7 @@ pub struct Socket {
     #[cfg(feature = "tls")]
     tls: Option<tls::Reading>,
     write: Option<WriteHalf>,
+    closed: Arc<AtomicBool>,
     heard: Arc<Heard>,
     deadline: Option<Instant>,
 }
@@ -66,15 +67,20 @@ impl Heard {
     }
 }
 
-/// Ends a connection from any thread: blocked reads and writes return at once.
+/// Ends a connection from any thread: blocked reads and writes return at once, with an error.
 #[derive(Debug, Clone)]
-pub struct Closer(Arc<TcpStream>);
+pub struct Closer {
+    tcp: Arc<TcpStream>,
+    /// What is read as the end after this is none of the other side's.
+    closed: Arc<AtomicBool>,
+}
 
 impl Closer {
     /// Shuts both directions down.
     pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
         // An error means that it is closed already.
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.tcp.shutdown(Shutdown::Both);
     }
 }
 
@@ -95,6 +101,7 @@ impl Socket {
             #[cfg(feature = "tls")]
             tls: None,
             write: Some(write),
+            closed: Arc::default(),
             heard: Arc::new(Heard::new()),
             deadline: None,
         })
@@ -208,7 +215,7 @@ impl Socket {
 
     /// A handle that ends the connection.
     pub fn closer(&self) -> Closer {
-        Closer(self.tcp.clone())
+        Closer { tcp: self.tcp.clone(), closed: self.closed.clone() }
     }
 
     /// Where the other end is.
@@ -239,8 +246,10 @@ impl Socket {
             self.tcp.set_read_timeout(Some(time_left(deadline)?))?;
         }
         let read = retry(|| (&*self.tcp).read(buffer))?;
-        if read > 0 {
-            self.heard.now();
+        match read {
+            0 if self.closed.load(Ordering::SeqCst) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            0 => {}
+            _ => self.heard.now(),
         }
         Ok(read)
     }
@@ -319,8 +328,16 @@ impl WriteHalf {
     }
 
     /// Writes all of it, or fails with [`io::ErrorKind::TimedOut`] when it makes no progress.
-    pub fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_all_until(bytes, None)
+    }
+
+    /// The same, no longer than until `deadline`, and then not much longer than a write may make no progress.
+    pub fn send_all_until(&mut self, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
         while !bytes.is_empty() {
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             match self.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
