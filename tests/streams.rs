@@ -3,15 +3,15 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID};
+use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, read_request, serve};
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
-    Agent, Backoff, Body, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Request, Response,
-    Service, Status,
+    Agent, Backoff, Body, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Origin, Request,
+    Response, Service, Status, Timeouts,
 };
 
 const HEAD: u8 = 1;
@@ -255,6 +255,38 @@ fn an_upgrade_carries_bytes_both_ways() {
     send(&mut session, DATA, END, 1, "bye");
     expect(&mut session, DATA, OPEN, 1, "bye");
     expect(&mut session, DATA, END, 1, "");
+    stop(handle);
+}
+
+#[test]
+fn an_upgraded_server_that_breaks_off_ends_its_stream() {
+    let gateway = ScriptedGateway::start();
+    let address = serve(|mut socket| {
+        read_request(&mut BufReader::new(socket.try_clone().unwrap()));
+        let _ = socket.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\nhi");
+        // Closing with a byte unread resets the connection.
+        let _ = socket.peek(&mut [0]);
+    });
+    let local = format!("http://{address}").parse().unwrap();
+    let origin = Origin::new(local, None, None, Timeouts::default());
+    let (handle, mut session) = start(&gateway, origin);
+    send(
+        &mut session,
+        HEAD,
+        OPEN,
+        1,
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n",
+    );
+    assert!(next(&mut session).text().starts_with("HTTP/1.1 101 "));
+    send(&mut session, DATA, OPEN, 1, "hello");
+    // What the server said may come first.
+    let reset = loop {
+        let frame = next(&mut session);
+        if frame.kind != DATA {
+            break frame;
+        }
+    };
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 1, 4));
     stop(handle);
 }
 

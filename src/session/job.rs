@@ -104,10 +104,13 @@ fn answer_whole(
     }
 }
 
+/// What a panic in a service is called.
+pub(super) const PANICKED: &str = "the service panicked";
+
 /// Calls a service: its panic is one failed answer.
 pub(super) fn survive<R, E: From<Failure>>(call: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
     catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, "the service panicked").into()))
+        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, PANICKED).into()))
 }
 
 /// Refuses an interim response where a final one should be.

@@ -3,11 +3,11 @@
 use std::io::{self, Read};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, request};
+use http::{Method, StatusCode, request, response};
 use log::debug;
 
 use super::Config;
-use super::job::{InFlight, LogLine, refuse_interim, survive};
+use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
 use crate::admission::Refusal;
 use crate::headers::remove_hop_by_hop;
 use crate::http1::{has_no_body, has_token, number};
@@ -33,17 +33,15 @@ pub(crate) struct Streamed {
 /// Why there is no complete response.
 #[derive(Debug)]
 enum Broken {
-    /// The service failed.
+    /// The service failed, or the stream is over or does not move.
     Failed(Failure),
     /// The request itself is at fault.
     Refused(Refusal),
-    /// The stream is over, or does not move.
-    Stream(StreamError),
 }
 
 impl From<StreamError> for Broken {
     fn from(error: StreamError) -> Self {
-        Broken::Stream(error)
+        Broken::Failed(Failure::new(FailureKind::Timeout, error.to_string()))
     }
 }
 
@@ -96,13 +94,8 @@ impl Streamed {
                 refuse(&stream, &refusal);
             }
             Err(Broken::Failed(failure)) => {
-                stream.reset(Reset::new(reset_code(failure.kind()), failure.to_string()));
+                stream.reset(reset(&failure));
                 line.finish(&Err(failure));
-                counters.request_answered(false);
-            }
-            Err(Broken::Stream(error)) => {
-                stream.reset(Reset::new(ResetCode::Timeout, error.to_string()));
-                line.finish(&Err(Failure::new(FailureKind::Timeout, error.to_string())));
                 counters.request_answered(false);
             }
         }
@@ -115,15 +108,16 @@ pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
     let _ = respond(stream, &Method::GET, refusal.response(), false);
 }
 
-fn reset_code(kind: FailureKind) -> ResetCode {
-    match kind {
+fn reset(failure: &Failure) -> Reset {
+    let code = match failure.kind() {
         FailureKind::Unreachable => ResetCode::Unreachable,
         FailureKind::Timeout => ResetCode::Timeout,
         FailureKind::Truncated => ResetCode::Truncated,
         FailureKind::TooLarge => ResetCode::TooLarge,
         FailureKind::Protocol => ResetCode::Protocol,
         FailureKind::BadRequest | FailureKind::Internal => ResetCode::Internal,
-    }
+    };
+    Reset::new(code, failure.to_string())
 }
 
 /// Makes the service's request of what came. The second value tells whether it asks for another protocol.
@@ -194,7 +188,36 @@ fn respond(
     response: Response,
     upgrade: bool,
 ) -> Result<(StatusCode, usize), Broken> {
-    let (mut parts, mut body) = response.into_parts();
+    let (parts, mut body) = response.into_parts();
+    // Goes before the body does.
+    let mut unfinished = Unfinished(stream, Some(Reset::new(ResetCode::Internal, PANICKED)));
+    let result = pass_on(stream, method, parts, &mut body, upgrade);
+    unfinished.1 = match &result {
+        Err(Broken::Failed(failure)) => Some(reset(failure)),
+        Ok(_) | Err(Broken::Refused(_)) => None,
+    };
+    result
+}
+
+/// Resets the stream of a response that has failed, before its body is dropped: that may wait for whoever
+/// reads the request's body, who waits for the stream.
+struct Unfinished<'a>(&'a Stream, Option<Reset>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(reset) = self.1.take() {
+            self.0.reset(reset);
+        }
+    }
+}
+
+fn pass_on(
+    stream: &Stream,
+    method: &Method,
+    mut parts: response::Parts,
+    body: &mut Body,
+    upgrade: bool,
+) -> Result<(StatusCode, usize), Broken> {
     let status = parts.status;
     let switched = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
     if !switched {
@@ -229,7 +252,7 @@ fn respond(
         return Ok((status, bytes.len()));
     }
     stream.send_head(head.into(), false)?;
-    Ok((status, copy(stream, &mut body)?))
+    Ok((status, copy(stream, body)?))
 }
 
 fn copy(stream: &Stream, body: &mut Body) -> Result<usize, Broken> {
