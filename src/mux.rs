@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tungstenite::Bytes;
 
 use crate::protocol::mux::{
-    DataBuffer, Event, Limits, Over, Read as WasRead, Reset, ResetCode, Side, Streams, Violation,
+    DataBuffer, Event, Limits, OpenError, Over, Read as WasRead, Reset, ResetCode, Side, Streams, Violation,
 };
 use crate::service::{Cancellation, Failure, FailureKind};
 
@@ -27,8 +27,7 @@ pub struct Mux {
 }
 
 struct State {
-    /// `None` when the connection is over.
-    streams: Option<Streams<Attached>>,
+    streams: Streams<Attached>,
     /// The writer has seen that there is nothing to send, and is to be told when there is.
     writer_waits: bool,
 }
@@ -55,8 +54,6 @@ struct Shared {
 pub enum StreamError {
     /// It is over.
     Over(Over),
-    /// The connection is.
-    Lost,
     /// The other side sends nothing, or grants no window.
     TimedOut,
 }
@@ -68,7 +65,7 @@ impl fmt::Display for StreamError {
             StreamError::Over(Over::ByPeer(reset) | Over::ByUs(reset)) => {
                 write!(f, "the stream was reset: {reset}")
             }
-            StreamError::Lost => f.write_str("the connection is over"),
+            StreamError::Over(Over::Lost) => f.write_str("the tunnel's connection was lost"),
             StreamError::TimedOut => f.write_str("the other side of the tunnel stalled"),
         }
     }
@@ -85,7 +82,7 @@ impl From<Over> for StreamError {
 impl Mux {
     /// For a new connection. `wake` is called, without a lock, when there is something to send again.
     pub fn new(side: Side, limits: Limits, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        let state = State { streams: Some(Streams::new(side, limits)), writer_waits: true };
+        let state = State { streams: Streams::new(side, limits), writer_waits: true };
         Arc::new(Mux { state: Mutex::new(state), wake: Box::new(wake) })
     }
 
@@ -104,19 +101,23 @@ impl Mux {
     }
 
     /// Does something that may leave something to send, or let the connection end.
-    fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> Option<R> {
+    fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> R {
         let mut state = self.state();
-        let result = act(state.streams.as_mut()?);
+        let result = act(&mut state.streams);
         self.wake(state);
-        Some(result)
+        result
     }
 
     /// Takes a message that was received. A stream that it opens is to be [accepted](Self::accept) or
     /// [refused](Self::refuse).
     pub fn receive(&self, message: &Bytes) -> Result<Event, Violation> {
         let mut state = self.state();
-        let Some(streams) = &mut state.streams else { return Ok(Event::Nothing) };
+        let streams = &mut state.streams;
         let event = streams.receive(message)?;
+        if let Event::GoAway { .. } = event {
+            // Some of them may be over.
+            streams.all_attached().for_each(|attached| attached.changed.notify_all());
+        }
         let (Event::Changed(stream) | Event::Reset(stream)) = event else { return Ok(event) };
         let attached = streams.attached(stream);
         attached.inspect(|attached| attached.changed.notify_all());
@@ -131,10 +132,9 @@ impl Mux {
     /// The next message to send. When there is none, the writer will be woken.
     pub fn next_message(&self) -> Option<Bytes> {
         let mut state = self.state();
-        let streams = state.streams.as_mut()?;
-        match streams.next_message() {
+        match state.streams.next_message() {
             Some((message, roomier)) => {
-                if let Some(attached) = roomier.and_then(|stream| streams.attached(stream)) {
+                if let Some(attached) = roomier.and_then(|stream| state.streams.attached(stream)) {
                     attached.changed.notify_all();
                 }
                 Some(message)
@@ -149,16 +149,24 @@ impl Mux {
     /// Wakes the writer when something was left to send, a window, say.
     fn wake_for_output(&self) {
         let state = self.state();
-        if state.streams.as_ref().is_some_and(|streams| !streams.is_idle()) {
+        if !state.streams.is_idle() {
             self.wake(state);
         }
+    }
+
+    /// Opens a stream for a request. With `end` it has no body; with `upgrade` it may end as an upgrade.
+    pub fn open(self: &Arc<Self>, head: Bytes, end: bool, upgrade: bool) -> Result<Stream, OpenError> {
+        let mut shared = Shared::new(self, 0);
+        let opened = self.act(|streams| streams.open(shared.attached(), head, end, upgrade));
+        shared.number = opened?;
+        Ok(Stream(Arc::new(shared)))
     }
 
     /// Takes on a stream.
     pub fn accept(self: &Arc<Self>, number: u32, end: bool) -> Option<Stream> {
         let stream = Shared::new(self, number);
-        self.act(|streams| streams.accept(number, stream.attached(), end))?;
-        Some(Stream(Arc::new(stream)))
+        let is_taken = self.act(|streams| streams.accept(number, stream.attached(), end));
+        is_taken.then(|| Stream(Arc::new(stream)))
     }
 
     /// Does not take on a stream.
@@ -173,26 +181,32 @@ impl Mux {
 
     /// Streams that are open.
     pub fn open_count(&self) -> usize {
-        self.state().streams.as_ref().map_or(0, Streams::open_count)
+        self.state().streams.open_count()
     }
 
     /// The last stream that was opened.
     pub fn last(&self) -> u32 {
-        self.state().streams.as_ref().map_or(0, Streams::last)
+        self.state().streams.last()
     }
 
     /// Bytes of control that wait to be sent.
     pub fn control_bytes(&self) -> usize {
-        self.state().streams.as_ref().map_or(0, Streams::control_bytes)
+        self.state().streams.control_bytes()
     }
 
-    /// The connection is over, and with it every stream.
+    /// The connection is over, and with it every stream that has not ended before.
     pub fn close(&self) {
-        let streams = self.state().streams.take();
-        for attached in streams.iter().flat_map(Streams::all_attached) {
-            attached.changed.notify_all();
-            attached.cancellation.cancel();
-        }
+        let mut state = self.state();
+        let lost = state.streams.lose();
+        let attached = lost.iter().filter_map(|stream| state.streams.attached(*stream));
+        let cancelled: Vec<_> = attached
+            .map(|attached| {
+                attached.changed.notify_all();
+                attached.cancellation.clone()
+            })
+            .collect();
+        drop(state);
+        cancelled.iter().for_each(Cancellation::cancel);
     }
 }
 
@@ -228,8 +242,7 @@ impl Stream {
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut state = self.0.mux.state();
         loop {
-            let streams = state.streams.as_mut().ok_or(StreamError::Lost)?;
-            if let Some(found) = look(streams)? {
+            if let Some(found) = look(&mut state.streams)? {
                 return Ok(found);
             }
             let changed = &self.0.changed;
@@ -241,6 +254,11 @@ impl Stream {
                 }
             };
         }
+    }
+
+    /// Waits for the response's head, as long as `timeout` says.
+    pub fn head(&self, timeout: Duration) -> Result<Bytes, StreamError> {
+        self.wait(Some(timeout), |streams| Ok(streams.take_head(self.0.number)?))
     }
 
     /// Waits for bytes, as long as `timeout` says. `Ok(0)` is the end.
@@ -259,9 +277,11 @@ impl Stream {
         let number = self.0.number;
         let mut body = Vec::new();
         let mut state = self.0.mux.state();
-        let streams = state.streams.as_mut().filter(|streams| streams.is_complete(number))?;
+        if !state.streams.is_complete(number) {
+            return None;
+        }
         let mut buffer = [0; 4096];
-        while let Ok(WasRead::Bytes(read)) = streams.read(number, &mut buffer) {
+        while let Ok(WasRead::Bytes(read)) = state.streams.read(number, &mut buffer) {
             body.extend_from_slice(&buffer[..read]);
         }
         Some(body)
@@ -272,7 +292,7 @@ impl Stream {
         let number = self.0.number;
         let sent = self.0.mux.act(|streams| streams.send_head(number, head, end));
         self.notify();
-        Ok(sent.ok_or(StreamError::Lost)??)
+        Ok(sent?)
     }
 
     /// Sends a response's head and as much of its body as fits, in one go. Returns how much that was.
@@ -288,7 +308,7 @@ impl Stream {
             Ok::<_, Over>(length)
         });
         self.notify();
-        Ok(sent.ok_or(StreamError::Lost)??)
+        Ok(sent?)
     }
 
     /// Waits for room to send.
@@ -297,21 +317,32 @@ impl Stream {
         self.wait(Some(WINDOW_WAIT), |streams| Ok(Some(streams.capacity(number)?).filter(|room| *room > 0)))
     }
 
-    /// Sends the rest of a body, waiting for room as often as it takes, and the end with the last of it.
-    pub fn send_rest(&self, mut bytes: &[u8]) -> Result<(), StreamError> {
+    /// Sends bytes, waiting for room as often as it takes, and perhaps the end with the last of them.
+    pub fn send_all(&self, mut bytes: &[u8], end: bool) -> Result<(), StreamError> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(self.capacity()?.min(bytes.len()));
-            self.send(DataBuffer::copy_of(now), now.len(), later.is_empty())?;
+            self.send(DataBuffer::copy_of(now), now.len(), end && later.is_empty())?;
             bytes = later;
         }
         Ok(())
+    }
+
+    /// Sends the end of a body alone.
+    pub fn send_end(&self) -> Result<(), StreamError> {
+        self.send(DataBuffer::new(0), 0, true)
     }
 
     /// Sends the first `length` bytes of a buffer, for which there must be [room](Self::capacity).
     pub fn send(&self, buffer: DataBuffer, length: usize, end: bool) -> Result<(), StreamError> {
         let number = self.0.number;
         let sent = self.0.mux.act(|streams| streams.send_data(number, buffer, length, end));
-        Ok(sent.ok_or(StreamError::Lost)??)
+        Ok(sent?)
+    }
+
+    /// Waits for the end of the stream, and tells how it ended.
+    pub fn over(&self) -> StreamError {
+        let over = self.wait(None, |streams| Ok(streams.over(self.0.number)));
+        over.map_or_else(|error| error, StreamError::Over)
     }
 
     /// Ends the stream before its time.

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use tungstenite::Bytes;
 use tunnel_agent::protocol::mux::{
-    DataBuffer, Event, Frame, Limits, Over, Read, Reset, ResetCode, Side, Streams, Violation,
+    DataBuffer, Event, Frame, Limits, OpenError, Over, Read, Reset, ResetCode, Side, Streams, Violation,
 };
 
 const LIMITS: Limits = Limits { window: 16 << 10, max_streams: 4, max_frame: 1 << 10 };
@@ -311,11 +311,41 @@ fn what_a_stream_does_not_survive() {
 fn no_more_streams_are_opened_than_may_be() {
     let mut streams = gateway();
     for number in 1..=LIMITS.max_streams {
-        assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Some(number));
+        assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Ok(number));
     }
-    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), None);
+    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Err(OpenError::Full));
     receives(&mut streams, bytes(1, 1, 2, OK), Event::Changed(2));
-    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Some(LIMITS.max_streams + 1));
+    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Ok(LIMITS.max_streams + 1));
+}
+
+#[test]
+fn streams_that_an_agent_does_not_serve_any_more_are_refused() {
+    let mut streams = gateway();
+    for _ in 0..2 {
+        streams.open((), Bytes::from_static(GET), true, false).unwrap();
+    }
+    let event = Event::GoAway { last: 1, text: "stopping".to_owned() };
+    receives(&mut streams, bytes(5, 0, 1, b"stopping"), event);
+    assert!(matches!(streams.over(2), Some(Over::ByPeer(Reset { code: ResetCode::Refused, .. }))));
+    assert_eq!(streams.over(1), None);
+    receives(&mut streams, bytes(1, 1, 1, OK), Event::Changed(1));
+}
+
+#[test]
+fn a_lost_connection_ends_what_has_not_ended() {
+    let mut streams = gateway();
+    for _ in 0..2 {
+        streams.open((), Bytes::from_static(GET), true, false).unwrap();
+    }
+    receives(&mut streams, bytes(1, 0, 1, OK), Event::Changed(1));
+    receives(&mut streams, bytes(2, 1, 1, b"whole"), Event::Changed(1));
+    assert_eq!(streams.lose(), [2]);
+    assert_eq!(streams.take_head(1), Ok(Some(Bytes::from_static(OK))));
+    reads(&mut streams, 1, Ok(b"whole"));
+    assert_eq!(streams.take_head(2), Err(Over::Lost));
+    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Err(OpenError::Lost));
+    receives(&mut streams, bytes(2, 1, 2, b"late"), Event::Nothing);
+    assert_eq!((streams.next_message(), streams.is_idle(), streams.open_count()), (None, true, 0));
 }
 
 // ---------------------------------------------------------------------------------------------- properties
@@ -414,7 +444,7 @@ impl World {
     fn act(&mut self, act: &Act) {
         match *act {
             Act::Open => {
-                if self.gateway.streams.open((), Bytes::from_static(GET), false, true).is_some() {
+                if self.gateway.streams.open((), Bytes::from_static(GET), false, true).is_ok() {
                     self.gateway.add();
                     self.is_reset.push(false);
                 }
@@ -531,12 +561,14 @@ proptest! {
         let mut streams = if is_gateway { gateway() } else { agent() };
         if is_gateway {
             for _ in 0..3 {
-                streams.open((), Bytes::from_static(GET), false, false);
+                let _ = streams.open((), Bytes::from_static(GET), false, false);
             }
         }
         for (kind, flags, stream, payload) in messages {
             match streams.receive(&bytes(kind, flags, stream, &payload)) {
-                Ok(Event::Opened { stream, end, .. }) => streams.accept(stream, (), end),
+                Ok(Event::Opened { stream, end, .. }) => {
+                    streams.accept(stream, (), end);
+                }
                 Ok(_) => {}
                 Err(Violation(what)) => prop_assert!(!what.is_empty()),
             }

@@ -7,16 +7,18 @@
 pub mod body;
 mod head;
 mod input;
+mod output;
 mod response;
 mod server;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 pub use self::body::{Decoder, Framing};
 pub use self::head::{Head, has_token, number};
 pub use self::input::Input;
-pub use self::response::{BadResponse, ResponseHead, has_no_body};
-pub use self::server::{Connection, Error, Output};
+pub use self::output::{BodyWriter, Output};
+pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
+pub use self::server::{Connection, Error, KEEP_ALIVE};
 
 /// Most bytes of a head.
 pub const HEAD_MAX: usize = 64 << 10;
@@ -25,7 +27,7 @@ pub const HEAD_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 128;
 
 /// Writes header lines, and the empty line behind them.
-pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
+fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
         out.extend_from_slice(name.as_str().as_bytes());
         out.extend_from_slice(b": ");
@@ -33,6 +35,14 @@ pub fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a request's head.
+pub fn write_request_head(out: &mut Vec<u8>, method: &Method, path: &str, headers: &HeaderMap) {
+    for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    write_headers(out, headers);
 }
 
 /// Writes a response's head.

@@ -47,29 +47,35 @@ impl ResponseHead {
     /// Reads the head of a response to a request with this method, and its length. `None` when it is not
     /// complete yet.
     pub fn parse(bytes: &[u8], method: &Method) -> Result<Option<(usize, Self)>, BadResponse> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut parsed = httparse::Response::new(&mut headers);
-        let length = match parsed.parse(bytes) {
-            Ok(Status::Complete(length)) if length <= HEAD_MAX => length,
-            Ok(Status::Partial) if bytes.len() <= HEAD_MAX => return Ok(None),
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadResponse::TooLarge),
-            Err(httparse::Error::Version) => {
-                return Err(BadResponse::Invalid("its version is not 1.0 or 1.1"));
-            }
-            Err(_) => return Err(BadResponse::Invalid("its head cannot be read")),
-        };
-        let mut response = Response::new(());
-        let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
-        *response.version_mut() = version;
-        *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
-            .map_err(|_| BadResponse::Invalid("no such status"))?;
-        *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
+        let Some((length, response)) = parse_response(bytes, HEAD_MAX)? else { return Ok(None) };
         let framing = framing(response.status(), response.headers(), method)?;
         let says = |token| has_token(response.headers(), &header::CONNECTION, token);
-        let asked = if version == Version::HTTP_10 { says("keep-alive") } else { true };
+        let asked = if response.version() == Version::HTTP_10 { says("keep-alive") } else { true };
         let keep_alive = asked && !says("close") && framing != Framing::UntilEnd && is_unambiguous(&response);
         Ok(Some((length, ResponseHead { response, framing, keep_alive })))
     }
+}
+
+/// Reads the head of a response of at most `max` bytes, and its length. `None` when it is not complete yet.
+pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut headers);
+    let length = match parsed.parse(bytes) {
+        Ok(Status::Complete(length)) if length <= max => length,
+        Ok(Status::Partial) if bytes.len() <= max => return Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadResponse::TooLarge),
+        Err(httparse::Error::Version) => {
+            return Err(BadResponse::Invalid("its version is not 1.0 or 1.1"));
+        }
+        Err(_) => return Err(BadResponse::Invalid("its head cannot be read")),
+    };
+    let mut response = Response::new(());
+    let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
+    *response.version_mut() = version;
+    *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
+        .map_err(|_| BadResponse::Invalid("no such status"))?;
+    *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
+    Ok(Some((length, response)))
 }
 
 /// RFC 9112 §6.3.

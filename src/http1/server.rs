@@ -4,18 +4,17 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderValue};
-use http::{Method, Response, StatusCode, Version};
+use http::{Response, StatusCode};
 
+use super::HEAD_MAX;
 use super::body::{Decoder, Framing, Invalid};
-use super::head::{self, Head, is_number};
+use super::head::{self, Head};
 use super::input::Input;
-use super::{HEAD_MAX, has_no_body, write_response_head};
-use crate::headers::remove_hop_by_hop;
-use crate::link::{Socket, WriteHalf};
+use super::output::Output;
+use crate::link::Socket;
 
 /// How long a connection may be idle between two requests.
-const KEEP_ALIVE: Duration = Duration::from_secs(60);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// How long a head may take from its first byte on.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -91,26 +90,27 @@ impl Connection {
     pub fn new(mut socket: Socket) -> io::Result<Self> {
         let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
         half.set_timeout(IDLE_TIME)?;
-        Ok(Connection { input: Input::new(socket), output: Output(half) })
+        Ok(Connection { input: Input::new(socket), output: Output::new(half) })
     }
 
-    /// Waits for the next request's head. `None` when the client has no more.
-    pub fn read_head(&mut self) -> Result<Option<Head>, Error> {
-        if self.input.unread().is_empty() {
-            self.input.shrink();
-            self.input.socket_mut().set_deadline(Some(Instant::now() + KEEP_ALIVE))?;
-            match self.input.fill() {
-                Ok(0) => return Ok(None),
-                Ok(_) => {}
-                // An idle client that leaves, or does not come back, is no error.
-                Err(_) => return Ok(None),
-            }
+    /// Waits for the first bytes of the next request. False when the client has no more, or takes too long.
+    pub fn wait(&mut self) -> bool {
+        if !self.input.unread().is_empty() {
+            return true;
         }
+        self.input.shrink();
+        let until = Instant::now() + KEEP_ALIVE;
+        // An idle client that leaves, or does not come back, is no error.
+        self.input.socket_mut().set_deadline(Some(until)).is_ok() && matches!(self.input.fill(), Ok(1..))
+    }
+
+    /// Reads the head of the request that has [begun](Self::wait).
+    pub fn read_head(&mut self) -> Result<Head, Error> {
         self.input.socket_mut().set_deadline(Some(Instant::now() + HEAD_TIME))?;
         loop {
             if let Some((length, head)) = head::parse(self.input.unread())? {
                 self.input.consume(length);
-                return Ok(Some(head));
+                return Ok(head);
             }
             if self.input.unread().len() > HEAD_MAX {
                 return Err(Error::Refused(
@@ -149,51 +149,20 @@ impl Connection {
 
     /// Sends a whole response. Returns whether the connection can take another request.
     pub fn respond(&mut self, to: Option<&Head>, response: Response<Vec<u8>>) -> io::Result<bool> {
+        let (parts, body) = response.into_parts();
         let keep_alive = to.is_some_and(|head| head.keep_alive);
-        let head_only = to.is_some_and(|head| head.request.method() == Method::HEAD);
-        let is_http_10 = to.is_some_and(|head| head.request.version() == Version::HTTP_10);
-        let (mut parts, body) = response.into_parts();
-        frame_response(&mut parts, body.len(), head_only);
-        let connection = match (keep_alive, is_http_10) {
-            (false, _) => Some("close"),
-            (true, true) => Some("keep-alive"),
-            (true, false) => None,
-        };
-        if let Some(value) = connection {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static(value));
-        }
-        let mut bytes = Vec::new();
-        write_response_head(&mut bytes, &parts);
-        if !head_only && !has_no_body(parts.status) {
-            bytes.extend_from_slice(&body);
-        }
-        self.output.send(&bytes)?;
-        Ok(keep_alive)
+        let mut writer = self.output.start(to, parts, Some(body.len() as u64), keep_alive);
+        writer.send(&body)?;
+        writer.finish()
     }
 
     /// Ends the connection so that the client reads the last response before it learns of the end.
     pub fn linger(mut self) {
         let (time, bytes) = LINGER;
         let socket = self.input.socket_mut();
-        if self.output.0.finish().is_ok() && socket.set_deadline(Some(Instant::now() + time)).is_ok() {
+        if self.output.finish().is_ok() && socket.set_deadline(Some(Instant::now() + time)).is_ok() {
             socket.discard(bytes);
         }
-    }
-}
-
-/// The side of a connection on which responses go out.
-#[derive(Debug)]
-pub struct Output(WriteHalf);
-
-impl Output {
-    /// Sends bytes as they are, no slower than a transfer may be.
-    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.send_all_until(bytes, Some(Instant::now() + time_for(bytes.len())))
-    }
-
-    /// The writing half of the socket.
-    pub fn into_half(self) -> WriteHalf {
-        self.0
     }
 }
 
@@ -203,49 +172,6 @@ fn body_deadline(start: Instant, read: usize) -> Instant {
 }
 
 /// How long a transfer of so many bytes may take.
-fn time_for(bytes: usize) -> Duration {
+pub(super) fn time_for(bytes: usize) -> Duration {
     BODY_TIME + Duration::from_secs(bytes as u64 / RATE_MIN)
-}
-
-/// Leaves only the headers that describe the response, and the one true length of it.
-fn frame_response(parts: &mut http::response::Parts, length: usize, head_only: bool) {
-    remove_hop_by_hop(&mut parts.headers);
-    if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
-        parts.headers.remove(header::CONTENT_LENGTH);
-    } else if !head_only && parts.status != StatusCode::NOT_MODIFIED {
-        parts.headers.insert(header::CONTENT_LENGTH, length.into());
-    } else {
-        // It tells what a GET would have brought, if it tells one number.
-        let mut lengths = parts.headers.get_all(header::CONTENT_LENGTH).iter();
-        let length = lengths.next().filter(|length| is_number(length)).cloned();
-        let single = lengths.next().is_none();
-        parts.headers.remove(header::CONTENT_LENGTH);
-        if let Some(length) = length.filter(|_| single) {
-            parts.headers.insert(header::CONTENT_LENGTH, length);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_response_has_one_true_length() {
-        let frame = |status: u16, length: Option<&'static str>, head_only| {
-            let mut parts = Response::new(()).into_parts().0;
-            parts.status = StatusCode::from_u16(status).unwrap();
-            if let Some(length) = length {
-                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static(length));
-            }
-            frame_response(&mut parts, 3, head_only);
-            parts.headers.get(header::CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned())
-        };
-        assert_eq!(frame(200, Some("99"), false).as_deref(), Some("3"));
-        assert_eq!(frame(200, None, false).as_deref(), Some("3"));
-        assert_eq!(frame(200, Some("99"), true).as_deref(), Some("99"));
-        assert_eq!(frame(204, Some("99"), false), None);
-        assert_eq!(frame(304, Some("99"), false).as_deref(), Some("99"));
-        assert_eq!(frame(304, Some("abc"), false), None);
-    }
 }

@@ -13,13 +13,13 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 
 use self::connection::{Begun, Broken, Connection, Outgoing};
 use self::connections::Connections;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
 use self::upload::Upload;
-use crate::http1::{Decoder, Framing, write_headers};
+use crate::http1::{Decoder, Framing, write_request_head};
 use crate::link::dial::{self, DialError};
 use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
@@ -103,7 +103,9 @@ impl Origin {
         let upgrade = head.headers.contains_key(header::UPGRADE);
         self.prepare(&mut head, &body, upgrade);
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
-        let bytes = write_request_head(&head.method, &target, &head.headers);
+        let path = target.path_and_query().map_or("/", |path| path.as_str());
+        let mut bytes = Vec::with_capacity(512);
+        write_request_head(&mut bytes, &head.method, path, &head.headers);
         let send = |connection: Connection, body| {
             let (id, closer) = (connection.id, connection.closer.clone());
             let hook = closer.clone();
@@ -238,16 +240,6 @@ impl Service for Origin {
     fn interrupt(&self) {
         self.connections.stop();
     }
-}
-
-fn write_request_head(method: &Method, target: &Uri, headers: &HeaderMap) -> Vec<u8> {
-    let path = target.path_and_query().map_or("/", |path| path.as_str());
-    let mut bytes = Vec::with_capacity(512);
-    for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
-        bytes.extend_from_slice(part.as_bytes());
-    }
-    write_headers(&mut bytes, headers);
-    bytes
 }
 
 /// RFC 9110 §9.2.2.

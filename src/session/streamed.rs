@@ -248,7 +248,7 @@ fn pass_on(
     }
     if let Some(bytes) = body.as_bytes() {
         let sent = stream.send_head_with(head.into(), bytes)?;
-        stream.send_rest(&bytes[sent..])?;
+        stream.send_all(&bytes[sent..], true)?;
         return Ok((status, bytes.len()));
     }
     stream.send_head(head.into(), false)?;

@@ -204,7 +204,8 @@ fn serve_site(listener: &TcpListener) {
 
 fn serve_visitor(socket: TcpStream) -> Result<(), Box<dyn std::error::Error>> {
     let mut connection = Connection::new(Socket::plain(socket)?)?;
-    while let Some(head) = connection.read_head()? {
+    while connection.wait() {
+        let head = connection.read_head()?;
         let body = connection.read_body(&head, 1 << 20)?;
         let response = answer(&head, body);
         if !connection.respond(Some(&head), response)? {

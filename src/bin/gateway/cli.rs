@@ -11,7 +11,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt { flag, variable, value, help }
 }
 
-const TABLE: [Opt; 10] = [
+const TABLE: [Opt; 11] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and clients; default 127.0.0.1:3000"),
     opt(
         "--token-file",
@@ -23,6 +23,7 @@ const TABLE: [Opt; 10] = [
     opt("--tls-cert", "TLS_CERT", "FILE", "PEM file with the certificate chain; with --tls-key: TLS"),
     opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
     opt("--timeout", "GATEWAY_TIMEOUT", "TIME", "for an agent's answer, then 504; default 30s"),
+    opt("--drain", "GATEWAY_DRAIN", "TIME", "for requests to finish when asked to stop; default 10s"),
     opt("--max-body", "GATEWAY_MAX_BODY", "SIZE", "largest request body; default 10MiB"),
     opt("--max-message", "GATEWAY_MAX_MESSAGE", "SIZE", "largest message to and from agents; default 16MiB"),
     opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no request ids, no base64"),
@@ -35,6 +36,7 @@ pub struct Settings {
     pub token: Option<String>,
     pub tls: Option<ServerTls>,
     pub timeout: Duration,
+    pub drain: Duration,
     pub max_body: usize,
     pub max_message: usize,
     pub legacy: bool,
@@ -70,6 +72,7 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         token: token(o)?,
         tls: tls(o)?,
         timeout: o.value("--timeout", cli::duration)?.unwrap_or(Duration::from_secs(30)),
+        drain: o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10)),
         max_body: o.value("--max-body", cli::size)?.unwrap_or(10 << 20),
         max_message: o.value("--max-message", cli::size)?.unwrap_or(16 << 20),
         legacy: o.switch("--legacy")?,

@@ -7,11 +7,17 @@
 //! | one per connection | [`public`]: reads requests, waits for their answers; on `/ws` it becomes an agent's reader |
 //! | one more per agent | [`agents`]: writes what is sent to the agent |
 
+mod accept;
+mod agent;
 mod agents;
 mod cli;
+mod clients;
+mod problems;
 mod public;
+mod stream;
+mod visitor;
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +33,7 @@ use tunnel_agent::logging;
 
 use agents::Agents;
 use cli::Settings;
+use clients::{Clients, Stage};
 
 /// Most connections at once, agents and clients together; one more is closed at once.
 const CONNECTIONS_MAX: usize = 1024;
@@ -36,6 +43,9 @@ const STACK: usize = 512 << 10;
 
 /// How long a TLS handshake may take.
 const TLS_TIME: Duration = Duration::from_secs(10);
+
+/// How long requests that have begun to arrive may take to reach an agent when the gateway stops.
+const ARRIVAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long agents get to answer the close frame when the gateway stops.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
@@ -87,6 +97,7 @@ fn run(settings: Settings) -> ExitCode {
 pub struct Gateway {
     settings: Settings,
     agents: Agents,
+    clients: Arc<Clients>,
     connections: AtomicUsize,
     started: Instant,
 }
@@ -96,21 +107,41 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let gateway = Arc::new(Gateway {
         agents: Agents::new(),
+        clients: Arc::default(),
         settings,
         connections: AtomicUsize::new(0),
         started: Instant::now(),
     });
-    let accepting = gateway.clone();
-    thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&listener, &accepting))?;
+    let listener = Arc::new(listener);
+    let (accepting, on) = (gateway.clone(), listener.clone());
+    thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
     signals.forever().next();
     info!("stopping; agents to say goodbye to: {}", gateway.agents.count());
-    gateway.agents.close_all(CLOSE_WAIT);
+    // A second signal ends it at once.
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        signals.forever().next();
+        std::process::exit(0);
+    })?;
+    stop(&listener, &gateway);
     Ok(())
+}
+
+/// Takes nobody new, lets those who are here finish, and says goodbye.
+fn stop(listener: &TcpListener, gateway: &Gateway) {
+    gateway.clients.drain();
+    // Wakes the acceptor, and lets others be refused by the system. Where that is not possible, the acceptor
+    // refuses them.
+    let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
+    gateway.clients.wait_for_none(Stage::Arriving, ARRIVAL_WAIT);
+    gateway.agents.go_away();
+    gateway.clients.wait_for_none(Stage::Served, gateway.settings.drain);
+    gateway.agents.close_all(CLOSE_WAIT);
 }
 
 fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) {
     loop {
         match listener.accept() {
+            _ if gateway.clients.is_draining() => return,
             Ok((socket, _)) => take(socket, gateway),
             Err(error) => {
                 warn!("cannot take a connection: {error}");

@@ -22,6 +22,9 @@ use super::tls::{ClientTls, ServerTls};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_MAX: u32 = 128 << 10;
 
+/// After this long without a byte the system asks whether the other side is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
 /// A connected socket. While it is whole it reads and writes; once [`split`](Self::split) it only reads,
 /// and drops what is written to it, since the writing half alone decides what goes out.
 #[derive(Debug)]
@@ -81,6 +84,14 @@ impl Closer {
         self.closed.store(true, Ordering::SeqCst);
         // An error means that it is closed already.
         let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+
+    /// Lets the other side see the connection break, which no end in good order looks like: blocked reads
+    /// return at once, and the reset goes out when everything that has a part of the connection is dropped.
+    pub fn abort(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let _ = socket2::SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO));
+        let _ = self.tcp.shutdown(Shutdown::Read);
     }
 }
 
@@ -201,6 +212,12 @@ impl Socket {
         return self.tls.is_none();
         #[cfg(not(feature = "tls"))]
         true
+    }
+
+    /// Lets the system find out by itself when the other side is gone without a word.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        socket2::SockRef::from(&*self.tcp).set_tcp_keepalive(&probes)
     }
 
     /// Gives the writing half away. `None` when that has happened already.

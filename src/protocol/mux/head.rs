@@ -1,6 +1,6 @@
 //! The HTTP/1.1 head in a HEAD frame.
 
-use crate::http1::{HEADERS_MAX, write_response_head};
+use crate::http1::{HEADERS_MAX, parse_response, write_request_head, write_response_head};
 
 /// More headers than are forwarded, so that a head with too many of them is still read, and refused by name.
 const READ_MAX: usize = 2 * HEADERS_MAX;
@@ -31,6 +31,22 @@ impl<'a> RequestHead<'a> {
         let headers = parsed.headers.iter().map(|header| (header.name, header.value)).collect();
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         Ok(RequestHead { method, target, headers })
+    }
+}
+
+/// Writes a request's head: its path in origin form, and its headers.
+pub fn encode_request_head(parts: &http::request::Parts) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    write_request_head(&mut bytes, &parts.method, path, &parts.headers);
+    bytes
+}
+
+/// Reads a response's head, which must be all of `bytes`, or says what is wrong with it.
+pub fn decode_response_head(bytes: &[u8]) -> Result<http::response::Parts, &'static str> {
+    match parse_response(bytes, super::HEAD_MAX) {
+        Ok(Some((length, response))) if length == bytes.len() => Ok(response.into_parts().0),
+        _ => Err("a head that cannot be read"),
     }
 }
 

@@ -16,6 +16,6 @@ mod streams;
 mod welcome;
 
 pub use frame::{DataBuffer, Frame, HEAD_MAX, HEADER, Reset, ResetCode, TEXT_MAX, Violation};
-pub use head::{RequestHead, encode_response_head};
-pub use streams::{Event, Over, Read, Side, Streams};
+pub use head::{RequestHead, decode_response_head, encode_request_head, encode_response_head};
+pub use streams::{Event, OpenError, Over, Read, Side, Streams};
 pub use welcome::{Limits, PROTOCOL, TYPE as WELCOME, Welcome};

@@ -65,6 +65,17 @@ pub enum Over {
     ByPeer(Reset),
     /// This side did.
     ByUs(Reset),
+    /// The connection was lost.
+    Lost,
+}
+
+/// Why no stream can be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenError {
+    /// The connection is lost.
+    Lost,
+    /// As many are open as may be.
+    Full,
 }
 
 /// What there was to read.
@@ -92,6 +103,7 @@ pub struct Streams<T> {
     control_bytes: usize,
     /// Streams with data that waits, in the order of their turns.
     turns: VecDeque<u32>,
+    lost: bool,
 }
 
 /// What goes out before data.
@@ -180,6 +192,7 @@ impl<T> Streams<T> {
             control: VecDeque::new(),
             control_bytes: 0,
             turns: VecDeque::new(),
+            lost: false,
         }
     }
 
@@ -217,6 +230,9 @@ impl<T> Streams<T> {
 
     /// Takes a message that was received.
     pub fn receive(&mut self, message: &Bytes) -> Result<Event, Violation> {
+        if self.lost {
+            return Ok(Event::Nothing);
+        }
         match Frame::decode(message)? {
             Frame::Head { stream, end, head } => self.receive_head(stream, end, head),
             Frame::Data { stream, end, body } => {
@@ -232,8 +248,21 @@ impl<T> Streams<T> {
             Frame::Malformed { stream } => {
                 self.on_stream(stream, |streams| streams.break_off(stream, "a frame that cannot be read"))
             }
-            Frame::GoAway { last, text } => Ok(Event::GoAway { last, text }),
+            Frame::GoAway { last, text } => {
+                if self.side == Side::Gateway {
+                    self.end_above(last);
+                }
+                Ok(Event::GoAway { last, text })
+            }
             Frame::Unknown => Ok(Event::Nothing),
+        }
+    }
+
+    /// Ends the streams that the agent does not serve any more.
+    fn end_above(&mut self, last: u32) {
+        let above: Vec<u32> = self.table.keys().copied().filter(|stream| *stream > last).collect();
+        for stream in above {
+            self.end(stream, Over::ByPeer(Reset::new(ResetCode::Refused, "the agent is stopping")));
         }
     }
 
@@ -326,10 +355,14 @@ impl<T> Streams<T> {
 
     // -------------------------------------------------------------------------------------------- what is done
 
-    /// Opens a stream. `None` when as many are open as may be.
-    pub fn open(&mut self, attached: T, head: Bytes, end: bool, upgrade: bool) -> Option<u32> {
+    /// Opens a stream.
+    pub fn open(&mut self, attached: T, head: Bytes, end: bool, upgrade: bool) -> Result<u32, OpenError> {
         debug_assert_eq!(self.side, Side::Gateway);
-        let number = self.last.checked_add(1).filter(|_| self.open < self.limits.max_streams as usize)?;
+        if self.lost {
+            return Err(OpenError::Lost);
+        }
+        let has_room = self.open < self.limits.max_streams as usize;
+        let number = self.last.checked_add(1).filter(|_| has_room).ok_or(OpenError::Full)?;
         self.last = number;
         let mut stream = Stream::new(attached, self.limits.window);
         stream.switched = upgrade;
@@ -338,16 +371,20 @@ impl<T> Streams<T> {
         self.table.insert(number, stream);
         self.open += 1;
         self.push_control(Frame::Head { stream: number, end, head }.encode());
-        Some(number)
+        Ok(number)
     }
 
-    /// Takes on a stream that was [opened](Event::Opened).
-    pub fn accept(&mut self, number: u32, attached: T, end: bool) {
+    /// Takes on a stream that was [opened](Event::Opened). False when the connection is lost.
+    pub fn accept(&mut self, number: u32, attached: T, end: bool) -> bool {
+        if self.lost {
+            return false;
+        }
         let mut stream = Stream::new(attached, self.limits.window);
         stream.incoming.has_head = true;
         stream.incoming.ended = end;
         self.table.insert(number, stream);
         self.open += 1;
+        true
     }
 
     /// Does not take on a stream that was [opened](Event::Opened).
@@ -412,7 +449,7 @@ impl<T> Streams<T> {
     pub fn take_head(&mut self, stream: u32) -> Result<Option<Bytes>, Over> {
         let Some(state) = self.table.get_mut(&stream) else { return Err(Over::Ended) };
         match (state.head.take(), &state.over) {
-            (Some(head), over) if !matches!(over, Some(Over::ByPeer(_) | Over::ByUs(_))) => Ok(Some(head)),
+            (Some(head), None | Some(Over::Ended)) => Ok(Some(head)),
             (_, Some(over)) => Err(over.clone()),
             _ => Ok(None),
         }
@@ -422,7 +459,7 @@ impl<T> Streams<T> {
     pub fn read(&mut self, stream: u32, buffer: &mut [u8]) -> Result<Read, Over> {
         let window = u64::from(self.limits.window);
         let Some(state) = self.table.get_mut(&stream) else { return Err(Over::Ended) };
-        if let Some(over @ (Over::ByPeer(_) | Over::ByUs(_))) = &state.over {
+        if let Some(over) = state.over.as_ref().filter(|over| **over != Over::Ended) {
             return Err(over.clone());
         }
         let incoming = &mut state.incoming;
@@ -471,14 +508,33 @@ impl<T> Streams<T> {
         self.push_control(Frame::GoAway { last, text: text.to_owned() }.encode());
     }
 
+    /// The connection is lost: ends the streams that are not over, and names them. What came of the others
+    /// can still be read.
+    pub fn lose(&mut self) -> Vec<u32> {
+        self.lost = true;
+        self.control.clear();
+        self.control_bytes = 0;
+        self.turns.clear();
+        let open = self.table.iter().filter(|(_, state)| state.over.is_none());
+        let open: Vec<u32> = open.map(|(stream, _)| *stream).collect();
+        open.iter().for_each(|stream| self.end(*stream, Over::Lost));
+        open
+    }
+
     /// Whether there is nothing to send.
     pub fn is_idle(&self) -> bool {
         self.control.is_empty() && self.turns.is_empty()
     }
 
+    /// How the stream ended, if it has.
+    pub fn over(&self, stream: u32) -> Option<Over> {
+        self.table.get(&stream).map_or(Some(Over::Ended), |state| state.over.clone())
+    }
+
     /// Whether all of a stream's incoming body is there to be read.
     pub fn is_complete(&self, stream: u32) -> bool {
-        self.table.get(&stream).is_some_and(|state| state.incoming.ended && state.over.is_none())
+        let in_order = |state: &Stream<T>| matches!(state.over, None | Some(Over::Ended));
+        self.table.get(&stream).is_some_and(|state| state.incoming.ended && in_order(state))
     }
 
     // -------------------------------------------------------------------------------------------- what goes out
@@ -558,6 +614,9 @@ impl<T> Streams<T> {
     }
 
     fn push_control(&mut self, frame: Bytes) {
+        if self.lost {
+            return;
+        }
         self.control_bytes += weight(&frame);
         self.control.push_back(Control::Frame(frame));
     }

@@ -1,0 +1,316 @@
+//! One agent's connection: what is sent to it, and which answer belongs to whom.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+use http::{Response, request};
+use log::{debug, warn};
+use tungstenite::Bytes;
+use tungstenite::protocol::Role;
+use tunnel_agent::link::{Closer, FrameWriter, Outgoing, WriteHalf};
+use tunnel_agent::mux::{Mux, Stream};
+use tunnel_agent::protocol::mux::{Limits, OpenError, PROTOCOL, Side};
+use tunnel_agent::protocol::{Answer, Handshake, RequestId, request as message};
+
+use super::problems::NoAnswer;
+
+/// Messages that may wait to be sent to one agent.
+const OUTGOING_MAX: usize = 256;
+
+/// Bytes of them; one message always fits.
+const OUTGOING_BYTES_MAX: usize = 64 << 20;
+
+/// Requests that may wait for the answers of one agent.
+const PENDING_MAX: usize = 1024;
+
+/// Bytes of control that may wait to be sent to one agent before it gets no more streams.
+const CONTROL_BYTES_MAX: usize = 1 << 20;
+
+/// Between two pings to an agent.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Frames are collected up to this many bytes before they are written.
+const BATCH: usize = 64 << 10;
+
+/// An agent's connection.
+#[derive(Debug)]
+pub struct Agent {
+    pub connection_id: String,
+    pub handshake: Handshake,
+    pub since: Instant,
+    legacy: bool,
+    closer: Closer,
+    /// Its streams, if it speaks mux/2.
+    mux: Option<Arc<Mux>>,
+    /// It takes, or is to get, no more requests.
+    leaving: AtomicBool,
+    /// Bytes that wait to be sent.
+    outgoing_bytes: AtomicUsize,
+    pending: Mutex<Pending>,
+}
+
+/// What came of a request.
+pub type Reply = Result<Response<Vec<u8>>, String>;
+
+/// What a connection's writer is told.
+#[derive(Debug)]
+pub enum Queued {
+    Message(Outgoing),
+    /// There is something to send on the streams.
+    Streams,
+}
+
+/// Who waits for an answer. A client that does not wait any more keeps its place in the order: its answer
+/// still comes, and is nobody else's.
+#[derive(Debug)]
+struct Pending {
+    /// `None` when the connection has ended.
+    outgoing: Option<SyncSender<Queued>>,
+    next_id: u64,
+    by_id: HashMap<u64, SyncSender<Reply>>,
+    in_order: VecDeque<SyncSender<Reply>>,
+}
+
+impl Agent {
+    /// A connection whose handshake is done, and the queue of what is to be sent to it.
+    pub fn new(
+        connection_id: String,
+        handshake: Handshake,
+        legacy: bool,
+        closer: Closer,
+    ) -> (Arc<Self>, Receiver<Queued>) {
+        let (outgoing, queue) = mpsc::sync_channel(OUTGOING_MAX);
+        let pending = Mutex::new(Pending {
+            outgoing: Some(outgoing),
+            next_id: 1,
+            by_id: HashMap::new(),
+            in_order: VecDeque::new(),
+        });
+        let agent = Arc::new_cyclic(|agent: &Weak<Agent>| {
+            let agent = agent.clone();
+            let wake = move || {
+                if let Some(agent) = agent.upgrade() {
+                    agent.queue(Queued::Streams);
+                }
+            };
+            let speaks_mux = !legacy && handshake.can(PROTOCOL);
+            Agent {
+                connection_id,
+                handshake,
+                since: Instant::now(),
+                legacy,
+                closer,
+                mux: speaks_mux.then(|| Mux::new(Side::Gateway, Limits::default(), wake)),
+                leaving: AtomicBool::new(false),
+                outgoing_bytes: AtomicUsize::new(0),
+                pending,
+            }
+        });
+        if agent.mux.is_some() {
+            agent.control(Outgoing::Text(Limits::default().encode_welcome().into()));
+        }
+        (agent, queue)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        // Nothing panics while the lock is held.
+        self.pending.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether answers carry the ID of their request.
+    pub fn has_ids(&self) -> bool {
+        !self.legacy && self.handshake.can("id")
+    }
+
+    /// Its streams, if it speaks mux/2.
+    pub fn mux(&self) -> Option<&Arc<Mux>> {
+        self.mux.as_ref()
+    }
+
+    /// Requests that wait for an answer, or are being answered.
+    pub fn in_flight(&self) -> usize {
+        let pending = self.pending();
+        let waiting = pending.by_id.len() + pending.in_order.len();
+        drop(pending);
+        waiting + self.mux.as_ref().map_or(0, |mux| mux.open_count())
+    }
+
+    /// It gets no more requests.
+    pub fn leaves(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it gets no more requests.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Whether both are the same session of the same process.
+    pub fn is_succeeded_by(&self, other: &Agent) -> bool {
+        let identity = |agent: &Agent| agent.handshake.instance.clone().zip(agent.handshake.slot);
+        let (ours, theirs) = (identity(self), identity(other));
+        ours.is_some() && ours == theirs && self.handshake.tunnel_id == other.handshake.tunnel_id
+    }
+
+    /// Opens a stream for a request.
+    pub fn open(&self, head: Bytes, end: bool, upgrade: bool) -> Result<Stream, NoAnswer> {
+        let mux = self.mux.as_ref().ok_or(NoAnswer::Gone)?;
+        if mux.control_bytes() > CONTROL_BYTES_MAX {
+            return Err(NoAnswer::Busy);
+        }
+        mux.open(head, end, upgrade).map_err(|error| match error {
+            OpenError::Full => NoAnswer::Busy,
+            OpenError::Lost => NoAnswer::Gone,
+        })
+    }
+
+    /// Sends a request and waits for its answer.
+    pub fn forward(
+        &self,
+        head: &request::Parts,
+        body: &[u8],
+        max_message: usize,
+        timeout: Duration,
+    ) -> Result<Reply, NoAnswer> {
+        let id = self.has_ids().then(|| self.take_id());
+        let base64 = !self.legacy && self.handshake.can("base64");
+        let text = message::encode(id.map(RequestId::from).as_ref(), head, body, base64, max_message);
+        let text = text.map_err(|_| NoAnswer::TooLarge)?;
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.send(id, Outgoing::Text(text.into()), reply)?;
+        answer.recv_timeout(timeout).map_err(|error| {
+            if let Some(id) = id {
+                self.pending().by_id.remove(&id);
+            }
+            match error {
+                RecvTimeoutError::Timeout => NoAnswer::TimedOut,
+                RecvTimeoutError::Disconnected => NoAnswer::Gone,
+            }
+        })
+    }
+
+    fn take_id(&self) -> u64 {
+        let mut pending = self.pending();
+        let id = pending.next_id;
+        pending.next_id += 1;
+        id
+    }
+
+    /// Queues a request and takes note of who waits for it, in one step: the order of both is the same.
+    fn send(&self, id: Option<u64>, text: Outgoing, reply: SyncSender<Reply>) -> Result<(), NoAnswer> {
+        let mut pending = self.pending();
+        let pending = &mut *pending;
+        let Some(outgoing) = &pending.outgoing else { return Err(NoAnswer::Gone) };
+        let (bytes, waiting) = (length(&text), self.outgoing_bytes.load(Ordering::Relaxed));
+        let heavy = waiting > 0 && waiting + bytes > OUTGOING_BYTES_MAX;
+        if heavy || pending.by_id.len() + pending.in_order.len() >= PENDING_MAX {
+            return Err(NoAnswer::Busy);
+        }
+        self.outgoing_bytes.fetch_add(bytes, Ordering::Relaxed);
+        outgoing.try_send(Queued::Message(text)).map_err(|error| {
+            self.outgoing_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::TrySendError::Full(_) => NoAnswer::Busy,
+                mpsc::TrySendError::Disconnected(_) => NoAnswer::Gone,
+            }
+        })?;
+        match id {
+            Some(id) => drop(pending.by_id.insert(id, reply)),
+            None => pending.in_order.push_back(reply),
+        }
+        Ok(())
+    }
+
+    /// Passes an answer on to whoever waits for it.
+    pub fn answered(&self, answer: Answer) {
+        let waiting = {
+            let mut pending = self.pending();
+            match answer.id.as_ref().filter(|_| self.has_ids()) {
+                Some(id) => id.as_u64().and_then(|id| pending.by_id.remove(&id)),
+                None => pending.in_order.pop_front(),
+            }
+        };
+        match waiting {
+            // The client may have left meanwhile.
+            Some(waiting) => drop(waiting.try_send(answer.result)),
+            None => debug!("agent {} answered what nobody asked", self.handshake.tunnel_id),
+        }
+    }
+
+    /// Sends a control frame, unless too much waits already.
+    pub fn control(&self, frame: Outgoing) {
+        self.queue(Queued::Message(frame));
+    }
+
+    fn queue(&self, what: Queued) {
+        if let Some(outgoing) = &self.pending().outgoing {
+            let _ = outgoing.try_send(what);
+        }
+    }
+
+    /// Ends the connection's queue: those who wait for answers are told, and what is queued is still sent.
+    pub fn end(&self) {
+        let mut pending = self.pending();
+        pending.outgoing = None;
+        pending.by_id.clear();
+        pending.in_order.clear();
+        drop(pending);
+        self.mux.as_ref().inspect(|mux| mux.close());
+    }
+}
+
+/// What a request takes up while it waits; control takes up nothing worth counting.
+fn length(message: &Outgoing) -> usize {
+    if let Outgoing::Text(text) = message { text.len() } else { 0 }
+}
+
+/// Writes what is queued, and pings, until the queue or the connection ends.
+pub fn write(agent: &Agent, queue: &Receiver<Queued>, mut half: WriteHalf) {
+    let mut frames = FrameWriter::new(Role::Server);
+    let push = |frames: &mut FrameWriter, queued| {
+        if let Queued::Message(message) = queued {
+            agent.outgoing_bytes.fetch_sub(length(&message), Ordering::Relaxed);
+            frames.push(message);
+        }
+    };
+    loop {
+        match queue.recv_timeout(PING_INTERVAL) {
+            Ok(queued) => push(&mut frames, queued),
+            Err(RecvTimeoutError::Timeout) => frames.push(Outgoing::Ping),
+            Err(RecvTimeoutError::Disconnected) => return drop(half.finish()),
+        }
+        // What streams have to send goes out before the queue is waited for again: a full queue takes no word
+        // of it.
+        while collect(agent, queue, &mut frames, push) {
+            while !frames.is_empty() {
+                if let Err(error) = frames.write_step(&mut half) {
+                    warn!("cannot write to agent {}: {error}", agent.handshake.tunnel_id);
+                    agent.end();
+                    return agent.closer.close();
+                }
+            }
+        }
+    }
+}
+
+/// Collects what waits, up to a batch. False when that is nothing.
+fn collect(
+    agent: &Agent,
+    queue: &Receiver<Queued>,
+    frames: &mut FrameWriter,
+    push: impl Fn(&mut FrameWriter, Queued),
+) -> bool {
+    while frames.waiting() < BATCH {
+        if let Ok(queued) = queue.try_recv() {
+            push(frames, queued);
+        } else if let Some(message) = agent.mux.as_ref().and_then(|mux| mux.next_message()) {
+            frames.push(Outgoing::Binary(message));
+        } else {
+            break;
+        }
+    }
+    !frames.is_empty()
+}
