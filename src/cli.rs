@@ -22,6 +22,25 @@ pub struct Opt {
     pub value: &'static str,
     /// What it is for, with its default.
     pub help: &'static str,
+    /// Whether it may be given more than once; its variable then holds values with commas between them.
+    pub repeats: bool,
+}
+
+impl Opt {
+    /// An option that may be given once.
+    pub const fn new(
+        flag: &'static str,
+        variable: &'static str,
+        value: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Opt { flag, variable, value, help, repeats: false }
+    }
+
+    /// The same, as often as one likes.
+    pub const fn repeats(self) -> Self {
+        Opt { repeats: true, ..self }
+    }
 }
 
 /// A command line that cannot be used, said in one line.
@@ -151,6 +170,26 @@ impl<'a> Options<'a> {
         read(&text).map(Some).map_err(|error| UsageError(format!("{name}: {error}")))
     }
 
+    /// The values of an option that may be given more than once.
+    pub fn all_parsed<T>(&mut self, flag: &'static str) -> Result<Vec<T>, UsageError>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        let typed: Vec<String> = self
+            .arguments
+            .values_from_str(flag)
+            .map_err(|_| UsageError(format!("{flag}: not valid UTF-8")))?;
+        let (name, texts) = match self.variable_of(flag)? {
+            Some((variable, text)) if typed.is_empty() => {
+                (variable, text.split(',').map(|text| text.trim().to_owned()).collect())
+            }
+            _ => (flag.to_owned(), typed),
+        };
+        let read = |text: &String| text.parse().map_err(|error| UsageError(format!("{name}: {error}")));
+        texts.iter().map(read).collect()
+    }
+
     /// A variable's name and value, unless it is unset or empty.
     fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
         let variable = self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable);
@@ -178,7 +217,7 @@ fn check(table: &[Opt], arguments: &[OsString]) -> Result<(), UsageError> {
             None => (argument.as_ref(), None),
         };
         let opt = known(table, flag)?;
-        if seen.contains(&opt.flag) {
+        if seen.contains(&opt.flag) && !opt.repeats {
             return Err(UsageError(format!("{flag} was given twice")));
         }
         seen.push(opt.flag);
@@ -308,9 +347,9 @@ mod tests {
     use super::*;
 
     const TABLE: [Opt; 3] = [
-        Opt { flag: "--tunnel-id", variable: "TUNNEL_ID", value: "ID", help: "" },
-        Opt { flag: "--workers", variable: "WORKERS", value: "N", help: "" },
-        Opt { flag: "--insecure", variable: "INSECURE", value: "", help: "" },
+        Opt::new("--tunnel-id", "TUNNEL_ID", "ID", ""),
+        Opt::new("--workers", "WORKERS", "N", ""),
+        Opt::new("--insecure", "INSECURE", "", ""),
     ];
 
     /// Reads the table's options; the environment is written as `NAME=value`.
@@ -337,6 +376,21 @@ mod tests {
         assert_eq!(read(&["--workers", "2"], &["WORKERS=3"]), Ok((None, Some(2), false)));
         assert_eq!(read(&["--workers=2"], &["TUNNEL_ID=x"]), Ok((Some("x".into()), Some(2), false)));
         assert_eq!(read(&[], &["WORKERS=", "INSECURE="]), Ok((None, None, false)));
+    }
+
+    #[test]
+    fn an_option_that_repeats_gives_all_its_values() {
+        let table = [Opt::new("--port", "PORTS", "N", "").repeats()];
+        let ports = |arguments: &[&str], variable: &str| {
+            let environment = |_: &str| Some(OsString::from(variable));
+            let arguments = arguments.iter().map(OsString::from).collect();
+            Options::new(&table, arguments, &environment)?.all_parsed::<u16>("--port")
+        };
+        assert_eq!(ports(&["--port", "1", "--port=2"], "3"), Ok(vec![1, 2]));
+        assert_eq!(ports(&[], "3, 4"), Ok(vec![3, 4]));
+        assert_eq!(ports(&[], ""), Ok(vec![]));
+        let error = ports(&["--port", "1", "--port", "x"], "").unwrap_err();
+        assert_eq!(error.0, "--port: invalid digit found in string");
     }
 
     #[test]

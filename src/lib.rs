@@ -56,6 +56,7 @@ mod agent;
 mod backoff;
 #[doc(hidden)]
 pub mod cli;
+mod clock;
 pub mod headers;
 pub mod http1;
 pub mod link;
@@ -70,7 +71,7 @@ mod session;
 mod status;
 mod tunnel_id;
 
-pub use agent::{Agent, Builder, ConfigError, Handle, RunError, Stopper};
+pub use agent::{Agent, Builder, ConfigError, Handle, Remote, RunError};
 pub use backoff::Limits as Backoff;
 pub use link::GatewayUrl;
 pub use link::dial::Token;

@@ -1,7 +1,7 @@
 //! How an agent is doing, at the cost of a few atomics.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 /// How an agent is doing at one instant.
@@ -10,6 +10,8 @@ use std::time::Instant;
 pub struct Status {
     /// Whether there is a session.
     pub connection: Connection,
+    /// Sessions that are open.
+    pub sessions: u64,
     /// Requests that wait for a worker or an answer.
     pub in_flight: u64,
     /// Requests that were answered with a response, since the start.
@@ -29,16 +31,24 @@ pub struct Status {
 pub enum Connection {
     /// Dialling, or waiting to dial again.
     Connecting,
-    /// There is one, since this time.
+    /// There is one at least; the oldest was opened at this time.
     Connected(Instant),
     /// The agent has ended.
     Stopped,
 }
 
+#[derive(Debug, Default)]
+struct Sessions {
+    /// When each of those that are open began.
+    since: Vec<Instant>,
+    /// The agent has ended.
+    stopped: bool,
+}
+
 /// What [`Status`] is made of.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    connection: Mutex<Connection>,
+    sessions: Mutex<Sessions>,
     in_flight: AtomicU64,
     served: AtomicU64,
     failed: AtomicU64,
@@ -51,7 +61,7 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn new() -> Self {
         Counters {
-            connection: Mutex::new(Connection::Connecting),
+            sessions: Mutex::default(),
             in_flight: AtomicU64::new(0),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -61,8 +71,23 @@ impl Counters {
         }
     }
 
-    pub(crate) fn set_connection(&self, connection: Connection) {
-        *self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = connection;
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // Nothing panics while the lock is held.
+        self.sessions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn session_began(&self, at: Instant) {
+        self.sessions().since.push(at);
+    }
+
+    /// That which began at this time.
+    pub(crate) fn session_ended(&self, at: Instant) {
+        let since = &mut self.sessions().since;
+        since.iter().position(|other| *other == at).map(|index| since.remove(index));
+    }
+
+    pub(crate) fn stopped(&self) {
+        self.sessions().stopped = true;
     }
 
     pub(crate) fn request_started(&self) {
@@ -91,8 +116,15 @@ impl Counters {
     }
 
     pub(crate) fn status(&self) -> Status {
+        let sessions = self.sessions();
+        let connection = match sessions.since.iter().min() {
+            _ if sessions.stopped => Connection::Stopped,
+            Some(since) => Connection::Connected(*since),
+            None => Connection::Connecting,
+        };
         Status {
-            connection: *self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner()),
+            connection,
+            sessions: sessions.since.len() as u64,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             served: self.served.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),

@@ -685,7 +685,7 @@ fn a_second_shutdown_skips_the_drain() {
     session.get("/running");
     let running = held.wait_for("/running");
     handle.shutdown(LIMIT);
-    handle.stopper().shutdown(Duration::ZERO);
+    handle.remote().shutdown(Duration::ZERO);
     assert_eq!(session.close_code(), 1001);
     drop(running);
     handle.join().unwrap();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, read_request, serve};
+use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
     Agent, Backoff, Body, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Origin, Request,
@@ -543,4 +544,135 @@ fn an_agent_that_stops_says_so_and_finishes() {
     assert_eq!(session.close_code(), 1001);
     drop(session);
     handle.join().unwrap();
+}
+
+// ----------------------------------------------------------------------------------- several sessions
+
+#[test]
+fn a_gateway_that_stops_is_left_for_another_session_first() {
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let (handle, mut old) = start(&gateway, service);
+    get(&mut old, 1, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    send(&mut old, GOAWAY, 0, 0, "restarting");
+    // The new one is opened while the old one goes on.
+    let mut new = gateway.accept();
+    get(&mut old, 2, "/still-here");
+    assert_eq!(response(&mut old, 2).1, b"/still-here");
+    welcome(&mut new, "");
+    expect(&mut old, GOAWAY, 0, 2, "the agent has opened another session");
+    get(&mut new, 1, "/new");
+    assert_eq!(response(&mut new, 1).1, b"/new");
+    // The old one lasts until its streams are over.
+    send(&mut old, RESET, 0, 1, "\x01the client left");
+    assert_eq!(signal.wait(), "ended");
+    assert_eq!(old.close_code(), 1001);
+    drop(old);
+    get(&mut new, 2, "/newer");
+    assert_eq!(response(&mut new, 2).1, b"/newer");
+    assert_eq!(handle.status().retries, 0);
+    drop(new);
+    stop(handle);
+}
+
+#[test]
+fn a_session_that_has_a_successor_is_not_dialled_again() {
+    let gateway = ScriptedGateway::start();
+    let (handle, mut old) = start(&gateway, echo);
+    send(&mut old, GOAWAY, 0, 0, "restarting");
+    let mut new = gateway.accept();
+    // The old one is closed before the new one is open: the slot is the new one's all the same.
+    old.0.close(Some(CloseFrame { code: 4000.into(), reason: "replaced".into() })).unwrap();
+    assert_eq!(old.close_code(), 4000);
+    drop(old);
+    welcome(&mut new, "");
+    get(&mut new, 1, "/new");
+    assert_eq!(response(&mut new, 1).1, b"/new");
+    drop(new);
+    // Whoever comes next is the successor's successor, and there is one alone.
+    let mut next = gateway.accept();
+    welcome(&mut next, "");
+    get(&mut next, 1, "/next");
+    assert_eq!(response(&mut next, 1).1, b"/next");
+    assert_eq!(handle.status().retries, 1);
+    drop(next);
+    stop(handle);
+}
+
+#[test]
+fn several_gateways_are_served_at_once_and_one_may_be_lost() {
+    let gateways = [ScriptedGateway::start(), ScriptedGateway::start()];
+    let [one, two] = &gateways;
+    let handle = builder(one)
+        .gateway(two.url().parse().unwrap())
+        .connections(2)
+        .backoff(Backoff { min: Duration::from_millis(20), max: Duration::from_millis(20), max_retries: 1 })
+        .service(echo)
+        .build()
+        .unwrap()
+        .spawn()
+        .unwrap();
+    let mut slots = Vec::new();
+    let mut sessions: Vec<ScriptedSession> = [one, one, two, two]
+        .into_iter()
+        .map(|gateway| {
+            let (mut session, handshake) = gateway.accept_with_handshake();
+            slots.push((handshake["instance"].clone(), handshake["slot"].as_u64().unwrap()));
+            welcome(&mut session, "");
+            session
+        })
+        .collect();
+    slots.sort_by_key(|(_, slot)| *slot);
+    let numbers: Vec<u64> = slots.iter().map(|(_, slot)| *slot).collect();
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert!(slots.iter().all(|(instance, _)| *instance == slots[0].0 && instance.is_string()));
+    for session in &mut sessions {
+        get(session, 1, "/hello");
+        assert_eq!(response(session, 1).1, b"/hello");
+    }
+    assert_eq!(handle.status().sessions, 4);
+    // The first gateway is gone for good; its sessions give up, the others go on.
+    let [one, _two] = gateways;
+    drop(one);
+    let mut others = sessions.split_off(2);
+    drop(sessions);
+    let deadline = Instant::now() + LIMIT;
+    while handle.status().retries < 4 && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    for session in &mut others {
+        get(session, 2, "/again");
+        assert_eq!(response(session, 2).1, b"/again");
+    }
+    assert_eq!(handle.status().sessions, 2);
+    drop(others);
+    stop(handle);
+}
+
+#[test]
+fn an_agent_that_is_hurried_does_not_wait() {
+    let gateway = ScriptedGateway::start();
+    let an_hour = Duration::from_secs(3600);
+    let long = Backoff { min: an_hour, max: an_hour, max_retries: 0 };
+    let (handle, session) = start_with(&gateway, builder(&gateway).backoff(long).service(echo), "");
+    drop(session);
+    let (stopped, until) = (Signal::new(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let (told, done, remote) = (stopped.clone(), until.clone(), handle.remote());
+    // Again and again: it may not have begun to wait when it is told the first time.
+    std::thread::spawn(move || {
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            remote.retry_now();
+            std::thread::yield_now();
+        }
+        told.send(());
+    });
+    let mut session = gateway.accept();
+    until.store(true, std::sync::atomic::Ordering::SeqCst);
+    stopped.wait();
+    welcome(&mut session, "");
+    get(&mut session, 1, "/back");
+    assert_eq!(response(&mut session, 1).1, b"/back");
+    drop(session);
+    stop(handle);
 }

@@ -25,6 +25,11 @@ const WORKERS_MAX: usize = 1024;
 /// Most streams at once.
 const STREAMS_MAX: usize = 4096;
 
+/// Most sessions that an agent keeps up.
+const SESSIONS_MAX: usize = 256;
+
+const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
+
 /// Most requests that may wait for a worker.
 const QUEUE_MAX: usize = 65_536;
 
@@ -34,7 +39,9 @@ const MESSAGE_MIN: usize = 16 << 10;
 /// Configures an [`Agent`].
 pub struct Builder {
     tunnel_id: TunnelId,
-    gateway: GatewayUrl,
+    gateways: Vec<GatewayUrl>,
+    connections: usize,
+    drain: Duration,
     token: Option<Token>,
     trust: Trust,
     answers: Answers,
@@ -83,8 +90,10 @@ impl Builder {
     pub(super) fn new(tunnel_id: TunnelId) -> Self {
         Builder {
             tunnel_id,
-            // Two constants that parse; a test says so.
-            gateway: "ws://127.0.0.1:3000/ws".parse().expect("the default gateway is a URL"),
+            gateways: Vec::new(),
+            connections: 1,
+            drain: Duration::from_secs(10),
+            // A constant that parses; a test says so.
             answers: Answers::Local(
                 "http://127.0.0.1:8000".parse().expect("the default local server is a URL"),
             ),
@@ -104,9 +113,23 @@ impl Builder {
         }
     }
 
-    /// The gateway to dial. Default: `ws://127.0.0.1:3000/ws`.
+    /// A gateway to dial. Called again, one more: the agent keeps sessions with each, up to 256 in all.
+    /// Default: `ws://127.0.0.1:3000/ws`.
     pub fn gateway(mut self, url: GatewayUrl) -> Self {
-        self.gateway = url;
+        self.gateways.push(url);
+        self
+    }
+
+    /// Sessions with each gateway, which may be a balancer that spreads them. Default: 1.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// How long a session may finish its requests once another one has taken its place, because its gateway
+    /// is about to stop. Default: 10 s.
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
         self
     }
 
@@ -203,12 +226,20 @@ impl Builder {
     }
 
     /// Checks the configuration and reads the certificates that it names.
-    pub fn build(self) -> Result<Agent, ConfigError> {
+    pub fn build(mut self) -> Result<Agent, ConfigError> {
+        if self.gateways.is_empty() {
+            // A constant that parses; a test says so.
+            self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
+        }
         self.check()?;
-        let gateway_tls =
-            client_tls(self.gateway.is_secure(), &self.trust).map_err(ConfigError::GatewayTls)?;
-        let dialer =
-            Dialer::new(self.gateway, self.token, gateway_tls, self.timeouts.connect, self.max_message);
+        let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
+        let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
+        let (token, timeout, max_message) = (self.token, self.timeouts.connect, self.max_message);
+        let dial = |url: GatewayUrl| {
+            let tls = tls.clone().filter(|_| url.is_secure());
+            Dialer::new(url, token.clone(), tls, timeout, max_message)
+        };
+        let dialers = self.gateways.into_iter().map(dial).collect();
         let mut warnings = Vec::new();
         if self.trust == Trust::Insecure {
             warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
@@ -227,7 +258,9 @@ impl Builder {
         };
         Ok(Agent {
             tunnel_id: self.tunnel_id,
-            dialer,
+            dialers,
+            connections: self.connections,
+            drain: self.drain,
             service,
             served_by,
             session: session::Config {
@@ -257,6 +290,10 @@ impl Builder {
             (
                 (1..=STREAMS_MAX).contains(&self.max_streams),
                 format!("--max-streams must be 1 to {STREAMS_MAX}"),
+            ),
+            (
+                (1..=SESSIONS_MAX).contains(&(self.connections.saturating_mul(self.gateways.len()))),
+                format!("--connections times the number of gateways must be 1 to {SESSIONS_MAX}"),
             ),
             (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
             (
@@ -298,7 +335,7 @@ fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Builder({}, {})", self.tunnel_id, self.gateway)
+        write!(f, "Builder({}, {:?})", self.tunnel_id, self.gateways)
     }
 }
 
@@ -329,6 +366,8 @@ mod tests {
         check(builder().workers(1025), "workers");
         check(builder().queue(65_537), "queue");
         check(builder().max_streams(0), "streams");
+        check(builder().connections(0), "connections");
+        check(builder().connections(257), "connections");
         check(builder().max_streams(4097), "streams");
         check(builder().max_message(100).max_body(1), "message");
         check(builder().max_body(17 << 20), "body");

@@ -1,11 +1,16 @@
-//! How an agent is stopped, whatever it is doing.
+//! How an agent is stopped, or hurried, whatever it is doing.
 
+use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::clock::{Clocks, LOOK_EVERY};
 use crate::session::outbox::Outbox;
 
-/// Shared between the agent's thread and those who may stop it.
+/// What the gateway and its log are told when the agent stops.
+const STOPPING: &str = "the agent is stopping";
+
+/// Shared between the agent's threads and those who may stop it.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     state: Mutex<State>,
@@ -16,20 +21,25 @@ pub(super) struct Control {
 struct State {
     /// Set when the agent is to stop: until when it may finish what runs.
     drain_until: Option<Instant>,
-    /// The session that runs.
-    session: Option<Outbox>,
+    /// The sessions that run.
+    sessions: HashMap<u64, Outbox>,
+    next_id: u64,
+    /// How often the agent was told not to wait.
+    hurried: u64,
 }
 
 impl Control {
     pub(super) fn shutdown(&self, drain: Duration) {
         let mut state = self.lock();
-        let now = Instant::now();
-        let until = now.checked_add(drain).unwrap_or_else(|| now + FAR_AWAY);
+        let until = after(drain);
         let until = state.drain_until.map_or(until, |earlier| earlier.min(until));
         state.drain_until = Some(until);
-        if let Some(session) = &state.session {
-            session.drain(until);
-        }
+        state.sessions.values().for_each(|session| session.drain(until, STOPPING));
+        self.changed.notify_all();
+    }
+
+    pub(super) fn hurry(&self) {
+        self.lock().hurried += 1;
         self.changed.notify_all();
     }
 
@@ -37,22 +47,45 @@ impl Control {
         self.lock().drain_until.is_some()
     }
 
-    pub(super) fn attach(&self, session: Outbox) {
+    /// Takes note of a session, for as long as it is not [detached](Self::detach).
+    pub(super) fn attach(&self, session: Outbox) -> u64 {
         let mut state = self.lock();
         if let Some(until) = state.drain_until {
-            session.drain(until);
+            session.drain(until, STOPPING);
         }
-        state.session = Some(session);
+        state.next_id += 1;
+        let id = state.next_id;
+        state.sessions.insert(id, session);
+        id
     }
 
-    pub(super) fn detach(&self) {
-        self.lock().session = None;
+    pub(super) fn detach(&self, id: u64) {
+        self.lock().sessions.remove(&id);
     }
 
-    /// Waits this long, or until the agent is to stop.
-    pub(super) fn wait(&self, delay: Duration) {
-        // Neither poisoning nor the time-out changes what the caller looks at next.
-        let _ = self.changed.wait_timeout_while(self.lock(), delay, |state| state.drain_until.is_none());
+    /// Waits this long, or until the agent is to stop or to hurry, or until its machine wakes up. Returns
+    /// why it waited no longer, if it did not.
+    pub(super) fn wait(&self, delay: Duration) -> Option<&'static str> {
+        let until = after(delay);
+        let mut clocks = Clocks::new(SystemTime::now(), Instant::now());
+        let mut state = self.lock();
+        let before = state.hurried;
+        while state.drain_until.is_none() {
+            let now = Instant::now();
+            if state.hurried != before {
+                return Some("asked not to wait");
+            }
+            if clocks.slept(SystemTime::now(), now) {
+                return Some("this machine seems to have slept");
+            }
+            let left = until.saturating_duration_since(now);
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, left.min(LOOK_EVERY));
+            state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+        None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -61,5 +94,11 @@ impl Control {
     }
 }
 
-/// Stands for a drain that is longer than the clock can tell.
+/// So long after now.
+pub(super) fn after(time: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + FAR_AWAY)
+}
+
+/// Stands for a time that is longer than the clock can tell.
 const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -32,7 +32,7 @@ use std::time::Duration;
 pub use order::Correlation;
 pub(crate) use state::End;
 pub use state::Heartbeat;
-pub(crate) use writer::run;
+pub(crate) use writer::{Supervisor, run};
 
 /// How a session behaves.
 #[derive(Debug, Clone)]

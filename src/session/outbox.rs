@@ -43,8 +43,12 @@ pub(super) enum Event {
     GatewayError(String),
     /// The reader read its last.
     ReaderEnded(End),
-    /// Finish until this time at most.
-    Drain(Instant),
+    /// Finish until this time at most, and why.
+    Drain(Instant, &'static str),
+    /// The gateway takes requests for this session, or may do so from now on.
+    Opened,
+    /// The gateway is about to stop.
+    GoesAway(String),
     /// Streams have something to send.
     Streams,
 }
@@ -231,13 +235,13 @@ impl Outbox {
     }
 
     /// Finish until this time at most; what comes from now on is refused.
-    pub(crate) fn drain(&self, until: Instant) {
+    pub(crate) fn drain(&self, until: Instant, why: &'static str) {
         if !self.shared.draining.swap(true, Ordering::AcqRel)
             && let Some(mux) = self.mux()
         {
-            mux.go_away(mux.last(), "the agent is stopping");
+            mux.go_away(mux.last(), why);
         }
-        self.tell(Event::Drain(until));
+        self.tell(Event::Drain(until, why));
     }
 
     /// Switches mux/2 on. False when it is on already, or a request came before.

@@ -129,6 +129,7 @@ impl Reader {
         match Welcome::decode(payload) {
             Welcome::Mux(limits) if self.outbox.start_mux(limits) => {
                 debug!("the gateway speaks mux/2");
+                self.outbox.tell(Event::Opened);
                 Ok(())
             }
             Welcome::Mux(_) => {
@@ -157,7 +158,7 @@ impl Reader {
                 if mux.control_bytes() > CONTROL_MAX { Err(End::NotReading) } else { Ok(()) }
             }
             mux::Event::GoAway { text, .. } => {
-                info!("the gateway is about to stop: {}", text.escape_debug());
+                self.outbox.tell(Event::GoesAway(text));
                 Ok(())
             }
             _ => Ok(()),

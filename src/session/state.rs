@@ -21,6 +21,9 @@ const SLACK_BYTES: u64 = 64 << 10;
 /// See [`SLACK_BYTES`].
 const SLACK_TIME: Duration = Duration::from_secs(1);
 
+/// How long the gateway may take to answer after the machine slept.
+const PROBE_TIME: Duration = Duration::from_secs(3);
+
 /// How a session finds out that its peer is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -94,7 +97,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 enum Phase {
     Open,
-    Draining { until: Instant },
+    Draining { until: Instant, why: &'static str },
     Closing { until: Instant, by_us: bool, end: End },
     Ended(End),
 }
@@ -107,6 +110,8 @@ pub(super) struct State {
     next_ping: Instant,
     heard: Instant,
     written_since_heard: u64,
+    /// Since when the gateway is asked whether it is still there.
+    probe: Option<Instant>,
     /// A close frame that is still to be sent.
     close: Option<(u16, &'static str)>,
 }
@@ -119,6 +124,7 @@ impl State {
             next_ping: now + heartbeat.ping_interval,
             heard: now,
             written_since_heard: 0,
+            probe: None,
             close: None,
         }
     }
@@ -128,6 +134,7 @@ impl State {
         if at > self.heard {
             self.heard = at;
             self.written_since_heard = 0;
+            self.probe = None;
         }
     }
 
@@ -136,11 +143,17 @@ impl State {
         self.written_since_heard += bytes;
     }
 
+    /// The machine slept: the gateway may have given the session up, and is asked at once.
+    pub(super) fn woke(&mut self, now: Instant) {
+        self.probe = Some(now);
+        self.next_ping = now;
+    }
+
     /// Finish what runs until this time at most, then close. A later call can only shorten it.
-    pub(super) fn drain(&mut self, until: Instant) {
+    pub(super) fn drain(&mut self, until: Instant, why: &'static str) {
         match &mut self.phase {
-            Phase::Open => self.phase = Phase::Draining { until },
-            Phase::Draining { until: earlier } => *earlier = until.min(*earlier),
+            Phase::Open => self.phase = Phase::Draining { until, why },
+            Phase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
             Phase::Closing { end, .. } => *end = End::Shutdown,
             Phase::Ended(_) => {}
         }
@@ -222,13 +235,13 @@ impl State {
             Phase::Ended(end) => return Step::End(end.clone()),
             Phase::Closing { until, end, .. } if now >= *until => return Step::End(end.clone()),
             Phase::Closing { until, .. } => return Step::Wait(*until),
-            Phase::Draining { until } if outstanding == 0 || now >= *until => {
+            Phase::Draining { until, why } if outstanding == 0 || now >= *until => {
                 // What is answered but not written yet has the rest of the time.
-                let until = (*until).max(now + CLOSE_WAIT);
-                self.start_closing(GOING_AWAY, "the agent is stopping", true, End::Shutdown, until);
+                let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
+                self.start_closing(GOING_AWAY, why, true, End::Shutdown, until);
                 return self.step(now, outstanding);
             }
-            Phase::Draining { until } => Some(*until),
+            Phase::Draining { until, .. } => Some(*until),
             Phase::Open => None,
         };
         let dead_at = self.dead_at();
@@ -245,7 +258,8 @@ impl State {
 
     fn dead_at(&self) -> Instant {
         let slack = SLACK_TIME * u32::try_from(self.written_since_heard / SLACK_BYTES).unwrap_or(u32::MAX);
-        self.heard + self.heartbeat.ping_interval + self.heartbeat.pong_timeout + slack
+        let dead_at = self.heard + self.heartbeat.ping_interval + self.heartbeat.pong_timeout;
+        self.probe.map_or(dead_at, |since| dead_at.min(since + PROBE_TIME)) + slack
     }
 }
 
@@ -266,6 +280,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const STOPPING: &str = "the agent is stopping";
 
     /// A session in virtual time, which starts at 0 s.
     struct Transcript {
@@ -324,6 +339,20 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_slept_asks_at_once() {
+        let mut t = Transcript::new();
+        t.state.heard(t.at(1.0));
+        t.state.woke(t.at(2.0));
+        t.sends(2.0, Outgoing::Ping);
+        t.waits(2.0, 0, 5.0);
+        t.state.heard(t.at(3.0));
+        t.waits(3.0, 0, 17.0);
+        t.state.woke(t.at(4.0));
+        t.sends(4.0, Outgoing::Ping);
+        t.ends(7.0, End::Silent(4 * SECOND));
+    }
+
+    #[test]
     fn any_received_byte_counts_as_life() {
         let mut t = Transcript::new();
         for second in [20.0, 40.0, 60.0] {
@@ -358,7 +387,7 @@ mod tests {
     #[test]
     fn drains_until_everything_is_answered() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0));
+        t.state.drain(t.at(11.0), STOPPING);
         t.waits(1.0, 2, 11.0);
         t.sends(3.0, Outgoing::Close(1001, "the agent is stopping"));
         t.waits(3.0, 0, 11.0);
@@ -371,7 +400,7 @@ mod tests {
     #[test]
     fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0));
+        t.state.drain(t.at(11.0), STOPPING);
         assert_eq!(t.state.step(t.at(11.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
         t.waits(11.0, 2, 12.0);
         t.ends(12.0, End::Shutdown);
@@ -380,9 +409,9 @@ mod tests {
     #[test]
     fn a_second_signal_skips_the_drain() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0));
+        t.state.drain(t.at(11.0), STOPPING);
         t.waits(1.0, 2, 11.0);
-        t.state.drain(t.at(2.0));
+        t.state.drain(t.at(2.0), STOPPING);
         assert_eq!(t.state.step(t.at(2.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
     }
 
@@ -432,7 +461,7 @@ mod tests {
         let mut t = Transcript::new();
         t.state.closed_by_peer(None, t.at(1.0));
         t.sends(1.0, Outgoing::Close(1000, ""));
-        t.state.drain(t.at(9.0));
+        t.state.drain(t.at(9.0), STOPPING);
         t.ends(2.0, End::Shutdown);
     }
 }

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
-use log::debug;
+use log::{debug, info};
 use tungstenite::Bytes;
 use tungstenite::protocol::Role;
 
@@ -18,6 +18,7 @@ use super::reader::Reader;
 use super::state::{State, Step};
 use super::{Config, End};
 use crate::TunnelId;
+use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
 use crate::link::{FrameWriter, Link, Outgoing, WriteHalf};
 use crate::pool::Intake;
@@ -28,20 +29,33 @@ use crate::status::Counters;
 /// system call.
 const BATCH: usize = 64 << 10;
 
-/// Which session of this process it is: there is one.
-const SLOT: u32 = 0;
+/// A gateway that has sent no `welcome` for this long since the handshake is one that sends none.
+const OPEN_WAIT: Duration = Duration::from_secs(1);
 
 /// The reader needs little: frames are decoded on the heap.
 const READER_STACK: usize = 256 << 10;
 
-/// Serves one session until it ends. `attach` is given the session's queue, through which it can be drained.
+/// Who is asked for what a session's own rules do not say.
+pub(crate) trait Supervisor {
+    /// The session has begun; through its queue it can be drained.
+    fn began(&self, outbox: &Outbox);
+
+    /// The gateway has it among those that it gives requests.
+    fn opened(&self);
+
+    /// The gateway is about to stop, for this reason.
+    fn goes_away(&self, outbox: &Outbox, reason: &str);
+}
+
+/// Serves one session until it ends. `slot` tells the gateway which session of this process it is.
 pub(crate) fn run(
     link: Link,
     tunnel_id: &TunnelId,
+    slot: u32,
     config: &Config,
     intake: Intake<Job>,
     counters: &Arc<Counters>,
-    attach: impl FnOnce(Outbox),
+    supervisor: &dyn Supervisor,
 ) -> End {
     let (outbox, inbox) = outbox::channel(config.max_message);
     let reader = Reader {
@@ -59,9 +73,13 @@ pub(crate) fn run(
         Ok(reader) => reader,
         Err(error) => return End::Lost(format!("no thread for the reader: {error}")),
     };
-    attach(outbox);
+    supervisor.began(&outbox);
     let now = Instant::now();
     let mut writer = Writer {
+        supervisor,
+        outbox,
+        open_by: Some(now + OPEN_WAIT),
+        clocks: Clocks::new(SystemTime::now(), now),
         state: State::new(config.heartbeat, now),
         order: Order::new(config.correlation),
         inbox,
@@ -74,7 +92,7 @@ pub(crate) fn run(
         stalled_since: None,
         closing: false,
     };
-    writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id, &config.instance, SLOT).into()));
+    writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id, &config.instance, slot).into()));
     let end = writer.run(|| link.heard.at());
     link.closer.close();
     // It reads from a closed socket now.
@@ -82,7 +100,12 @@ pub(crate) fn run(
     end
 }
 
-struct Writer {
+struct Writer<'a> {
+    supervisor: &'a dyn Supervisor,
+    outbox: Outbox,
+    /// When the session counts as open, unless it does already.
+    open_by: Option<Instant>,
+    clocks: Clocks,
     state: State,
     order: Order<Answer>,
     inbox: Inbox,
@@ -103,7 +126,7 @@ struct Writer {
     closing: bool,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn run(&mut self, heard: impl Fn() -> Instant) -> End {
         loop {
             self.state.heard(heard());
@@ -170,14 +193,35 @@ impl Writer {
 
     /// Waits for an event, and takes with it what else is there, up to a batch.
     fn wait(&mut self, until: Instant) {
-        let timeout = until.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let until = self.open_by.map_or(until, |by| by.min(until));
+        let timeout = until.saturating_duration_since(now).min(LOOK_EVERY);
         match self.inbox.events.recv_timeout(timeout) {
-            Ok(event) => self.handle(event),
-            Err(RecvTimeoutError::Timeout) => return,
-            // The reader's last word comes before it drops its sender, so this does not happen.
-            Err(RecvTimeoutError::Disconnected) => return self.state.reader_ended(End::Eof),
+            Ok(event) => {
+                self.handle(event);
+                self.handle_waiting();
+            }
+            Err(RecvTimeoutError::Timeout) => self.look_at_clocks(),
+            // This writer has a sender itself.
+            Err(RecvTimeoutError::Disconnected) => {}
         }
-        self.handle_waiting();
+    }
+
+    fn look_at_clocks(&mut self) {
+        let now = Instant::now();
+        if self.clocks.slept(SystemTime::now(), now) {
+            info!("this machine seems to have slept; asking whether the gateway is still there");
+            self.state.woke(now);
+        }
+        if self.open_by.is_some_and(|by| by <= now) {
+            self.opened();
+        }
+    }
+
+    fn opened(&mut self) {
+        if self.open_by.take().is_some() {
+            self.supervisor.opened();
+        }
     }
 
     /// Handles the events that are there, and makes frames of answers up to a batch. The others keep the
@@ -215,7 +259,9 @@ impl Writer {
             Event::Violation(code, what) => self.state.violation(code, what, now),
             Event::GatewayError(text) => self.state.gateway_error(text, now),
             Event::ReaderEnded(end) => self.state.reader_ended(end),
-            Event::Drain(until) => self.state.drain(until),
+            Event::Drain(until, why) => self.state.drain(until, why),
+            Event::Opened => self.opened(),
+            Event::GoesAway(reason) => self.supervisor.goes_away(&self.outbox, &reason),
             // They are looked at after the events.
             Event::Streams => {}
         }

@@ -126,10 +126,14 @@ impl ScriptedGateway {
 
     /// Takes an agent up to its handshake.
     pub fn accept(&self) -> ScriptedSession {
+        self.accept_with_handshake().0
+    }
+
+    pub fn accept_with_handshake(&self) -> (ScriptedSession, serde_json::Value) {
         let mut session = ScriptedSession(tungstenite::accept(self.accept_raw()).unwrap());
         let handshake = session.receive();
         assert!(handshake.starts_with("{\"tunnel_id\":\"agent_"), "{handshake}");
-        session
+        (session, serde_json::from_str(&handshake).unwrap())
     }
 }
 

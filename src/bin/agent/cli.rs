@@ -7,17 +7,19 @@ use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::{Agent, Backoff, Correlation, Heartbeat, Timeouts, Token, Trust, TunnelId};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { flag, variable, value, help }
+    Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 26] = [
+const TABLE: [Opt; 27] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
         "GATEWAY_URL",
         "URL",
-        "the gateway; without a path, /ws; default ws://127.0.0.1:3000/ws",
-    ),
+        "a gateway; without a path, /ws; may be repeated; default ws://127.0.0.1:3000/ws",
+    )
+    .repeats(),
+    opt("--connections", "CONNECTIONS", "N", "sessions with each gateway; default 1"),
     opt("--token-file", "TOKEN_FILE", "FILE", "file with the token for the gateway; default none"),
     opt("", "TOKEN", "", "the token itself; never on the command line"),
     opt("--local", "LOCAL_URL", "URL", "the local server; default http://127.0.0.1:8000"),
@@ -85,9 +87,13 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
             return Err(UsageError(text.to_owned()));
         }
     });
-    if let Some(url) = o.parsed("--gateway")? {
+    for url in o.all_parsed("--gateway")? {
         builder = builder.gateway(url);
     }
+    if let Some(connections) = o.value("--connections", cli::number)? {
+        builder = builder.connections(connections);
+    }
+    builder = builder.drain(drain);
     if let Some(token) = token(o)? {
         builder = builder.token(token);
     }

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use log::{error, info};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tunnel_agent::cli::{Command, print, program, refuse};
-use tunnel_agent::{Agent, RunError, Stopper, logging};
+use tunnel_agent::{Agent, Remote, RunError, logging};
 
 const GAVE_UP: u8 = 1;
 const REFUSED: u8 = 3;
@@ -37,7 +37,7 @@ fn run(agent: Agent, drain: Duration) -> ExitCode {
         Ok(handle) => handle,
         Err(error) => return end(RunError::Threads(error)),
     };
-    if let Err(error) = stop_on_signals(handle.stopper(), drain) {
+    if let Err(error) = heed_signals(handle.remote(), drain) {
         return end(RunError::Threads(error));
     }
     match handle.join() {
@@ -54,21 +54,29 @@ fn end(error: RunError) -> ExitCode {
     })
 }
 
-/// The first signal drains, the next one does not wait any more.
-fn stop_on_signals(stopper: Stopper, drain: Duration) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let wait = move || {
-        let mut signals = signals.forever();
-        signals.next();
-        info!(
-            "asked to stop; finishing what runs, for {} s at most; ask again to stop at once",
-            drain.as_secs()
-        );
-        stopper.shutdown(drain);
-        for _ in signals {
-            info!("asked again: stopping at once");
-            stopper.shutdown(Duration::ZERO);
+/// SIGHUP skips the wait before the next try. The first SIGINT or SIGTERM drains, the next one does not wait any
+/// more.
+fn heed_signals(remote: Remote, drain: Duration) -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let heed = move || {
+        let mut left = Some(drain);
+        for signal in signals.forever() {
+            match left {
+                _ if signal == SIGHUP => remote.retry_now(),
+                Some(drain) => {
+                    let seconds = drain.as_secs();
+                    info!(
+                        "asked to stop; finishing what runs, for {seconds} s at most; ask again to stop at once"
+                    );
+                    remote.shutdown(drain);
+                    left = None;
+                }
+                None => {
+                    info!("asked again: stopping at once");
+                    remote.shutdown(Duration::ZERO);
+                }
+            }
         }
     };
-    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
+    thread::Builder::new().name("signals".to_owned()).spawn(heed).map(drop)
 }

@@ -8,7 +8,7 @@ use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::link::tls::{self, ServerTls};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { flag, variable, value, help }
+    Opt::new(flag, variable, value, help)
 }
 
 const TABLE: [Opt; 11] = [
