@@ -23,9 +23,9 @@ struct State {
 /// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// It waits for a request.
+    /// It waits for another request.
     Idle,
-    /// A request has begun to arrive, and has not been given to an agent.
+    /// A request arrives, and has not been given to an agent.
     Arriving,
     /// A request is being answered.
     Served,
@@ -43,12 +43,12 @@ impl Clients {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes note of a connection on which nothing has come yet.
+    /// Takes note of a new connection. Its first request is on its way.
     pub fn enter(self: &Arc<Self>, closer: Closer) -> Client {
         let mut state = self.state();
         let id = state.next_id;
         state.next_id += 1;
-        state.list.insert(id, (closer, Stage::Idle));
+        state.list.insert(id, (closer, Stage::Arriving));
         Client { clients: self.clone(), id }
     }
 
@@ -77,15 +77,13 @@ impl Client {
     /// Takes note of how far the connection is. False when it is to end instead: no more requests are taken.
     pub fn is_now(&self, stage: Stage) -> bool {
         let mut state = self.clients.state();
-        if let Some(entry) = state.list.get_mut(&self.id) {
-            entry.1 = stage;
-        }
+        let before = state.list.get_mut(&self.id).map(|entry| std::mem::replace(&mut entry.1, stage));
         let draining = state.draining;
         drop(state);
         if draining {
             self.clients.changed.notify_all();
         }
-        !draining || stage == Stage::Served
+        !draining || stage == Stage::Served || before == Some(stage)
     }
 }
 

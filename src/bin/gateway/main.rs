@@ -20,7 +20,7 @@ mod visitor;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,8 @@ pub struct Gateway {
     agents: Agents,
     clients: Arc<Clients>,
     connections: AtomicUsize,
+    /// No more connections are taken.
+    stopping: AtomicBool,
     started: Instant,
 }
 
@@ -110,11 +112,13 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
         clients: Arc::default(),
         settings,
         connections: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
         started: Instant::now(),
     });
     let listener = Arc::new(listener);
     let (accepting, on) = (gateway.clone(), listener.clone());
-    thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
+    let acceptor =
+        thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
     signals.forever().next();
     info!("stopping; agents to say goodbye to: {}", gateway.agents.count());
     // A second signal ends it at once.
@@ -122,16 +126,26 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
         signals.forever().next();
         std::process::exit(0);
     })?;
-    stop(&listener, &gateway);
+    refuse_more(&listener, &gateway);
+    let _ = acceptor.join();
+    drop(listener);
+    stop(&gateway);
     Ok(())
 }
 
-/// Takes nobody new, lets those who are here finish, and says goodbye.
-fn stop(listener: &TcpListener, gateway: &Gateway) {
-    gateway.clients.drain();
-    // Wakes the acceptor, and lets others be refused by the system. Where that is not possible, the acceptor
-    // refuses them.
+/// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
+fn refuse_more(listener: &TcpListener, gateway: &Gateway) {
+    gateway.stopping.store(true, Ordering::SeqCst);
+    // It wakes the acceptor where the system allows it, and a connection does where not.
     let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
+    if let Ok(address) = listener.local_addr() {
+        let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
+    }
+}
+
+/// Lets those who are here finish, and says goodbye to the agents.
+fn stop(gateway: &Gateway) {
+    gateway.clients.drain();
     gateway.clients.wait_for_none(Stage::Arriving, ARRIVAL_WAIT);
     gateway.agents.go_away();
     gateway.clients.wait_for_none(Stage::Served, gateway.settings.drain);
@@ -141,12 +155,15 @@ fn stop(listener: &TcpListener, gateway: &Gateway) {
 fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) {
     loop {
         match listener.accept() {
-            _ if gateway.clients.is_draining() => return,
             Ok((socket, _)) => take(socket, gateway),
+            Err(_) if gateway.stopping.load(Ordering::SeqCst) => return,
             Err(error) => {
                 warn!("cannot take a connection: {error}");
                 thread::sleep(EXHAUSTED_WAIT);
             }
+        }
+        if gateway.stopping.load(Ordering::SeqCst) {
+            return;
         }
     }
 }
@@ -167,9 +184,16 @@ fn take(socket: TcpStream, gateway: &Arc<Gateway>) {
         debug!("closed a connection: there are {CONNECTIONS_MAX} already");
         return;
     }
+    let socket = match Socket::plain(socket) {
+        Ok(socket) => socket,
+        Err(error) => return debug!("connection failed at once: {error}"),
+    };
+    // Before anything else is known of it, so that it is not overlooked when the gateway stops.
+    let client = gateway.clients.enter(socket.closer());
     let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
     let spawned = thread.spawn(move || {
-        if let Err(error) = open(socket, &counted.0).and_then(|socket| public::serve(socket, &counted.0)) {
+        let gateway = &counted.0;
+        if let Err(error) = open(socket, gateway).and_then(|socket| public::serve(socket, client, gateway)) {
             debug!("connection ended: {error}");
         }
     });
@@ -178,8 +202,7 @@ fn take(socket: TcpStream, gateway: &Arc<Gateway>) {
     }
 }
 
-fn open(tcp: TcpStream, gateway: &Gateway) -> std::io::Result<Socket> {
-    let mut socket = Socket::plain(tcp)?;
+fn open(mut socket: Socket, gateway: &Gateway) -> std::io::Result<Socket> {
     let Some(tls) = &gateway.settings.tls else { return Ok(socket) };
     socket.set_deadline(Some(Instant::now() + TLS_TIME))?;
     socket.accept_tls(tls)

@@ -22,13 +22,12 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Serves one connection to its end.
-pub fn serve(socket: Socket, gateway: &Arc<Gateway>) -> io::Result<()> {
+pub fn serve(socket: Socket, client: Client, gateway: &Arc<Gateway>) -> io::Result<()> {
     socket.keep_alive()?;
     let peer = socket.peer()?.ip().to_string();
-    let client = gateway.clients.enter(socket.closer());
     let mut connection = Connection::new(socket)?;
     loop {
-        if !client.is_now(Stage::Idle) || !connection.wait() || !client.is_now(Stage::Arriving) {
+        if !connection.wait() || !client.is_now(Stage::Arriving) {
             return Ok(());
         }
         let mut head = match connection.read_head() {
@@ -46,8 +45,8 @@ pub fn serve(socket: Socket, gateway: &Arc<Gateway>) -> io::Result<()> {
             Route::Here(response) => answer(connection, &head, |_| response, gateway)?,
         };
         match next {
-            Some(next) => connection = next,
-            None => return Ok(()),
+            Some(next) if client.is_now(Stage::Idle) => connection = next,
+            _ => return Ok(()),
         }
     }
 }
