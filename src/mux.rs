@@ -339,6 +339,11 @@ impl Stream {
         Ok(sent?)
     }
 
+    /// Whether the other side ended the stream before its time, or the connection is over.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self.0.mux.state().streams.over(self.0.number), Some(Over::ByPeer(_) | Over::Lost))
+    }
+
     /// Waits for the end of the stream, and tells how it ended.
     pub fn over(&self) -> StreamError {
         let over = self.wait(None, |streams| Ok(streams.over(self.0.number)));

@@ -62,7 +62,7 @@ impl Streamed {
 
     /// Whether nobody waits for it any more.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.stream.cancellation().is_cancelled()
+        self.stream.is_abandoned()
     }
 
     /// Leaves it to somebody else: nothing was done about it.
@@ -84,7 +84,7 @@ impl Streamed {
                 line.finish(&Ok(done));
                 counters.request_answered(true);
             }
-            Err(_) if stream.cancellation().is_cancelled() => {
+            Err(_) if stream.is_abandoned() => {
                 debug!("{line}: nobody waits for the answer any more");
                 counters.request_cancelled();
             }

@@ -1,7 +1,9 @@
 //! `make demo`: a gateway, a small site and the agent, with requests through the tunnel. It stays up until
 //! Ctrl-C.
 
-use std::io::{self, Write};
+mod site;
+
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -9,11 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tunnel_agent::http1::{Connection, Head};
-use tunnel_agent::link::Socket;
 
 const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_demo";
 
@@ -22,6 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Between two looks whether something has happened.
 const STEP: Duration = Duration::from_millis(50);
+
+/// Lines of a response that are shown.
+const LINES_SHOWN: usize = 10;
 
 /// How long they may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
@@ -60,7 +62,7 @@ fn run() -> io::Result<()> {
     let (gateway_at, site_at) = (port("GATEWAY_PORT", 3000)?, port("SITE_PORT", 8000)?);
     let site = TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at))?;
     drop(TcpListener::bind(gateway_at).map_err(|_| taken("GATEWAY_PORT", gateway_at))?);
-    thread::spawn(move || serve_site(&site));
+    thread::spawn(move || site::serve(&site));
 
     println!(
         "A small site on http://{site_at}, a gateway on http://{gateway_at}, and between them the agent."
@@ -72,7 +74,11 @@ fn run() -> io::Result<()> {
         Program::start("agent", &["--tunnel-id", TUNNEL_ID, "--gateway", &urls[0], "--local", &urls[1]])?;
     let result = wait_until_up(gateway_at, &mut [&mut gateway, &mut agent]).and_then(|()| {
         show_requests(gateway_at)?;
-        println!("\nThe tunnel is up: http://{gateway_at}/ is the site on {site_at}. Ctrl-C ends it.\n");
+        println!("\nThe tunnel is up: http://{gateway_at}/ is the site on {site_at}. Try");
+        println!("    curl -N http://{gateway_at}/events");
+        println!("    curl http://{gateway_at}/download?bytes=1073741824 | sha1sum");
+        println!("    curl -T FILE http://{gateway_at}/upload");
+        println!("or open it in two browser windows, for the chat. Ctrl-C ends it.\n");
         stopped.recv().map_err(io::Error::other)
     });
     println!();
@@ -168,7 +174,10 @@ fn show_requests(gateway: SocketAddr) -> io::Result<()> {
         let text = text_of(method, gateway, path, body)?;
         let data = if body.is_empty() { String::new() } else { format!(" -d '{body}'") };
         println!("\n$ curl -i{data} http://{gateway}{path}");
-        text.lines().for_each(|line| println!("    {line}"));
+        text.lines().take(LINES_SHOWN).for_each(|line| println!("    {line}"));
+        if text.lines().nth(LINES_SHOWN).is_some() {
+            println!("    …");
+        }
     }
     Ok(())
 }
@@ -190,53 +199,3 @@ fn text_of(method: &str, gateway: SocketAddr, path: &str, body: &str) -> io::Res
     text.push_str(&body.read_to_string().map_err(io::Error::other)?);
     Ok(text)
 }
-
-// -------------------------------------------------------------------------------------------------------- site
-
-fn serve_site(listener: &TcpListener) {
-    for socket in listener.incoming().flatten() {
-        thread::spawn(move || {
-            // A visitor who leaves is nobody's concern.
-            let _ = serve_visitor(socket);
-        });
-    }
-}
-
-fn serve_visitor(socket: TcpStream) -> Result<(), Box<dyn std::error::Error>> {
-    let mut connection = Connection::new(Socket::plain(socket)?)?;
-    while connection.wait() {
-        let head = connection.read_head()?;
-        let body = connection.read_body(&head, 1 << 20)?;
-        let response = answer(&head, body);
-        if !connection.respond(Some(&head), response)? {
-            connection.linger();
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn answer(head: &Head, body: Vec<u8>) -> http::Response<Vec<u8>> {
-    let (status, kind, body) = match head.request.uri().path() {
-        "/" => (200, "text/html; charset=utf-8", PAGE.as_bytes().to_vec()),
-        "/time" => {
-            let now = time::OffsetDateTime::now_utc();
-            (200, "text/plain", format!("{} {}\n", now.date(), now.time()).into_bytes())
-        }
-        "/echo" => (200, "text/plain; charset=utf-8", body),
-        _ => (404, "text/plain", b"Nothing here.\n".to_vec()),
-    };
-    let mut response = http::Response::new(body);
-    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // So that the lines of several programs come out one after the other.
-    let _ = io::stdout().flush();
-    response
-}
-
-const PAGE: &str = "<!doctype html>
-<title>A small site</title>
-<h1>Through the tunnel</h1>
-<p>This page came from a local server that nobody can reach from outside.</p>
-<form method=post action=/echo><input name=message value=Hello> <button>Send</button></form>
-";
