@@ -17,7 +17,7 @@ mod public;
 mod stream;
 mod visitor;
 
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -127,8 +127,8 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
         std::process::exit(0);
     })?;
     refuse_more(&listener, &gateway);
-    let _ = acceptor.join();
     drop(listener);
+    let _ = acceptor.join();
     stop(&gateway);
     Ok(())
 }
@@ -136,9 +136,8 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
 /// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
 fn refuse_more(listener: &TcpListener, gateway: &Gateway) {
     gateway.stopping.store(true, Ordering::SeqCst);
-    // It wakes the acceptor where the system allows it, and a connection does where not.
-    let _ = socket2::SockRef::from(listener).shutdown(Shutdown::Both);
-    if let Ok(address) = listener.local_addr() {
+    // The acceptor takes those who are waiting already, and ends: woken by one more.
+    if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
         let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
     }
 }
@@ -156,14 +155,12 @@ fn accept(listener: &TcpListener, gateway: &Arc<Gateway>) {
     loop {
         match listener.accept() {
             Ok((socket, _)) => take(socket, gateway),
+            // Everybody who was waiting is taken.
             Err(_) if gateway.stopping.load(Ordering::SeqCst) => return,
             Err(error) => {
                 warn!("cannot take a connection: {error}");
                 thread::sleep(EXHAUSTED_WAIT);
             }
-        }
-        if gateway.stopping.load(Ordering::SeqCst) {
-            return;
         }
     }
 }
