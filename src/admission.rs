@@ -26,7 +26,7 @@ pub enum Refusal {
     /// 400: HTTP does not allow this; the text says what.
     BadRequest(Cow<'static, str>),
     /// 413: the body is larger than this many bytes.
-    BodyTooLarge(usize),
+    BodyTooLarge(u64),
     /// 414: the path is longer than [`LINE_MAX`].
     PathTooLong,
     /// 431: more headers than [`HEADERS_MAX`], more bytes of them than [`HEADER_BYTES_MAX`], or one longer
@@ -119,7 +119,7 @@ pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Re
     let pairs = message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     let headers = headers(pairs)?;
     if message.body.len() > body_max {
-        return Err(Refusal::BodyTooLarge(body_max));
+        return Err(Refusal::BodyTooLarge(body_max as u64));
     }
     let mut request = Request::new(Body::from(message.body));
     *request.method_mut() = method;

@@ -128,12 +128,9 @@ fn response(session: &mut ScriptedSession, stream: u32) -> (String, Vec<u8>) {
 
 /// Answers with the path, and the body behind it.
 fn echo(request: Request) -> Result<Response, Failure> {
-    let mut answer = request.uri().to_string();
-    request
-        .into_body()
-        .read_to_string(&mut answer)
-        .map_err(|error| Failure::new(FailureKind::Truncated, error.to_string()))?;
-    Ok(Response::new(Body::from(answer)))
+    let path = request.uri().to_string();
+    let body = request.into_body().read_to_end_limited(1 << 20)?;
+    Ok(Response::new(Body::from([path.as_bytes(), &body].concat())))
 }
 
 // ----------------------------------------------------------------------------------- requests and responses
@@ -347,6 +344,40 @@ fn failures_are_resets_with_their_code() {
     assert_eq!(reset.payload[0], 4, "{reset:?}");
     let status = stop_and_count(handle);
     assert_eq!((status.failed, status.refused), (4, 1));
+}
+
+#[test]
+fn bodies_over_the_limit_do_not_pass() {
+    let gateway = ScriptedGateway::start();
+    let service = |request: Request| match request.uri().path() {
+        "/stated" => Ok(Response::new(Body::from("five!"))),
+        "/streamed" => Ok(Response::new(Body::from_reader(&b"five!"[..], None))),
+        "/four" => Ok(Response::new(Body::from_reader(&b"four"[..], None))),
+        _ => echo(request),
+    };
+    let builder = builder(&gateway).service(service).max_stream_body(4);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    send(&mut session, HEAD, OPEN, 1, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n");
+    assert!(response(&mut session, 1).0.starts_with("HTTP/1.1 413 "));
+    let mut resets = |stream: u32, requests: &[(u8, u8, &str)]| {
+        for (kind, flags, payload) in requests {
+            send(&mut session, *kind, *flags, stream, payload);
+        }
+        loop {
+            let frame = next(&mut session);
+            if frame.kind == RESET {
+                return assert_eq!((frame.stream, frame.payload[0]), (stream, 7), "{frame:?}");
+            }
+            assert!(frame.flags & END == 0, "{frame:?}");
+        }
+    };
+    let head = "POST / HTTP/1.1\r\nHost: x\r\n\r\n";
+    resets(2, &[(HEAD, OPEN, head), (DATA, OPEN, "fo"), (DATA, OPEN, "ur!")]);
+    resets(3, &[(HEAD, END, "GET /stated HTTP/1.1\r\nHost: x\r\n\r\n")]);
+    resets(4, &[(HEAD, END, "GET /streamed HTTP/1.1\r\nHost: x\r\n\r\n")]);
+    get(&mut session, 5, "/four");
+    assert_eq!(response(&mut session, 5).1, b"four");
+    stop(handle);
 }
 
 #[test]

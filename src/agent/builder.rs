@@ -55,6 +55,7 @@ pub struct Builder {
     backoff: backoff::Limits,
     max_message: usize,
     max_body: usize,
+    max_stream_body: Option<u64>,
     correlation: Correlation,
 }
 
@@ -109,6 +110,7 @@ impl Builder {
             backoff: backoff::Limits::default(),
             max_message: 16 << 20,
             max_body: 10 << 20,
+            max_stream_body: None,
             correlation: Correlation::Order,
         }
     }
@@ -213,9 +215,17 @@ impl Builder {
         self
     }
 
-    /// Most bytes of one body in either direction. Default: 10 MiB.
+    /// Most bytes of one body in either direction, where bodies travel whole: with gateways that do not speak
+    /// mux/2. Default: 10 MiB.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
+        self
+    }
+
+    /// Most bytes of one body in either direction, where bodies travel as streams. Upgrades are not limited.
+    /// Default: no limit.
+    pub fn max_stream_body(mut self, bytes: u64) -> Self {
+        self.max_stream_body = Some(bytes);
         self
     }
 
@@ -268,6 +278,7 @@ impl Builder {
                 correlation: self.correlation,
                 max_message: self.max_message,
                 max_body: self.max_body,
+                max_stream_body: self.max_stream_body,
                 unnumbered_max: (self.workers + self.queue) as u64,
                 instance: protocol::random_uuid(),
                 idle_timeout: self.timeouts.idle,

@@ -41,12 +41,14 @@ pub(crate) struct Config {
     pub(crate) correlation: Correlation,
     /// Most bytes of an envelope, in both directions.
     pub(crate) max_message: usize,
-    /// Most bytes of a request's or a response's body.
+    /// Most bytes of a body in an envelope.
     pub(crate) max_body: usize,
     /// Most requests without an ID that are queued, running or held back for their turn.
     pub(crate) unnumbered_max: u64,
     /// What tells this process from another one of the same tunnel.
     pub(crate) instance: String,
+    /// Most bytes of a body that comes or goes as a stream.
+    pub(crate) max_stream_body: Option<u64>,
     /// How long the next bytes of a streaming request may take.
     pub(crate) idle_timeout: Duration,
 }

@@ -76,7 +76,8 @@ impl Streamed {
         let line = LogLine::start(&head.method, &head.uri);
         let method = head.method.clone();
         let result = request(head, &stream, end, config).and_then(|(request, upgrade)| {
-            survive(|| respond(&stream, &method, service.call(request)?, upgrade))
+            let max = if upgrade { None } else { config.max_stream_body };
+            survive(|| respond(&stream, &method, service.call(request)?, upgrade, max))
         });
         let counters = in_flight.counters();
         match result {
@@ -105,7 +106,7 @@ impl Streamed {
 /// Answers with the agent's own response.
 pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
     // Whoever asked may have left.
-    let _ = respond(stream, &Method::GET, refusal.response(), false);
+    let _ = respond(stream, &Method::GET, refusal.response(), false, None);
 }
 
 fn reset(failure: &Failure) -> Reset {
@@ -145,8 +146,13 @@ fn request(
     } else if let Some(bytes) = stream.whole() {
         Body::from(bytes)
     } else {
-        Body::from_reader(stream.reader(Some(config.idle_timeout)), stated)
+        let reader = stream.reader(Some(config.idle_timeout));
+        Body::from_reader(Limited { reader, left: config.max_stream_body.unwrap_or(u64::MAX) }, stated)
     };
+    let known = stated.or(body.length()).unwrap_or(0);
+    if let Some(max) = config.max_stream_body.filter(|max| known > *max) {
+        return Err(Broken::Refused(Refusal::BodyTooLarge(max)));
+    }
     if let (Some(stated), Some(length)) = (stated, body.length())
         && stated != length
     {
@@ -155,6 +161,26 @@ fn request(
     }
     head.extensions.insert(stream.cancellation().clone());
     Ok((Request::from_parts(head, body), upgrade))
+}
+
+/// A body that may have so many bytes.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        let left = self.left.checked_sub(read as u64);
+        self.left = left.ok_or_else(|| io::Error::other(too_large("request")))?;
+        Ok(read)
+    }
+}
+
+fn too_large(what: &str) -> Failure {
+    let text = format!("the body of the {what} is larger than the tunnel lets pass (see --max-stream-body)");
+    Failure::new(FailureKind::TooLarge, text)
 }
 
 /// The protocol that a request asks to change to. Not HTTP/2, which would tunnel past every rule.
@@ -187,11 +213,12 @@ fn respond(
     method: &Method,
     response: Response,
     upgrade: bool,
+    max: Option<u64>,
 ) -> Result<(StatusCode, usize), Broken> {
     let (parts, mut body) = response.into_parts();
     // Goes before the body does.
     let mut unfinished = Unfinished(stream, Some(Reset::new(ResetCode::Internal, PANICKED)));
-    let result = pass_on(stream, method, parts, &mut body, upgrade);
+    let result = pass_on(stream, method, parts, &mut body, upgrade, max);
     unfinished.1 = match &result {
         Err(Broken::Failed(failure)) => Some(reset(failure)),
         Ok(_) | Err(Broken::Refused(_)) => None,
@@ -217,6 +244,7 @@ fn pass_on(
     mut parts: response::Parts,
     body: &mut Body,
     upgrade: bool,
+    max: Option<u64>,
 ) -> Result<(StatusCode, usize), Broken> {
     let status = parts.status;
     let switched = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
@@ -246,16 +274,19 @@ fn pass_on(
         stream.send_head(head.into(), true)?;
         return Ok((status, 0));
     }
+    if max.is_some_and(|max| body.length().is_some_and(|length| length > max)) {
+        return Err(too_large("response").into());
+    }
     if let Some(bytes) = body.as_bytes() {
         let sent = stream.send_head_with(head.into(), bytes)?;
         stream.send_all(&bytes[sent..], true)?;
         return Ok((status, bytes.len()));
     }
     stream.send_head(head.into(), false)?;
-    Ok((status, copy(stream, body)?))
+    Ok((status, copy(stream, body, max)?))
 }
 
-fn copy(stream: &Stream, body: &mut Body) -> Result<usize, Broken> {
+fn copy(stream: &Stream, body: &mut Body, max: Option<u64>) -> Result<usize, Broken> {
     let (mut sent, mut piece) = (0, PIECE_MIN);
     loop {
         let room = stream.capacity()?.min(piece);
@@ -265,11 +296,14 @@ fn copy(stream: &Stream, body: &mut Body) -> Result<usize, Broken> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Broken::Failed(Failure::broken_off(sent, None, error))),
         };
+        sent += read;
+        if max.is_some_and(|max| sent as u64 > max) {
+            return Err(too_large("response").into());
+        }
         stream.send(buffer, read, read == 0)?;
         if read == 0 {
             return Ok(sent);
         }
-        sent += read;
         // A full piece lets expect more of it.
         piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
     }

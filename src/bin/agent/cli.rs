@@ -10,7 +10,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 27] = [
+const TABLE: [Opt; 28] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -42,7 +42,8 @@ const TABLE: [Opt; 27] = [
     opt("--backoff-max", "BACKOFF_MAX", "TIME", "longest delay between tries; default 30s"),
     opt("--drain", "DRAIN", "TIME", "for finishing what runs when told to stop; default 10s"),
     opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; default 16MiB"),
-    opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way; default 10MiB"),
+    opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way, without mux/2; default 10MiB"),
+    opt("--max-stream-body", "MAX_STREAM_BODY", "SIZE", "the same with mux/2; default no limit"),
     opt("--correlation", "CORRELATION", "RULE", "for requests without an id: order or latest; default order"),
     opt("--ca-file", "CA_FILE", "FILE", "PEM file with the only authorities trusted for the gateway"),
     opt("--local-ca-file", "LOCAL_CA_FILE", "FILE", "the same for the local server"),
@@ -117,6 +118,9 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     }
     if let Some(bytes) = o.value("--max-body", cli::size)? {
         builder = builder.max_body(bytes);
+    }
+    if let Some(bytes) = o.value("--max-stream-body", cli::size)? {
+        builder = builder.max_stream_body(bytes as u64);
     }
     if let Some(rule) = o.value("--correlation", correlation)? {
         builder = builder.correlation(rule);
