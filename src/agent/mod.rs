@@ -98,8 +98,9 @@ impl Agent {
             weight: self.session.max_message.saturating_mul(QUEUED_MESSAGES),
         };
         let (service, config) = (self.service.clone(), self.session.clone());
-        let pool = Pool::start(limits, Job::is_stale, move |job: Job| job.run(&*service, &config))
-            .map_err(RunError::Threads)?;
+        let pool =
+            Pool::start(limits, Job::is_stale, Job::refuse, move |job: Job| job.run(&*service, &config))
+                .map_err(RunError::Threads)?;
         let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         let urls = urls.join(", ");
         info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);

@@ -63,6 +63,17 @@ impl Job {
         }
     }
 
+    /// Leaves a request that may last to somebody else: there is no worker for it.
+    pub(crate) fn refuse(self) {
+        self.in_flight.counters().request_refused();
+        match self.work {
+            Work::Whole(_, ticket) => drop(ticket.refuse(&Refusal::QueueFull)),
+            Work::Streamed(streamed) => {
+                streamed.give_back("the tunnel agent has as many streams as it takes")
+            }
+        }
+    }
+
     /// Has the request answered, and sends the answer to its session.
     pub(crate) fn run(self, service: &dyn Service, config: &Config) {
         if self.is_stale() {

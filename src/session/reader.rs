@@ -182,10 +182,7 @@ impl Reader {
             Ok(head) => {
                 let in_flight = InFlight::new(&self.counters);
                 let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
-                if let Err(Job { work: Work::Streamed(streamed), .. }) = self.intake.try_start(job) {
-                    self.counters.request_refused();
-                    streamed.give_back("the tunnel agent has as many streams as it takes");
-                }
+                self.intake.try_start(job).unwrap_or_else(Job::refuse);
             }
             Err(refusal) => {
                 refusal.log(None);
