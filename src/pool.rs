@@ -513,7 +513,8 @@ mod tests {
     fn short_jobs_keep_to_the_workers_there_are() {
         let (done, results) = mpsc::channel();
         let limits = Limits { workers: 2, workers_max: 100, jobs: 200, weight: 0 };
-        let pool = Pool::start(limits, |_| false, drop, move |job: u32| done.send(job).unwrap_or_default()).unwrap();
+        let pool =
+            Pool::start(limits, |_| false, drop, move |job: u32| done.send(job).unwrap_or_default()).unwrap();
         let intake = pool.intake();
         for job in 0..200 {
             assert_eq!(intake.try_start(job), Ok(()));

@@ -29,8 +29,8 @@ const TABLE: [Opt; 28] = [
         "HOST",
         "Host header for the local server; default the request's own",
     ),
-    opt("--workers", "WORKERS", "N", "requests answered side by side; default 16"),
-    opt("--max-streams", "MAX_STREAMS", "N", "the same for requests that come as streams; default 256"),
+    opt("--workers", "WORKERS", "N", "requests answered side by side, but for those that last; default 16"),
+    opt("--max-streams", "MAX_STREAMS", "N", "the same with streams that last; default 256"),
     opt("--queue", "QUEUE", "N", "requests that may wait for a worker; default 256"),
     opt("--connect-timeout", "CONNECT_TIMEOUT", "TIME", "for connecting, to either side; default 5s"),
     opt("--response-timeout", "RESPONSE_TIMEOUT", "TIME", "until the local answer begins; default 30s"),
@@ -40,7 +40,12 @@ const TABLE: [Opt; 28] = [
     opt("--max-retries", "MAX_RETRIES", "N", "tries after a first failure; 0 for no end; default 10"),
     opt("--backoff-min", "BACKOFF_MIN", "TIME", "first delay between tries; default 1s"),
     opt("--backoff-max", "BACKOFF_MAX", "TIME", "longest delay between tries; default 30s"),
-    opt("--drain", "DRAIN", "TIME", "for finishing what runs when told to stop; default 10s"),
+    opt(
+        "--drain",
+        "DRAIN",
+        "TIME",
+        "for finishing what runs, when told to stop or the gateway goes; default 10s",
+    ),
     opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; default 16MiB"),
     opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way, without mux/2; default 10MiB"),
     opt("--max-stream-body", "MAX_STREAM_BODY", "SIZE", "the same with mux/2; default no limit"),
@@ -66,7 +71,8 @@ pub fn help() -> String {
          Usage: {} --tunnel-id ID [options]\n\n\
          {}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
-         Exit codes: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage, 3 refused by the gateway.\n",
+         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try.\n\
+         Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
         cli::program("agent"),
         cli::help(&TABLE),
     )

@@ -11,6 +11,11 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt::new(flag, variable, value, help)
 }
 
+/// Smallest largest message: every frame of mux/2 has to fit.
+const MESSAGE_MIN: usize = 80 << 10;
+
+const _: () = assert!(MESSAGE_MIN >= tunnel_agent::protocol::mux::MESSAGE_MAX);
+
 const TABLE: [Opt; 11] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and clients; default 127.0.0.1:3000"),
     opt(
@@ -24,9 +29,9 @@ const TABLE: [Opt; 11] = [
     opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
     opt("--timeout", "GATEWAY_TIMEOUT", "TIME", "for an agent's answer, then 504; default 30s"),
     opt("--drain", "GATEWAY_DRAIN", "TIME", "for requests to finish when asked to stop; default 10s"),
-    opt("--max-body", "GATEWAY_MAX_BODY", "SIZE", "largest request body; default 10MiB"),
+    opt("--max-body", "GATEWAY_MAX_BODY", "SIZE", "largest request body without mux/2; default 10MiB"),
     opt("--max-message", "GATEWAY_MAX_MESSAGE", "SIZE", "largest message to and from agents; default 16MiB"),
-    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no request ids, no base64"),
+    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no streams, no ids, no base64"),
     opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
 ];
 
@@ -77,6 +82,9 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         max_message: o.value("--max-message", cli::size)?.unwrap_or(16 << 20),
         legacy: o.switch("--legacy")?,
     };
+    if settings.max_message < MESSAGE_MIN {
+        return Err(UsageError(format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10)));
+    }
     if settings.max_body > settings.max_message {
         return Err(UsageError("--max-body must not exceed --max-message".to_owned()));
     }

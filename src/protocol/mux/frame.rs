@@ -13,6 +13,9 @@ pub const HEAD_MAX: usize = 72 << 10;
 /// Most bytes of the text of a RESET or GOAWAY; what is longer is cut.
 pub const TEXT_MAX: usize = 1 << 10;
 
+/// Most bytes of a message that keeps to the protocol.
+pub const MESSAGE_MAX: usize = HEADER + HEAD_MAX;
+
 const HEAD: u8 = 1;
 const DATA: u8 = 2;
 const RESET: u8 = 3;

@@ -15,7 +15,7 @@ mod head;
 mod streams;
 mod welcome;
 
-pub use frame::{DataBuffer, Frame, HEAD_MAX, HEADER, Reset, ResetCode, TEXT_MAX, Violation};
+pub use frame::{DataBuffer, Frame, HEAD_MAX, HEADER, MESSAGE_MAX, Reset, ResetCode, TEXT_MAX, Violation};
 pub use head::{RequestHead, decode_response_head, encode_request_head, encode_response_head};
 pub use streams::{Event, OpenError, Over, Read, Side, Streams};
 pub use welcome::{Limits, PROTOCOL, TYPE as WELCOME, Welcome};
