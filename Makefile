@@ -7,7 +7,7 @@ LOCAL_URL ?= http://127.0.0.1:8000
 MUSL := x86_64-unknown-linux-musl
 STATIC := target/$(MUSL)/small/agent
 
-.PHONY: help build run gateway demo test lint bench musl install clean
+.PHONY: help build run gateway demo test lint fuzz bench musl install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,11 @@ lint: ## formatting, clippy and docs, with warnings denied
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
 	$(CARGO) clippy --quiet --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps
+
+FUZZ_SECONDS ?= 60
+
+fuzz: ## arbitrary input for decoders and sessions; needs a C++ compiler [FUZZ_SECONDS=60]
+	@sh tests/fuzz/run.sh '$(FUZZ_SECONDS)'
 
 bench: ## what the agent costs, beside plain ureq [BENCH_SECONDS=3]
 	$(CARGO) bench --bench tunnel
