@@ -4,21 +4,18 @@
 //! | what is bounded | by |
 //! | --- | --- |
 //! | received and not read yet, per stream | the window |
-//! | waiting to be sent, per stream | [`WAITING_MAX`], and the other side's window |
+//! | waiting to be sent, per stream | 128 KiB, and the other side's window |
 //! | heads, resets and windows that wait | [`control_bytes`](Streams::control_bytes), which the caller limits |
+
+mod halves;
 
 use std::collections::{HashMap, VecDeque};
 
 use tungstenite::Bytes;
 
+use self::halves::{Incoming, Outgoing};
 use super::frame::{DataBuffer, Frame, Reset, ResetCode, Violation};
 use super::welcome::Limits;
-
-/// Bytes of one stream's frames that wait to be sent, at most; one frame always fits.
-pub const WAITING_MAX: usize = 128 << 10;
-
-/// No window may grow past this.
-const WINDOW_MAX: u64 = (1 << 31) - 1;
 
 /// Which side of the connection this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,51 +125,13 @@ struct Stream<T> {
     released: bool,
 }
 
-#[derive(Debug)]
-struct Incoming {
-    has_head: bool,
-    received: VecDeque<u8>,
-    /// What the other side may still send.
-    allowed: u64,
-    /// What was read and is not granted again yet.
-    consumed: u64,
-    /// A grant waits to be sent.
-    granting: bool,
-    ended: bool,
-}
-
-#[derive(Debug)]
-struct Outgoing {
-    has_head: bool,
-    waiting: VecDeque<Bytes>,
-    waiting_weight: usize,
-    /// What may still be queued.
-    credit: u64,
-    /// The end is queued, or sent.
-    ended: bool,
-}
-
 impl<T> Stream<T> {
     fn new(attached: T, window: u32) -> Self {
-        let window = u64::from(window);
         Stream {
             attached,
             head: None,
-            incoming: Incoming {
-                has_head: false,
-                received: VecDeque::new(),
-                allowed: window,
-                consumed: 0,
-                granting: false,
-                ended: false,
-            },
-            outgoing: Outgoing {
-                has_head: false,
-                waiting: VecDeque::new(),
-                waiting_weight: 0,
-                credit: window,
-                ended: false,
-            },
+            incoming: Incoming::new(window),
+            outgoing: Outgoing::new(window),
             switched: false,
             over: None,
             released: false,
@@ -310,18 +269,9 @@ impl<T> Streams<T> {
     fn receive_data(&mut self, stream: u32, end: bool, body: &[u8]) -> Event {
         let max_frame = self.limits.max_frame as usize;
         let Some(state) = self.table.get_mut(&stream) else { return Event::Nothing };
-        let incoming = &mut state.incoming;
-        if incoming.ended {
-            return self.break_off(stream, "data after the end");
+        if let Err(what) = state.incoming.take(body, max_frame) {
+            return self.break_off(stream, what);
         }
-        if !incoming.has_head {
-            return self.break_off(stream, "data before the head");
-        }
-        if body.len() > max_frame || body.len() as u64 > incoming.allowed {
-            return self.break_off(stream, "more data than the window or a frame takes");
-        }
-        incoming.allowed -= body.len() as u64;
-        incoming.received.extend(body);
         if end {
             self.receive_end(stream);
         }
@@ -332,18 +282,16 @@ impl<T> Streams<T> {
         let Some(state) = self.table.get_mut(&stream) else { return };
         state.incoming.ended = true;
         let enough = self.side == Side::Gateway && !state.switched;
-        if enough || state.outgoing.ended && state.outgoing.waiting.is_empty() {
+        if enough || state.outgoing.ended && state.outgoing.is_empty() {
             self.end(stream, Over::Ended);
         }
     }
 
     fn receive_window(&mut self, stream: u32, grant: u32) -> Event {
         let Some(state) = self.table.get_mut(&stream) else { return Event::Nothing };
-        let credit = state.outgoing.credit + u64::from(grant);
-        if credit > WINDOW_MAX {
+        if !state.outgoing.add_credit(grant) {
             return self.break_off(stream, "a window above 2^31-1");
         }
-        state.outgoing.credit = credit;
         Event::Changed(stream)
     }
 
@@ -409,17 +357,12 @@ impl<T> Streams<T> {
     /// How many bytes of body may be queued now.
     pub fn capacity(&mut self, stream: u32) -> Result<usize, Over> {
         let max_frame = self.limits.max_frame as usize;
-        let outgoing = &self.get(stream)?.outgoing;
-        let room = match outgoing.waiting_weight {
-            0 => max_frame,
-            waiting => WAITING_MAX.saturating_sub(waiting),
-        };
-        Ok(room.min(usize::try_from(outgoing.credit).unwrap_or(usize::MAX)).min(max_frame))
+        Ok(self.get(stream)?.outgoing.capacity(max_frame))
     }
 
     /// Whether it is the other side that has to make room.
     pub fn is_out_of_credit(&mut self, stream: u32) -> bool {
-        self.get(stream).is_ok_and(|state| state.outgoing.credit == 0)
+        self.get(stream).is_ok_and(|state| state.outgoing.credit() == 0)
     }
 
     /// Queues the first `length` bytes of a buffer, at most the [`capacity`](Self::capacity). An end without
@@ -432,14 +375,7 @@ impl<T> Streams<T> {
         end: bool,
     ) -> Result<(), Over> {
         let state = self.get(stream)?;
-        debug_assert!(!state.outgoing.ended && length as u64 <= state.outgoing.credit);
-        state.outgoing.credit = state.outgoing.credit.saturating_sub(length as u64);
-        state.outgoing.ended = end;
-        let is_first = state.outgoing.waiting.is_empty();
-        let frame = buffer.finish(stream, length, end);
-        state.outgoing.waiting_weight += weight(&frame);
-        state.outgoing.waiting.push_back(frame);
-        if is_first {
+        if state.outgoing.push(buffer.finish(stream, length, end), length, end) {
             self.turns.push_back(stream);
         }
         Ok(())
@@ -457,27 +393,19 @@ impl<T> Streams<T> {
 
     /// Reads what was received. Data that came before an end in good order can be read after it.
     pub fn read(&mut self, stream: u32, buffer: &mut [u8]) -> Result<Read, Over> {
-        let window = u64::from(self.limits.window);
         let Some(state) = self.table.get_mut(&stream) else { return Err(Over::Ended) };
         if let Some(over) = state.over.as_ref().filter(|over| **over != Over::Ended) {
             return Err(over.clone());
         }
-        let incoming = &mut state.incoming;
-        let read = buffer.len().min(incoming.received.len());
+        let read = state.incoming.read(buffer);
         if read == 0 {
             return match &state.over {
-                _ if incoming.ended => Ok(Read::End),
+                _ if state.incoming.ended => Ok(Read::End),
                 Some(over) => Err(over.clone()),
                 None => Ok(Read::Wait),
             };
         }
-        copy_front(&mut incoming.received, &mut buffer[..read]);
-        if incoming.received.is_empty() && incoming.received.capacity() > KEPT_MAX {
-            incoming.received = VecDeque::new();
-        }
-        incoming.consumed += read as u64;
-        if incoming.consumed >= window / 2 && !incoming.ended && !incoming.granting && state.over.is_none() {
-            incoming.granting = true;
+        if state.over.is_none() && state.incoming.wants_to_grant() {
             self.control.push_back(Control::Window(stream));
         }
         Ok(Read::Bytes(read))
@@ -557,9 +485,8 @@ impl<T> Streams<T> {
         }
         while let Some(stream) = self.turns.pop_front() {
             let Some(state) = self.table.get_mut(&stream) else { continue };
-            let Some(frame) = state.outgoing.waiting.pop_front() else { continue };
-            state.outgoing.waiting_weight -= weight(&frame);
-            if !state.outgoing.waiting.is_empty() {
+            let Some(frame) = state.outgoing.pop() else { continue };
+            if !state.outgoing.is_empty() {
                 self.turns.push_back(stream);
             } else if state.outgoing.ended {
                 self.sent_end(stream);
@@ -571,10 +498,7 @@ impl<T> Streams<T> {
 
     fn grant(&mut self, stream: u32) -> Option<Bytes> {
         let state = self.table.get_mut(&stream).filter(|state| state.over.is_none())?;
-        let incoming = &mut state.incoming;
-        let grant = u32::try_from(std::mem::take(&mut incoming.consumed)).ok()?;
-        incoming.granting = false;
-        incoming.allowed += u64::from(grant);
+        let grant = state.incoming.grant()?;
         Some(Frame::Window { stream, grant }.encode())
     }
 
@@ -602,10 +526,9 @@ impl<T> Streams<T> {
     fn end(&mut self, stream: u32, over: Over) {
         let Some(state) = self.table.get_mut(&stream).filter(|state| state.over.is_none()) else { return };
         if over != Over::Ended {
-            state.incoming.received = VecDeque::new();
+            state.incoming.forget();
         }
-        state.outgoing.waiting = VecDeque::new();
-        state.outgoing.waiting_weight = 0;
+        state.outgoing.forget();
         state.over = Some(over);
         self.open -= 1;
         if state.released {
@@ -622,9 +545,6 @@ impl<T> Streams<T> {
     }
 }
 
-/// A buffer that has grown past this is given back when it is empty.
-const KEPT_MAX: usize = 16 << 10;
-
 /// What a frame takes up while it waits, with what surrounds it.
 fn weight(frame: &Bytes) -> usize {
     frame.len() + 64
@@ -633,14 +553,4 @@ fn weight(frame: &Bytes) -> usize {
 /// Whether a response's head changes the protocol.
 fn is_switch(head: &[u8]) -> bool {
     head.get(8..12) == Some(b" 101")
-}
-
-/// Moves bytes from the front of a queue that has as many.
-fn copy_front(queue: &mut VecDeque<u8>, out: &mut [u8]) {
-    let (first, second) = queue.as_slices();
-    let split = out.len().min(first.len());
-    out[..split].copy_from_slice(&first[..split]);
-    let rest = out.len() - split;
-    out[split..].copy_from_slice(&second[..rest]);
-    queue.drain(..out.len());
 }
