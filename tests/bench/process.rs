@@ -21,7 +21,7 @@ impl Program {
             .args(["--tunnel-id", TUNNEL_ID, "--gateway", &format!("ws://{gateway}")])
             .args(["--local", &format!("http://{local}")])
             .args(more)
-            .env("RUST_LOG", "warn")
+            .env("RUST_LOG", "error")
             .stdin(Stdio::null());
         Program(command.spawn().expect("the agent starts"))
     }

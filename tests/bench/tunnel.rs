@@ -8,6 +8,7 @@ mod local;
 mod process;
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use alone::Wire;
@@ -47,6 +48,7 @@ fn main() {
     end_to_end(local, time);
     bodies(local);
     one_large_body(local);
+    beside_bulk(local, time);
     idle_streams(local, time);
     events(local, &written);
 }
@@ -175,6 +177,33 @@ fn one_large_body(local: SocketAddr) {
             agent.memory().1,
             before.1,
             gateway.memory().1,
+        );
+    }
+}
+
+/// Short requests while a download runs as fast as it can.
+fn beside_bulk(local: SocketAddr, time: Duration) {
+    let (_gateway, address, _agent) = start(local, &[], &[]);
+    println!("\nOne visitor with short requests, alone and beside a download at full speed:");
+    for (name, address) in [("direct", local), ("tunnel", address)] {
+        let (_, alone) = local::measure(address, 1, time, || {});
+        let stop = AtomicBool::new(false);
+        let beside = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    Visitor::new(address).get(&format!("/download/{}", 100 * MIB));
+                }
+            });
+            let (_, beside) = local::measure(address, 1, time, || {});
+            stop.store(true, Ordering::Relaxed);
+            beside
+        });
+        println!(
+            "{name:12} p50 {:.0} us, p99 {:.0} us; beside it p50 {:.0} us, p99 {:.0} us",
+            alone.percentile(50),
+            alone.percentile(99),
+            beside.percentile(50),
+            beside.percentile(99)
         );
     }
 }
