@@ -5,7 +5,8 @@ PREFIX ?= /usr/local
 GATEWAY_URL ?= ws://127.0.0.1:3000/ws
 LOCAL_URL ?= http://127.0.0.1:8000
 MUSL := x86_64-unknown-linux-musl
-STATIC := target/$(MUSL)/small/agent
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+STATIC := $(BUILT)/$(MUSL)/small/agent
 
 .PHONY: help build run gateway demo test lint fuzz bench musl install clean
 .DEFAULT_GOAL := help
@@ -23,15 +24,15 @@ run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=
 		echo 'make run: which tunnel? Give TUNNEL_ID, such as' >&2; \
 		echo '  make run TUNNEL_ID=agent_550e8400-e29b-41d4-a716-446655440000_prod' >&2; exit 2; fi
 	$(CARGO) build --release --bin agent
-	@TUNNEL_ID='$(TUNNEL_ID)' GATEWAY_URL='$(GATEWAY_URL)' LOCAL_URL='$(LOCAL_URL)' exec target/release/agent
+	@TUNNEL_ID='$(TUNNEL_ID)' GATEWAY_URL='$(GATEWAY_URL)' LOCAL_URL='$(LOCAL_URL)' exec '$(BUILT)/release/agent'
 
 gateway: ## the reference gateway, on 127.0.0.1:3000 or LISTEN=address:port
 	$(CARGO) build --release --bin gateway
-	@LISTEN='$(LISTEN)' exec target/release/gateway
+	@LISTEN='$(LISTEN)' exec '$(BUILT)/release/gateway'
 
 demo: ## gateway, a small site and the agent, with requests through the tunnel [GATEWAY_PORT=3000 SITE_PORT=8000]
 	$(CARGO) build --bins --example demo
-	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec target/debug/examples/demo
+	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec '$(BUILT)/debug/examples/demo'
 
 test: lint ## formatting, clippy, docs, and all tests
 	$(CARGO) test --quiet
@@ -56,8 +57,8 @@ musl: ## a fully static agent for x86_64 Linux
 
 install: build ## the binaries into PREFIX/bin
 	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 755 target/release/agent '$(DESTDIR)$(PREFIX)/bin/tunnel-agent'
-	install -m 755 target/release/gateway '$(DESTDIR)$(PREFIX)/bin/tunnel-gateway'
+	install -m 755 '$(BUILT)/release/agent' '$(DESTDIR)$(PREFIX)/bin/tunnel-agent'
+	install -m 755 '$(BUILT)/release/gateway' '$(DESTDIR)$(PREFIX)/bin/tunnel-gateway'
 
 clean: ## what was built
 	$(CARGO) clean

@@ -339,9 +339,10 @@ impl Stream {
         Ok(sent?)
     }
 
-    /// Whether the other side ended the stream before its time, or the connection is over.
-    pub fn is_abandoned(&self) -> bool {
-        matches!(self.0.mux.state().streams.over(self.0.number), Some(Over::ByPeer(_) | Over::Lost))
+    /// How the other side ended the stream before its time, or lost the connection, if it has.
+    pub fn given_up(&self) -> Option<Over> {
+        let over = self.0.mux.state().streams.over(self.0.number);
+        over.filter(|over| matches!(over, Over::ByPeer(_) | Over::Lost))
     }
 
     /// Waits for the end of the stream, and tells how it ended.

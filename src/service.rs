@@ -62,7 +62,8 @@ impl Body {
     }
 
     /// The bytes that `reader` gives until it ends. When `length` is stated and the reader ends before it,
-    /// the body counts as broken off; so does one that goes on past it.
+    /// the body counts as broken off; so does one that goes on past it, unless it leaves as a stream, which is
+    /// over once it has its length.
     pub fn from_reader(reader: impl Read + Send + 'static, length: Option<u64>) -> Self {
         Body(Source::Stream { reader: Box::new(reader), length })
     }

@@ -199,6 +199,18 @@ fn a_response_leaves_as_it_is_made() {
 }
 
 #[test]
+fn the_end_of_a_response_comes_with_its_last_bytes() {
+    // A visitor who has all of it may leave at once, and would seem to leave too early.
+    let gateway = ScriptedGateway::start();
+    let service = |_: Request| Ok(Response::new(Body::from_reader(&b"five!"[..], Some(5))));
+    let (handle, mut session) = start(&gateway, service);
+    get(&mut session, 1, "/");
+    expect(&mut session, HEAD, OPEN, 1, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n");
+    expect(&mut session, DATA, END, 1, "five!");
+    stop(handle);
+}
+
+#[test]
 fn a_large_response_keeps_to_the_window() {
     let gateway = ScriptedGateway::start();
     let service = |_: Request| Ok(Response::new(Body::from(vec![b'x'; 100_000])));

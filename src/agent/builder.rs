@@ -253,13 +253,13 @@ impl Builder {
         };
         let dialers = self.gateways.into_iter().map(dial).collect();
         let mut warnings = Vec::new();
-        if self.trust == Trust::Insecure {
+        if self.trust == Trust::Insecure && any_secure {
             warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
         }
         let (service, served_by) = match self.answers {
             Answers::Service(service) => (service, "this program".to_owned()),
             Answers::Local(url) => {
-                if self.local_trust == Trust::Insecure {
+                if self.local_trust == Trust::Insecure && url.is_secure() {
                     warnings.push("--local-insecure: the local server's certificate is not verified");
                 }
                 let tls = client_tls(url.is_secure(), &self.local_trust).map_err(ConfigError::LocalTls)?;

@@ -105,12 +105,16 @@ impl Agent {
         let urls = urls.join(", ");
         info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);
         let result = Slots::new(&self, pool.intake()).run();
-        if result.is_ok() {
-            info!("tunnel {}: stopped", self.tunnel_id);
+        let unfinished = self.counters.status().in_flight;
+        if unfinished > 0 && self.control.is_out_of_time() {
+            warn!("requests given up, since the time to finish them is over: {unfinished}");
         }
         self.service.interrupt();
         pool.join();
         self.counters.stopped();
+        if result.is_ok() {
+            info!("tunnel {}: stopped", self.tunnel_id);
+        }
         result
     }
 

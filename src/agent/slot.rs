@@ -98,7 +98,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             if left > 0
                 && let Some(error) = failures.last()
             {
-                warn!("{error}; sessions that go on: {left}");
+                warn!("{}: {error}; sessions that go on: {left}", self.dialer.url());
             }
         }
     }

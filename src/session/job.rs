@@ -13,6 +13,7 @@ use super::outbox::Ticket;
 use super::streamed::Streamed;
 use super::whole::{self, Whole};
 use crate::admission::Refusal;
+use crate::protocol::mux::{Over, Reset, ResetCode};
 use crate::protocol::{TooLarge, answer};
 use crate::service::{Failure, FailureKind, Request, Service};
 use crate::status::Counters;
@@ -68,9 +69,9 @@ impl Job {
         self.in_flight.counters().request_refused();
         match self.work {
             Work::Whole(_, ticket) => drop(ticket.refuse(&Refusal::QueueFull)),
-            Work::Streamed(streamed) => {
-                streamed.give_back("the tunnel agent has as many streams as it takes")
-            }
+            Work::Streamed(streamed) => streamed.give_back(
+                "the agent has as many requests under way as it takes (see --max-streams and --queue)",
+            ),
         }
     }
 
@@ -197,8 +198,18 @@ impl LogLine {
     }
 }
 
-impl std::fmt::Display for LogLine {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.method, self.path.escape_debug())
+impl LogLine {
+    /// Nobody waits for the answer any more. Visitors who leave are no errors.
+    pub(super) fn given_up(self, over: &Over) {
+        let LogLine { method, path, started } = self;
+        let path = path.escape_debug();
+        let took = started.elapsed().as_secs_f64() * 1e3;
+        match over {
+            Over::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
+                debug!("{method} {path} the visitor left ({took:.1} ms)");
+            }
+            Over::ByPeer(reset) => warn!("{method} {path} the gateway gave it up: {reset} ({took:.1} ms)"),
+            _ => info!("{method} {path} lost with its session ({took:.1} ms)"),
+        }
     }
 }

@@ -4,7 +4,6 @@ use std::io::{self, Read};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, request, response};
-use log::debug;
 
 use super::Config;
 use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
@@ -62,7 +61,7 @@ impl Streamed {
 
     /// Whether nobody waits for it any more.
     pub(super) fn is_cancelled(&self) -> bool {
-        self.stream.is_abandoned()
+        self.stream.given_up().is_some()
     }
 
     /// Leaves it to somebody else: nothing was done about it.
@@ -85,20 +84,22 @@ impl Streamed {
                 line.finish(&Ok(done));
                 counters.request_answered(true);
             }
-            Err(_) if stream.is_abandoned() => {
-                debug!("{line}: nobody waits for the answer any more");
-                counters.request_cancelled();
-            }
-            Err(Broken::Refused(refusal)) => {
-                refusal.log(Some((line.method(), line.path())));
-                counters.request_refused();
-                refuse(&stream, &refusal);
-            }
-            Err(Broken::Failed(failure)) => {
-                stream.reset(reset(&failure));
-                line.finish(&Err(failure));
-                counters.request_answered(false);
-            }
+            Err(broken) => match (stream.given_up(), broken) {
+                (Some(given_up), _) => {
+                    line.given_up(&given_up);
+                    counters.request_cancelled();
+                }
+                (None, Broken::Refused(refusal)) => {
+                    refusal.log(Some((line.method(), line.path())));
+                    counters.request_refused();
+                    refuse(&stream, &refusal);
+                }
+                (None, Broken::Failed(failure)) => {
+                    stream.reset(reset(&failure));
+                    line.finish(&Err(failure));
+                    counters.request_answered(false);
+                }
+            },
         }
     }
 }
@@ -300,8 +301,10 @@ fn copy(stream: &Stream, body: &mut Body, max: Option<u64>) -> Result<usize, Bro
         if max.is_some_and(|max| sent as u64 > max) {
             return Err(too_large("response").into());
         }
-        stream.send(buffer, read, read == 0)?;
-        if read == 0 {
+        // With the last bytes, when they are known to be: whoever has them all may leave at once.
+        let end = read == 0 || body.length() == Some(0);
+        stream.send(buffer, read, end)?;
+        if end {
             return Ok(sent);
         }
         // A full piece lets expect more of it.

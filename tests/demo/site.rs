@@ -89,7 +89,7 @@ fn response<T>(status: StatusCode, kind: &'static str, body: T) -> Response<T> {
 
 fn now() -> String {
     let now = OffsetDateTime::now_utc();
-    format!("{} {}", now.date(), now.time())
+    format!("{} {:02}:{:02}:{:02}", now.date(), now.hour(), now.minute(), now.second())
 }
 
 /// Server-sent events: the time, once a second, until the visitor leaves.
@@ -105,7 +105,7 @@ fn send_events(connection: &mut Connection, head: &Head) -> Outcome<bool> {
 /// As many bytes as `?bytes=` says.
 fn send_file(connection: &mut Connection, head: &Head) -> Outcome<bool> {
     let query = head.request.uri().query().unwrap_or_default();
-    let length: u64 = query.strip_prefix("bytes=").unwrap_or("1048576").parse()?;
+    let length = query.strip_prefix("bytes=").and_then(|bytes| bytes.parse().ok()).unwrap_or(1 << 20);
     let parts = response(StatusCode::OK, "application/octet-stream", ()).into_parts().0;
     let mut writer = connection.output.start(Some(head), parts, Some(length), head.keep_alive);
     let piece: Vec<u8> = (0..PIECE).map(|at| (at % 251) as u8).collect();

@@ -21,7 +21,7 @@ use super::agent::{self, Agent};
 use super::problems::problem;
 
 /// An agent that says nothing at all for this long is gone: it pings more often, and answers pings.
-const AGENT_SILENCE: Duration = Duration::from_secs(75);
+const AGENT_SILENCE: Duration = Duration::from_secs(45);
 
 /// How long a new connection may take to introduce itself as an agent.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);

@@ -15,6 +15,7 @@ use tunnel_agent::mux::{Mux, Stream};
 use tunnel_agent::protocol::mux::{Limits, OpenError, PROTOCOL, Side};
 use tunnel_agent::protocol::{Answer, Handshake, RequestId, request as message};
 
+use super::CONNECTIONS_MAX;
 use super::problems::NoAnswer;
 
 /// Messages that may wait to be sent to one agent.
@@ -103,14 +104,14 @@ impl Agent {
                 since: Instant::now(),
                 legacy,
                 closer,
-                mux: speaks_mux.then(|| Mux::new(Side::Gateway, Limits::default(), wake)),
+                mux: speaks_mux.then(|| Mux::new(Side::Gateway, limits(), wake)),
                 leaving: AtomicBool::new(false),
                 outgoing_bytes: AtomicUsize::new(0),
                 pending,
             }
         });
         if agent.mux.is_some() {
-            agent.control(Outgoing::Text(Limits::default().encode_welcome().into()));
+            agent.control(Outgoing::Text(limits().encode_welcome().into()));
         }
         (agent, queue)
     }
@@ -260,6 +261,12 @@ impl Agent {
         drop(pending);
         self.mux.as_ref().inspect(|mux| mux.close());
     }
+}
+
+/// What an agent is told of this gateway's limits.
+fn limits() -> Limits {
+    // As many as there can be visitors: it is the agent who knows what it can take.
+    Limits { max_streams: CONNECTIONS_MAX as u32, ..Limits::default() }
 }
 
 /// What a request takes up while it waits; control takes up nothing worth counting.

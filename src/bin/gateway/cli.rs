@@ -71,7 +71,7 @@ pub fn read() -> Result<Command<Settings>, UsageError> {
 fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     let o = &mut options;
     let address =
-        |text: &str| text.parse().map_err(|_| "expected an address and a port, such as 0.0.0.0:3000");
+        |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 0.0.0.0:3000");
     let settings = Settings {
         listen: o.value("--listen", address)?.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 3000))),
         token: token(o)?,
@@ -82,6 +82,9 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         max_message: o.value("--max-message", cli::size)?.unwrap_or(16 << 20),
         legacy: o.switch("--legacy")?,
     };
+    if settings.timeout.is_zero() {
+        return Err(UsageError("--timeout must not be zero".to_owned()));
+    }
     if settings.max_message < MESSAGE_MIN {
         return Err(UsageError(format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10)));
     }

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, error, info, warn};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tunnel_agent::cli::{Command, print, program, refuse};
 use tunnel_agent::link::Socket;
@@ -106,7 +106,7 @@ pub struct Gateway {
 
 /// Serves until a signal comes.
 fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let gateway = Arc::new(Gateway {
         agents: Agents::new(),
         clients: Arc::default(),

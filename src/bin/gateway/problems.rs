@@ -87,16 +87,20 @@ impl NoAnswer {
     /// The response that tells the visitor.
     pub fn response(self) -> Response<Vec<u8>> {
         match self {
-            NoAnswer::Busy => unavailable("agent_busy", "too many requests wait for the agent"),
+            NoAnswer::Busy => {
+                unavailable("agent_busy", "the agent has as many requests under way as one connection takes")
+            }
             NoAnswer::TooLarge => problem(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "message_too_large",
                 "the request does not fit into one message",
             ),
             NoAnswer::Gone => problem(StatusCode::BAD_GATEWAY, "agent_gone", "the agent's connection ended"),
-            NoAnswer::TimedOut => {
-                problem(StatusCode::GATEWAY_TIMEOUT, "timeout", "the agent did not answer in time")
-            }
+            NoAnswer::TimedOut => problem(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout",
+                "no answer came in time from the agent, or from the server behind it",
+            ),
         }
     }
 }
