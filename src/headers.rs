@@ -28,6 +28,17 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Leaves a `Content-Length` that states one number, and once; whatever else there is of it goes.
+pub fn keep_one_length(headers: &mut HeaderMap) {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next().cloned();
+    let same = lengths.all(|other| Some(other) == first.as_ref());
+    headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = first.filter(|length| same && crate::http1::number(length).is_some()) {
+        headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let tokens = headers
         .get_all(header::CONNECTION)
@@ -92,6 +103,26 @@ mod tests {
             ],
             &[("x-kept", "3")],
         );
+    }
+
+    #[test]
+    fn one_length_is_left_if_it_is_one() {
+        for (values, left) in [
+            (&[][..], None),
+            (&["5"], Some("5")),
+            (&["5", "5"], Some("5")),
+            (&["5", "6"], None),
+            (&["5, 5"], None),
+            (&["+5"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            keep_one_length(&mut headers);
+            let lengths: Vec<_> = headers.get_all(header::CONTENT_LENGTH).iter().collect();
+            assert_eq!(lengths, left.into_iter().collect::<Vec<_>>(), "{values:?}");
+        }
     }
 
     #[test]

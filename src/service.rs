@@ -120,10 +120,10 @@ impl Body {
             return Err(too_large());
         }
         // With room to spare, or `read_to_end` makes a small read to see whether it can stop.
-        let mut bytes = Vec::with_capacity(length.map_or(0, |length| length as usize + 32));
+        let mut bytes = Vec::with_capacity(length.map_or(0, |length| (length as usize).saturating_add(32)));
         // One byte more than there should be: it tells a body at its limit from one past it, and lets the
         // reader see its end, without which a connection below it is not used again.
-        let wanted = length.unwrap_or(max as u64) + 1;
+        let wanted = length.unwrap_or(max as u64).saturating_add(1);
         let result = reader.by_ref().take(wanted).read_to_end(&mut bytes);
         result.map_err(|error| Failure::broken_off(bytes.len(), length, error))?;
         match length {
@@ -359,6 +359,7 @@ mod tests {
         check(Body::from("four"), 4, Ok(b"four"));
         check(Body::from("fiver"), 4, Err(FailureKind::TooLarge));
         check(Body::from_reader(&b"four"[..], None), 4, Ok(b"four"));
+        check(Body::from_reader(&b"four"[..], None), usize::MAX, Ok(b"four"));
         check(Body::from_reader(io::repeat(b'x'), None), 4, Err(FailureKind::TooLarge));
         check(Body::from_reader(io::repeat(b'x'), Some(5)), 4, Err(FailureKind::TooLarge));
         check(Body::from_reader(&b"four"[..], Some(4)), 4, Ok(b"four"));

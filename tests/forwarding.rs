@@ -193,6 +193,19 @@ fn a_server_that_never_answers_times_out() {
 }
 
 #[test]
+fn a_head_that_drips_times_out() {
+    let address = serve(|mut socket| {
+        for byte in b"HTTP/1.1 200 OK\r\n".iter().chain(std::iter::repeat(&b'x')) {
+            if socket.write_all(&[*byte]).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    check_fails(address, FailureKind::Timeout, "stalled for 200ms");
+}
+
+#[test]
 fn a_body_that_stalls_times_out() {
     let address = serve(|mut socket| {
         let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe");
@@ -541,6 +554,29 @@ fn an_upgrade_carries_bytes_both_ways_and_ends_in_halves() {
     let mut rest = String::new();
     body.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "ONE\nTWO");
+}
+
+#[test]
+fn what_is_said_after_an_upgrade_is_said_once_and_not_before() {
+    for answer in ["HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
+        let heard = Signal::new();
+        let signal = heard.clone();
+        let address = serve(move |mut socket| {
+            let mut reader = BufReader::new(socket.try_clone().unwrap());
+            read_request(&mut reader);
+            let early = reader.buffer().to_vec();
+            let _ = socket.write_all(answer.as_bytes());
+            let mut said = Vec::new();
+            let _ = socket.shutdown(std::net::Shutdown::Write);
+            let _ = reader.read_to_end(&mut said);
+            signal.send((early, said));
+        });
+        let upgrade = request("GET", "/", &[("connection", "upgrade"), ("upgrade", "chat")], "hello");
+        assert_eq!(read(origin(address).call(upgrade)).unwrap(), "");
+        let (early, said) = heard.wait();
+        let expected: &[u8] = if answer.contains(" 101 ") { b"hello" } else { b"" };
+        assert_eq!((early.as_slice(), said.as_slice()), (&b""[..], expected), "{answer}");
+    }
 }
 
 #[test]

@@ -200,12 +200,19 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Invalid> {
 
 /// Trailers are not passed on.
 fn trailers(input: &[u8]) -> Result<Option<usize>, Invalid> {
+    const UNREADABLE: Invalid = Invalid::Framing("the trailers cannot be read");
     let mut trailers = [httparse::EMPTY_HEADER; 32];
     match httparse::parse_headers(input, &mut trailers) {
+        Ok(Status::Complete((length, _))) if has_bare_line_feed(&input[..length]) => Err(UNREADABLE),
         Ok(Status::Complete((length, _))) => Ok(Some(length)),
         Ok(Status::Partial) if input.len() < CHUNK_LINE_MAX => Ok(None),
-        Ok(Status::Partial) | Err(_) => Err(Invalid::Framing("the trailers cannot be read")),
+        Ok(Status::Partial) | Err(_) => Err(UNREADABLE),
     }
+}
+
+/// Whether a line ends without a carriage return. httparse takes that for a line's end; not everybody does.
+pub(super) fn has_bare_line_feed(lines: &[u8]) -> bool {
+    lines.first() == Some(&b'\n') || lines.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
 }
 
 /// The line before a chunk of this size, which two bytes of line end follow.
@@ -278,6 +285,9 @@ mod tests {
             b"\r\n\r\n",
             b";x\r\n\r\n",
             b" \r\n\r\n",
+            b"0\r\n\n",
+            b"0\r\nX: y\n\n",
+            b"0\r\nX: y\n\r\n",
             b"0\r\n bad\r\n\r\n",
             &long,
         ] {

@@ -5,7 +5,7 @@ use http::uri::Uri;
 use http::{Method, Request, StatusCode, Version};
 use httparse::Status;
 
-use super::body::Framing;
+use super::body::{Framing, has_bare_line_feed};
 use super::server::{Error, bad};
 use super::{HEAD_MAX, HEADERS_MAX};
 
@@ -40,8 +40,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
         }
         Err(_) => return Err(bad("not an HTTP/1.1 request")),
     };
-    // httparse takes a bare line feed for a line's end. Not everybody does.
-    if bytes[..length].windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r') {
+    if has_bare_line_feed(&bytes[..length]) {
         return Err(bad("a line that ends without a carriage return"));
     }
     let mut request = Request::new(());

@@ -8,10 +8,10 @@ use http::response::Parts;
 use http::{Method, StatusCode, Version};
 
 use super::body::{Framing, LAST_CHUNK, chunk_head};
-use super::head::{Head, is_number};
+use super::head::Head;
 use super::server::time_for;
 use super::{has_no_body, write_response_head};
-use crate::headers::remove_hop_by_hop;
+use crate::headers::{keep_one_length, remove_hop_by_hop};
 use crate::link::WriteHalf;
 
 /// The side of a connection on which responses go out.
@@ -140,13 +140,9 @@ fn frame_response(
     let headers = &mut parts.headers;
     if head_only || has_no_body(parts.status) {
         // It tells what a GET would have brought, if it tells one number.
-        let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-        let length = lengths.next().filter(|length| is_number(length)).cloned();
-        let single = lengths.next().is_none();
-        let may_tell = !parts.status.is_informational() && parts.status != StatusCode::NO_CONTENT;
-        headers.remove(header::CONTENT_LENGTH);
-        if let Some(length) = length.filter(|_| single && may_tell) {
-            headers.insert(header::CONTENT_LENGTH, length);
+        keep_one_length(headers);
+        if parts.status.is_informational() || parts.status == StatusCode::NO_CONTENT {
+            headers.remove(header::CONTENT_LENGTH);
         }
         return None;
     }

@@ -1,7 +1,7 @@
 //! One connection to the local server, and the exchange of one request and response on it.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
@@ -113,7 +113,7 @@ impl Connection {
     /// Sends a request and waits for the head of its response.
     pub(super) fn exchange(mut self, request: Outgoing<'_>, timeouts: &Timeouts) -> Result<Begun, Broken> {
         let Outgoing { method, head, body, upgrade } = request;
-        let inline = body.as_bytes().filter(|body| body.len() <= INLINE_MAX);
+        let inline = body.as_bytes().filter(|body| !upgrade && body.len() <= INLINE_MAX);
         let bytes = [head, inline.unwrap_or_default()].concat();
         let separate = inline.is_none() && !upgrade;
         // A server may answer and close before it has read everything, so the answer is looked for in any case.
@@ -166,11 +166,14 @@ impl Connection {
         timeouts: &Timeouts,
     ) -> Result<ResponseHead, Broken> {
         let (mut received, mut interim) = (false, 0);
+        // When the first bytes came of a head that is not complete.
+        let mut begun: Option<Instant> = None;
         loop {
             if let Some((length, head)) =
                 ResponseHead::parse(self.input.unread(), method).map_err(Broken::BadResponse)?
             {
                 self.input.consume(length);
+                begun = (!self.input.unread().is_empty()).then(Instant::now);
                 let status = head.response.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Ok(head);
@@ -181,13 +184,19 @@ impl Connection {
                 }
                 continue;
             }
-            let begun = !self.input.unread().is_empty();
-            let wait = if begun { timeouts.idle } else { timeouts.response };
+            // All of a head has the time that other bytes have each.
+            let wait = begun.map_or(timeouts.response, |since| timeouts.idle.saturating_sub(since.elapsed()));
+            if wait.is_zero() {
+                return Err(Broken::Stalled { begun: true });
+            }
             match self.patiently(wait, upload, Input::fill) {
-                Ok(1..) => received = true,
+                Ok(1..) => {
+                    received = true;
+                    begun = begun.or_else(|| Some(Instant::now()));
+                }
                 Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(Broken::Stalled { begun });
+                    return Err(Broken::Stalled { begun: begun.is_some() });
                 }
                 Err(error) => return Err(closed(upload, received, error)),
             }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use crate::link::Closer;
 
-/// An idle connection that a quieter time does not need is closed after this time.
+/// An idle connection that a quieter time does not need is closed after this time, as soon as there is another
+/// request. There are never more of them than requests were once under way.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// All connections. Clones share them.

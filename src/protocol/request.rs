@@ -21,11 +21,14 @@ pub struct RequestId(Box<RawJson>);
 /// JSON text, one value.
 type RawJson = str;
 
+/// Most bytes of an ID: it is sent back even where nothing else of a request is.
+const ID_MAX: usize = 1 << 10;
+
 impl RequestId {
     /// Reads an ID. `None` when the value is neither a string nor a number.
     pub(super) fn from_json(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
-        let first = text.bytes().next()?;
+        let first = text.bytes().next().filter(|_| text.len() <= ID_MAX)?;
         (first == b'"' || first == b'-' || first.is_ascii_digit()).then(|| RequestId(text.into()))
     }
 
@@ -114,7 +117,9 @@ fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
     let id = match wire.id {
         None => None,
         Some(raw) if raw.get() == "null" => None,
-        Some(raw) => Some(RequestId::from_json(raw).ok_or("id is neither a string nor a number")?),
+        Some(raw) => {
+            Some(RequestId::from_json(raw).ok_or("id is neither a string nor a number, or too long")?)
+        }
     };
     let headers = wire.headers.unwrap_or_default();
     Ok(RequestMessage {

@@ -68,6 +68,7 @@ impl Job {
     pub(crate) fn refuse(self) {
         self.in_flight.counters().request_refused();
         match self.work {
+            // Nothing that came whole is handed in to last.
             Work::Whole(_, ticket) => drop(ticket.refuse(&Refusal::QueueFull)),
             Work::Streamed(streamed) => streamed.give_back(
                 "the agent has as many requests under way as it takes (see --max-streams and --queue)",
@@ -104,7 +105,7 @@ fn answer_whole(
         let refusal = Refusal::BadRequest(failure.to_string().into());
         refusal.log(Some((&line.method, &line.path)));
         in_flight.counters().request_refused();
-        ticket.refuse(&refusal);
+        ticket.answer_refusal(&refusal);
         return;
     }
     let (envelope, outcome) = encode(&ticket, result, config.max_message);

@@ -334,7 +334,15 @@ impl Ticket {
         true
     }
 
-    /// Answers with the agent's own response. Never blocks. False when too much of that waits already.
+    /// Answers with the agent's own response, as [`answer`](Self::answer) does: for those who may wait.
+    pub(super) fn answer_refusal(self, refusal: &Refusal) -> bool {
+        let envelope = refusal_envelope(self.id.as_ref(), refusal);
+        self.answer(envelope)
+    }
+
+    /// Answers with the agent's own response. Never blocks. False when too much of that waits already: then the
+    /// session is to end.
+    #[must_use]
     pub(super) fn refuse(mut self, refusal: &Refusal) -> bool {
         let envelope = refusal_envelope(self.id.as_ref(), refusal);
         self.answer_as_control(envelope)
@@ -454,6 +462,21 @@ mod tests {
         drop(inbox);
         assert!(!waiter.join().unwrap());
         assert!(third.is_dead() && !third.answer(Vec::new()));
+    }
+
+    #[test]
+    fn a_refusal_by_a_worker_waits_for_room_as_any_answer_does() {
+        let (outbox, inbox) = channel(10);
+        let ticket = || outbox.issue(Some(RequestId::from(1)));
+        assert!(ticket().answer(vec![0; 20]));
+        let waiting = ticket();
+        let waiter = thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull));
+        let (_, room) = next(&inbox);
+        assert!(room.as_ref().is_some_and(|room| !room.is_control()));
+        drop(room);
+        let (_, room) = next(&inbox);
+        assert!(room.is_some_and(|room| !room.is_control()));
+        assert!(waiter.join().unwrap());
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl Reader {
             self.outbox.tell(Event::Violation(*code, what.clone()));
             self.frames.discard(DISCARD_MAX);
         } else {
+            // Before the writer finds the connection closed, and takes that for the reason.
+            self.outbox.tell(Event::ReaderEnded(end.clone()));
             self.closer.close();
         }
         end

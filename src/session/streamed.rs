@@ -7,6 +7,7 @@ use http::{Method, StatusCode, request, response};
 
 use super::Config;
 use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
+use super::whole::state_no_length;
 use crate::admission::Refusal;
 use crate::headers::remove_hop_by_hop;
 use crate::http1::{has_no_body, has_token, number};
@@ -258,7 +259,9 @@ fn pass_on(
         set_upgrade(&mut parts.headers, protocol);
     }
     let empty = *method == Method::HEAD || (has_no_body(status) && !switched);
-    if !empty {
+    if empty {
+        state_no_length(&mut parts);
+    } else {
         parts.headers.remove(header::CONTENT_LENGTH);
         if let Some(length) = body.length().filter(|_| !switched) {
             parts.headers.insert(header::CONTENT_LENGTH, length.into());

@@ -3,12 +3,12 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use http::Method;
 use http::header::{self, HeaderMap};
+use http::{Method, StatusCode};
 
 use super::job::refuse_interim;
 use super::outbox::{Ticket, Watch};
-use crate::headers::remove_hop_by_hop;
+use crate::headers::{keep_one_length, remove_hop_by_hop};
 use crate::http1::has_no_body;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 
@@ -35,6 +35,7 @@ pub(super) fn call(
     check(&parts)?;
     remove_hop_by_hop(&mut parts.headers);
     if head || has_no_body(parts.status) {
+        state_no_length(&mut parts);
         return Ok((parts, Vec::new()));
     }
     let length = body.length();
@@ -44,7 +45,20 @@ pub(super) fn call(
             Body::from_reader(Paced { body, start: Instant::now(), read: 0, session: ticket.watch() }, length)
         }
     };
-    Ok((parts, body.read_to_end_limited(max_body)?))
+    let body = body.read_to_end_limited(max_body)?;
+    if parts.headers.remove(header::CONTENT_LENGTH).is_some() {
+        // The one true one, whatever was stated beside a transfer coding, or twice.
+        parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    }
+    Ok((parts, body))
+}
+
+/// Where there is no body, a length tells what a GET would have brought, but for a 204 (RFC 9110 §8.6).
+pub(super) fn state_no_length(parts: &mut http::response::Parts) {
+    keep_one_length(&mut parts.headers);
+    if parts.status == StatusCode::NO_CONTENT {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
 }
 
 /// Removes what concerned the way to here, and states the true length where one was stated.

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
 use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
@@ -36,7 +36,11 @@ pub fn is_agent(head: &Head) -> bool {
 pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) -> io::Result<()> {
     if let Err((status, text)) = authorize(head.request.headers(), gateway.settings.token.as_deref()) {
         warn!("refused an agent: {text}");
-        connection.respond(None, problem(status, "unauthorized", text))?;
+        let mut response = problem(status, "unauthorized", text);
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        connection.respond(None, response)?;
         connection.linger();
         return Ok(());
     }
