@@ -206,6 +206,13 @@ fn a_broken_request_is_still_a_request_with_its_id_if_that_can_be_read() {
         });
     }
     with_request(r#"{"message_type":"request"}"#, |message| assert!(message.is_err()));
+    // An ID is sent back even where nothing else is, so it has to be short.
+    for (length, is_one) in [(1022, true), (1023, false)] {
+        let id = "x".repeat(length);
+        let payload = format!(r#"{{"id":"{id}","method":"GET","path":"/"}}"#);
+        let frame = format!(r#"{{"message_type":"request","payload":{payload}}}"#);
+        with_request(&frame, |message| assert_eq!(message.is_ok(), is_one, "{length}"));
+    }
 }
 
 #[test]
