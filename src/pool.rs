@@ -147,10 +147,12 @@ impl<J> State<J> {
 
     /// Lets a job wait, if it may.
     fn enqueue(&mut self, job: J, weight: usize, may_last: bool) -> Result<(), J> {
-        if self.is_full(weight) {
+        // Those for which there may be a worker in a moment do not count.
+        let spare = if may_last { self.limits.workers_max.saturating_sub(self.count) } else { 0 };
+        if self.is_full(weight, spare) {
             self.drop_stale();
         }
-        if self.stopping || self.is_full(weight) {
+        if self.stopping || self.is_full(weight, spare) {
             return Err(job);
         }
         self.queued_weight += weight;
@@ -166,9 +168,9 @@ impl<J> State<J> {
     }
 
     /// Whether one more job of this weight may not wait.
-    fn is_full(&self, weight: usize) -> bool {
+    fn is_full(&self, weight: usize, spare: usize) -> bool {
         let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.weight;
-        heavy || self.queue.len() >= self.limits.jobs
+        heavy || self.queue.len() >= self.limits.jobs + spare
     }
 
     /// Makes room: what a lost session left behind must not keep its successor's requests out.

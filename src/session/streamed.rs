@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, request, response};
+use log::info;
 
 use super::Config;
 use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
@@ -67,6 +68,7 @@ impl Streamed {
 
     /// Leaves it to somebody else: nothing was done about it.
     pub(super) fn give_back(&self, text: &str) {
+        info!("{} {} refused: {text}", self.head.method, self.head.uri.path().escape_debug());
         self.stream.reset(Reset::new(ResetCode::Refused, text));
     }
 
