@@ -4,9 +4,10 @@
 //! are warm, and wakes no other; when none is idle it waits in the queue. (One channel shared by all workers
 //! means a lock around its receiver, and a second wake-up per job to hand that lock on.)
 //!
-//! A job that may last gives its place up once it has lasted: then one more worker may run beside it. So short
-//! jobs keep to a few warm workers, whatever comes at once, and jobs that last keep nobody out. Jobs that wait
-//! for that are watched by the overseer, a thread that sleeps while none does.
+//! As many jobs run as there are places. A job that may last gives its place up once it has lasted: then one
+//! more worker may run beside it. So short jobs keep to a few warm workers, whatever comes at once, and jobs
+//! that last keep nobody out. Jobs that wait for that are watched by the overseer, a thread that sleeps while
+//! none does.
 
 use std::collections::VecDeque;
 use std::io;
@@ -58,7 +59,7 @@ impl<J> Clone for Intake<J> {
 /// How many workers there are, and the most that may wait for one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Workers that there always are.
+    /// Workers that there always are, and places.
     pub(crate) workers: usize,
     /// Workers at most, with those for jobs that may last.
     pub(crate) workers_max: usize,
@@ -73,9 +74,11 @@ struct State<J> {
     /// Jobs that wait.
     queue: VecDeque<Waiting<J>>,
     queued_weight: usize,
-    /// The jobs that run and have not lasted yet, the oldest first.
+    /// How many run of those jobs that keep their places.
+    steady: usize,
+    /// Those that run of the others and have not lasted yet, the oldest first.
     brief: VecDeque<(u64, Instant)>,
-    /// Jobs that were started so far.
+    /// The others that were started so far.
     started: u64,
     /// The overseer sleeps until it is told.
     overseer_sleeps: bool,
@@ -97,50 +100,64 @@ struct Waiting<J> {
     may_last: bool,
 }
 
-/// A job to run, and its number.
-type Started<J> = (J, u64);
+/// A job to run, and what it takes up.
+type Started<J> = (J, Place);
 
-/// What comes of a job that may last.
+/// What a job that runs takes up.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// A place until it ends.
+    Steady,
+    /// A place until it has lasted. It has this number.
+    Brief(u64),
+}
+
+/// What comes of a job.
 enum Fate<J> {
     /// This worker takes it.
     Idle(SyncSender<Work<J>>, Started<J>),
     /// A new worker takes it.
     New(Started<J>),
-    /// It waits.
-    Waits,
     /// There is no room for it.
     Refused(J),
 }
 
 impl<J> State<J> {
     /// Takes note of a job that starts.
-    fn start(&mut self, job: J, now: Instant) -> Started<J> {
+    fn start(&mut self, job: J, may_last: bool, now: Instant) -> Started<J> {
+        if !may_last {
+            self.steady += 1;
+            return (job, Place::Steady);
+        }
         self.started += 1;
         self.brief.push_back((self.started, now));
-        (job, self.started)
+        (job, Place::Brief(self.started))
     }
 
     /// Takes note of a job that has ended.
-    fn end(&mut self, number: u64) {
-        self.brief.retain(|(other, _)| *other != number);
+    fn end(&mut self, place: Place) {
+        match place {
+            Place::Steady => self.steady -= 1,
+            Place::Brief(number) => self.brief.retain(|(other, _)| *other != number),
+        }
     }
 
-    /// Whether one more job that may last may run beside the others.
+    /// Whether one more job may run beside the others.
     fn has_place(&mut self, now: Instant) -> bool {
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
-        self.brief.len() < self.limits.workers
+        self.steady + self.brief.len() < self.limits.workers
     }
 
-    /// Decides about a job that may last, for which there is a place.
-    fn place(&mut self, job: J, now: Instant) -> Fate<J> {
+    /// Decides about a job for which there is a place, if there is a worker.
+    fn place(&mut self, job: J, may_last: bool, now: Instant) -> Fate<J> {
         match self.idle.pop() {
-            Some(worker) => Fate::Idle(worker, self.start(job, now)),
-            None if self.stopping || self.count >= self.limits.workers_max => Fate::Refused(job),
+            Some(worker) => Fate::Idle(worker, self.start(job, may_last, now)),
+            None if !self.has_worker() => Fate::Refused(job),
             None => {
                 self.count += 1;
-                Fate::New(self.start(job, now))
+                Fate::New(self.start(job, may_last, now))
             }
         }
     }
@@ -160,11 +177,33 @@ impl<J> State<J> {
         Ok(())
     }
 
-    /// The job that has waited longest.
-    fn dequeue(&mut self) -> Option<J> {
-        let Waiting { job, weight, .. } = self.queue.pop_front()?;
-        self.queued_weight -= weight;
-        Some(job)
+    /// The job that has waited longest, if there is a place for it.
+    fn dequeue(&mut self, now: Instant) -> Option<Waiting<J>> {
+        if self.queue.is_empty() || !self.has_place(now) {
+            return None;
+        }
+        let waiting = self.queue.pop_front()?;
+        self.queued_weight -= waiting.weight;
+        Some(waiting)
+    }
+
+    /// What comes of the job that has waited longest, if there is a place for it.
+    fn promote(&mut self, now: Instant) -> Option<Fate<J>> {
+        if !self.has_place(now) || !(self.has_worker() || self.queue.front()?.may_last) {
+            return None;
+        }
+        let waiting = self.dequeue(now)?;
+        Some(self.place(waiting.job, waiting.may_last, now))
+    }
+
+    /// Whether a worker is idle, or one more may come.
+    fn has_worker(&self) -> bool {
+        !self.idle.is_empty() || (self.count < self.limits.workers_max && !self.stopping)
+    }
+
+    /// Whether a job waits for others to have lasted.
+    fn is_overseen(&self) -> bool {
+        !self.queue.is_empty() && !self.brief.is_empty()
     }
 
     /// Whether one more job of this weight may not wait.
@@ -200,6 +239,7 @@ impl<J: Send + 'static> Pool<J> {
             limits,
             queue: VecDeque::new(),
             queued_weight: 0,
+            steady: 0,
             brief: VecDeque::with_capacity(limits.workers),
             started: 0,
             overseer_sleeps: false,
@@ -242,7 +282,7 @@ impl<J: Send + 'static> Pool<J> {
 
     /// Waits until what is queued is done and every worker has ended. Jobs that come later are refused.
     pub(crate) fn join(self) {
-        let threads = {
+        {
             let mut state = self.0.state();
             state.stopping = true;
             for worker in state.idle.drain(..) {
@@ -250,9 +290,9 @@ impl<J: Send + 'static> Pool<J> {
                 let _ = worker.try_send(Work::End);
             }
             self.0.0.overseen.notify_all();
-            std::mem::take(&mut state.threads)
-        };
-        for thread in threads {
+        }
+        // A worker may just be starting while the others are waited for.
+        while let Some(thread) = self.0.take_thread() {
             // A worker that panicked outside a job has said so on its own.
             let _ = thread.join();
         }
@@ -274,28 +314,45 @@ impl<J: Send + 'static> Intake<J> {
         Ok(sender)
     }
 
-    /// Hands a job that may last to a worker, perhaps a new one, or lets it wait until one of those that run has
-    /// lasted. Gives it back when there are as many workers, or as much waits, as there may be.
+    fn take_thread(&self) -> Option<JoinHandle<()>> {
+        self.state().threads.pop()
+    }
+
+    /// Hands a job that keeps its place to a worker, or lets it wait. Gives it back when as much waits as may
+    /// wait. Never blocks.
+    pub(crate) fn try_submit(&self, job: J, weight: usize) -> Result<(), J> {
+        self.hand_in(job, weight, false)
+    }
+
+    /// The same for a job that may last, and which weighs nothing: it is given back, too, when there are as many
+    /// workers as there may be.
     pub(crate) fn try_start(&self, job: J) -> Result<(), J> {
+        self.hand_in(job, 0, true)
+    }
+
+    fn hand_in(&self, job: J, weight: usize, may_last: bool) -> Result<(), J> {
         let now = Instant::now();
-        let fate = {
-            let mut state = self.state();
-            if state.queue.is_empty() && state.has_place(now) {
-                state.place(job, now)
-            } else {
-                state.enqueue(job, 0, true)?;
-                if std::mem::take(&mut state.overseer_sleeps) {
-                    self.0.overseen.notify_one();
-                }
-                Fate::Waits
-            }
-        };
-        self.settle(fate)
+        let mut state = self.state();
+        let starts = state.queue.is_empty() && state.has_place(now) && (may_last || state.has_worker());
+        if starts {
+            let fate = state.place(job, may_last, now);
+            drop(state);
+            return self.settle(fate);
+        }
+        state.enqueue(job, weight, may_last)?;
+        self.tell_overseer(&mut state);
+        Ok(())
+    }
+
+    /// Wakes the overseer if there is something for it to look at.
+    fn tell_overseer(&self, state: &mut State<J>) {
+        if state.is_overseen() && std::mem::take(&mut state.overseer_sleeps) {
+            self.0.overseen.notify_one();
+        }
     }
 
     fn settle(&self, fate: Fate<J>) -> Result<(), J> {
         let (worker, started) = match fate {
-            Fate::Waits => return Ok(()),
             Fate::Refused(job) => return Err(job),
             Fate::Idle(worker, started) => (worker, started),
             Fate::New(started) => match self.start_worker() {
@@ -316,27 +373,48 @@ impl<J: Send + 'static> Intake<J> {
     fn oversee(&self, refused: fn(J)) {
         let mut state = self.state();
         while !state.stopping {
-            if !state.queue.front().is_some_and(|waiting| waiting.may_last) {
-                // A worker takes what comes first, and looks again.
-                state.overseer_sleeps = true;
-                state = self.0.overseen.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
-                continue;
-            }
             let now = Instant::now();
-            if state.has_place(now) {
-                let fate = state.dequeue().map(|job| state.place(job, now));
+            if let Some(fate) = state.promote(now) {
                 drop(state);
-                if let Some(Err(job)) = fate.map(|fate| self.settle(fate)) {
+                if let Err(job) = self.settle(fate) {
                     refused(job);
                 }
                 state = self.state();
-            } else {
-                let oldest = state.brief.front().map_or(now, |(_, since)| *since);
-                let left = (oldest + LASTING).saturating_duration_since(now);
-                let waited = self.0.overseen.wait_timeout(state, left);
-                state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+                continue;
             }
+            let overseen = &self.0.overseen;
+            state = match state.brief.front().filter(|_| state.is_overseen()) {
+                Some((_, since)) => {
+                    let left = (*since + LASTING).saturating_duration_since(now);
+                    overseen.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                }
+                // A worker that has done its job takes what waits.
+                None => {
+                    state.overseer_sleeps = true;
+                    overseen.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner())
+                }
+            };
         }
+    }
+
+    /// What the worker with this channel does next, having done its job. `None` when it is to wait: it counts as
+    /// idle from here.
+    fn next(&self, done: Place, worker: &SyncSender<Work<J>>) -> Option<Work<J>> {
+        let mut state = self.state();
+        state.end(done);
+        let now = Instant::now();
+        if let Some(waiting) = state.dequeue(now) {
+            let started = state.start(waiting.job, waiting.may_last, now);
+            self.tell_overseer(&mut state);
+            return Some(Work::Job(started));
+        }
+        // Whether it waits or ends: what is queued is for those who free a place.
+        if state.stopping || state.idle.len() >= state.limits.workers {
+            state.count -= 1;
+            return Some(Work::End);
+        }
+        state.idle.push(worker.clone());
+        None
     }
 }
 
@@ -356,40 +434,9 @@ impl<J> Intake<J> {
         // Nothing panics while the lock is held.
         self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-
-    /// Hands a job to an idle worker or queues it, or gives it back when as much waits as may wait. Never
-    /// blocks.
-    pub(crate) fn try_submit(&self, job: J, weight: usize) -> Result<(), J> {
-        let mut state = self.state();
-        if let Some(worker) = state.idle.pop() {
-            let started = state.start(job, Instant::now());
-            drop(state);
-            return hand(&worker, started);
-        }
-        state.enqueue(job, weight, false)
-    }
-
-    /// What the worker with this channel does next, having done its job. `None` when it is to wait: it counts as
-    /// idle from here.
-    fn next(&self, done: u64, worker: &SyncSender<Work<J>>) -> Option<Work<J>> {
-        let mut state = self.state();
-        state.end(done);
-        if let Some(job) = state.dequeue() {
-            if !state.queue.is_empty() && std::mem::take(&mut state.overseer_sleeps) {
-                self.0.overseen.notify_one();
-            }
-            return Some(Work::Job(state.start(job, Instant::now())));
-        }
-        if state.stopping || state.idle.len() >= state.limits.workers {
-            state.count -= 1;
-            return Some(Work::End);
-        }
-        state.idle.push(worker.clone());
-        None
-    }
 }
 
-fn work<J>(intake: &Intake<J>, own: &SyncSender<Work<J>>, works: &Receiver<Work<J>>) {
+fn work<J: Send + 'static>(intake: &Intake<J>, own: &SyncSender<Work<J>>, works: &Receiver<Work<J>>) {
     let wait = || works.recv().unwrap_or(Work::End);
     let mut next = wait();
     while let Work::Job((job, number)) = next {
@@ -411,6 +458,12 @@ mod tests {
 
     /// A pool of one worker that is busy until `free` is dropped, and what it has done.
     fn busy_pool() -> (Pool<u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
+        busy_pool_by(|intake| intake.try_submit(0, 1))
+    }
+
+    fn busy_pool_by(
+        start: impl Fn(&Intake<u32>) -> Result<(), u32>,
+    ) -> (Pool<u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
         let (started, has_started) = mpsc::channel();
         let (free, is_free) = mpsc::channel::<()>();
         let (done, results) = mpsc::channel();
@@ -426,7 +479,7 @@ mod tests {
             },
         )
         .unwrap();
-        assert!(pool.intake().try_submit(0, 1).is_ok());
+        assert_eq!(start(&pool.intake()), Ok(()));
         has_started.recv().unwrap();
         (pool, free, results)
     }
@@ -490,7 +543,7 @@ mod tests {
 
     #[test]
     fn more_workers_come_for_jobs_that_last_and_go_again() {
-        let (pool, free, results) = busy_pool();
+        let (pool, free, results) = busy_pool_by(|intake| intake.try_start(0));
         let intake = pool.intake();
         assert_eq!(intake.try_start(1), Ok(()));
         assert_eq!(intake.try_start(2), Ok(()));
@@ -509,6 +562,45 @@ mod tests {
         assert_eq!(done, [0, 1, 2]);
         pool.join();
         assert_eq!(intake.state().threads.len(), 0);
+    }
+
+    #[test]
+    fn jobs_that_last_keep_no_other_job_out() {
+        let (started, has_started) = mpsc::channel();
+        let (free, is_free) = mpsc::channel::<()>();
+        let is_free = Mutex::new(is_free);
+        let run = move |job: u32| {
+            let _ = started.send(job);
+            if job == 0 {
+                let _ = is_free.lock().unwrap().recv();
+            }
+        };
+        let pool = Pool::start(LIMITS, |_| false, |job| panic!("job {job} is refused"), run).unwrap();
+        let intake = pool.intake();
+        assert_eq!(intake.try_start(0), Ok(()));
+        assert_eq!(has_started.recv(), Ok(0));
+        // Whether it has lasted by now or not.
+        assert_eq!(intake.try_submit(1, 1), Ok(()));
+        assert_eq!(has_started.recv(), Ok(1));
+        assert_eq!(intake.try_start(2), Ok(()));
+        assert_eq!(has_started.recv(), Ok(2));
+        drop(free);
+        pool.join();
+    }
+
+    #[test]
+    fn jobs_that_do_not_last_never_run_beside_more_than_there_are_places() {
+        let (pool, free, results) = busy_pool();
+        let intake = pool.intake();
+        assert_eq!(intake.try_start(1), Ok(()));
+        assert_eq!(intake.try_submit(2, 0), Ok(()));
+        // The one that runs keeps its place however long it takes.
+        assert!(!intake.state().has_place(Instant::now() + 10 * LASTING));
+        assert_eq!(intake.state().queue.len(), 2);
+        assert_eq!(intake.state().count, 1);
+        drop(free);
+        pool.join();
+        assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]

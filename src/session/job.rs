@@ -64,11 +64,10 @@ impl Job {
         }
     }
 
-    /// Leaves a request that may last to somebody else: there is no worker for it.
+    /// Refuses a request that has waited, and for which there is no worker after all.
     pub(crate) fn refuse(self) {
         self.in_flight.counters().request_refused();
         match self.work {
-            // Nothing that came whole is handed in to last.
             Work::Whole(_, ticket) => drop(ticket.refuse(&Refusal::QueueFull)),
             Work::Streamed(streamed) => streamed.give_back(
                 "the agent has as many requests under way as it takes (see --max-streams and --queue)",
