@@ -1,6 +1,12 @@
 //! Which headers pass through an intermediary: RFC 9110 §7.6.1, for both directions and both programs.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::http1::has_token;
+
+/// Begins HTTP/2 in an upgrade (RFC 7540 §3.2.1); it never passes.
+pub const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Headers that concern one connection only, whatever `Connection` says.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -26,6 +32,23 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// The protocol that a request asks to change to (RFC 9110 §7.8): a `GET` without a body. Not HTTP/2, which
+/// would tunnel past every rule.
+pub fn wanted_protocol(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(header::UPGRADE)?;
+    let bodiless =
+        !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
+    let asks = *method == Method::GET && bodiless && has_token(headers, &header::CONNECTION, "upgrade");
+    let http2 = headers.contains_key(HTTP2_SETTINGS) || has_token(headers, &header::UPGRADE, "h2c");
+    (asks && !http2).then(|| protocol.clone())
+}
+
+/// Puts back what [`remove_hop_by_hop`] takes from an upgrade.
+pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, protocol);
 }
 
 /// Leaves a `Content-Length` that states one number, and once; whatever else there is of it goes.
@@ -56,7 +79,32 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
+
+    #[test]
+    fn only_a_get_without_a_body_may_ask_for_another_protocol_and_not_for_http2() {
+        let websocket = &[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")][..];
+        for (method, headers, more, wanted) in [
+            (Method::GET, websocket, None, Some("websocket")),
+            (Method::POST, websocket, None, None),
+            (Method::GET, websocket, Some(("content-length", "0")), None),
+            (Method::GET, websocket, Some(("transfer-encoding", "chunked")), None),
+            (Method::GET, websocket, Some(("http2-settings", "AAMAAABk")), None),
+            (Method::GET, &websocket[1..], None, None),
+            (Method::GET, &websocket[..1], None, None),
+            (Method::GET, &[("connection", "upgrade"), ("upgrade", "websocket, H2C")], None, None),
+            (Method::GET, &[("connection", "x-upgrade"), ("upgrade", "websocket")], None, None),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers.iter().chain(&more) {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(
+                wanted_protocol(&method, &map),
+                wanted.map(HeaderValue::from_static),
+                "{method} {map:?}"
+            );
+        }
+    }
 
     #[track_caller]
     fn check(before: &[(&str, &str)], after: &[(&str, &str)]) {

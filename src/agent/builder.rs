@@ -11,6 +11,7 @@ use crate::TunnelId;
 use crate::admission::is_host;
 use crate::backoff;
 use crate::link::dial::Token;
+use crate::link::frames::MESSAGE_MIN;
 use crate::link::tls::{self, ClientTls, TlsError, Trust};
 use crate::link::{Dialer, GatewayUrl};
 use crate::origin::{LocalUrl, Origin, Timeouts};
@@ -32,11 +33,6 @@ const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
 
 /// Most requests that may wait for a worker.
 const QUEUE_MAX: usize = 65_536;
-
-/// Smallest largest message: a refusal has to fit, and every frame of mux/2.
-const MESSAGE_MIN: usize = 80 << 10;
-
-const _: () = assert!(MESSAGE_MIN >= protocol::mux::MESSAGE_MAX);
 
 /// Configures an [`Agent`].
 pub struct Builder {
@@ -210,8 +206,8 @@ impl Builder {
         self
     }
 
-    /// Most bytes of one message in either direction, from 80 KiB on. Default: 16 MiB. A larger one from the gateway ends
-    /// the session with close code 1009, a larger answer becomes an error.
+    /// Most bytes of one message in either direction, from 80 KiB on. A larger one from the gateway ends the
+    /// session with close code 1009, a larger answer becomes an error. Default: 16 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self

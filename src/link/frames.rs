@@ -19,6 +19,11 @@ const WRITE_STEP: usize = 64 << 10;
 /// A write buffer that has grown past this is given back when it is empty.
 const WRITE_BUFFER_KEPT: usize = 256 << 10;
 
+/// Least `max_message`, in bytes: a refusal has to fit, and every frame of mux/2.
+pub const MESSAGE_MIN: usize = 80 << 10;
+
+const _: () = assert!(MESSAGE_MIN >= crate::protocol::mux::MESSAGE_MAX);
+
 /// The settings of both sides. A frame's header makes tungstenite reserve the whole payload, so `max_message`
 /// is a promise about memory.
 pub fn config(max_message: usize) -> WebSocketConfig {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, request, response};
 use log::info;
 
@@ -10,17 +10,15 @@ use super::Config;
 use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
 use super::whole::state_no_length;
 use crate::admission::Refusal;
-use crate::headers::remove_hop_by_hop;
-use crate::http1::{has_no_body, has_token, number};
+use crate::headers::{HTTP2_SETTINGS, remove_hop_by_hop, set_upgrade, wanted_protocol};
+use crate::http1::{has_no_body, number};
 use crate::mux::{Stream, StreamError};
-use crate::protocol::mux::{DataBuffer, Reset, ResetCode, encode_response_head};
+use crate::protocol::mux::{DataBuffer, HEAD_MAX, Reset, ResetCode, encode_response_head};
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
 
 /// A response is read in pieces of this size at first: idle event streams should take up little. Pieces grow
 /// with what comes, up to a frame.
 const PIECE_MIN: usize = 4 << 10;
-
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A request that was taken on, and the stream on which it came.
 #[derive(Debug)]
@@ -78,8 +76,9 @@ impl Streamed {
         let line = LogLine::start(&head.method, &head.uri);
         let method = head.method.clone();
         let result = request(head, &stream, end, config).and_then(|(request, upgrade)| {
-            let max = if upgrade { None } else { config.max_stream_body };
-            survive(|| respond(&stream, &method, service.call(request)?, upgrade, max))
+            let max = config.max_stream_body.filter(|_| !upgrade);
+            let answer = Answer { stream: &stream, method: &method, upgrade, max };
+            survive(|| answer.pass_on(service.call(request)?))
         });
         let counters = in_flight.counters();
         match result {
@@ -110,7 +109,8 @@ impl Streamed {
 /// Answers with the agent's own response.
 pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
     // Whoever asked may have left.
-    let _ = respond(stream, &Method::GET, refusal.response(), false, None);
+    let answer = Answer { stream, method: &Method::GET, upgrade: false, max: None };
+    let _ = answer.pass_on(refusal.response());
 }
 
 fn reset(failure: &Failure) -> Reset {
@@ -132,13 +132,13 @@ fn request(
     end: bool,
     config: &Config,
 ) -> Result<(Request, bool), Broken> {
-    let protocol = if end { None } else { wanted_protocol(&head) };
+    let protocol = if end { None } else { wanted_protocol(&head.method, &head.headers) };
     let upgrade = protocol.is_some();
     let headers = &mut head.headers;
     remove_hop_by_hop(headers);
     headers.remove(header::EXPECT);
     headers.remove(HTTP2_SETTINGS);
-    if upgrade {
+    if let Some(protocol) = protocol {
         set_upgrade(headers, protocol);
     }
     let stated = stated_length(headers).map_err(Broken::Refused)?;
@@ -187,21 +187,6 @@ fn too_large(what: &str) -> Failure {
     Failure::new(FailureKind::TooLarge, text)
 }
 
-/// The protocol that a request asks to change to. Not HTTP/2, which would tunnel past every rule.
-fn wanted_protocol(head: &request::Parts) -> Option<HeaderValue> {
-    let headers = &head.headers;
-    let protocol = headers.get(header::UPGRADE)?;
-    let asks = head.method == Method::GET && has_token(headers, &header::CONNECTION, "upgrade");
-    let http2 = headers.contains_key(HTTP2_SETTINGS) || has_token(headers, &header::UPGRADE, "h2c");
-    (asks && !http2 && !headers.contains_key(header::CONTENT_LENGTH)).then(|| protocol.clone())
-}
-
-/// Puts back what removing hop-by-hop headers takes from an upgrade.
-fn set_upgrade(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    protocol.map(|protocol| headers.insert(header::UPGRADE, protocol));
-}
-
 fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let Some(length) = lengths.next() else { return Ok(None) };
@@ -211,108 +196,119 @@ fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     }
 }
 
-/// Passes a response on as it comes. Returns its status, and how many bytes its body had.
-fn respond(
-    stream: &Stream,
-    method: &Method,
-    response: Response,
+/// A response on its way.
+struct Answer<'a> {
+    stream: &'a Stream,
+    method: &'a Method,
+    /// The request asked for another protocol.
     upgrade: bool,
+    /// Bytes that the body may have.
     max: Option<u64>,
-) -> Result<(StatusCode, usize), Broken> {
-    let (parts, mut body) = response.into_parts();
-    // Goes before the body does.
-    let mut unfinished = Unfinished(stream, Some(Reset::new(ResetCode::Internal, PANICKED)));
-    let result = pass_on(stream, method, parts, &mut body, upgrade, max);
-    unfinished.1 = match &result {
-        Err(Broken::Failed(failure)) => Some(reset(failure)),
-        Ok(_) | Err(Broken::Refused(_)) => None,
-    };
-    result
+}
+
+impl Answer<'_> {
+    /// Passes a response on as it comes. Returns its status, and how many bytes its body had.
+    fn pass_on(&self, response: Response) -> Result<(StatusCode, usize), Broken> {
+        let (parts, mut body) = response.into_parts();
+        // Goes before the body does.
+        let panicked = Reset::new(ResetCode::Internal, PANICKED);
+        let mut unfinished = Unfinished { stream: self.stream, reset: Some(panicked) };
+        let result = self.send(parts, &mut body);
+        unfinished.reset = match &result {
+            Err(Broken::Failed(failure)) => Some(reset(failure)),
+            Ok(_) | Err(Broken::Refused(_)) => None,
+        };
+        result
+    }
+
+    fn send(&self, mut parts: response::Parts, body: &mut Body) -> Result<(StatusCode, usize), Broken> {
+        let status = parts.status;
+        let switched = self.upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
+        if !switched {
+            refuse_interim(status)?;
+        }
+        let empty = *self.method == Method::HEAD || (has_no_body(status) && !switched);
+        prepare(&mut parts, body, switched, empty);
+        let head = encode_response_head(&parts);
+        if head.len() > HEAD_MAX {
+            let text = "the head of the response is too large";
+            return Err(Failure::new(FailureKind::TooLarge, text).into());
+        }
+        let stream = self.stream;
+        if empty {
+            stream.send_head(head.into(), true)?;
+            return Ok((status, 0));
+        }
+        if body.length().is_some_and(|length| self.is_too_large(length)) {
+            return Err(too_large("response").into());
+        }
+        if let Some(bytes) = body.as_bytes() {
+            let sent = stream.send_head_with(head.into(), bytes)?;
+            stream.send_all(&bytes[sent..], true)?;
+            return Ok((status, bytes.len()));
+        }
+        stream.send_head(head.into(), false)?;
+        Ok((status, self.copy(body)?))
+    }
+
+    fn is_too_large(&self, length: u64) -> bool {
+        self.max.is_some_and(|max| length > max)
+    }
+
+    fn copy(&self, body: &mut Body) -> Result<usize, Broken> {
+        let (mut sent, mut piece) = (0, PIECE_MIN);
+        loop {
+            let room = self.stream.capacity()?.min(piece);
+            let mut buffer = DataBuffer::new(room);
+            let read = match body.read(buffer.space()) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Broken::Failed(Failure::broken_off(sent, None, error))),
+            };
+            sent += read;
+            if self.is_too_large(sent as u64) {
+                return Err(too_large("response").into());
+            }
+            // With the last bytes, when they are known to be: whoever has them all may leave at once.
+            let end = read == 0 || body.length() == Some(0);
+            self.stream.send(buffer, read, end)?;
+            if end {
+                return Ok(sent);
+            }
+            // A full piece lets expect more of it.
+            piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
+        }
+    }
+}
+
+/// Makes of the service's head what the tunnel is to see.
+fn prepare(parts: &mut response::Parts, body: &Body, switched: bool, empty: bool) {
+    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| switched);
+    remove_hop_by_hop(&mut parts.headers);
+    if let Some(protocol) = protocol {
+        set_upgrade(&mut parts.headers, protocol);
+    }
+    if empty {
+        state_no_length(parts);
+        return;
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = body.length().filter(|_| !switched) {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 /// Resets the stream of a response that has failed, before its body is dropped: that may wait for whoever
 /// reads the request's body, who waits for the stream.
-struct Unfinished<'a>(&'a Stream, Option<Reset>);
+struct Unfinished<'a> {
+    stream: &'a Stream,
+    reset: Option<Reset>,
+}
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(reset) = self.1.take() {
-            self.0.reset(reset);
+        if let Some(reset) = self.reset.take() {
+            self.stream.reset(reset);
         }
-    }
-}
-
-fn pass_on(
-    stream: &Stream,
-    method: &Method,
-    mut parts: response::Parts,
-    body: &mut Body,
-    upgrade: bool,
-    max: Option<u64>,
-) -> Result<(StatusCode, usize), Broken> {
-    let status = parts.status;
-    let switched = upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
-    if !switched {
-        refuse_interim(status)?;
-    }
-    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| switched);
-    remove_hop_by_hop(&mut parts.headers);
-    if switched {
-        set_upgrade(&mut parts.headers, protocol);
-    }
-    let empty = *method == Method::HEAD || (has_no_body(status) && !switched);
-    if empty {
-        state_no_length(&mut parts);
-    } else {
-        parts.headers.remove(header::CONTENT_LENGTH);
-        if let Some(length) = body.length().filter(|_| !switched) {
-            parts.headers.insert(header::CONTENT_LENGTH, length.into());
-        }
-    }
-    let head = encode_response_head(&parts);
-    if head.len() > crate::protocol::mux::HEAD_MAX {
-        return Err(Broken::Failed(Failure::new(
-            FailureKind::TooLarge,
-            "the head of the response is too large",
-        )));
-    }
-    if empty {
-        stream.send_head(head.into(), true)?;
-        return Ok((status, 0));
-    }
-    if max.is_some_and(|max| body.length().is_some_and(|length| length > max)) {
-        return Err(too_large("response").into());
-    }
-    if let Some(bytes) = body.as_bytes() {
-        let sent = stream.send_head_with(head.into(), bytes)?;
-        stream.send_all(&bytes[sent..], true)?;
-        return Ok((status, bytes.len()));
-    }
-    stream.send_head(head.into(), false)?;
-    Ok((status, copy(stream, body, max)?))
-}
-
-fn copy(stream: &Stream, body: &mut Body, max: Option<u64>) -> Result<usize, Broken> {
-    let (mut sent, mut piece) = (0, PIECE_MIN);
-    loop {
-        let room = stream.capacity()?.min(piece);
-        let mut buffer = DataBuffer::new(room);
-        let read = match body.read(buffer.space()) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Broken::Failed(Failure::broken_off(sent, None, error))),
-        };
-        sent += read;
-        if max.is_some_and(|max| sent as u64 > max) {
-            return Err(too_large("response").into());
-        }
-        // With the last bytes, when they are known to be: whoever has them all may leave at once.
-        let end = read == 0 || body.length() == Some(0);
-        stream.send(buffer, read, end)?;
-        if end {
-            return Ok(sent);
-        }
-        // A full piece lets expect more of it.
-        piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
     }
 }

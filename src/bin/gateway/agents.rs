@@ -23,13 +23,14 @@ struct State {
     list: Vec<Arc<Agent>>,
     /// Whose turn it is.
     next: usize,
-    stopping: bool,
+    /// The gateway is about to stop.
+    leaving: bool,
 }
 
 impl Agents {
     pub fn new() -> Self {
         Agents {
-            state: Mutex::new(State { list: Vec::new(), next: 0, stopping: false }),
+            state: Mutex::new(State { list: Vec::new(), next: 0, leaving: false }),
             changed: Condvar::new(),
         }
     }
@@ -43,7 +44,7 @@ impl Agents {
     /// is stopping.
     pub fn add(&self, agent: &Arc<Agent>) -> bool {
         let mut state = self.state();
-        if state.stopping {
+        if state.leaving {
             return false;
         }
         let replaced =
@@ -91,7 +92,9 @@ impl Agents {
 
     /// Tells all agents that they get no more requests here, and may look for another gateway.
     pub fn go_away(&self) {
-        for agent in &self.state().list {
+        let mut state = self.state();
+        state.leaving = true;
+        for agent in &state.list {
             agent.leaves();
             if let Some(mux) = agent.mux() {
                 mux.go_away(0, STOPPING);
@@ -101,8 +104,7 @@ impl Agents {
 
     /// Says goodbye to all agents, and waits for them to leave.
     pub fn close_all(&self, wait: Duration) {
-        let mut state = self.state();
-        state.stopping = true;
+        let state = self.state();
         for agent in &state.list {
             agent.control(Outgoing::Close(1001, STOPPING));
         }

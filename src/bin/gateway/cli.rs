@@ -5,16 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
+use tunnel_agent::link::frames::MESSAGE_MIN;
 use tunnel_agent::link::tls::{self, ServerTls};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
     Opt::new(flag, variable, value, help)
 }
-
-/// Smallest largest message: every frame of mux/2 has to fit.
-const MESSAGE_MIN: usize = 80 << 10;
-
-const _: () = assert!(MESSAGE_MIN >= tunnel_agent::protocol::mux::MESSAGE_MAX);
 
 const TABLE: [Opt; 11] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and clients; default 127.0.0.1:3000"),

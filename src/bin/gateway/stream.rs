@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode, Version, request, response};
 use log::debug;
 use tungstenite::Bytes;
-use tunnel_agent::headers::remove_hop_by_hop;
-use tunnel_agent::http1::{Connection, Error, Framing, Head, Output, has_no_body, has_token, number};
+use tunnel_agent::headers::{HTTP2_SETTINGS, remove_hop_by_hop, set_upgrade, wanted_protocol};
+use tunnel_agent::http1::{Connection, Error, Framing, Head, Output, has_no_body, number};
 use tunnel_agent::http1::{KEEP_ALIVE, write_response_head};
 use tunnel_agent::link::Closer;
 use tunnel_agent::mux::{Stream, StreamError};
@@ -36,8 +36,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const PIECE_MIN: usize = 4 << 10;
 const PIECE_MAX: usize = 64 << 10;
 
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
 /// One request on its way.
 struct Exchange<'a> {
     head: &'a Head,
@@ -60,10 +58,10 @@ pub fn forward(
     client: &Client,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let protocol = wanted_protocol(head);
+    let protocol = protocol(head);
     parts.headers.remove(HTTP2_SETTINGS);
     if let Some(protocol) = &protocol {
-        set_upgrade(&mut parts.headers, protocol);
+        set_upgrade(&mut parts.headers, protocol.clone());
     }
     connection.send_continue(head)?;
     let Connection { input, output } = connection;
@@ -93,21 +91,11 @@ pub fn forward(
     exchange.run(&bytes, &early.body, early.complete, first, choose)
 }
 
-/// The protocol that a visitor asks to change to. Not HTTP/2, which would tunnel past every rule.
-fn wanted_protocol(head: &Head) -> Option<HeaderValue> {
-    let headers = head.request.headers();
-    let protocol = headers.get(header::UPGRADE)?;
-    let may = head.request.method() == Method::GET
-        && head.request.version() == Version::HTTP_11
-        && head.framing == Framing::Length(0);
-    let http2 = headers.contains_key(HTTP2_SETTINGS) || has_token(headers, &header::UPGRADE, "h2c");
-    (may && !http2 && has_token(headers, &header::CONNECTION, "upgrade")).then(|| protocol.clone())
-}
-
-/// Puts back what removing hop-by-hop headers takes from an upgrade.
-fn set_upgrade(headers: &mut HeaderMap, protocol: &HeaderValue) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, protocol.clone());
+/// The protocol that a visitor asks to change to.
+fn protocol(head: &Head) -> Option<HeaderValue> {
+    let request = &head.request;
+    let may = request.version() == Version::HTTP_11;
+    wanted_protocol(request.method(), request.headers()).filter(|_| may)
 }
 
 /// States the length of the body when it is known.
@@ -274,9 +262,7 @@ impl Exchange<'_> {
                 Ok(0) => return writer.finish(),
                 Ok(read) => {
                     writer.send(&buffer[..read])?;
-                    if read == buffer.len() && read < PIECE_MAX {
-                        buffer.resize(read * 4, 0);
-                    }
+                    grow(&mut buffer, read);
                 }
                 Err(StreamError::TimedOut) => visitor.watch(stream, *upgrade)?,
                 Err(error) => return Err(io::Error::other(error)),
@@ -294,7 +280,9 @@ impl Exchange<'_> {
     fn answer_upgrade(mut self, stream: &Stream, mut parts: response::Parts) -> io::Result<()> {
         let protocol = parts.headers.get(header::UPGRADE).cloned();
         remove_hop_by_hop(&mut parts.headers);
-        protocol.inspect(|protocol| set_upgrade(&mut parts.headers, protocol));
+        if let Some(protocol) = protocol {
+            set_upgrade(&mut parts.headers, protocol);
+        }
         let mut bytes = Vec::new();
         write_response_head(&mut bytes, &parts);
         self.output.send(&bytes)?;
@@ -310,9 +298,7 @@ impl Exchange<'_> {
                     if let Err(error) = self.output.send(&buffer[..read]) {
                         break Err(error);
                     }
-                    if read == buffer.len() && read < PIECE_MAX {
-                        buffer.resize(read * 4, 0);
-                    }
+                    grow(&mut buffer, read);
                 }
                 Err(error) => break Err(io::Error::other(error)),
             }
@@ -366,5 +352,12 @@ impl Exchange<'_> {
             _ => self.closer.close(),
         }
         Ok(None)
+    }
+}
+
+/// Makes room for more at once after a read that filled the buffer.
+fn grow(buffer: &mut Vec<u8>, read: usize) {
+    if read == buffer.len() && read < PIECE_MAX {
+        buffer.resize(read * 4, 0);
     }
 }

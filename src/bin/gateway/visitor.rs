@@ -218,23 +218,26 @@ impl Reader {
         while !decoder.is_done() {
             let room = match self.stream.capacity() {
                 Ok(room) => room.min(PIECE),
-                Err(error) => return Ok(self.is_unwanted(&error)),
+                Err(error) => {
+                    self.give_up(&error);
+                    return Ok(false);
+                }
             };
             let mut buffer = DataBuffer::new(room);
             let read = self.input.read_body(&mut decoder, buffer.space())?;
             if let Err(error) = self.stream.send(buffer, read, decoder.is_done()) {
-                return Ok(self.is_unwanted(&error));
+                self.give_up(&error);
+                return Ok(false);
             }
         }
         let _ = self.sent.set(Instant::now());
         Ok(true)
     }
 
-    fn is_unwanted(&self, error: &StreamError) -> bool {
+    fn give_up(&self, error: &StreamError) {
         if *error == StreamError::TimedOut {
             self.stream.reset(Reset::new(ResetCode::Timeout, "the request's body was not taken"));
         }
-        false
     }
 
     fn pass_on_raw(mut self) -> End {
