@@ -190,6 +190,24 @@ impl<'a> Options<'a> {
         texts.iter().map(read).collect()
     }
 
+    /// A secret, from the file that an option names or from a variable. `read` refuses what cannot be one.
+    pub fn secret<T>(
+        &mut self,
+        file: &'static str,
+        variable: &'static str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, UsageError> {
+        let (source, text) = match self.value(file, secret_file)? {
+            Some(text) => (file, text),
+            None => match self.variable(variable)? {
+                Some(text) => (variable, text),
+                None => return Ok(None),
+            },
+        };
+        let unusable = "the token is empty, or holds a space or a character that is not ASCII";
+        read(&text).map(Some).ok_or_else(|| UsageError(format!("{source}: {unusable}")))
+    }
+
     /// A variable's name and value, unless it is unset or empty.
     fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
         let variable = self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable);
@@ -332,7 +350,7 @@ pub fn number(text: &str) -> Result<usize, &'static str> {
 }
 
 /// Reads a secret from a file: its content without the line's end.
-pub fn secret_file(path: &str) -> Result<String, String> {
+fn secret_file(path: &str) -> Result<String, String> {
     /// Longer than any token.
     const MAX: u64 = 16 << 10;
     let mut content = String::new();

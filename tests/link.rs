@@ -168,6 +168,16 @@ fn a_wrong_name_is_not() {
 }
 
 #[test]
+fn the_hint_for_a_wrong_name_is_another_name() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let gateway = serve_tls(&folder, authority.issue("example.org", false), greet);
+    let url = format!("wss://localhost:{}/ws", gateway.port());
+    let error = dial(&url, &ca_file(&folder, &authority)).unwrap_err();
+    assert!(error.hint().contains("a name that the certificate has"), "{}", error.hint());
+}
+
+#[test]
 fn an_expired_certificate_is_not() {
     check("localhost", true, "localhost", ca_file, Err("expired"));
 }

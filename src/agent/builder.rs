@@ -252,11 +252,17 @@ impl Builder {
         if self.trust == Trust::Insecure && any_secure {
             warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
         }
+        if matches!(self.trust, Trust::File(_)) && !any_secure {
+            warnings.push("--ca-file has no effect: no gateway is wss://");
+        }
         let (service, served_by) = match self.answers {
             Answers::Service(service) => (service, "this program".to_owned()),
             Answers::Local(url) => {
                 if self.local_trust == Trust::Insecure && url.is_secure() {
                     warnings.push("--local-insecure: the local server's certificate is not verified");
+                }
+                if matches!(self.local_trust, Trust::File(_)) && !url.is_secure() {
+                    warnings.push("--local-ca-file has no effect: the local server is not https://");
                 }
                 let tls = client_tls(url.is_secure(), &self.local_trust).map_err(ConfigError::LocalTls)?;
                 let served_by = url.to_string();

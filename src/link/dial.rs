@@ -49,6 +49,8 @@ pub enum InvalidUrl {
     UserInfo,
     /// It holds a query, which would be a place for secrets.
     Query,
+    /// It holds a fragment, which is never sent.
+    Fragment,
 }
 
 impl fmt::Display for InvalidUrl {
@@ -59,6 +61,7 @@ impl fmt::Display for InvalidUrl {
             }
             InvalidUrl::Scheme => "its scheme is not ws:// or wss://",
             InvalidUrl::UserInfo => "it holds a user name; a gateway's token goes into --token-file or TOKEN",
+            InvalidUrl::Fragment => "it holds a fragment (#), which a gateway never sees",
             InvalidUrl::Query => "it holds a query; a gateway's token goes into --token-file or TOKEN",
         })
     }
@@ -81,8 +84,11 @@ impl FromStr for GatewayUrl {
         if authority.as_str().contains('@') {
             return Err(InvalidUrl::UserInfo);
         }
-        if !has_valid_port(authority) || text.contains('#') {
+        if !has_valid_port(authority) {
             return Err(InvalidUrl::Syntax);
+        }
+        if text.contains('#') {
+            return Err(InvalidUrl::Fragment);
         }
         if uri.query().is_some() {
             return Err(InvalidUrl::Query);
@@ -196,6 +202,9 @@ impl DialError {
             DialError::Resolve(_) => "check the host name in --gateway",
             DialError::Connect(..) => "check --gateway, and that the gateway is running",
             DialError::Tls(error) if tls::is_not_tls(error) => "if it is not meant to speak TLS, use ws://",
+            DialError::Tls(error) if tls::is_wrong_name(error) => {
+                "give in --gateway a name that the certificate has"
+            }
             DialError::Tls(_) => "check the certificate, or name its authority with --ca-file",
             DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 "check the token (--token-file or TOKEN)"
@@ -361,7 +370,7 @@ mod tests {
             ("ws://localhost:", InvalidUrl::Syntax),
             ("ws://localhost:abc", InvalidUrl::Syntax),
             ("ws://[::1]:x", InvalidUrl::Syntax),
-            ("ws://localhost/ws#x", InvalidUrl::Syntax),
+            ("ws://localhost/ws#x", InvalidUrl::Fragment),
             ("ws://me:secret@localhost", InvalidUrl::UserInfo),
             ("ws://localhost/ws?token=secret", InvalidUrl::Query),
         ] {

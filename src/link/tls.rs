@@ -59,6 +59,21 @@ pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
     };
 }
 
+/// Whether the certificate is for other names.
+pub(super) fn is_wrong_name(error: &std::io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    {
+        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
+        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return false };
+        matches!(reason, NotValidForName | NotValidForNameContext { .. })
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        false
+    }
+}
+
 /// What went wrong, in words where rustls has only its own.
 pub(super) fn describe(error: &std::io::Error) -> String {
     if is_not_tls(error) {

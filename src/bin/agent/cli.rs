@@ -46,7 +46,7 @@ const TABLE: [Opt; 28] = [
         "TIME",
         "for finishing what runs, when told to stop or the gateway goes; default 10s",
     ),
-    opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; default 16MiB"),
+    opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; at least 80KiB; default 16MiB"),
     opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way, without mux/2; default 10MiB"),
     opt("--max-stream-body", "MAX_STREAM_BODY", "SIZE", "the same with mux/2; default no limit"),
     opt("--correlation", "CORRELATION", "RULE", "for requests without an id: order or latest; default order"),
@@ -143,12 +143,7 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
 }
 
 fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {
-    let from_file = o.value("--token-file", cli::secret_file)?;
-    let Some(text) = from_file.map_or_else(|| o.variable("TOKEN"), |text| Ok(Some(text)))? else {
-        return Ok(None);
-    };
-    let unusable = "the token is empty, or holds a space or a character that is not ASCII";
-    Token::new(&text).map(Some).ok_or_else(|| UsageError(unusable.to_owned()))
+    o.secret("--token-file", "TOKEN", Token::new)
 }
 
 fn timeouts(o: &mut Options<'_>) -> Result<Timeouts, UsageError> {

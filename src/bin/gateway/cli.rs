@@ -25,9 +25,19 @@ const TABLE: [Opt; 11] = [
     opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
     opt("--timeout", "GATEWAY_TIMEOUT", "TIME", "for an agent's answer, then 504; default 30s"),
     opt("--drain", "GATEWAY_DRAIN", "TIME", "for requests to finish when asked to stop; default 10s"),
-    opt("--max-body", "GATEWAY_MAX_BODY", "SIZE", "largest request body without mux/2; default 10MiB"),
-    opt("--max-message", "GATEWAY_MAX_MESSAGE", "SIZE", "largest message to and from agents; default 16MiB"),
-    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no streams, no ids, no base64"),
+    opt(
+        "--max-body",
+        "GATEWAY_MAX_BODY",
+        "SIZE",
+        "largest request body, for agents without mux/2; default 10MiB",
+    ),
+    opt(
+        "--max-message",
+        "GATEWAY_MAX_MESSAGE",
+        "SIZE",
+        "the same for messages; at least 80KiB; default 16MiB",
+    ),
+    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no streams, no ids, bodies as text"),
     opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
 ];
 
@@ -53,7 +63,9 @@ pub fn help() -> String {
          {}\n\
          GET /health and GET /connections tell how it is doing; POST /forward sends its body to an agent as\n\
          POST /; every other request goes to an agent as it is. The header X-Tunnel-Id chooses the agent,\n\
-         whatever the path; without it the agents take turns.\n",
+         whatever the path; among several it is the one with the fewest requests under way.\n\n\
+         SIGTERM, SIGINT and SIGHUP stop it; a second one skips --drain.\n\
+         Exit codes: 0 asked to stop, 1 could not listen, 2 wrong usage.\n",
         cli::program("gateway"),
         cli::help(&TABLE),
     )
@@ -91,15 +103,8 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
 }
 
 fn token(o: &mut Options<'_>) -> Result<Option<String>, UsageError> {
-    let from_file = o.value("--token-file", cli::secret_file)?;
-    let token = from_file.map_or_else(|| o.variable("GATEWAY_TOKEN"), |text| Ok(Some(text)))?;
-    let usable = |token: &String| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    match token {
-        Some(token) if !usable(&token) => Err(UsageError(
-            "the token is empty, or holds a space or a character that is not ASCII".to_owned(),
-        )),
-        token => Ok(token),
-    }
+    let usable = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+    o.secret("--token-file", "GATEWAY_TOKEN", |text| usable(text).then(|| text.to_owned()))
 }
 
 fn tls(o: &mut Options<'_>) -> Result<Option<ServerTls>, UsageError> {
