@@ -1,6 +1,8 @@
 //! Which requests are taken on: what HTTP allows, within the limits. Pure; for whatever way a request comes.
 
 use std::borrow::Cow;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
@@ -9,6 +11,8 @@ use log::info;
 
 use crate::protocol::RequestMessage;
 use crate::protocol::mux::RequestHead;
+use crate::rate::Bucket;
+use crate::rules::{Action, Rule, Rules, Verdict};
 use crate::service::{Body, Request, Response};
 
 /// Most headers of one request.
@@ -34,8 +38,16 @@ pub enum Refusal {
     HeadersTooLarge,
     /// 501: `CONNECT`.
     MethodNotSupported,
+    /// 400: the path can be read in more than one way, and there are rules about paths; the text says how.
+    AmbiguousPath(&'static str),
+    /// 403: the agent's rules do not let it pass.
+    Filtered,
+    /// 429: more requests come than may; after this time there may be room again.
+    RateLimited(Duration),
     /// 503: as much waits already as may wait.
     QueueFull,
+    /// 503: it has waited for as long as it may.
+    QueueTimeout,
     /// 503: the agent is stopping.
     Draining,
 }
@@ -48,12 +60,14 @@ impl Refusal {
     /// The status of its response.
     pub fn status(&self) -> StatusCode {
         match self {
-            Refusal::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Refusal::BadRequest(_) | Refusal::AmbiguousPath(_) => StatusCode::BAD_REQUEST,
+            Refusal::Filtered => StatusCode::FORBIDDEN,
+            Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::PathTooLong => StatusCode::URI_TOO_LONG,
             Refusal::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
-            Refusal::QueueFull | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -65,7 +79,11 @@ impl Refusal {
             Refusal::PathTooLong => "path_too_long",
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::MethodNotSupported => "method_not_supported",
+            Refusal::AmbiguousPath(_) => "ambiguous_path",
+            Refusal::Filtered => "filtered",
+            Refusal::RateLimited(_) => "rate_limited",
             Refusal::QueueFull => "queue_full",
+            Refusal::QueueTimeout => "queue_timeout",
             Refusal::Draining => "draining",
         }
     }
@@ -83,7 +101,13 @@ impl Refusal {
                  or one longer than {LINE_MAX} bytes"
             ),
             Refusal::MethodNotSupported => "CONNECT cannot be forwarded".to_owned(),
+            Refusal::AmbiguousPath(why) => format!("the path can be read in more than one way: {why}"),
+            Refusal::Filtered => "the tunnel agent does not let this request pass".to_owned(),
+            Refusal::RateLimited(_) => "too many requests for the tunnel agent; try again later".to_owned(),
             Refusal::QueueFull => "the tunnel agent is busy and its queue is full; try again".to_owned(),
+            Refusal::QueueTimeout => {
+                "the tunnel agent is busy and the request has waited for too long; try again".to_owned()
+            }
             Refusal::Draining => "the tunnel agent is stopping; try again".to_owned(),
         }
     }
@@ -105,10 +129,52 @@ impl Refusal {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(HeaderName::from_static("x-tunnel-source"), HeaderValue::from_static("agent"));
-        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
+    }
+
+    /// After how many seconds it may be tried again, where waiting helps.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Refusal::RateLimited(time) => Some(time.as_secs() + u64::from(time.subsec_nanos() > 0)),
+            Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Draining => Some(1),
+            _ => None,
+        }
+    }
+}
+
+/// What an agent's owner lets through, and how much of it.
+#[derive(Debug, Default)]
+pub(crate) struct Entrance {
+    rules: Rules,
+    rate: Option<Mutex<Bucket>>,
+}
+
+impl Entrance {
+    pub(crate) fn new(rules: Rules, rate: Option<Bucket>) -> Self {
+        Entrance { rules, rate: rate.map(Mutex::new) }
+    }
+
+    /// When a request may pass, if not at once; or why it may not. `now` is asked only when it matters.
+    pub(crate) fn pass(
+        &self,
+        method: &Method,
+        path: &str,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Option<Instant>, Refusal> {
+        match self.rules.decide(method, path) {
+            Verdict::Ambiguous(why) => return Err(Refusal::AmbiguousPath(why)),
+            Verdict::By(Rule { action: Action::Deny, .. }) | Verdict::Default(Action::Deny) => {
+                return Err(Refusal::Filtered);
+            }
+            Verdict::NoRules | Verdict::By(_) | Verdict::Default(Action::Allow) => {}
+        }
+        let Some(rate) = &self.rate else { return Ok(None) };
+        // Nothing panics while the lock is held.
+        let mut bucket = rate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        bucket.take(now()).map(Some).map_err(Refusal::RateLimited)
     }
 }
 

@@ -58,6 +58,8 @@ impl std::error::Error for UsageError {}
 /// What was typed, and the environment.
 pub struct Options<'a> {
     table: &'a [Opt],
+    /// Flags with their values, in the order in which they were typed.
+    typed: Vec<(&'static str, String)>,
     arguments: pico_args::Arguments,
     environment: &'a dyn Fn(&str) -> Option<OsString>,
 }
@@ -121,8 +123,8 @@ impl<'a> Options<'a> {
         arguments: Vec<OsString>,
         environment: &'a dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, UsageError> {
-        check(table, &arguments)?;
-        Ok(Options { table, arguments: pico_args::Arguments::from_vec(arguments), environment })
+        let typed = check(table, &arguments)?;
+        Ok(Options { table, typed, arguments: pico_args::Arguments::from_vec(arguments), environment })
     }
 
     /// An option without a value: on when given, or by its variable.
@@ -190,6 +192,13 @@ impl<'a> Options<'a> {
         texts.iter().map(read).collect()
     }
 
+    /// The values of several options that may be given more than once, each with its flag, in the order in which
+    /// they were typed.
+    pub fn in_order(&self, flags: &[&'static str]) -> Vec<(&'static str, &str)> {
+        let typed = self.typed.iter().filter(|(flag, _)| flags.contains(flag));
+        typed.map(|(flag, value)| (*flag, value.as_str())).collect()
+    }
+
     /// A secret, from the file that an option names or from a variable. `read` refuses what cannot be one.
     pub fn secret<T>(
         &mut self,
@@ -225,9 +234,9 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Looks whether the arguments are options of the table with their values, each given once.
-fn check(table: &[Opt], arguments: &[OsString]) -> Result<(), UsageError> {
-    let mut seen = Vec::new();
+/// Looks whether the arguments are options of the table with their values, each given once. Returns what was typed.
+fn check(table: &[Opt], arguments: &[OsString]) -> Result<Vec<(&'static str, String)>, UsageError> {
+    let mut seen: Vec<(&'static str, String)> = Vec::new();
     let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
     while let Some(argument) = rest.next() {
         let (flag, value) = match argument.split_once('=') {
@@ -235,18 +244,21 @@ fn check(table: &[Opt], arguments: &[OsString]) -> Result<(), UsageError> {
             None => (argument.as_ref(), None),
         };
         let opt = known(table, flag)?;
-        if seen.contains(&opt.flag) && !opt.repeats {
+        if seen.iter().any(|(other, _)| *other == opt.flag) && !opt.repeats {
             return Err(UsageError(format!("{flag} was given twice")));
         }
-        seen.push(opt.flag);
-        match (opt.value.is_empty(), value) {
+        let value = match (opt.value.is_empty(), value) {
             (true, Some(_)) => return Err(UsageError(format!("{flag} takes no value"))),
-            (true, None) | (false, Some(_)) => {}
-            (false, None) if rest.next().is_some_and(|value| !value.starts_with("--")) => {}
-            (false, None) => return Err(UsageError(format!("{flag} needs a value"))),
-        }
+            (true, None) => String::new(),
+            (false, Some(value)) => value.to_owned(),
+            (false, None) => match rest.next().filter(|value| !value.starts_with("--")) {
+                Some(value) => value.into_owned(),
+                None => return Err(UsageError(format!("{flag} needs a value"))),
+            },
+        };
+        seen.push((opt.flag, value));
     }
-    Ok(())
+    Ok(seen)
 }
 
 fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {

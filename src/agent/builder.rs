@@ -2,13 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
 use super::Agent;
 use crate::TunnelId;
-use crate::admission::is_host;
+use crate::admission::{Entrance, is_host};
 use crate::backoff;
 use crate::link::dial::Token;
 use crate::link::frames::MESSAGE_MIN;
@@ -16,6 +16,8 @@ use crate::link::tls::{self, ClientTls, TlsError, Trust};
 use crate::link::{Dialer, GatewayUrl};
 use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::protocol;
+use crate::rate::{Bucket, Rate};
+use crate::rules::{RULES_MAX, Rules};
 use crate::service::Service;
 use crate::session::{self, Correlation, Heartbeat};
 use crate::status::Counters;
@@ -34,6 +36,9 @@ const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
 /// Most requests that may wait for a worker.
 const QUEUE_MAX: usize = 65_536;
 
+/// Most requests of one burst.
+const BURST_MAX: u32 = 1_000_000;
+
 /// Configures an [`Agent`].
 pub struct Builder {
     tunnel_id: TunnelId,
@@ -45,9 +50,15 @@ pub struct Builder {
     answers: Answers,
     host_header: Option<HeaderValue>,
     local_trust: Trust,
+    rules: Rules,
+    rate: Option<Rate>,
+    burst: Option<u32>,
+    rate_wait: Duration,
     workers: usize,
     max_streams: usize,
+    max_in_flight: Option<usize>,
     queue: usize,
+    queue_timeout: Duration,
     timeouts: Timeouts,
     heartbeat: Heartbeat,
     backoff: backoff::Limits,
@@ -100,9 +111,15 @@ impl Builder {
             trust: Trust::System,
             host_header: None,
             local_trust: Trust::System,
+            rules: Rules::default(),
+            rate: None,
+            burst: None,
+            rate_wait: Duration::ZERO,
             workers: 16,
             max_streams: 256,
+            max_in_flight: None,
             queue: 256,
+            queue_timeout: Duration::from_secs(10),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
             backoff: backoff::Limits::default(),
@@ -182,9 +199,49 @@ impl Builder {
         self
     }
 
+    /// Requests that are answered at once, whether they last or not: for servers that answer one at a time, say.
+    /// The others wait in the queue. Default: no other limit than workers and streams.
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.max_in_flight = Some(requests);
+        self
+    }
+
     /// Requests that may wait for a worker, up to 65,536; one more is answered 503. Default: 256.
     pub fn queue(mut self, queue: usize) -> Self {
         self.queue = queue;
+        self
+    }
+
+    /// How long a request may wait for a worker; then it is answered 503, and the local server never hears of it.
+    /// Default: 10 s.
+    pub fn queue_timeout(mut self, time: Duration) -> Self {
+        self.queue_timeout = time;
+        self
+    }
+
+    /// Which requests pass; the others are answered 403, or 400 when it is in doubt what their path means.
+    /// Default: all.
+    pub fn rules(mut self, rules: impl Into<Rules>) -> Self {
+        self.rules = rules.into();
+        self
+    }
+
+    /// How many requests pass in a time; those above are answered 429. Default: no limit.
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+
+    /// How many requests may come at once after a pause, where there is a [rate](Self::rate). Default: as many as it
+    /// lets pass in a second, and one at least.
+    pub fn burst(mut self, requests: u32) -> Self {
+        self.burst = Some(requests);
+        self
+    }
+
+    /// How long a request may wait until the [rate](Self::rate) lets it pass. Default: not at all.
+    pub fn rate_wait(mut self, time: Duration) -> Self {
+        self.rate_wait = time;
         self
     }
 
@@ -248,6 +305,11 @@ impl Builder {
             Dialer::new(url, token.clone(), tls, timeout, max_message)
         };
         let dialers = self.gateways.into_iter().map(dial).collect();
+        let bucket = self.rate.map(|rate| {
+            let burst = self.burst.unwrap_or(rate.in_a_second());
+            Bucket::new(rate, burst, self.rate_wait, Instant::now())
+        });
+        let entrance = Arc::new(Entrance::new(self.rules, bucket));
         let mut warnings = Vec::new();
         if self.trust == Trust::Insecure && any_secure {
             warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
@@ -278,6 +340,7 @@ impl Builder {
             service,
             served_by,
             session: session::Config {
+                entrance,
                 heartbeat: self.heartbeat,
                 correlation: self.correlation,
                 max_message: self.max_message,
@@ -289,7 +352,9 @@ impl Builder {
             },
             workers: self.workers,
             max_streams: self.max_streams,
+            max_in_flight: self.max_in_flight,
             queue: self.queue,
+            queue_timeout: self.queue_timeout,
             backoff: self.backoff,
             warnings,
             counters: Arc::new(Counters::new()),
@@ -311,6 +376,15 @@ impl Builder {
                 format!("--connections times the number of gateways must be 1 to {SESSIONS_MAX}"),
             ),
             (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
+            (self.max_in_flight != Some(0), "--max-in-flight must be 1 at least".to_owned()),
+            (self.rules.len() <= RULES_MAX, format!("there may be {RULES_MAX} rules (--allow, --deny)")),
+            (
+                self.burst.is_none_or(|burst| (1..=BURST_MAX).contains(&burst)),
+                format!("--burst must be 1 to {BURST_MAX}"),
+            ),
+            (self.rate.is_some() || self.burst.is_none(), "--burst needs --rate".to_owned()),
+            (self.rate.is_some() || self.rate_wait.is_zero(), "--rate-wait needs --rate".to_owned()),
+            (self.rate_wait <= self.queue_timeout, "--rate-wait must not exceed --queue-timeout".to_owned()),
             (
                 self.max_message >= MESSAGE_MIN,
                 format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10),
@@ -328,6 +402,7 @@ impl Builder {
             ("--connect-timeout", self.timeouts.connect),
             ("--response-timeout", self.timeouts.response),
             ("--idle-timeout", self.timeouts.idle),
+            ("--queue-timeout", self.queue_timeout),
             ("--ping-interval", self.heartbeat.ping_interval),
             ("--pong-timeout", self.heartbeat.pong_timeout),
             ("--backoff-min", self.backoff.min),

@@ -43,7 +43,9 @@ pub struct Agent {
     drain: Duration,
     workers: usize,
     max_streams: usize,
+    max_in_flight: Option<usize>,
     queue: usize,
+    queue_timeout: Duration,
     backoff: backoff::Limits,
     /// What the log warns of at every start.
     warnings: Vec<&'static str>,
@@ -94,7 +96,9 @@ impl Agent {
         let limits = pool::Limits {
             workers: self.workers,
             workers_max: self.workers.max(self.max_streams),
+            running: self.max_in_flight.unwrap_or(usize::MAX),
             jobs: self.queue,
+            time: self.queue_timeout,
             weight: self.session.max_message.saturating_mul(QUEUED_MESSAGES),
         };
         let (service, config) = (self.service.clone(), self.session.clone());

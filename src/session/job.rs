@@ -13,6 +13,7 @@ use super::outbox::Ticket;
 use super::streamed::Streamed;
 use super::whole::{self, Whole};
 use crate::admission::Refusal;
+use crate::pool::Reason;
 use crate::protocol::mux::{Over, Reset, ResetCode};
 use crate::protocol::{TooLarge, answer};
 use crate::service::{Failure, FailureKind, Request, Service};
@@ -65,13 +66,25 @@ impl Job {
     }
 
     /// Refuses a request that has waited, and for which there is no worker after all.
-    pub(crate) fn refuse(self) {
+    pub(crate) fn refuse(self, reason: Reason) {
+        if self.is_stale() {
+            return;
+        }
         self.in_flight.counters().request_refused();
-        match self.work {
-            Work::Whole(_, ticket) => drop(ticket.refuse(&Refusal::QueueFull)),
-            Work::Streamed(streamed) => streamed.give_back(
+        let refusal = match reason {
+            Reason::Full => Refusal::QueueFull,
+            Reason::Waited => Refusal::QueueTimeout,
+        };
+        match (self.work, reason) {
+            (Work::Whole(request, ticket), _) => {
+                refusal.log(Some((request.method(), request.uri().path())));
+                // A gateway that has stopped reading is the reader's to notice.
+                let _ = ticket.refuse(&refusal);
+            }
+            (Work::Streamed(streamed), Reason::Full) => streamed.give_back(
                 "the agent has as many requests under way as it takes (see --max-streams and --queue)",
             ),
+            (Work::Streamed(streamed), Reason::Waited) => streamed.refuse(&refusal),
         }
     }
 

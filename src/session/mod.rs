@@ -27,8 +27,10 @@ mod streamed;
 mod whole;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::admission::Entrance;
 pub use order::Correlation;
 pub(crate) use state::End;
 pub use state::Heartbeat;
@@ -39,6 +41,8 @@ pub(crate) use writer::{Supervisor, run};
 pub(crate) struct Config {
     pub(crate) heartbeat: Heartbeat,
     pub(crate) correlation: Correlation,
+    /// What is let through.
+    pub(crate) entrance: Arc<Entrance>,
     /// Most bytes of an envelope, in both directions.
     pub(crate) max_message: usize,
     /// Most bytes of a body in an envelope.

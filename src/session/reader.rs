@@ -1,7 +1,9 @@
 //! The thread that reads: takes requests on and hands them out, and never writes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use http::{Method, Uri};
 use log::{debug, info};
 use tungstenite::Bytes;
 
@@ -12,7 +14,7 @@ use super::{Config, End};
 use crate::admission::{Refusal, admit, admit_head};
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
 use crate::mux::Mux;
-use crate::pool::Intake;
+use crate::pool::{Intake, Reason, Terms};
 use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
 use crate::protocol::{Envelope, answer, request};
 use crate::service::Request;
@@ -177,14 +179,18 @@ impl Reader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let admitted = admit_head(&parsed);
+        let admitted = admit_head(&parsed).and_then(|head| {
+            let not_before = self.pass(&head.method, &head.uri)?;
+            Ok((head, not_before))
+        });
         let whole = end || admitted.is_err();
         let Some(stream) = mux.accept(number, whole) else { return };
         match admitted {
-            Ok(head) => {
+            Ok((head, not_before)) => {
                 let in_flight = InFlight::new(&self.counters);
                 let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
-                self.intake.try_start(job).unwrap_or_else(Job::refuse);
+                let terms = Terms { may_last: true, not_before, weight: 0 };
+                self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
             }
             Err(refusal) => {
                 refusal.log(None);
@@ -215,14 +221,22 @@ impl Reader {
             Ok(request) if crowd >= self.config.unnumbered_max => {
                 self.refuse(ticket, &Refusal::QueueFull, Some(&request))
             }
-            Ok(request) => self.submit(request, ticket),
+            Ok(request) => match self.pass(request.method(), request.uri()) {
+                Ok(not_before) => self.submit(request, ticket, not_before),
+                Err(refusal) => self.refuse(ticket, &refusal, Some(&request)),
+            },
         }
     }
 
-    fn submit(&self, request: Request, ticket: Ticket) -> Result<(), End> {
+    /// When a request may start, if not at once; or why it may not.
+    fn pass(&self, method: &Method, uri: &Uri) -> Result<Option<Instant>, Refusal> {
+        self.config.entrance.pass(method, uri.path(), Instant::now)
+    }
+
+    fn submit(&self, request: Request, ticket: Ticket, not_before: Option<Instant>) -> Result<(), End> {
         let weight = request.body().length().unwrap_or(0) as usize;
         let job = Job { work: Work::Whole(request, ticket), in_flight: InFlight::new(&self.counters) };
-        match self.intake.try_submit(job, weight) {
+        match self.intake.submit(job, Terms { weight, not_before, may_last: false }) {
             Err(Job { work: Work::Whole(request, ticket), .. }) => {
                 self.refuse(ticket, &Refusal::QueueFull, Some(&request))
             }

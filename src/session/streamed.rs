@@ -70,6 +70,12 @@ impl Streamed {
         self.stream.reset(Reset::new(ResetCode::Refused, text));
     }
 
+    /// Answers with the agent's own response.
+    pub(super) fn refuse(&self, refusal: &Refusal) {
+        refusal.log(Some((&self.head.method, self.head.uri.path())));
+        refuse(&self.stream, refusal);
+    }
+
     /// Has the request answered, and passes the answer on as it comes.
     pub(super) fn run(self, service: &dyn Service, config: &Config, in_flight: InFlight) {
         let Streamed { head, stream, end } = self;

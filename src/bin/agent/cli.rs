@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
-use tunnel_agent::{Agent, Backoff, Correlation, Heartbeat, Timeouts, Token, Trust, TunnelId};
+use tunnel_agent::{
+    Action, Agent, Backoff, Correlation, Heartbeat, Rule, Rules, Timeouts, Token, Trust, TunnelId,
+};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
     Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 28] = [
+const TABLE: [Opt; 36] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -31,7 +33,16 @@ const TABLE: [Opt; 28] = [
     ),
     opt("--workers", "WORKERS", "N", "requests answered side by side, but for those that last; default 16"),
     opt("--max-streams", "MAX_STREAMS", "N", "the same with streams that last; default 256"),
+    opt("--max-in-flight", "MAX_IN_FLIGHT", "N", "requests answered at once, of any kind; default no limit"),
     opt("--queue", "QUEUE", "N", "requests that may wait for a worker; default 256"),
+    opt("--queue-timeout", "QUEUE_TIMEOUT", "TIME", "how long they may wait; default 10s"),
+    opt("--allow", "", "RULE", "lets requests pass: [METHOD[,METHOD…] ]/PATH with * and **; may be repeated")
+        .repeats(),
+    opt("--deny", "", "RULE", "refuses requests with 403; the first rule that matches decides").repeats(),
+    opt("", "RULES", "", "rules, one a line, each `allow RULE` or `deny RULE`"),
+    opt("--rate", "RATE", "RATE", "requests that pass, such as 100/s or 30/m; default no limit"),
+    opt("--burst", "BURST", "N", "requests at once after a pause; default those of a second"),
+    opt("--rate-wait", "RATE_WAIT", "TIME", "how long a request may wait for the rate; default 0s"),
     opt("--connect-timeout", "CONNECT_TIMEOUT", "TIME", "for connecting, to either side; default 5s"),
     opt("--response-timeout", "RESPONSE_TIMEOUT", "TIME", "until the local answer begins; default 30s"),
     opt("--idle-timeout", "IDLE_TIMEOUT", "TIME", "between two bytes of the local answer; default 30s"),
@@ -116,8 +127,24 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     if let Some(streams) = o.value("--max-streams", cli::number)? {
         builder = builder.max_streams(streams);
     }
+    if let Some(requests) = o.value("--max-in-flight", cli::number)? {
+        builder = builder.max_in_flight(requests);
+    }
     if let Some(queue) = o.value("--queue", cli::number)? {
         builder = builder.queue(queue);
+    }
+    if let Some(time) = o.value("--queue-timeout", cli::duration)? {
+        builder = builder.queue_timeout(time);
+    }
+    builder = builder.rules(rules(o)?);
+    if let Some(rate) = o.parsed("--rate")? {
+        builder = builder.rate(rate);
+    }
+    if let Some(requests) = o.parsed("--burst")? {
+        builder = builder.burst(requests);
+    }
+    if let Some(time) = o.value("--rate-wait", cli::duration)? {
+        builder = builder.rate_wait(time);
     }
     if let Some(bytes) = o.value("--max-message", cli::size)? {
         builder = builder.max_message(bytes);
@@ -140,6 +167,24 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     }
     let agent = builder.build().map_err(|error| UsageError(error.to_string()))?;
     Ok(Settings { agent, drain, warnings })
+}
+
+/// The rules in the order in which they were typed; else those of the variable.
+fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
+    let typed = o.in_order(&["--allow", "--deny"]);
+    let variable = o.variable("RULES")?.unwrap_or_default();
+    let rules: Result<Vec<_>, _> = if typed.is_empty() {
+        let lines = variable.lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.map(|line| line.parse().map_err(|error| UsageError(format!("RULES: {error}")))).collect()
+    } else {
+        let rule = |(flag, text): (&'static str, &str)| {
+            let action = if flag == "--allow" { Action::Allow } else { Action::Deny };
+            let pattern = text.parse().map_err(|error| UsageError(format!("{flag}: {error}")))?;
+            Ok(Rule { action, pattern })
+        };
+        typed.into_iter().map(rule).collect()
+    };
+    rules.map(Rules::from)
 }
 
 fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {

@@ -1,0 +1,509 @@
+//! Which job runs when: the rules of the pool, with time as an argument.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// A job that has run for this long counts as one that lasts.
+pub(super) const LASTING: Duration = Duration::from_millis(20);
+
+/// How many workers there are, and what may wait for one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Workers that there always are, and places.
+    pub(crate) workers: usize,
+    /// Workers at most, with those for jobs that may last.
+    pub(crate) workers_max: usize,
+    /// Jobs that run at once, at most, whether they last or not.
+    pub(crate) running: usize,
+    /// Jobs that wait.
+    pub(crate) jobs: usize,
+    /// Their weight in all; one job always fits.
+    pub(crate) weight: usize,
+    /// How long one may wait.
+    pub(crate) time: Duration,
+}
+
+/// What a job asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Terms {
+    /// What it counts as while it waits.
+    pub(crate) weight: usize,
+    /// It gives its place up when it has lasted.
+    pub(crate) may_last: bool,
+    /// It is not to start before this time.
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// Why a job is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// As many jobs run and wait as may.
+    Full,
+    /// It has waited for as long as it may.
+    Waited,
+}
+
+/// The jobs `J` that wait, and the workers `W` that do.
+pub(super) struct State<J, W> {
+    limits: Limits,
+    queue: VecDeque<Waiting<J>>,
+    queued_weight: usize,
+    /// How many jobs run.
+    running: usize,
+    /// Those of them that keep their places.
+    steady: usize,
+    /// Those of the others that have not lasted yet, the oldest first.
+    brief: VecDeque<(u64, Instant)>,
+    /// The others that were started so far.
+    started: u64,
+    /// The last became idle last.
+    idle: Vec<W>,
+    /// Workers that there are or that are being started.
+    count: usize,
+    stopping: bool,
+    /// Whether nobody waits for a job any more.
+    is_stale: fn(&J) -> bool,
+}
+
+struct Waiting<J> {
+    job: J,
+    terms: Terms,
+    since: Instant,
+}
+
+/// A job to run, and what it takes up.
+#[derive(Debug)]
+pub(super) struct Started<J> {
+    pub(super) job: J,
+    pub(super) place: Place,
+}
+
+/// What a job that runs takes up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// A place until it ends.
+    Steady,
+    /// A place until it has lasted. It has this number.
+    Brief(u64),
+}
+
+/// What comes of a job.
+#[derive(Debug)]
+pub(super) enum Fate<J, W> {
+    /// This worker takes it.
+    Idle(W, Started<J>),
+    /// A new worker takes it.
+    New(Started<J>),
+    Refused(J, Reason),
+}
+
+/// What a worker does that has done its job.
+#[derive(Debug)]
+pub(super) enum Next<J> {
+    Run(Started<J>),
+    /// It waits, and counts as idle.
+    Wait,
+    End,
+}
+
+impl<J, W> State<J, W> {
+    pub(super) fn new(limits: Limits, is_stale: fn(&J) -> bool) -> Self {
+        State {
+            limits,
+            queue: VecDeque::new(),
+            queued_weight: 0,
+            running: 0,
+            steady: 0,
+            brief: VecDeque::with_capacity(limits.workers),
+            started: 0,
+            idle: Vec::with_capacity(limits.workers),
+            count: limits.workers,
+            stopping: false,
+            is_stale,
+        }
+    }
+
+    /// A worker has started, and waits.
+    pub(super) fn add_idle(&mut self, worker: W) {
+        self.idle.push(worker);
+    }
+
+    /// Takes no more jobs. Returns the workers that wait.
+    pub(super) fn stop(&mut self) -> Vec<W> {
+        self.stopping = true;
+        std::mem::take(&mut self.idle)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// What still waits.
+    pub(super) fn take_queued(&mut self) -> Vec<J> {
+        self.queued_weight = 0;
+        self.queue.drain(..).map(|waiting| waiting.job).collect()
+    }
+
+    /// What comes of a new job; nothing when it waits.
+    pub(super) fn hand_in(&mut self, job: J, terms: Terms, now: Instant) -> Option<Fate<J, W>> {
+        let is_first = self.queue.is_empty() && terms.not_before.is_none_or(|time| time <= now);
+        if is_first && self.has_place(now) && (terms.may_last || self.has_worker()) {
+            return Some(self.place(job, terms.may_last, now));
+        }
+        self.enqueue(job, terms, now).err().map(|job| Fate::Refused(job, Reason::Full))
+    }
+
+    /// What comes of the job that has waited longest, if something does now.
+    pub(super) fn promote(&mut self, now: Instant) -> Option<Fate<J, W>> {
+        // Those that have lasted are seen here in any case.
+        let has_place = self.has_place(now);
+        let first = self.queue.front()?;
+        if first.since + self.limits.time <= now {
+            let waiting = self.pop()?;
+            return Some(Fate::Refused(waiting.job, Reason::Waited));
+        }
+        let may_start = has_place && (first.terms.may_last || self.has_worker());
+        let waiting = if may_start { self.dequeue(now) } else { None }?;
+        Some(self.place(waiting.job, waiting.terms.may_last, now))
+    }
+
+    /// When to look at what waits again, though no job has ended.
+    pub(super) fn look_at(&self, now: Instant) -> Option<Instant> {
+        let first = self.queue.front()?;
+        let expires = first.since + self.limits.time;
+        let starts = match (first.terms.not_before, self.brief.front()) {
+            (Some(time), _) if time > now => Some(time),
+            (_, Some((_, since))) => Some(*since + LASTING),
+            _ => None,
+        };
+        Some(starts.map_or(expires, |starts| starts.min(expires)))
+    }
+
+    /// What the worker does next that has done the job with this place.
+    pub(super) fn done(&mut self, place: Place, worker: impl FnOnce() -> W, now: Instant) -> Next<J> {
+        self.end(place);
+        if let Some(waiting) = self.dequeue(now) {
+            return Next::Run(self.start(waiting.job, waiting.terms.may_last, now));
+        }
+        if self.stopping || self.idle.len() >= self.limits.workers {
+            self.count -= 1;
+            return Next::End;
+        }
+        self.idle.push(worker());
+        Next::Wait
+    }
+
+    /// There is no thread for a job that a new worker was to take.
+    pub(super) fn lacks_thread(&mut self, place: Place) {
+        self.count -= 1;
+        self.end(place);
+    }
+
+    fn start(&mut self, job: J, may_last: bool, now: Instant) -> Started<J> {
+        self.running += 1;
+        if !may_last {
+            self.steady += 1;
+            return Started { job, place: Place::Steady };
+        }
+        self.started += 1;
+        self.brief.push_back((self.started, now));
+        Started { job, place: Place::Brief(self.started) }
+    }
+
+    fn end(&mut self, place: Place) {
+        self.running -= 1;
+        match place {
+            Place::Steady => self.steady -= 1,
+            Place::Brief(number) => self.brief.retain(|(other, _)| *other != number),
+        }
+    }
+
+    /// Whether one more job may run beside the others.
+    fn has_place(&mut self, now: Instant) -> bool {
+        while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
+            self.brief.pop_front();
+        }
+        self.steady + self.brief.len() < self.limits.workers && self.running < self.limits.running
+    }
+
+    /// Whether a worker is idle, or one more may come.
+    fn has_worker(&self) -> bool {
+        !self.idle.is_empty() || (self.count < self.limits.workers_max && !self.stopping)
+    }
+
+    /// Decides about a job for which there is a place, if there is a worker.
+    fn place(&mut self, job: J, may_last: bool, now: Instant) -> Fate<J, W> {
+        match self.idle.pop() {
+            Some(worker) => Fate::Idle(worker, self.start(job, may_last, now)),
+            None if !self.has_worker() => Fate::Refused(job, Reason::Full),
+            None => {
+                self.count += 1;
+                Fate::New(self.start(job, may_last, now))
+            }
+        }
+    }
+
+    /// Lets a job wait, if it may.
+    fn enqueue(&mut self, job: J, terms: Terms, now: Instant) -> Result<(), J> {
+        // Those for which there may be a worker in a moment do not count.
+        let spare = if terms.may_last { self.limits.workers_max.saturating_sub(self.count) } else { 0 };
+        let spare = spare.min(self.limits.running.saturating_sub(self.running));
+        if self.is_full(terms.weight, spare) {
+            self.drop_stale();
+        }
+        if self.stopping || self.is_full(terms.weight, spare) {
+            return Err(job);
+        }
+        self.queued_weight += terms.weight;
+        self.queue.push_back(Waiting { job, terms, since: now });
+        Ok(())
+    }
+
+    /// The job that has waited longest, if it may start.
+    fn dequeue(&mut self, now: Instant) -> Option<Waiting<J>> {
+        let first = self.queue.front()?;
+        let is_due = first.terms.not_before.is_none_or(|time| time <= now);
+        if is_due && self.has_place(now) { self.pop() } else { None }
+    }
+
+    fn pop(&mut self) -> Option<Waiting<J>> {
+        let waiting = self.queue.pop_front()?;
+        self.queued_weight -= waiting.terms.weight;
+        Some(waiting)
+    }
+
+    /// Whether one more job of this weight may not wait.
+    fn is_full(&self, weight: usize, spare: usize) -> bool {
+        let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.weight;
+        heavy || self.queue.len() >= self.limits.jobs.saturating_add(spare)
+    }
+
+    /// Makes room: what a lost session left behind must not keep its successor's requests out.
+    fn drop_stale(&mut self) {
+        let is_stale = self.is_stale;
+        self.queue.retain(|waiting| !is_stale(&waiting.job));
+        self.queued_weight = self.queue.iter().map(|waiting| waiting.terms.weight).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        workers: 2,
+        workers_max: 4,
+        running: usize::MAX,
+        jobs: 2,
+        weight: 100,
+        time: Duration::from_secs(10),
+    };
+
+    /// From this number on nobody waits for a job.
+    const STALE: u32 = 100;
+
+    const KEEPS: Terms = Terms { weight: 0, may_last: false, not_before: None };
+    const LASTS: Terms = Terms { may_last: true, ..KEEPS };
+
+    /// A pool's state and the jobs that run; times are milliseconds.
+    struct Test {
+        state: State<u32, ()>,
+        start: Instant,
+        running: Vec<Started<u32>>,
+    }
+
+    impl Test {
+        fn new(limits: Limits) -> Self {
+            let mut state = State::new(limits, |job| *job >= STALE);
+            (0..limits.workers).for_each(|_| state.add_idle(()));
+            Test { state, start: Instant::now(), running: Vec::new() }
+        }
+
+        fn at(&self, ms: u64) -> Instant {
+            self.start + Duration::from_millis(ms)
+        }
+
+        fn note(&mut self, fate: Option<Fate<u32, ()>>) -> &'static str {
+            let (what, started) = match fate {
+                None => return "waits",
+                Some(Fate::Refused(_, Reason::Full)) => return "full",
+                Some(Fate::Refused(_, Reason::Waited)) => return "waited",
+                Some(Fate::Idle((), started)) => ("idle", started),
+                Some(Fate::New(started)) => ("new", started),
+            };
+            self.running.push(started);
+            what
+        }
+
+        /// A job comes.
+        #[track_caller]
+        fn comes(&mut self, ms: u64, job: u32, terms: Terms, expected: &str) {
+            let fate = self.state.hand_in(job, terms, self.at(ms));
+            assert_eq!(self.note(fate), expected, "job {job} at {ms} ms");
+        }
+
+        /// The overseer looks.
+        #[track_caller]
+        fn looks(&mut self, ms: u64, expected: &str) {
+            let fate = self.state.promote(self.at(ms));
+            let fate = if fate.is_none() { "nothing" } else { self.note(fate) };
+            assert_eq!(fate, expected, "at {ms} ms");
+            if fate == "nothing" {
+                // It looks again later, never at once.
+                assert!(self.state.look_at(self.at(ms)).is_none_or(|time| time > self.at(ms)));
+            }
+        }
+
+        /// When the overseer looks next.
+        #[track_caller]
+        fn looks_next(&self, ms: u64, expected: Option<u64>) {
+            let next = self.state.look_at(self.at(ms));
+            assert_eq!(next.map(|time| (time - self.start).as_millis() as u64), expected);
+        }
+
+        /// A job ends; its worker runs this one next, or waits, or ends.
+        #[track_caller]
+        fn ends(&mut self, ms: u64, job: u32, expected: &str) {
+            let index = self.running.iter().position(|started| started.job == job).expect("it runs");
+            let place = self.running.swap_remove(index).place;
+            let got = match self.state.done(place, || (), self.at(ms)) {
+                Next::Run(started) => {
+                    let job = started.job.to_string();
+                    self.running.push(started);
+                    job
+                }
+                Next::Wait => "wait".to_owned(),
+                Next::End => "end".to_owned(),
+            };
+            assert_eq!(got, expected, "after job {job} at {ms} ms");
+        }
+    }
+
+    #[test]
+    fn as_many_run_as_there_are_places_and_no_more_wait_than_may() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, KEEPS, "idle");
+        t.comes(0, 3, KEEPS, "waits");
+        t.comes(0, 4, KEEPS, "waits");
+        t.comes(0, 5, KEEPS, "full");
+        // However long it takes: these keep their places.
+        t.looks(9_999, "nothing");
+        t.ends(9_999, 2, "3");
+        t.ends(9_999, 1, "4");
+        t.ends(9_999, 3, "wait");
+    }
+
+    #[test]
+    fn jobs_that_have_lasted_give_their_places_up() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(5, 2, LASTS, "idle");
+        t.comes(6, 3, LASTS, "waits");
+        t.looks_next(6, Some(20));
+        t.looks(19, "nothing");
+        t.looks(20, "new");
+        t.looks(20, "nothing");
+        t.comes(25, 4, LASTS, "new");
+        // There are as many workers as there may be.
+        t.comes(50, 5, LASTS, "full");
+        t.comes(50, 6, KEEPS, "waits");
+        t.looks(50, "nothing");
+        t.ends(60, 1, "6");
+        t.ends(60, 2, "wait");
+        t.ends(60, 3, "wait");
+        t.ends(60, 4, "end");
+    }
+
+    #[test]
+    fn jobs_that_keep_their_places_never_run_beside_more_than_there_are() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, KEEPS, "idle");
+        t.comes(30, 3, KEEPS, "new");
+        t.comes(30, 4, KEEPS, "waits");
+        // It has lasted: its worker is no reason for one more to run.
+        t.ends(40, 1, "wait");
+        t.ends(50, 2, "4");
+    }
+
+    #[test]
+    fn a_burst_of_jobs_that_may_last_waits_for_the_workers_that_may_come() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        for job in 3..7 {
+            t.comes(0, job, LASTS, "waits");
+        }
+        t.comes(0, 7, LASTS, "full");
+        t.looks(20, "new");
+        t.looks(20, "new");
+        t.looks(20, "nothing");
+        // All workers have jobs that last: those that wait are refused now.
+        t.looks(40, "full");
+        t.looks(40, "full");
+        t.looks(40, "nothing");
+        t.looks_next(40, None);
+    }
+
+    #[test]
+    fn no_more_run_at_once_than_may_however_long_they_last() {
+        let mut t = Test::new(Limits { running: 1, ..LIMITS });
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(50, 2, LASTS, "waits");
+        t.comes(50, 3, KEEPS, "waits");
+        t.comes(50, 4, LASTS, "full");
+        t.looks(100, "nothing");
+        t.ends(200, 1, "2");
+        t.ends(200, 2, "3");
+        t.comes(200, 5, KEEPS, "waits");
+        t.ends(300, 3, "5");
+        t.ends(300, 5, "wait");
+        t.comes(300, 6, KEEPS, "idle");
+    }
+
+    #[test]
+    fn who_has_waited_for_too_long_is_refused() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, KEEPS, "idle");
+        t.comes(500, 3, KEEPS, "waits");
+        t.comes(600, 4, KEEPS, "waits");
+        t.looks_next(700, Some(10_500));
+        t.looks(10_499, "nothing");
+        t.looks(10_500, "waited");
+        t.looks(10_500, "nothing");
+        t.looks_next(10_500, Some(10_600));
+        t.ends(10_599, 1, "4");
+        t.looks_next(10_600, None);
+    }
+
+    #[test]
+    fn a_job_starts_no_sooner_than_it_may_and_those_behind_it_wait() {
+        let mut t = Test::new(LIMITS);
+        t.comes(0, 1, Terms { not_before: Some(t.at(100)), ..KEEPS }, "waits");
+        t.comes(0, 2, KEEPS, "waits");
+        t.looks_next(0, Some(100));
+        t.looks(99, "nothing");
+        t.looks(100, "idle");
+        t.looks(100, "idle");
+        t.comes(100, 3, Terms { not_before: Some(t.at(90)), ..KEEPS }, "waits");
+        t.ends(101, 1, "3");
+    }
+
+    #[test]
+    fn no_more_weight_waits_than_may_but_one_job_always_does() {
+        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
+        t.comes(0, 1, Terms { weight: 1000, ..KEEPS }, "waits");
+        t.comes(0, 2, Terms { weight: 1, ..KEEPS }, "full");
+    }
+
+    #[test]
+    fn jobs_that_nobody_waits_for_make_room() {
+        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
+        t.comes(0, STALE, Terms { weight: 90, ..KEEPS }, "waits");
+        t.comes(0, 1, Terms { weight: 5, ..KEEPS }, "waits");
+        t.comes(0, 2, Terms { weight: 90, ..KEEPS }, "waits");
+        t.comes(0, 3, Terms { weight: 5, ..KEEPS }, "full");
+    }
+}
