@@ -13,7 +13,7 @@ use crate::protocol::RequestMessage;
 use crate::protocol::mux::RequestHead;
 use crate::rate::Bucket;
 use crate::rules::{Action, Rule, Rules, Verdict};
-use crate::service::{Body, Request, Response};
+use crate::service::{Body, Failure, FailureKind, Request, Response};
 
 /// Most headers of one request.
 pub const HEADERS_MAX: usize = 128;
@@ -123,16 +123,7 @@ impl Refusal {
 
     /// The response: a small JSON object, marked as the agent's own.
     pub fn response(&self) -> Response {
-        let body = serde_json::json!({ "error": self.message(), "code": self.code() });
-        let mut response = Response::new(Body::from(body.to_string()));
-        *response.status_mut() = self.status();
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(HeaderName::from_static("x-tunnel-source"), HeaderValue::from_static("agent"));
-        if let Some(seconds) = self.retry_after() {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        response
+        problem(self.status(), self.code(), &self.message(), self.retry_after())
     }
 
     /// After how many seconds it may be tried again, where waiting helps.
@@ -145,6 +136,30 @@ impl Refusal {
     }
 }
 
+/// A response of the agent's own.
+fn problem(status: StatusCode, code: &str, text: &str, retry_after: Option<u64>) -> Response {
+    let body = serde_json::json!({ "error": text, "code": code });
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HeaderName::from_static("x-tunnel-source"), HeaderValue::from_static("agent"));
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// A failure to forward as a response.
+pub(crate) fn failed(failure: &Failure, text: &str) -> Response {
+    let (status, retry_after) = match failure.kind() {
+        FailureKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
+        FailureKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, None),
+        _ => (StatusCode::BAD_GATEWAY, None),
+    };
+    problem(status, failure.kind().code(), text, retry_after)
+}
+
 /// What an agent's owner lets through, and how much of it.
 #[derive(Debug, Default)]
 pub(crate) struct Entrance {
@@ -155,6 +170,11 @@ pub(crate) struct Entrance {
 impl Entrance {
     pub(crate) fn new(rules: Rules, rate: Option<Bucket>) -> Self {
         Entrance { rules, rate: rate.map(Mutex::new) }
+    }
+
+    /// What the rules say of a request.
+    pub(crate) fn decide(&self, method: &Method, path: &str) -> Verdict<'_> {
+        self.rules.decide(method, path)
     }
 
     /// When a request may pass, if not at once; or why it may not. `now` is asked only when it matters.

@@ -75,12 +75,25 @@ pub enum Command<T> {
     Run(T),
 }
 
+/// A command of a program that does more than one thing, and what follows it: operands, before any option.
+#[derive(Debug, Clone, Copy)]
+pub struct Verb {
+    /// What is typed.
+    pub name: &'static str,
+    /// What its operands stand for.
+    pub operands: &'static [&'static str],
+}
+
+/// What a program is to do, if not what it usually does.
+pub type Invoked = Option<(&'static str, Vec<String>)>;
+
 /// Reads the program's arguments and environment; `settings` says what the options come to.
 pub fn read<T>(
+    verbs: &[Verb],
     table: &[Opt],
-    settings: impl FnOnce(Options<'_>) -> Result<T, UsageError>,
+    settings: impl FnOnce(Invoked, Options<'_>) -> Result<T, UsageError>,
 ) -> Result<Command<T>, UsageError> {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is = |names: [&str; 2]| arguments.iter().any(|argument| names.iter().any(|name| argument == name));
     if is(["-h", "--help"]) {
         return Ok(Command::Help);
@@ -89,7 +102,25 @@ pub fn read<T>(
         return Ok(Command::Version);
     }
     let environment = |name: &str| std::env::var_os(name);
-    settings(Options::new(table, arguments, &environment)?).map(Command::Run)
+    let invoked = take_verb(verbs, &mut arguments)?;
+    settings(invoked, Options::new(table, arguments, &environment)?).map(Command::Run)
+}
+
+/// Takes a command and its operands from the front.
+fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, UsageError> {
+    let Some(verb) = verbs.iter().find(|verb| arguments.first().is_some_and(|first| first == verb.name))
+    else {
+        return Ok(None);
+    };
+    let usage = || UsageError(format!("{} is followed by {}", verb.name, verb.operands.join(" and ")));
+    arguments.remove(0);
+    let mut operands = Vec::new();
+    for _ in verb.operands {
+        let is_one = arguments.first().is_some_and(|operand| !operand.to_string_lossy().starts_with("--"));
+        let operand = if is_one { arguments.remove(0).into_string().ok() } else { None };
+        operands.push(operand.ok_or_else(usage)?);
+    }
+    Ok(Some((verb.name, operands)))
 }
 
 /// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
@@ -399,6 +430,20 @@ mod tests {
             options.switch("--insecure")?,
         );
         Ok(got)
+    }
+
+    #[test]
+    fn a_command_comes_first_with_its_operands() {
+        let verbs = [Verb { name: "explain", operands: &["METHOD", "PATH"] }];
+        let take = |typed: &[&str]| {
+            let mut arguments = typed.iter().map(OsString::from).collect();
+            take_verb(&verbs, &mut arguments).map(|invoked| (invoked, arguments.len()))
+        };
+        let operands = vec!["GET".to_owned(), "/".to_owned()];
+        assert_eq!(take(&["explain", "GET", "/", "--x"]), Ok((Some(("explain", operands)), 1)));
+        assert_eq!(take(&["--x", "explain"]), Ok((None, 2)));
+        assert_eq!(take(&["explain", "GET"]).unwrap_err().0, "explain is followed by METHOD and PATH");
+        assert!(take(&["explain", "GET", "--x"]).is_err());
     }
 
     #[test]

@@ -214,6 +214,8 @@ pub struct Failure {
 pub enum FailureKind {
     /// No connection to the local server.
     Unreachable,
+    /// The local server has failed before, and was not asked this time.
+    Unavailable,
     /// The local server did not answer in time.
     Timeout,
     /// The local server broke off before its response was complete.
@@ -229,6 +231,20 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// Its stable name, for programs.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            FailureKind::Unreachable => "unreachable",
+            FailureKind::Unavailable => "circuit_open",
+            FailureKind::Timeout => "timeout",
+            FailureKind::Truncated => "truncated",
+            FailureKind::TooLarge => "response_too_large",
+            FailureKind::Protocol => "bad_response",
+            FailureKind::BadRequest => "bad_request",
+            FailureKind::Internal => "internal",
+        }
+    }
+
     /// What a person might try, to stand behind the failure's text in a log.
     pub(crate) fn hint(self) -> &'static str {
         match self {

@@ -14,13 +14,16 @@ use crate::link::dial::Token;
 use crate::link::frames::MESSAGE_MIN;
 use crate::link::tls::{self, ClientTls, TlsError, Trust};
 use crate::link::{Dialer, GatewayUrl};
-use crate::origin::{LocalUrl, Origin, Timeouts};
+use crate::origin::{LocalUrl, Timeouts};
 use crate::protocol;
 use crate::rate::{Bucket, Rate};
 use crate::rules::{RULES_MAX, Rules};
 use crate::service::Service;
-use crate::session::{self, Correlation, Heartbeat};
+use crate::session::{self, Correlation, FailureAnswer, Heartbeat};
 use crate::status::Counters;
+use crate::targets::{
+    self, BreakerLimits as Breaker, HeaderEdits, HealthChecks, SetHeader, TARGETS_MAX, Targets,
+};
 
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
@@ -48,6 +51,12 @@ pub struct Builder {
     token: Option<Token>,
     trust: Trust,
     answers: Answers,
+    edits: HeaderEdits,
+    breaker: Breaker,
+    checks: Option<HealthChecks>,
+    failure: FailureAnswer,
+    /// What is wrong with something that was given.
+    invalid: Option<String>,
     host_header: Option<HeaderValue>,
     local_trust: Trust,
     rules: Rules,
@@ -69,7 +78,8 @@ pub struct Builder {
 }
 
 enum Answers {
-    Local(LocalUrl),
+    /// Local servers, each with the prefix of the paths that it is for.
+    Local(Vec<(String, LocalUrl)>),
     Service(Arc<dyn Service>),
 }
 
@@ -104,9 +114,12 @@ impl Builder {
             connections: 1,
             drain: Duration::from_secs(10),
             // A constant that parses; a test says so.
-            answers: Answers::Local(
-                "http://127.0.0.1:8000".parse().expect("the default local server is a URL"),
-            ),
+            answers: Answers::Local(Vec::new()),
+            edits: HeaderEdits::default(),
+            breaker: Breaker::default(),
+            checks: None,
+            failure: FailureAnswer::default(),
+            invalid: None,
             token: None,
             trust: Trust::System,
             host_header: None,
@@ -162,9 +175,65 @@ impl Builder {
         self
     }
 
-    /// Forwards requests to this HTTP server. Default: `http://127.0.0.1:8000`.
-    pub fn local(mut self, url: LocalUrl) -> Self {
-        self.answers = Answers::Local(url);
+    /// Forwards requests to this HTTP server. Called again, one more, for when those before it cannot be reached.
+    /// Default: `http://127.0.0.1:8000`.
+    pub fn local(self, url: LocalUrl) -> Self {
+        self.server(String::new(), url)
+    }
+
+    /// Forwards requests whose path lies under this prefix, such as `/api`, to another HTTP server; among several
+    /// prefixes the longest wins. Paths are passed on as they are. Called again with the same prefix, one more
+    /// server for it.
+    pub fn route(mut self, prefix: &str, url: LocalUrl) -> Self {
+        match targets::prefix(prefix) {
+            Ok(prefix) => self.server(prefix, url),
+            Err(what) => {
+                self.invalid.get_or_insert_with(|| format!("--route: {what}"));
+                self
+            }
+        }
+    }
+
+    fn server(mut self, prefix: String, url: LocalUrl) -> Self {
+        match &mut self.answers {
+            Answers::Local(servers) => servers.push((prefix, url)),
+            answers => *answers = Answers::Local(vec![(prefix, url)]),
+        }
+        self
+    }
+
+    /// A header that requests to the local servers get, in place of what they had by that name. Called again, one
+    /// more.
+    pub fn set_header(mut self, header: SetHeader) -> Self {
+        self.edits.set.push(header);
+        self
+    }
+
+    /// A header that requests to the local servers lose. Called again, one more.
+    pub fn remove_header(mut self, name: &str) -> Self {
+        match targets::header_name(name) {
+            Ok(name) => self.edits.remove.push(name),
+            Err(error) => drop(self.invalid.get_or_insert_with(|| format!("--remove-header: {error}"))),
+        }
+        self
+    }
+
+    /// When a local server that fails is not asked for a while. Default: after 5 failures to connect or to answer
+    /// in time, for 1 s at first.
+    pub fn breaker(mut self, limits: Breaker) -> Self {
+        self.breaker = limits;
+        self
+    }
+
+    /// Checks whether local servers are up. Default: only requests tell.
+    pub fn health(mut self, checks: HealthChecks) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+
+    /// How a failure to forward is answered in envelopes and streams. Default: as the failure that it is.
+    pub fn failure(mut self, failure: FailureAnswer) -> Self {
+        self.failure = failure;
         self
     }
 
@@ -296,7 +365,15 @@ impl Builder {
             // A constant that parses; a test says so.
             self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
         }
+        if let Answers::Local(servers) = &mut self.answers
+            && !servers.iter().any(|(prefix, _)| prefix.is_empty())
+        {
+            // A constant that parses; a test says so.
+            let url = "http://127.0.0.1:8000".parse().expect("the default local server is a URL");
+            servers.push((String::new(), url));
+        }
         self.check()?;
+        let served_by = self.served_by();
         let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
         let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
         let (token, timeout, max_message) = (self.token, self.timeouts.connect, self.max_message);
@@ -317,19 +394,27 @@ impl Builder {
         if matches!(self.trust, Trust::File(_)) && !any_secure {
             warnings.push("--ca-file has no effect: no gateway is wss://");
         }
-        let (service, served_by) = match self.answers {
-            Answers::Service(service) => (service, "this program".to_owned()),
-            Answers::Local(url) => {
-                if self.local_trust == Trust::Insecure && url.is_secure() {
+        let (service, targets) = match self.answers {
+            Answers::Service(service) => (service, None),
+            Answers::Local(servers) => {
+                let any_secure = servers.iter().any(|(_, url)| url.is_secure());
+                if self.local_trust == Trust::Insecure && any_secure {
                     warnings.push("--local-insecure: the local server's certificate is not verified");
                 }
-                if matches!(self.local_trust, Trust::File(_)) && !url.is_secure() {
+                if matches!(self.local_trust, Trust::File(_)) && !any_secure {
                     warnings.push("--local-ca-file has no effect: the local server is not https://");
                 }
-                let tls = client_tls(url.is_secure(), &self.local_trust).map_err(ConfigError::LocalTls)?;
-                let served_by = url.to_string();
-                let origin = Origin::new(url, self.host_header, tls, self.timeouts);
-                (Arc::new(origin) as Arc<dyn Service>, served_by)
+                let tls = client_tls(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?;
+                let config = targets::Config {
+                    host: self.host_header,
+                    tls,
+                    timeouts: self.timeouts,
+                    edits: self.edits,
+                    breaker: self.breaker,
+                    checks: self.checks,
+                };
+                let targets = Arc::new(Targets::new(servers, config));
+                (targets.clone() as Arc<dyn Service>, Some(targets))
             }
         };
         Ok(Agent {
@@ -338,9 +423,11 @@ impl Builder {
             connections: self.connections,
             drain: self.drain,
             service,
+            targets,
             served_by,
             session: session::Config {
                 entrance,
+                failure: self.failure,
                 heartbeat: self.heartbeat,
                 correlation: self.correlation,
                 max_message: self.max_message,
@@ -362,7 +449,26 @@ impl Builder {
         })
     }
 
+    /// What answers, for the log.
+    fn served_by(&self) -> String {
+        let Answers::Local(servers) = &self.answers else { return "this program".to_owned() };
+        let describe = |(prefix, url): &(String, LocalUrl)| match prefix.as_str() {
+            "" => url.to_string(),
+            prefix => format!("{url} for {prefix}"),
+        };
+        servers.iter().map(describe).collect::<Vec<_>>().join(", ")
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
+        if let Some(what) = &self.invalid {
+            return Err(ConfigError::OutOfRange(what.clone()));
+        }
+        if let Answers::Local(servers) = &self.answers
+            && servers.len() > TARGETS_MAX
+        {
+            let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
+            return Err(ConfigError::OutOfRange(text));
+        }
         let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
         let checks = [
             (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
@@ -405,6 +511,8 @@ impl Builder {
             ("--queue-timeout", self.queue_timeout),
             ("--ping-interval", self.heartbeat.ping_interval),
             ("--pong-timeout", self.heartbeat.pong_timeout),
+            ("--breaker-open", self.breaker.open),
+            ("--health-interval", self.checks.as_ref().map_or(TIME_MIN, |checks| checks.interval)),
             ("--backoff-min", self.backoff.min),
             ("--backoff-max", self.backoff.max),
         ];

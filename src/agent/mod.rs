@@ -2,6 +2,7 @@
 
 mod builder;
 mod control;
+mod explain;
 mod slot;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use log::{info, warn};
 
 pub use self::builder::{Builder, ConfigError};
 use self::control::Control;
+pub use self::explain::{Explanation, Outcome};
 use self::slot::Slots;
 use crate::TunnelId;
 use crate::backoff;
@@ -24,6 +26,7 @@ use crate::service::Service;
 use crate::session;
 use crate::session::job::Job;
 use crate::status::{Counters, Status};
+use crate::targets::Targets;
 
 /// Waiting requests may weigh this many times the largest message, in bytes of their bodies.
 const QUEUED_MESSAGES: usize = 4;
@@ -36,6 +39,8 @@ pub struct Agent {
     /// Sessions with each.
     connections: usize,
     service: Arc<dyn Service>,
+    /// The same, where it is local servers.
+    targets: Option<Arc<Targets>>,
     /// What answers, for the log.
     served_by: String,
     session: session::Config,
@@ -108,6 +113,8 @@ impl Agent {
         let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         let urls = urls.join(", ");
         info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);
+        let checks = self.targets.as_ref().map(|targets| targets.start_checks()).transpose();
+        let checks = checks.inspect_err(|error| warn!("no thread for health checks: {error}"));
         let result = Slots::new(&self, pool.intake()).run();
         let unfinished = self.counters.status().in_flight;
         if unfinished > 0 && self.control.is_out_of_time() {
@@ -115,6 +122,7 @@ impl Agent {
         }
         self.service.interrupt();
         pool.join();
+        drop(checks);
         self.counters.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);

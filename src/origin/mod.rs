@@ -92,15 +92,18 @@ impl Origin {
         }
     }
 
-    fn forward(&self, request: Request) -> Result<Response, Failure> {
+    /// Has a request answered. One that was not sent at all, since there is no connection, comes back.
+    pub(crate) fn attempt(&self, request: Request) -> Result<Response, Unanswered> {
+        let target = self.target(request.uri()).map_err(Unanswered::of_request)?;
+        let upgrade = request.headers().contains_key(header::UPGRADE);
+        // An upgrade takes its connection with it; it gets one of its own.
+        let idle = if upgrade { None } else { self.connections.take() };
+        let was_idle = idle.is_some();
+        let connection = match idle.map_or_else(|| self.connect(), Ok) {
+            Ok(connection) => connection,
+            Err(failure) => return Err(Unanswered::unsent(failure, request)),
+        };
         let (mut head, body) = request.into_parts();
-        if self.local.is_left_by(head.uri.path()) {
-            let text = "the path leads out of the local server's base path";
-            return Err(Failure::new(FailureKind::BadRequest, text));
-        }
-        let target =
-            self.local.join(&head.uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))?;
-        let upgrade = head.headers.contains_key(header::UPGRADE);
         self.prepare(&mut head, &body, upgrade);
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
         let path = target.path_and_query().map_or("/", |path| path.as_str());
@@ -117,22 +120,45 @@ impl Origin {
                 self.connections.end(id);
             })
         };
-        // An upgrade takes its connection with it; it gets one of its own.
-        let idle = if upgrade { None } else { self.connections.take() };
-        let begun = match idle {
-            None => send(self.connect()?, body),
-            Some(idle) => {
-                let replay = if is_idempotent(&head.method) { body.replay() } else { None };
-                match (send(idle, body), replay) {
-                    // The server had closed the idle connection before it saw the request.
-                    (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
-                        send(self.connect()?, replay)
-                    }
-                    (result, _) => result,
-                }
+        let replay = if was_idle && is_idempotent(&head.method) { body.replay() } else { None };
+        let begun = match (send(connection, body), replay) {
+            // The server had closed the idle connection before it saw the request.
+            (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
+                let connection = self.connect().map_err(Unanswered::of_server)?;
+                send(connection, replay)
             }
+            (result, _) => result,
         };
-        begun.map(|begun| self.adopt(begun, &cancellation)).map_err(|broken| self.explain(broken))
+        match begun {
+            Ok(begun) => Ok(self.adopt(begun, &cancellation)),
+            Err(broken) => Err(self.unanswered(broken, &cancellation)),
+        }
+    }
+
+    /// The URL of a request's target, which lies under the base path.
+    fn target(&self, uri: &Uri) -> Result<Uri, Failure> {
+        if self.local.is_left_by(uri.path()) {
+            let text = "the path leads out of the local server's base path";
+            return Err(Failure::new(FailureKind::BadRequest, text));
+        }
+        self.local.join(uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))
+    }
+
+    /// Where a request without a body would be sent; its headers become those that would be.
+    pub(crate) fn explain(&self, head: &mut http::request::Parts) -> Result<String, Failure> {
+        head.uri = self.target(&head.uri)?;
+        self.prepare(head, &Body::empty(), false);
+        Ok(head.uri.to_string())
+    }
+
+    fn unanswered(&self, broken: Broken, cancellation: &Cancellation) -> Unanswered {
+        let blame = match &broken {
+            _ if cancellation.is_cancelled() || self.connections.are_stopped() => Blame::Nobody,
+            Broken::Stalled { .. } => Blame::Server,
+            Broken::Closed { .. } | Broken::BadResponse(_) => Blame::Answer,
+            Broken::Request(_) => Blame::Nobody,
+        };
+        Unanswered { failure: self.explain_broken(broken), request: None, blame }
     }
 
     /// Sets what depends on the local server: its name, and the true length of the body.
@@ -193,7 +219,7 @@ impl Origin {
         Failure::new(FailureKind::Unreachable, text)
     }
 
-    fn explain(&self, broken: Broken) -> Failure {
+    fn explain_broken(&self, broken: Broken) -> Failure {
         if self.connections.are_stopped() { given_up() } else { broken.explain(&self.timeouts) }
     }
 
@@ -228,13 +254,52 @@ impl Origin {
     }
 }
 
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) failure: Failure,
+    /// The request, if nothing of it was sent, and another server may have it.
+    pub(crate) request: Option<Box<Request>>,
+    pub(crate) blame: Blame,
+}
+
+/// What a failure says of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blame {
+    /// It cannot be reached, or is too slow.
+    Server,
+    /// It is there, and answered badly.
+    Answer,
+    /// Nothing.
+    Nobody,
+}
+
+impl Unanswered {
+    fn of_request(failure: Failure) -> Self {
+        Unanswered { failure, request: None, blame: Blame::Nobody }
+    }
+
+    fn of_server(failure: Failure) -> Self {
+        let is_unreachable = failure.kind() == FailureKind::Unreachable;
+        let blame = if is_unreachable { Blame::Server } else { Blame::Nobody };
+        Unanswered { failure, request: None, blame }
+    }
+
+    fn unsent(failure: Failure, request: Request) -> Self {
+        let unanswered = Unanswered::of_server(failure);
+        // An agent that stops asks no other server.
+        let request = (unanswered.blame == Blame::Server).then(|| Box::new(request));
+        Unanswered { request, ..unanswered }
+    }
+}
+
 fn given_up() -> Failure {
     Failure::new(FailureKind::Internal, "given up, since the agent is stopping")
 }
 
 impl Service for Origin {
     fn call(&self, request: Request) -> Result<Response, Failure> {
-        self.forward(request)
+        self.attempt(request).map_err(|unanswered| unanswered.failure)
     }
 
     fn interrupt(&self) {

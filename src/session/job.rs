@@ -8,11 +8,11 @@ use http::{Method, StatusCode, Uri};
 use log::{debug, info, warn};
 use time::OffsetDateTime;
 
-use super::Config;
 use super::outbox::Ticket;
 use super::streamed::Streamed;
 use super::whole::{self, Whole};
-use crate::admission::Refusal;
+use super::{Config, FailureAnswer};
+use crate::admission::{Refusal, failed};
 use crate::pool::Reason;
 use crate::protocol::mux::{Over, Reset, ResetCode};
 use crate::protocol::{TooLarge, answer};
@@ -120,7 +120,7 @@ fn answer_whole(
         ticket.answer_refusal(&refusal);
         return;
     }
-    let (envelope, outcome) = encode(&ticket, result, config.max_message);
+    let (envelope, outcome) = encode(&ticket, result, config);
     line.finish(&outcome);
     in_flight.counters().request_answered(outcome.is_ok());
     drop(in_flight);
@@ -148,15 +148,18 @@ pub(super) fn refuse_interim(status: StatusCode) -> Result<(), Failure> {
 }
 
 /// What an `error` envelope begins with.
-const FAILED: &str = "Failed to forward request to local server";
+pub(super) const FAILED: &str = "Failed to forward request to local server";
 
 /// Status and size of a response, or why there is none.
 pub(super) type Outcome = Result<(StatusCode, usize), Failure>;
 
-fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u8>, Outcome) {
+fn encode(ticket: &Ticket, result: Result<Whole, Failure>, config: &Config) -> (Vec<u8>, Outcome) {
     let id = ticket.id();
+    let respond = |head: &http::response::Parts, body: &[u8]| {
+        answer::encode_response(id, head, body, None, OffsetDateTime::now_utc(), config.max_message)
+    };
     let result = result.and_then(|(head, body)| {
-        let envelope = answer::encode_response(id, &head, &body, None, OffsetDateTime::now_utc(), max);
+        let envelope = respond(&head, &body);
         let envelope = envelope.map_err(|TooLarge { max }| {
             let text = format!(
                 "the response of {} bytes does not fit into an envelope of {max} bytes (see --max-message)",
@@ -168,7 +171,17 @@ fn encode(ticket: &Ticket, result: Result<Whole, Failure>, max: usize) -> (Vec<u
     });
     match result {
         Ok((envelope, outcome)) => (envelope, Ok(outcome)),
-        Err(failure) => (answer::encode_error(id, &format!("{FAILED}: {failure}")), Err(failure)),
+        Err(failure) => {
+            let text = format!("{FAILED}: {failure}");
+            let response = match config.failure {
+                FailureAnswer::Error => None,
+                FailureAnswer::Response => {
+                    let (head, body) = failed(&failure, &text).into_parts();
+                    respond(&head, body.as_bytes().unwrap_or_default()).ok()
+                }
+            };
+            (response.unwrap_or_else(|| answer::encode_error(id, &text)), Err(failure))
+        }
     }
 }
 

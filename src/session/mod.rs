@@ -36,6 +36,16 @@ pub(crate) use state::End;
 pub use state::Heartbeat;
 pub(crate) use writer::{Supervisor, run};
 
+/// How a failure to forward is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FailureAnswer {
+    /// As the failure that it is: an `error` envelope, or a RESET of the stream.
+    #[default]
+    Error,
+    /// As a response with status 502, 503 or 504, for gateways that let their clients wait otherwise.
+    Response,
+}
+
 /// How a session behaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -43,6 +53,7 @@ pub(crate) struct Config {
     pub(crate) correlation: Correlation,
     /// What is let through.
     pub(crate) entrance: Arc<Entrance>,
+    pub(crate) failure: FailureAnswer,
     /// Most bytes of an envelope, in both directions.
     pub(crate) max_message: usize,
     /// Most bytes of a body in an envelope.

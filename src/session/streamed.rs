@@ -6,10 +6,10 @@ use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, request, response};
 use log::info;
 
-use super::Config;
-use super::job::{InFlight, LogLine, PANICKED, refuse_interim, survive};
+use super::job::{FAILED, InFlight, LogLine, PANICKED, refuse_interim, survive};
 use super::whole::state_no_length;
-use crate::admission::Refusal;
+use super::{Config, FailureAnswer};
+use crate::admission::{Refusal, failed};
 use crate::headers::{HTTP2_SETTINGS, remove_hop_by_hop, set_upgrade, wanted_protocol};
 use crate::http1::{has_no_body, number};
 use crate::mux::{Stream, StreamError};
@@ -103,6 +103,11 @@ impl Streamed {
                     refuse(&stream, &refusal);
                 }
                 (None, Broken::Failed(failure)) => {
+                    if config.failure == FailureAnswer::Response {
+                        let text = format!("{FAILED}: {failure}");
+                        respond(&stream, &method, failed(&failure, &text));
+                    }
+                    // Too late for a response, or one that is complete already.
                     stream.reset(reset(&failure));
                     line.finish(&Err(failure));
                     counters.request_answered(false);
@@ -114,14 +119,18 @@ impl Streamed {
 
 /// Answers with the agent's own response.
 pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
+    respond(stream, &Method::GET, refusal.response());
+}
+
+fn respond(stream: &Stream, method: &Method, response: Response) {
+    let answer = Answer { stream, method, upgrade: false, max: None };
     // Whoever asked may have left.
-    let answer = Answer { stream, method: &Method::GET, upgrade: false, max: None };
-    let _ = answer.pass_on(refusal.response());
+    let _ = answer.pass_on(response);
 }
 
 fn reset(failure: &Failure) -> Reset {
     let code = match failure.kind() {
-        FailureKind::Unreachable => ResetCode::Unreachable,
+        FailureKind::Unreachable | FailureKind::Unavailable => ResetCode::Unreachable,
         FailureKind::Timeout => ResetCode::Timeout,
         FailureKind::Truncated => ResetCode::Truncated,
         FailureKind::TooLarge => ResetCode::TooLarge,

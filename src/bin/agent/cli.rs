@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use http::HeaderValue;
-use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
+use http::uri::PathAndQuery;
+use tunnel_agent::cli::{self, Command, Invoked, Opt, Options, UsageError, Verb};
 use tunnel_agent::{
-    Action, Agent, Backoff, Correlation, Heartbeat, Rule, Rules, Timeouts, Token, Trust, TunnelId,
+    Action, Agent, Backoff, Breaker, Builder, Correlation, FailureAnswer, HealthChecks, Heartbeat,
+    InvalidLocalUrl, InvalidTunnelId, LocalUrl, Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId,
 };
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
     Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 36] = [
+const TABLE: [Opt; 45] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -24,7 +26,19 @@ const TABLE: [Opt; 36] = [
     opt("--connections", "CONNECTIONS", "N", "sessions with each gateway; default 1"),
     opt("--token-file", "TOKEN_FILE", "FILE", "file with the token for the gateway; default none"),
     opt("", "TOKEN", "", "the token itself; never on the command line"),
-    opt("--local", "LOCAL_URL", "URL", "the local server; default http://127.0.0.1:8000"),
+    opt(
+        "--local",
+        "LOCAL_URL",
+        "URL",
+        "the local server; repeated, one more for when it cannot be reached; default http://127.0.0.1:8000",
+    )
+    .repeats(),
+    opt("--route", "ROUTES", "PREFIX=URL", "another local server for paths under PREFIX; may be repeated")
+        .repeats(),
+    opt("--set-header", "", "HEADER", "'Name: value' for requests to the local server; may be repeated")
+        .repeats(),
+    opt("--remove-header", "REMOVE_HEADER", "NAME", "removes it from them; may be repeated").repeats(),
+    opt("", "SET_HEADERS", "", "headers to set, one a line"),
     opt(
         "--host-header",
         "HOST_HEADER",
@@ -48,6 +62,21 @@ const TABLE: [Opt; 36] = [
     opt("--idle-timeout", "IDLE_TIMEOUT", "TIME", "between two bytes of the local answer; default 30s"),
     opt("--ping-interval", "PING_INTERVAL", "TIME", "between two pings to the gateway; default 15s"),
     opt("--pong-timeout", "PONG_TIMEOUT", "TIME", "further silence before it counts as gone; default 10s"),
+    opt(
+        "--breaker-failures",
+        "BREAKER_FAILURES",
+        "N",
+        "in a row, then answers at once; 0 for never; default 5",
+    ),
+    opt(
+        "--breaker-open",
+        "BREAKER_OPEN",
+        "TIME",
+        "until the local server is tried again; doubles; default 1s",
+    ),
+    opt("--health-path", "HEALTH_PATH", "PATH", "checks the local server there; default no checks"),
+    opt("--health-interval", "HEALTH_INTERVAL", "TIME", "between two checks; default 10s"),
+    opt("--failure", "FAILURE", "RULE", "failures to forward as `error` or as `response`; default error"),
     opt("--max-retries", "MAX_RETRIES", "N", "tries after a first failure; 0 for no end; default 10"),
     opt("--backoff-min", "BACKOFF_MIN", "TIME", "first delay between tries; default 1s"),
     opt("--backoff-max", "BACKOFF_MAX", "TIME", "longest delay between tries; default 30s"),
@@ -74,13 +103,26 @@ pub struct Settings {
     pub agent: Agent,
     pub drain: Duration,
     pub warnings: Vec<&'static str>,
+    pub task: Task,
 }
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// To serve the tunnel.
+    Serve,
+    /// To say what would become of a request with this method and path.
+    Explain(String, String),
+}
+
+const VERBS: [Verb; 1] = [Verb { name: "explain", operands: &["METHOD", "PATH"] }];
 
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
-         Usage: {} --tunnel-id ID [options]\n\n\
-         {}\n\
+         Usage: {0} --tunnel-id ID [options]\n       \
+         {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n\n\
+         {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try.\n\
          Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
@@ -91,15 +133,23 @@ pub fn help() -> String {
 
 /// Reads arguments and environment.
 pub fn read() -> Result<Command<Settings>, UsageError> {
-    cli::read(&TABLE, settings)
+    cli::read(&VERBS, &TABLE, settings)
 }
 
-fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
+fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
+    let task = match invoked.map(|(_, operands)| operands).as_deref() {
+        Some([method, path]) => Task::Explain(method.clone(), path.clone()),
+        _ => Task::Serve,
+    };
     let o = &mut options;
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
     let tunnel_id: Option<TunnelId> = o.parsed("--tunnel-id")?;
     let mut builder = Agent::builder(match &tunnel_id {
         Some(id) => id.clone(),
+        // Any will do: none is dialled.
+        None if task != Task::Serve => {
+            NOBODY.parse().map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?
+        }
         None => {
             let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
             return Err(UsageError(text.to_owned()));
@@ -115,9 +165,7 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     if let Some(token) = token(o)? {
         builder = builder.token(token);
     }
-    if let Some(url) = o.parsed("--local")? {
-        builder = builder.local(url);
-    }
+    builder = local_side(o, builder)?;
     if let Some(host) = o.value("--host-header", HeaderValue::from_str)? {
         builder = builder.host_header(host);
     }
@@ -166,7 +214,77 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");
     }
     let agent = builder.build().map_err(|error| UsageError(error.to_string()))?;
-    Ok(Settings { agent, drain, warnings })
+    Ok(Settings { agent, drain, warnings, task })
+}
+
+/// A tunnel ID for what needs none.
+const NOBODY: &str = "agent_00000000-0000-0000-0000-000000000000_nobody";
+
+/// What concerns the local servers.
+fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, UsageError> {
+    for url in o.all_parsed("--local")? {
+        builder = builder.local(url);
+    }
+    let routes: Vec<String> = o.all_parsed("--route")?;
+    for route in routes {
+        let wrong = |what: &str| UsageError(format!("--route: {what}"));
+        let (prefix, url) = route
+            .split_once('=')
+            .ok_or_else(|| wrong("expected PREFIX=URL, such as /api=http://127.0.0.1:9000"))?;
+        let url: LocalUrl = url.parse().map_err(|error: InvalidLocalUrl| wrong(&error.to_string()))?;
+        builder = builder.route(prefix, url);
+    }
+    for header in set_headers(o)? {
+        builder = builder.set_header(header);
+    }
+    let removed: Vec<String> = o.all_parsed("--remove-header")?;
+    for name in removed {
+        builder = builder.remove_header(&name);
+    }
+    let default = Breaker::default();
+    builder = builder.breaker(Breaker {
+        failures: o.value("--breaker-failures", str::parse::<u32>)?.unwrap_or(default.failures),
+        open: o.value("--breaker-open", cli::duration)?.unwrap_or(default.open),
+    });
+    let interval = o.value("--health-interval", cli::duration)?;
+    match (o.value("--health-path", health_path)?, interval) {
+        (Some(path), interval) => {
+            let interval = interval.unwrap_or(Duration::from_secs(10));
+            builder = builder.health(HealthChecks { path, interval });
+        }
+        (None, Some(_)) => return Err(UsageError("--health-interval needs --health-path".to_owned())),
+        (None, None) => {}
+    }
+    match o.value("--failure", failure)? {
+        Some(failure) => Ok(builder.failure(failure)),
+        None => Ok(builder),
+    }
+}
+
+/// Those that were typed; else those of the variable.
+fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
+    let typed = o.in_order(&["--set-header"]);
+    let variable = o.variable("SET_HEADERS")?.unwrap_or_default();
+    let (name, texts): (_, Vec<&str>) = if typed.is_empty() {
+        ("SET_HEADERS", variable.lines().filter(|line| !line.trim().is_empty()).collect())
+    } else {
+        ("--set-header", typed.into_iter().map(|(_, text)| text).collect())
+    };
+    let read = |text: &str| text.parse().map_err(|error| UsageError(format!("{name}: {error}")));
+    texts.into_iter().map(read).collect()
+}
+
+fn health_path(text: &str) -> Result<PathAndQuery, &'static str> {
+    let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.starts_with("//"));
+    path.ok_or("expected a path such as /up")
+}
+
+fn failure(text: &str) -> Result<FailureAnswer, &'static str> {
+    match text {
+        "error" => Ok(FailureAnswer::Error),
+        "response" => Ok(FailureAnswer::Response),
+        _ => Err("expected error or response"),
+    }
 }
 
 /// The rules in the order in which they were typed; else those of the variable.

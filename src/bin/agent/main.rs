@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use cli::{Settings, Task};
 use log::{error, info};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -17,10 +18,18 @@ use tunnel_agent::{Agent, Remote, RunError, logging};
 const GAVE_UP: u8 = 1;
 const REFUSED: u8 = 3;
 
+/// Of `explain`, for a request that would not pass.
+const REFUSED_REQUEST: u8 = 1;
+
 fn main() -> ExitCode {
     match cli::read() {
         Ok(Command::Help) => print(&cli::help()),
         Ok(Command::Version) => print(&format!("{} {}\n", program("agent"), env!("CARGO_PKG_VERSION"))),
+        Ok(Command::Run(Settings { task: Task::Explain(method, path), agent, .. })) => {
+            let explanation = agent.explain(&method, &path);
+            let _ = print(&explanation.to_string());
+            if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
+        }
         Ok(Command::Run(settings)) => {
             logging::install();
             for warning in &settings.warnings {

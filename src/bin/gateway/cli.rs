@@ -73,7 +73,7 @@ pub fn help() -> String {
 
 /// Reads arguments and environment.
 pub fn read() -> Result<Command<Settings>, UsageError> {
-    cli::read(&TABLE, settings)
+    cli::read(&[], &TABLE, |_, options| settings(options))
 }
 
 fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {

@@ -1,0 +1,168 @@
+//! What would become of a request, without sending it.
+
+use std::fmt;
+
+use http::{Method, StatusCode, request};
+
+use super::Agent;
+use crate::admission::{Refusal, admit_head};
+use crate::protocol::mux::RequestHead;
+use crate::rules::{Action, Verdict};
+
+/// What would become of a request; see [`Agent::explain`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Who decided: a rule, or the lack of one.
+    pub decided_by: String,
+    /// What comes of it.
+    pub outcome: Outcome,
+}
+
+/// What comes of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The agent answers with this status, and this code in the body.
+    Refused(StatusCode, &'static str),
+    /// The local server with this URL is sent this head: a line each, without what a visitor's own headers add.
+    Forwarded {
+        /// Where it goes.
+        url: String,
+        /// The request line and the headers.
+        head: Vec<String>,
+    },
+    /// The program that the agent lives in answers.
+    Answered,
+}
+
+impl Explanation {
+    /// Whether the request passes.
+    pub fn passes(&self) -> bool {
+        !matches!(self.outcome, Outcome::Refused(..))
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "decided by: {}", self.decided_by)?;
+        match &self.outcome {
+            Outcome::Refused(status, code) => writeln!(f, "refused: {} {code}", status.as_u16()),
+            Outcome::Answered => writeln!(f, "answered by this program"),
+            Outcome::Forwarded { url, head } => {
+                writeln!(f, "forwarded to: {url}")?;
+                head.iter().try_for_each(|line| writeln!(f, "  {line}"))
+            }
+        }
+    }
+}
+
+impl Agent {
+    /// Tells what would become of a request with this method and this path (with its query, perhaps) that has no
+    /// headers but `Host`: which rule decides, and what the local server would be sent. Limits of rate and number
+    /// are left out.
+    pub fn explain(&self, method: &str, path: &str) -> Explanation {
+        let headers = vec![("host", &b"visitors-host.example"[..])];
+        match admit_head(&RequestHead { method, target: path, headers }) {
+            Ok(head) => self.explain_head(head),
+            Err(refusal) => refused(refusal.message(), &refusal),
+        }
+    }
+
+    fn explain_head(&self, head: request::Parts) -> Explanation {
+        let verdict = self.session.entrance.decide(&head.method, head.uri.path());
+        let decided_by = match verdict {
+            Verdict::NoRules => "no rule is set, so everything passes".to_owned(),
+            Verdict::By(rule) => rule.to_string(),
+            Verdict::Default(Action::Allow) => "no rule matches, and none allows: it passes".to_owned(),
+            Verdict::Default(Action::Deny) => {
+                "no rule matches, and some allow: what they do not is denied".to_owned()
+            }
+            Verdict::Ambiguous(why) => return refused(why.to_owned(), &Refusal::AmbiguousPath(why)),
+        };
+        if let Verdict::By(crate::Rule { action: Action::Deny, .. }) | Verdict::Default(Action::Deny) =
+            verdict
+        {
+            return refused(decided_by, &Refusal::Filtered);
+        }
+        let Some(targets) = &self.targets else {
+            return Explanation { decided_by, outcome: Outcome::Answered };
+        };
+        let method = head.method.clone();
+        match targets.explain(head) {
+            Ok((url, head)) => {
+                Explanation { decided_by, outcome: Outcome::Forwarded { url, head: lines(&method, &head) } }
+            }
+            Err(failure) => {
+                let refusal = Refusal::BadRequest(failure.to_string().into());
+                refused(format!("{decided_by}; {failure}"), &refusal)
+            }
+        }
+    }
+}
+
+fn refused(decided_by: String, refusal: &Refusal) -> Explanation {
+    Explanation { decided_by, outcome: Outcome::Refused(refusal.status(), refusal.code()) }
+}
+
+/// A head as it is sent, a line each.
+fn lines(method: &Method, head: &request::Parts) -> Vec<String> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut bytes = Vec::new();
+    crate::http1::write_request_head(&mut bytes, method, path, &head.headers);
+    String::from_utf8_lossy(&bytes).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rule;
+
+    #[track_caller]
+    fn check(rules: &[&str], method: &str, path: &str, expected: &str) {
+        let rules: Vec<Rule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+        let agent = Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap())
+            .local("http://127.0.0.1:8000/app".parse().unwrap())
+            .route("/api", "http://127.0.0.1:9000".parse().unwrap())
+            .set_header("X-Env: tunnel".parse().unwrap())
+            .rules(rules)
+            .build()
+            .unwrap();
+        assert_eq!(agent.explain(method, path).to_string(), expected);
+    }
+
+    #[test]
+    fn says_which_rule_decides_and_what_is_sent() {
+        check(
+            &["deny /admin/**", "allow GET /**"],
+            "GET",
+            "/x?y=1",
+            "decided by: allow GET /**\n\
+             forwarded to: http://127.0.0.1:8000/app/x?y=1\n  \
+             GET /app/x?y=1 HTTP/1.1\n  \
+             host: visitors-host.example\n  \
+             x-env: tunnel\n",
+        );
+        check(
+            &["deny /admin/**"],
+            "GET",
+            "/%61dmin/x",
+            "decided by: deny /admin/**\nrefused: 403 filtered\n",
+        );
+        check(&["deny /x"], "GET", "/a//b", "decided by: an empty segment\nrefused: 400 ambiguous_path\n");
+        check(
+            &["allow POST /x"],
+            "GET",
+            "/x",
+            "decided by: no rule matches, and some allow: what they do not is denied\nrefused: 403 filtered\n",
+        );
+    }
+
+    #[test]
+    fn says_what_http_does_not_allow() {
+        let agent = Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap());
+        let agent = agent.build().unwrap();
+        assert!(!agent.explain("CONNECT", "/").passes());
+        assert!(!agent.explain("GET", "x").passes());
+        assert!(agent.explain("GET", "/").passes());
+    }
+}

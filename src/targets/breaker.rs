@@ -1,0 +1,248 @@
+//! When a server that does not answer is asked again: rules with time as an argument.
+//!
+//! ```text
+//!  closed ──failures in a row──▶ open ──after a while──▶ one request probes
+//!    ▲                             ▲                        │          │
+//!    └──────── success ────────────│────────────────────────┘          │
+//!                                  └────── failure: twice as long ─────┘
+//! ```
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// When a circuit breaker opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerLimits {
+    /// Failures in a row that open it; 0: it never opens. 5 by default.
+    pub failures: u32,
+    /// How long it is open at first; 1 s by default. It doubles with each failed try, up to 30 s.
+    pub open: Duration,
+}
+
+impl BreakerLimits {
+    /// The longest that it is open between two tries.
+    pub const OPEN_MAX: Duration = Duration::from_secs(30);
+}
+
+impl Default for BreakerLimits {
+    fn default() -> Self {
+        BreakerLimits { failures: 5, open: Duration::from_secs(1) }
+    }
+}
+
+/// A circuit breaker.
+#[derive(Debug)]
+pub(super) struct Breaker {
+    limits: BreakerLimits,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { failures: u32, since: Instant, delay: Duration, next: Next },
+}
+
+/// When an open circuit is tried.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    At(Instant),
+    /// A request is trying it.
+    Probing,
+}
+
+/// The circuit is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Open {
+    failures: u32,
+    /// Until the next try; nothing while one is under way.
+    next_in: Option<Duration>,
+}
+
+impl fmt::Display for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "circuit open after {} failures, ", self.failures)?;
+        match self.next_in {
+            Some(time) => write!(f, "next try in {} s", time.as_millis().div_ceil(1000)),
+            None => f.write_str("a try is under way"),
+        }
+    }
+}
+
+/// What changed with an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It opened, after so many failures.
+    Opened(u32),
+    /// It closed, after so long a time.
+    Closed(Duration),
+}
+
+impl Breaker {
+    pub(super) fn new(limits: BreakerLimits) -> Self {
+        Breaker { limits, state: State::Closed { failures: 0 } }
+    }
+
+    /// Whether nothing has failed since the last success.
+    pub(super) fn is_calm(&self) -> bool {
+        matches!(self.state, State::Closed { failures: 0 })
+    }
+
+    /// Whether a request may be sent: the circuit is closed, or it is time for a try.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        match &self.state {
+            State::Closed { .. } => true,
+            State::Open { next, .. } => matches!(next, Next::At(time) if *time <= now),
+        }
+    }
+
+    /// Whether a request may be sent. One that may while the circuit is open tries it.
+    pub(super) fn admit(&mut self, now: Instant) -> Result<(), Open> {
+        let State::Open { failures, next, .. } = &mut self.state else { return Ok(()) };
+        let next_in = match *next {
+            Next::At(time) if time <= now => {
+                *next = Next::Probing;
+                return Ok(());
+            }
+            Next::At(time) => Some(time - now),
+            Next::Probing => None,
+        };
+        Err(Open { failures: *failures, next_in })
+    }
+
+    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Change> {
+        let before = std::mem::replace(&mut self.state, State::Closed { failures: 0 });
+        match before {
+            State::Open { since, .. } => Some(Change::Closed(now - since)),
+            State::Closed { .. } => None,
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Instant) -> Option<Change> {
+        match &mut self.state {
+            State::Closed { failures } => {
+                *failures = failures.saturating_add(1);
+                let failures = *failures;
+                if self.limits.failures == 0 || failures < self.limits.failures {
+                    return None;
+                }
+                let delay = self.limits.open;
+                self.state = State::Open { failures, since: now, delay, next: Next::At(now + delay) };
+                Some(Change::Opened(failures))
+            }
+            State::Open { failures, delay, next, .. } => {
+                *failures = failures.saturating_add(1);
+                // Those that were sent before it opened have no say in when it is tried.
+                if let Next::Probing = next {
+                    *delay = (*delay * 2).min(BreakerLimits::OPEN_MAX);
+                    *next = Next::At(now + *delay);
+                }
+                None
+            }
+        }
+    }
+
+    /// A request ended without a word on the server: it may have been the one that tried.
+    pub(super) fn told_nothing(&mut self, now: Instant) {
+        if let State::Open { next: next @ Next::Probing, .. } = &mut self.state {
+            *next = Next::At(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happens at these seconds: `?` a request comes (`+` passes, else the text), `f` fails, `s` succeeds,
+    /// `n` ends without a word.
+    #[track_caller]
+    fn check(failures: u32, events: &[(f64, char, &str)]) {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(BreakerLimits { failures, ..BreakerLimits::default() });
+        for (seconds, event, expected) in events {
+            let now = start + Duration::from_secs_f64(*seconds);
+            let changed = |change: Option<Change>| match change {
+                None => String::new(),
+                Some(Change::Opened(failures)) => format!("opened after {failures}"),
+                Some(Change::Closed(time)) => format!("closed after {} s", time.as_secs()),
+            };
+            let got = match event {
+                '?' => breaker.admit(now).map_or_else(|open| open.to_string(), |()| "+".to_owned()),
+                'f' => changed(breaker.failed(now)),
+                's' => changed(breaker.succeeded(now)),
+                _ => {
+                    breaker.told_nothing(now);
+                    String::new()
+                }
+            };
+            assert_eq!(got, *expected, "{event} at {seconds} s");
+        }
+    }
+
+    #[test]
+    fn opens_after_failures_in_a_row_and_success_resets_the_count() {
+        check(
+            3,
+            &[
+                (0.0, 'f', ""),
+                (0.0, 'f', ""),
+                (0.0, 's', ""),
+                (0.0, 'f', ""),
+                (0.0, 'f', ""),
+                (0.0, '?', "+"),
+                (0.0, 'f', "opened after 3"),
+                (0.0, '?', "circuit open after 3 failures, next try in 1 s"),
+            ],
+        );
+    }
+
+    #[test]
+    fn one_request_tries_it_and_the_others_are_told_at_once() {
+        check(
+            1,
+            &[
+                (0.0, 'f', "opened after 1"),
+                (0.9, '?', "circuit open after 1 failures, next try in 1 s"),
+                (1.0, '?', "+"),
+                (1.0, '?', "circuit open after 1 failures, a try is under way"),
+                (5.0, 's', "closed after 5 s"),
+                (5.0, '?', "+"),
+            ],
+        );
+    }
+
+    #[test]
+    fn each_failed_try_doubles_the_time_up_to_half_a_minute() {
+        let mut events = vec![(0.0, 'f', "opened after 1".to_owned())];
+        let mut now = 0.0;
+        for (failures, delay) in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].into_iter().enumerate() {
+            let left = format!("circuit open after {} failures, next try in 1 s", failures + 1);
+            events.push((now + delay - 0.5, '?', left));
+            now += delay;
+            events.push((now, '?', "+".to_owned()));
+            events.push((now, 'f', String::new()));
+        }
+        let events: Vec<_> = events.iter().map(|(at, event, text)| (*at, *event, text.as_str())).collect();
+        check(1, &events);
+    }
+
+    #[test]
+    fn requests_from_before_it_opened_do_not_postpone_the_try_but_may_close_it() {
+        check(
+            1,
+            &[(0.0, 'f', "opened after 1"), (0.5, 'f', ""), (1.0, '?', "+"), (1.1, 's', "closed after 1 s")],
+        );
+        check(1, &[(0.0, 'f', "opened after 1"), (0.5, 's', "closed after 0 s"), (0.5, '?', "+")]);
+    }
+
+    #[test]
+    fn a_try_that_its_visitor_gave_up_makes_room_for_another() {
+        check(1, &[(0.0, 'f', "opened after 1"), (1.0, '?', "+"), (1.5, 'n', ""), (1.5, '?', "+")]);
+    }
+
+    #[test]
+    fn it_never_opens_when_told_not_to() {
+        check(0, &[(0.0, 'f', ""), (0.0, 'f', ""), (0.0, '?', "+")]);
+    }
+}
