@@ -9,6 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode, Uri};
 use log::info;
 
+use crate::clock::whole_seconds;
 use crate::protocol::RequestMessage;
 use crate::protocol::mux::RequestHead;
 use crate::rate::Bucket;
@@ -129,7 +130,7 @@ impl Refusal {
     /// After how many seconds it may be tried again, where waiting helps.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Refusal::RateLimited(time) => Some(time.as_secs() + u64::from(time.subsec_nanos() > 0)),
+            Refusal::RateLimited(time) => Some(whole_seconds(*time)),
             Refusal::QueueFull | Refusal::QueueTimeout | Refusal::Draining => Some(1),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! Waking up: how a program notices that its machine slept.
+//! Clocks: how a program notices that its machine slept, and how it tells times to people.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,6 +8,11 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How much further than the monotonic clock the wall clock must have moved. Setting it right moves it less.
 const SLEPT: Duration = Duration::from_secs(5);
+
+/// A time as seconds, of which the last may not be over: who comes back after them does not come too soon.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
 
 /// The wall clock, which goes on while the machine sleeps, and the monotonic one, which (on Linux and macOS)
 /// does not. Pure: both times are arguments.

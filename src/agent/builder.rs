@@ -504,6 +504,9 @@ impl Builder {
                 return Err(ConfigError::OutOfRange(text));
             }
         }
+        if !(TIME_MIN..=Breaker::OPEN_MAX).contains(&self.breaker.open) {
+            return Err(ConfigError::OutOfRange("--breaker-open must be 1ms to 30s".to_owned()));
+        }
         let times = [
             ("--connect-timeout", self.timeouts.connect),
             ("--response-timeout", self.timeouts.response),
@@ -511,7 +514,6 @@ impl Builder {
             ("--queue-timeout", self.queue_timeout),
             ("--ping-interval", self.heartbeat.ping_interval),
             ("--pong-timeout", self.heartbeat.pong_timeout),
-            ("--breaker-open", self.breaker.open),
             ("--health-interval", self.checks.as_ref().map_or(TIME_MIN, |checks| checks.interval)),
             ("--backoff-min", self.backoff.min),
             ("--backoff-max", self.backoff.max),

@@ -10,6 +10,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::clock::whole_seconds;
+
 /// When a circuit breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
@@ -63,7 +65,7 @@ impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "circuit open after {} failures, ", self.failures)?;
         match self.next_in {
-            Some(time) => write!(f, "next try in {} s", time.as_millis().div_ceil(1000)),
+            Some(time) => write!(f, "next try in {} s", whole_seconds(time)),
             None => f.write_str("a try is under way"),
         }
     }

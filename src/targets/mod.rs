@@ -29,7 +29,7 @@ use crate::origin::{Blame, LocalUrl, Origin, Timeouts, Unanswered};
 use crate::rules::decode;
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
 
-/// Most local servers of one agent.
+/// Most local servers of one agent; a bit each.
 pub(crate) const TARGETS_MAX: usize = 64;
 
 const USER_AGENT_OF_CHECKS: HeaderValue =
@@ -141,10 +141,12 @@ impl Service for Targets {
         self.edits.apply(request.headers_mut());
         let targets = self.servers_for(request.uri());
         let mut why = Failure::new(FailureKind::Unreachable, NO_SERVER);
-        // Those that checks found down come last: they may be wrong.
-        let up = targets.iter().filter(|target| target.is_up());
-        let down = targets.iter().filter(|target| !target.is_up());
-        for target in up.chain(down) {
+        // Those that are down come last, in case that is wrong. What the calls change has no say in the order.
+        let up = targets.iter().enumerate().filter(|(_, target)| target.is_up());
+        let up = up.fold(0, |up, (index, _)| up | 1_u64 << index);
+        let is_up = |(index, _): &(usize, _)| up & 1 << index != 0;
+        let first = targets.iter().enumerate().filter(is_up);
+        for (_, target) in first.chain(targets.iter().enumerate().filter(|target| !is_up(target))) {
             match target.call(request) {
                 Ok(response) => return Ok(response),
                 Err(Unanswered { failure, request: Some(unsent), .. }) => (why, request) = (failure, *unsent),
