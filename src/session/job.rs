@@ -216,6 +216,10 @@ impl LogLine {
         let took = started.elapsed().as_secs_f64() * 1e3;
         match outcome {
             Ok((status, bytes)) => info!("{method} {path} {} {bytes} B {took:.1} ms", status.as_u16()),
+            // That it opened was said once, and louder.
+            Err(failure) if failure.kind() == FailureKind::Unavailable => {
+                info!("{method} {path} {FAILED}: {failure} ({took:.1} ms)");
+            }
             Err(failure) => {
                 let hint = failure.kind().hint();
                 warn!("{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");

@@ -13,7 +13,7 @@ use super::streamed::{self, Streamed};
 use super::{Config, End};
 use crate::admission::{Refusal, admit, admit_head};
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
-use crate::mux::Mux;
+use crate::mux::{Mux, Stream};
 use crate::pool::{Intake, Reason, Terms};
 use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
 use crate::protocol::{Envelope, answer, request};
@@ -179,25 +179,27 @@ impl Reader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let admitted = admit_head(&parsed).and_then(|head| {
-            let not_before = self.pass(&head.method, &head.uri)?;
-            Ok((head, not_before))
-        });
-        let whole = end || admitted.is_err();
+        let admitted = admit_head(&parsed).map(|head| (self.pass(&head.method, &head.uri), head));
+        let whole = end || !matches!(admitted, Ok((Ok(_), _)));
         let Some(stream) = mux.accept(number, whole) else { return };
         match admitted {
-            Ok((head, not_before)) => {
+            Ok((Ok(not_before), head)) => {
                 let in_flight = InFlight::new(&self.counters);
                 let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
                 let terms = Terms { may_last: true, not_before, weight: 0 };
                 self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
             }
-            Err(refusal) => {
-                refusal.log(None);
-                self.counters.request_refused();
-                streamed::refuse(&stream, &refusal);
+            Ok((Err(refusal), head)) => {
+                self.refuse_stream(&stream, &refusal, Some((&head.method, head.uri.path())));
             }
+            Err(refusal) => self.refuse_stream(&stream, &refusal, None),
         }
+    }
+
+    fn refuse_stream(&self, stream: &Stream, refusal: &Refusal, request: Option<(&Method, &str)>) {
+        refusal.log(request);
+        self.counters.request_refused();
+        streamed::refuse(stream, refusal);
     }
 
     /// Every request, however broken, gets a ticket and thereby one answer.

@@ -71,15 +71,6 @@ impl fmt::Display for Open {
     }
 }
 
-/// What changed with an outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It opened, after so many failures.
-    Opened(u32),
-    /// It closed, after so long a time.
-    Closed(Duration),
-}
-
 impl Breaker {
     pub(super) fn new(limits: BreakerLimits) -> Self {
         Breaker { limits, state: State::Closed { failures: 0 } }
@@ -112,15 +103,17 @@ impl Breaker {
         Err(Open { failures: *failures, next_in })
     }
 
-    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Change> {
+    /// The server answered. Returns how long the circuit was open, if this closes it.
+    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
         let before = std::mem::replace(&mut self.state, State::Closed { failures: 0 });
         match before {
-            State::Open { since, .. } => Some(Change::Closed(now - since)),
+            State::Open { since, .. } => Some(now - since),
             State::Closed { .. } => None,
         }
     }
 
-    pub(super) fn failed(&mut self, now: Instant) -> Option<Change> {
+    /// The server could not be reached, or was too slow. Returns the number of failures, if this opens the circuit.
+    pub(super) fn failed(&mut self, now: Instant) -> Option<u32> {
         match &mut self.state {
             State::Closed { failures } => {
                 *failures = failures.saturating_add(1);
@@ -130,7 +123,7 @@ impl Breaker {
                 }
                 let delay = self.limits.open;
                 self.state = State::Open { failures, since: now, delay, next: Next::At(now + delay) };
-                Some(Change::Opened(failures))
+                Some(failures)
             }
             State::Open { failures, delay, next, .. } => {
                 *failures = failures.saturating_add(1);
@@ -164,15 +157,12 @@ mod tests {
         let mut breaker = Breaker::new(BreakerLimits { failures, ..BreakerLimits::default() });
         for (seconds, event, expected) in events {
             let now = start + Duration::from_secs_f64(*seconds);
-            let changed = |change: Option<Change>| match change {
-                None => String::new(),
-                Some(Change::Opened(failures)) => format!("opened after {failures}"),
-                Some(Change::Closed(time)) => format!("closed after {} s", time.as_secs()),
-            };
+            let opened = |failures| format!("opened after {failures}");
+            let closed = |time: Duration| format!("closed after {} s", time.as_secs());
             let got = match event {
                 '?' => breaker.admit(now).map_or_else(|open| open.to_string(), |()| "+".to_owned()),
-                'f' => changed(breaker.failed(now)),
-                's' => changed(breaker.succeeded(now)),
+                'f' => breaker.failed(now).map(opened).unwrap_or_default(),
+                's' => breaker.succeeded(now).map(closed).unwrap_or_default(),
                 _ => {
                     breaker.told_nothing(now);
                     String::new()

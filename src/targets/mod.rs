@@ -219,16 +219,16 @@ impl Target {
             self.proven.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         if !self.is_calm() {
-            let change = self.update(|state| state.breaker.succeeded(Instant::now()));
-            if let Some(breaker::Change::Closed(time)) = change {
+            let closed = self.update(|state| state.breaker.succeeded(Instant::now()));
+            if let Some(time) = closed {
                 info!("local server {} answers again, after {:.1} s", self.url, time.as_secs_f64());
             }
         }
     }
 
     fn failed(&self, failure: &Failure) {
-        let change = self.update(|state| state.breaker.failed(Instant::now()));
-        if let Some(breaker::Change::Opened(failures)) = change {
+        let opened = self.update(|state| state.breaker.failed(Instant::now()));
+        if let Some(failures) = opened {
             warn!(
                 "local server {} failed {failures} times in a row, the last time: {failure}; not asked again \
                  but for a try now and then",
@@ -272,7 +272,11 @@ impl Target {
     fn checked(&self, result: Result<(), String>) {
         let now = Instant::now();
         let change = self.update(|state| match &result {
-            Ok(()) => state.health.passed(now),
+            Ok(()) => {
+                // A circuit closes with whatever was answered.
+                let closed = state.breaker.succeeded(now).map(health::Change::Up);
+                state.health.passed(now).or(closed)
+            }
             Err(_) => state.health.failed(now),
         });
         match (change, result) {
