@@ -42,9 +42,10 @@
 //! | `agent` | when to connect, reconnect, give up, stop |
 //! | `session` | what happens on one connection, and when |
 //! | `pool` | who runs blocking work, and how much at most |
-//! | `origin` | how the local server answers one request |
+//! | `targets` | which local server answers, and whether it may be asked |
+//! | `origin` | how that server answers one request |
 //! | [`mux`] | how streams are read and written by blocking threads |
-//! | `admission` | which requests are taken on |
+//! | `admission`, `rules`, `rate` | which requests are taken on |
 //! | [`link`] | how frames get on and off the wire |
 //! | [`protocol`] | which messages exist and what bytes they are |
 //!

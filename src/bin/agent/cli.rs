@@ -33,7 +33,7 @@ const TABLE: [Opt; 45] = [
         "the local server; repeated, one more for when it cannot be reached; default http://127.0.0.1:8000",
     )
     .repeats(),
-    opt("--route", "ROUTES", "PREFIX=URL", "another local server for paths under PREFIX; may be repeated")
+    opt("--route", "ROUTES", "PREFIX=URL", "another local server for the paths under it; may be repeated")
         .repeats(),
     opt("--set-header", "", "HEADER", "'Name: value' for requests to the local server; may be repeated")
         .repeats(),
