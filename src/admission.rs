@@ -72,6 +72,21 @@ impl Refusal {
         }
     }
 
+    /// All that [`code`](Self::code) gives.
+    pub(crate) const CODES: [&str; 11] = [
+        "bad_request",
+        "body_too_large",
+        "path_too_long",
+        "headers_too_large",
+        "method_not_supported",
+        "ambiguous_path",
+        "filtered",
+        "rate_limited",
+        "queue_full",
+        "queue_timeout",
+        "draining",
+    ];
+
     /// The stable name of its reason, for programs.
     pub fn code(&self) -> &'static str {
         match self {

@@ -45,6 +45,7 @@
 //! | `targets` | which local server answers, and whether it may be asked |
 //! | `origin` | how that server answers one request |
 //! | [`mux`] | how streams are read and written by blocking threads |
+//! | `admin` | who may ask how the agent is doing |
 //! | `admission`, `rules`, `rate` | which requests are taken on |
 //! | [`link`] | how frames get on and off the wire |
 //! | [`protocol`] | which messages exist and what bytes they are |
@@ -52,6 +53,7 @@
 //! [`link`], [`mux`], [`protocol`] and [`http1`] are public because the reference gateway is built from them too.
 //! They may change with every release.
 
+mod admin;
 mod admission;
 mod agent;
 mod backoff;

@@ -231,6 +231,18 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
+    /// All that [`code`](Self::code) gives.
+    pub(crate) const CODES: [&str; 8] = [
+        "unreachable",
+        "circuit_open",
+        "timeout",
+        "truncated",
+        "response_too_large",
+        "bad_response",
+        "bad_request",
+        "internal",
+    ];
+
     /// Its stable name, for programs.
     pub(crate) fn code(self) -> &'static str {
         match self {

@@ -1,8 +1,15 @@
 //! How an agent is doing, at the cost of a few atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::admission::Refusal;
+use crate::link::Heard;
+use crate::link::dial::DialError;
+use crate::service::FailureKind;
 
 /// How an agent is doing at one instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,35 +46,127 @@ pub enum Connection {
 
 #[derive(Debug, Default)]
 struct Sessions {
-    /// When each of those that are open began.
-    since: Vec<Instant>,
+    open: Vec<Session>,
     /// The agent has ended.
     stopped: bool,
 }
 
-/// What [`Status`] is made of.
 #[derive(Debug)]
-pub(crate) struct Counters {
-    sessions: Mutex<Sessions>,
-    in_flight: AtomicU64,
-    served: AtomicU64,
-    failed: AtomicU64,
-    refused: AtomicU64,
-    cancelled: AtomicU64,
-    retries: AtomicU64,
+struct Session {
+    began: Instant,
+    heard: Arc<Heard>,
+}
+
+/// Numbers of one kind, by a name out of a fixed list.
+#[derive(Debug)]
+pub(crate) struct ByName<const N: usize> {
+    pub(crate) names: [&'static str; N],
+    counts: [AtomicU64; N],
 }
 
 // Counters count, and nothing else depends on them: relaxed everywhere.
+impl<const N: usize> ByName<N> {
+    fn new(names: [&'static str; N]) -> Self {
+        ByName { names, counts: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+
+    fn count(&self, name: &str) {
+        let index = self.names.iter().position(|other| *other == name);
+        debug_assert!(index.is_some(), "{name} is in the list");
+        index.map(|index| self.counts[index].fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// All names with their numbers.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        self.names.into_iter().zip(counts)
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.each().map(|(_, count)| count).sum()
+    }
+}
+
+/// How long things took.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    counts: [AtomicU64; Histogram::BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// The buckets' upper bounds, in seconds; one more bucket takes the rest.
+    pub(crate) const BOUNDS: [f64; 13] =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+    fn new() -> Self {
+        Histogram { counts: std::array::from_fn(|_| AtomicU64::new(0)), micros: AtomicU64::new(0) }
+    }
+
+    fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let index = Self::BOUNDS.partition_point(|bound| *bound < seconds);
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many took no longer than each bound, and than any.
+    pub(crate) fn cumulative(&self) -> Vec<u64> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.scan(0, |sum, count| (*sum += count, Some(*sum)).1).collect()
+    }
+
+    /// All times together, in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.micros.load(Ordering::Relaxed) as f64 / 1e6
+    }
+}
+
+/// What [`Status`] and the metrics are made of.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    started: Instant,
+    sessions: Mutex<Sessions>,
+    in_flight: AtomicU64,
+    cancelled: AtomicU64,
+    retries: AtomicU64,
+    sessions_total: AtomicU64,
+    /// Responses by the class of their status.
+    pub(crate) responses: ByName<5>,
+    /// Requests that could not be forwarded.
+    pub(crate) failures: ByName<{ FailureKind::CODES.len() }>,
+    /// Requests that the agent refused.
+    pub(crate) refusals: ByName<{ Refusal::CODES.len() }>,
+    /// Tries to reach a gateway that failed.
+    pub(crate) dials: ByName<{ DialError::KINDS.len() }>,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    dropped: AtomicU64,
+    /// From taking a request on to the end of its answer.
+    pub(crate) whole: Histogram,
+    /// From asking the local server to the head of its response.
+    pub(crate) origin: Histogram,
+}
+
 impl Counters {
     pub(crate) fn new() -> Self {
         Counters {
+            started: Instant::now(),
             sessions: Mutex::default(),
             in_flight: AtomicU64::new(0),
-            served: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            sessions_total: AtomicU64::new(0),
+            responses: ByName::new(["1xx", "2xx", "3xx", "4xx", "5xx"]),
+            failures: ByName::new(FailureKind::CODES),
+            refusals: ByName::new(Refusal::CODES),
+            dials: ByName::new(DialError::KINDS),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            whole: Histogram::new(),
+            origin: Histogram::new(),
         }
     }
 
@@ -76,14 +175,30 @@ impl Counters {
         self.sessions.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    pub(crate) fn session_began(&self, at: Instant) {
-        self.sessions().since.push(at);
+    pub(crate) fn session_began(&self, began: Instant, heard: Arc<Heard>) {
+        self.sessions_total.fetch_add(1, Ordering::Relaxed);
+        self.sessions().open.push(Session { began, heard });
     }
 
     /// That which began at this time.
     pub(crate) fn session_ended(&self, at: Instant) {
-        let since = &mut self.sessions().since;
-        since.iter().position(|other| *other == at).map(|index| since.remove(index));
+        let open = &mut self.sessions().open;
+        open.iter().position(|session| session.began == at).map(|index| open.remove(index));
+    }
+
+    /// How long ago each session heard something.
+    pub(crate) fn silences(&self) -> Vec<Duration> {
+        let now = Instant::now();
+        let sessions = self.sessions();
+        sessions.open.iter().map(|session| now.saturating_duration_since(session.heard.at())).collect()
+    }
+
+    pub(crate) fn sessions_total(&self) -> u64 {
+        self.sessions_total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     pub(crate) fn stopped(&self) {
@@ -98,37 +213,78 @@ impl Counters {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn request_answered(&self, with_response: bool) {
-        let counter = if with_response { &self.served } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// A request was answered after this time, or could not be.
+    pub(crate) fn request_answered(&self, outcome: Result<StatusCode, FailureKind>, time: Duration) {
+        match outcome {
+            Ok(status) => self.responses.count(match status.as_u16() {
+                ..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                500.. => "5xx",
+            }),
+            Err(kind) => self.failures.count(kind.code()),
+        }
+        self.whole.observe(time);
     }
 
-    pub(crate) fn request_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn request_refused(&self, refusal: &Refusal) {
+        self.refusals.count(refusal.code());
     }
 
     pub(crate) fn request_cancelled(&self) {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The local server took so long.
+    pub(crate) fn origin_took(&self, time: Duration) {
+        self.origin.observe(time);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.request_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.response_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of bodies, of requests and of responses.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.request_bytes.load(Ordering::Relaxed), self.response_bytes.load(Ordering::Relaxed))
+    }
+
+    /// An answer's session was gone.
+    pub(crate) fn answer_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn dial_failed(&self, error: &DialError) {
+        self.dials.count(error.kind());
+    }
+
     pub(crate) fn status(&self) -> Status {
         let sessions = self.sessions();
-        let connection = match sessions.since.iter().min() {
+        let connection = match sessions.open.iter().map(|session| session.began).min() {
             _ if sessions.stopped => Connection::Stopped,
-            Some(since) => Connection::Connected(*since),
+            Some(since) => Connection::Connected(since),
             None => Connection::Connecting,
         };
         Status {
             connection,
-            sessions: sessions.since.len() as u64,
+            sessions: sessions.open.len() as u64,
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            served: self.served.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
+            served: self.responses.sum(),
+            failed: self.failures.sum(),
+            refused: self.refusals.sum(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             retries: self.retries.load(Ordering::Relaxed),
         }

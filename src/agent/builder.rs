@@ -1,6 +1,7 @@
 //! What an agent can be told, with defaults for all of it but the tunnel ID.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,7 @@ pub struct Builder {
     failure: FailureAnswer,
     /// What is wrong with something that was given.
     invalid: Option<String>,
+    admin: Option<(SocketAddr, Option<Token>)>,
     host_header: Option<HeaderValue>,
     local_trust: Trust,
     rules: Rules,
@@ -120,6 +122,7 @@ impl Builder {
             checks: None,
             failure: FailureAnswer::default(),
             invalid: None,
+            admin: None,
             token: None,
             trust: Trust::System,
             host_header: None,
@@ -359,6 +362,13 @@ impl Builder {
         self
     }
 
+    /// Tells at this address how the agent is doing: `GET /healthz`, `/readyz`, `/status` (JSON) and `/metrics`
+    /// (Prometheus). Anything but loopback needs a token. Default: nowhere.
+    pub fn admin(mut self, address: SocketAddr, token: Option<Token>) -> Self {
+        self.admin = Some((address, token));
+        self
+    }
+
     /// Checks the configuration and reads the certificates that it names.
     pub fn build(mut self) -> Result<Agent, ConfigError> {
         if self.gateways.is_empty() {
@@ -446,6 +456,7 @@ impl Builder {
             warnings,
             counters: Arc::new(Counters::new()),
             control: Arc::default(),
+            admin: self.admin,
         })
     }
 
@@ -470,7 +481,10 @@ impl Builder {
             return Err(ConfigError::OutOfRange(text));
         }
         let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
+        let admin_is_safe =
+            self.admin.as_ref().is_none_or(|(address, token)| address.ip().is_loopback() || token.is_some());
         let checks = [
+            (admin_is_safe, "--admin at anything but loopback needs --admin-token-file".to_owned()),
             (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
             ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
             (

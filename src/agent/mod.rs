@@ -3,10 +3,12 @@
 mod builder;
 mod control;
 mod explain;
+mod report;
 mod slot;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -17,10 +19,13 @@ use log::{info, warn};
 pub use self::builder::{Builder, ConfigError};
 use self::control::Control;
 pub use self::explain::{Explanation, Outcome};
+use self::report::Report;
 use self::slot::Slots;
 use crate::TunnelId;
+use crate::admin::Admin;
 use crate::backoff;
 use crate::link::Dialer;
+use crate::link::dial::Token;
 use crate::pool::{self, Pool};
 use crate::service::Service;
 use crate::session;
@@ -56,6 +61,8 @@ pub struct Agent {
     warnings: Vec<&'static str>,
     counters: Arc<Counters>,
     control: Arc<Control>,
+    /// Where it tells how it is doing, and who may ask.
+    admin: Option<(SocketAddr, Option<Token>)>,
 }
 
 /// Why an agent ended without having been asked to.
@@ -63,6 +70,8 @@ pub struct Agent {
 pub enum RunError {
     /// The gateway knows who asks and says no: 401 or 403 on the upgrade.
     Refused(StatusCode),
+    /// The admin server cannot listen.
+    Admin(io::Error),
     /// The tries are used up; what went wrong last.
     GaveUp(String),
     /// The system gives no more threads.
@@ -79,6 +88,7 @@ impl fmt::Display for RunError {
                 )
             }
             RunError::GaveUp(last) => write!(f, "gave up on the gateway (see --max-retries): {last}"),
+            RunError::Admin(error) => write!(f, "cannot listen for --admin: {error}; choose another address"),
             RunError::Threads(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -113,6 +123,13 @@ impl Agent {
         let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         let urls = urls.join(", ");
         info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);
+        let admin = match self.start_admin(&pool) {
+            Ok(admin) => admin,
+            Err(error) => {
+                pool.join();
+                return Err(RunError::Admin(error));
+            }
+        };
         let checks = self.targets.as_ref().map(|targets| targets.start_checks()).transpose();
         let checks = checks.inspect_err(|error| warn!("no thread for health checks: {error}"));
         let result = Slots::new(&self, pool.intake()).run();
@@ -122,12 +139,23 @@ impl Agent {
         }
         self.service.interrupt();
         pool.join();
-        drop(checks);
+        drop((checks, admin));
         self.counters.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);
         }
         result
+    }
+
+    fn start_admin(&self, pool: &Pool<Job>) -> io::Result<Option<Admin>> {
+        let Some((address, token)) = self.admin.clone() else { return Ok(None) };
+        let report = Report {
+            counters: self.counters.clone(),
+            control: self.control.clone(),
+            intake: pool.intake(),
+            targets: self.targets.clone(),
+        };
+        Admin::start(address, token, move |path| report.answer(path)).map(Some)
     }
 
     /// Serves the tunnel on threads of its own. Fails when the system gives no thread.

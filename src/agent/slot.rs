@@ -117,10 +117,11 @@ impl<'scope, 'a: 'scope> Slot<'a> {
                     // The slot is the successor's.
                     None => return Ok(()),
                 },
-                Err(DialError::Status(status)) if DialError::Status(status).is_final() => {
-                    return Err(RunError::Refused(status));
-                }
                 Err(error) => {
+                    agent.counters.dial_failed(&error);
+                    if let (true, DialError::Status(status)) = (error.is_final(), &error) {
+                        return Err(RunError::Refused(*status));
+                    }
                     let what = format!("cannot reach gateway {}: {error}", self.dialer.url());
                     (Duration::ZERO, format!("{what}; {}", error.hint()))
                 }
@@ -151,7 +152,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         let agent = self.slots.agent;
         let (start, url) = (Instant::now(), self.dialer.url());
         info!("connected to {url}");
-        agent.counters.session_began(start);
+        agent.counters.session_began(start, link.heard.clone());
         let answered = agent.counters.status().served;
         let sitting = Sitting {
             slot: self,

@@ -141,6 +141,13 @@ impl Token {
         value.set_sensitive(true);
         Some(Token(value))
     }
+
+    /// Whether an `Authorization` header shows it. How long it takes does not tell where the difference is.
+    pub fn is_shown_by(&self, authorization: &HeaderValue) -> bool {
+        let (ours, theirs) = (self.0.as_bytes(), authorization.as_bytes());
+        let difference = ours.iter().zip(theirs).fold(0, |difference, (a, b)| difference | (a ^ b));
+        ours.len() == theirs.len() && difference == 0
+    }
 }
 
 impl fmt::Debug for Token {
@@ -194,6 +201,21 @@ impl DialError {
     /// Whether trying again is pointless: the gateway knows who asks, and says no.
     pub fn is_final(&self) -> bool {
         matches!(self, DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
+    }
+
+    /// All that [`kind`](Self::kind) gives.
+    pub(crate) const KINDS: [&str; 6] = ["resolve", "connect", "tls", "status", "not_websocket", "upgrade"];
+
+    /// The name of its kind, for programs.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "resolve",
+            DialError::Connect(..) => "connect",
+            DialError::Tls(_) => "tls",
+            DialError::Status(_) => "status",
+            DialError::NotWebSocket(_) => "not_websocket",
+            DialError::Upgrade(_) => "upgrade",
+        }
     }
 
     /// What a person might try.
@@ -380,7 +402,13 @@ mod tests {
 
     #[test]
     fn a_token_is_printable_and_never_shown() {
-        assert_eq!(format!("{:?}", Token::new("s3cret").unwrap()), "Token(…)");
+        let token = Token::new("s3cret").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(…)");
+        for (shown, is_it) in
+            [("Bearer s3cret", true), ("Bearer s3cre", false), ("Bearer s3crets", false), ("", false)]
+        {
+            assert_eq!(token.is_shown_by(&HeaderValue::from_static(shown)), is_it, "{shown:?}");
+        }
         for bad in ["", "two words", "line\nbreak", "é"] {
             assert!(Token::new(bad).is_none(), "{bad:?}");
         }

@@ -133,6 +133,11 @@ impl<J: Send + 'static> Intake<J> {
         fate.map_or(Ok(()), |fate| self.settle(fate).map_err(|(job, _)| job))
     }
 
+    /// How many jobs wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.state().jobs.queued()
+    }
+
     fn start_threads(&self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
             // It is idle from the start, so that no job is refused while threads are still starting.

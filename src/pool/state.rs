@@ -138,6 +138,11 @@ impl<J, W> State<J, W> {
         self.stopping
     }
 
+    /// How many jobs wait.
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     /// What still waits.
     pub(super) fn take_queued(&mut self) -> Vec<J> {
         self.queued_weight = 0;

@@ -16,7 +16,7 @@ use crate::admission::{Refusal, failed};
 use crate::pool::Reason;
 use crate::protocol::mux::{Over, Reset, ResetCode};
 use crate::protocol::{TooLarge, answer};
-use crate::service::{Failure, FailureKind, Request, Service};
+use crate::service::{Failure, FailureKind, Request, Response, Service};
 use crate::status::Counters;
 
 /// A request that was taken on, and the means of its answer.
@@ -37,22 +37,31 @@ pub(super) enum Work {
 
 /// Counts a request as in flight for as long as it lives.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Counters>);
+pub(super) struct InFlight {
+    counters: Arc<Counters>,
+    since: Instant,
+}
 
 impl InFlight {
     pub(super) fn new(counters: &Arc<Counters>) -> Self {
         counters.request_started();
-        InFlight(counters.clone())
+        InFlight { counters: counters.clone(), since: Instant::now() }
     }
 
-    pub(super) fn counters(&self) -> &Counters {
-        &self.0
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// It was answered, or could not be.
+    pub(super) fn answered(&self, outcome: &Outcome) {
+        let outcome = outcome.as_ref().map(|(status, _)| *status).map_err(Failure::kind);
+        self.counters.request_answered(outcome, self.since.elapsed());
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.request_ended();
+        self.counters.request_ended();
     }
 }
 
@@ -70,11 +79,11 @@ impl Job {
         if self.is_stale() {
             return;
         }
-        self.in_flight.counters().request_refused();
         let refusal = match reason {
             Reason::Full => Refusal::QueueFull,
             Reason::Waited => Refusal::QueueTimeout,
         };
+        self.in_flight.counters().request_refused(&refusal);
         match (self.work, reason) {
             (Work::Whole(request, ticket), _) => {
                 refusal.log(Some((request.method(), request.uri().path())));
@@ -84,7 +93,9 @@ impl Job {
             (Work::Streamed(streamed), Reason::Full) => streamed.give_back(
                 "the agent has as many requests under way as it takes (see --max-streams and --queue)",
             ),
-            (Work::Streamed(streamed), Reason::Waited) => streamed.refuse(&refusal),
+            (Work::Streamed(streamed), Reason::Waited) => {
+                streamed.refuse(&refusal, self.in_flight.counters());
+            }
         }
     }
 
@@ -110,23 +121,42 @@ fn answer_whole(
     config: &Config,
 ) {
     let line = LogLine::start(request.method(), request.uri());
-    let result = survive(|| whole::call(service, request, config.max_body, &ticket));
+    let counters = in_flight.counters();
+    counters.received(usize::try_from(request.body().length().unwrap_or(0)).unwrap_or(usize::MAX));
+    let result = survive(|| whole::call(service, request, config.max_body, &ticket, counters));
     if let Err(failure) = &result
         && failure.kind() == FailureKind::BadRequest
     {
         let refusal = Refusal::BadRequest(failure.to_string().into());
         refusal.log(Some((&line.method, &line.path)));
-        in_flight.counters().request_refused();
+        in_flight.counters().request_refused(&refusal);
         ticket.answer_refusal(&refusal);
         return;
     }
     let (envelope, outcome) = encode(&ticket, result, config);
     line.finish(&outcome);
-    in_flight.counters().request_answered(outcome.is_ok());
+    in_flight.answered(&outcome);
+    if let Ok((_, bytes)) = &outcome {
+        counters.sent(*bytes);
+    }
+    let counters = counters.clone();
     drop(in_flight);
     if !ticket.answer(envelope) {
+        counters.answer_dropped();
         debug!("dropped an answer: its session was over");
     }
+}
+
+/// Calls a service, and takes note of the time.
+pub(super) fn timed(
+    service: &dyn Service,
+    request: Request,
+    counters: &Counters,
+) -> Result<Response, Failure> {
+    let start = Instant::now();
+    let response = service.call(request)?;
+    counters.origin_took(start.elapsed());
+    Ok(response)
 }
 
 /// What a panic in a service is called.

@@ -198,8 +198,8 @@ impl Reader {
 
     fn refuse_stream(&self, stream: &Stream, refusal: &Refusal, request: Option<(&Method, &str)>) {
         refusal.log(request);
-        self.counters.request_refused();
-        streamed::refuse(stream, refusal);
+        self.counters.request_refused(refusal);
+        streamed::refuse(stream, refusal, &self.counters);
     }
 
     /// Every request, however broken, gets a ticket and thereby one answer.
@@ -248,7 +248,7 @@ impl Reader {
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {
         refusal.log(request.map(|request| (request.method(), request.uri().path())));
-        self.counters.request_refused();
+        self.counters.request_refused(refusal);
         if ticket.refuse(refusal) { Ok(()) } else { Err(End::NotReading) }
     }
 }

@@ -1,12 +1,13 @@
 //! A request that is a stream: its body is read as it comes, and its response leaves as it comes.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, request, response};
 use log::info;
 
-use super::job::{FAILED, InFlight, LogLine, PANICKED, refuse_interim, survive};
+use super::job::{FAILED, InFlight, LogLine, PANICKED, refuse_interim, survive, timed};
 use super::whole::state_no_length;
 use super::{Config, FailureAnswer};
 use crate::admission::{Refusal, failed};
@@ -15,6 +16,7 @@ use crate::http1::{has_no_body, number};
 use crate::mux::{Stream, StreamError};
 use crate::protocol::mux::{DataBuffer, HEAD_MAX, Reset, ResetCode, encode_response_head};
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
+use crate::status::Counters;
 
 /// A response is read in pieces of this size at first: idle event streams should take up little. Pieces grow
 /// with what comes, up to a frame.
@@ -71,9 +73,9 @@ impl Streamed {
     }
 
     /// Answers with the agent's own response.
-    pub(super) fn refuse(&self, refusal: &Refusal) {
+    pub(super) fn refuse(&self, refusal: &Refusal, counters: &Counters) {
         refusal.log(Some((&self.head.method, self.head.uri.path())));
-        refuse(&self.stream, refusal);
+        refuse(&self.stream, refusal, counters);
     }
 
     /// Has the request answered, and passes the answer on as it comes.
@@ -81,16 +83,16 @@ impl Streamed {
         let Streamed { head, stream, end } = self;
         let line = LogLine::start(&head.method, &head.uri);
         let method = head.method.clone();
-        let result = request(head, &stream, end, config).and_then(|(request, upgrade)| {
-            let max = config.max_stream_body.filter(|_| !upgrade);
-            let answer = Answer { stream: &stream, method: &method, upgrade, max };
-            survive(|| answer.pass_on(service.call(request)?))
-        });
         let counters = in_flight.counters();
+        let result = request(head, &stream, end, config, counters).and_then(|(request, upgrade)| {
+            let max = config.max_stream_body.filter(|_| !upgrade);
+            let answer = Answer { stream: &stream, method: &method, upgrade, max, counters };
+            survive(|| answer.pass_on(timed(service, request, counters)?))
+        });
         match result {
             Ok(done) => {
+                in_flight.answered(&Ok(done));
                 line.finish(&Ok(done));
-                counters.request_answered(true);
             }
             Err(broken) => match (stream.given_up(), broken) {
                 (Some(given_up), _) => {
@@ -99,18 +101,19 @@ impl Streamed {
                 }
                 (None, Broken::Refused(refusal)) => {
                     refusal.log(Some((line.method(), line.path())));
-                    counters.request_refused();
-                    refuse(&stream, &refusal);
+                    counters.request_refused(&refusal);
+                    refuse(&stream, &refusal, counters);
                 }
                 (None, Broken::Failed(failure)) => {
                     if config.failure == FailureAnswer::Response {
                         let text = format!("{FAILED}: {failure}");
-                        respond(&stream, &method, failed(&failure, &text));
+                        respond(&stream, &method, failed(&failure, &text), counters);
                     }
                     // Too late for a response, or one that is complete already.
                     stream.reset(reset(&failure));
-                    line.finish(&Err(failure));
-                    counters.request_answered(false);
+                    let outcome = Err(failure);
+                    in_flight.answered(&outcome);
+                    line.finish(&outcome);
                 }
             },
         }
@@ -118,12 +121,12 @@ impl Streamed {
 }
 
 /// Answers with the agent's own response.
-pub(super) fn refuse(stream: &Stream, refusal: &Refusal) {
-    respond(stream, &Method::GET, refusal.response());
+pub(super) fn refuse(stream: &Stream, refusal: &Refusal, counters: &Counters) {
+    respond(stream, &Method::GET, refusal.response(), counters);
 }
 
-fn respond(stream: &Stream, method: &Method, response: Response) {
-    let answer = Answer { stream, method, upgrade: false, max: None };
+fn respond(stream: &Stream, method: &Method, response: Response, counters: &Counters) {
+    let answer = Answer { stream, method, upgrade: false, max: None, counters };
     // Whoever asked may have left.
     let _ = answer.pass_on(response);
 }
@@ -146,6 +149,7 @@ fn request(
     stream: &Stream,
     end: bool,
     config: &Config,
+    counters: &Arc<Counters>,
 ) -> Result<(Request, bool), Broken> {
     let protocol = if end { None } else { wanted_protocol(&head.method, &head.headers) };
     let upgrade = protocol.is_some();
@@ -161,12 +165,15 @@ fn request(
         Body::empty()
     } else if upgrade {
         // It may be silent for as long as it likes.
-        Body::from_reader(stream.reader(None), None)
+        let reader = stream.reader(None);
+        Body::from_reader(Limited { reader, left: u64::MAX, counters: counters.clone() }, None)
     } else if let Some(bytes) = stream.whole() {
+        counters.received(bytes.len());
         Body::from(bytes)
     } else {
         let reader = stream.reader(Some(config.idle_timeout));
-        Body::from_reader(Limited { reader, left: config.max_stream_body.unwrap_or(u64::MAX) }, stated)
+        let left = config.max_stream_body.unwrap_or(u64::MAX);
+        Body::from_reader(Limited { reader, left, counters: counters.clone() }, stated)
     };
     let known = stated.or(body.length()).unwrap_or(0);
     if let Some(max) = config.max_stream_body.filter(|max| known > *max) {
@@ -182,15 +189,17 @@ fn request(
     Ok((Request::from_parts(head, body), upgrade))
 }
 
-/// A body that may have so many bytes.
+/// A body that may have so many bytes, and is counted.
 struct Limited<R> {
     reader: R,
     left: u64,
+    counters: Arc<Counters>,
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
+        self.counters.received(read);
         let left = self.left.checked_sub(read as u64);
         self.left = left.ok_or_else(|| io::Error::other(too_large("request")))?;
         Ok(read)
@@ -219,6 +228,7 @@ struct Answer<'a> {
     upgrade: bool,
     /// Bytes that the body may have.
     max: Option<u64>,
+    counters: &'a Counters,
 }
 
 impl Answer<'_> {
@@ -260,6 +270,7 @@ impl Answer<'_> {
         if let Some(bytes) = body.as_bytes() {
             let sent = stream.send_head_with(head.into(), bytes)?;
             stream.send_all(&bytes[sent..], true)?;
+            self.counters.sent(bytes.len());
             return Ok((status, bytes.len()));
         }
         stream.send_head(head.into(), false)?;
@@ -281,6 +292,7 @@ impl Answer<'_> {
                 Err(error) => return Err(Broken::Failed(Failure::broken_off(sent, None, error))),
             };
             sent += read;
+            self.counters.sent(read);
             if self.is_too_large(sent as u64) {
                 return Err(too_large("response").into());
             }

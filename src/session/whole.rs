@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
-use super::job::refuse_interim;
+use super::job::{refuse_interim, timed};
 use super::outbox::{Ticket, Watch};
 use crate::headers::{keep_one_length, remove_hop_by_hop};
 use crate::http1::has_no_body;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
+use crate::status::Counters;
 
 /// How long a response's body may take in any case. Nobody sees any of it before all of it is there, and
 /// while it comes it holds a worker.
@@ -28,10 +29,11 @@ pub(super) fn call(
     mut request: Request,
     max_body: usize,
     ticket: &Ticket,
+    counters: &Counters,
 ) -> Result<Whole, Failure> {
     prepare(&mut request);
     let head = *request.method() == Method::HEAD;
-    let (mut parts, body) = service.call(request)?.into_parts();
+    let (mut parts, body) = timed(service, request, counters)?.into_parts();
     check(&parts)?;
     remove_hop_by_hop(&mut parts.headers);
     if head || has_no_body(parts.status) {

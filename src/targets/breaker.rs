@@ -81,6 +81,10 @@ impl Breaker {
         matches!(self.state, State::Closed { failures: 0 })
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
     /// Whether a request may be sent: the circuit is closed, or it is time for a try.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match &self.state {

@@ -74,6 +74,21 @@ struct Target {
     proven: AtomicU64,
 }
 
+/// How a server is doing.
+pub(crate) struct TargetStatus {
+    pub(crate) route: String,
+    pub(crate) url: String,
+    pub(crate) is_healthy: bool,
+    pub(crate) circuit: &'static str,
+}
+
+impl TargetStatus {
+    /// Whether nothing speaks against asking it.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_healthy && self.circuit == "closed"
+    }
+}
+
 struct State {
     breaker: Breaker,
     health: Health,
@@ -106,6 +121,23 @@ impl Targets {
             return route.map_or(&[], |route| &route.targets);
         };
         &only.targets
+    }
+
+    /// How each server is doing.
+    pub(crate) fn status(&self) -> Vec<TargetStatus> {
+        let of = |route: &Route, target: &Target| {
+            let state = target.state();
+            TargetStatus {
+                route: format!("{}/", route.prefix),
+                url: target.url.to_string(),
+                is_healthy: state.health.is_up(),
+                circuit: if state.breaker.is_open() { "open" } else { "closed" },
+            }
+        };
+        self.routes
+            .iter()
+            .flat_map(|route| route.targets.iter().map(move |target| of(route, target)))
+            .collect()
     }
 
     /// The URL to which a request without a body would be sent, and its head as it would be.

@@ -14,7 +14,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 45] = [
+const TABLE: [Opt; 48] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -94,6 +94,14 @@ const TABLE: [Opt; 45] = [
     opt("--local-ca-file", "LOCAL_CA_FILE", "FILE", "the same for the local server"),
     opt("--insecure", "INSECURE", "", "do not verify the gateway's certificate"),
     opt("--local-insecure", "LOCAL_INSECURE", "", "do not verify the local server's certificate"),
+    opt("--admin", "ADMIN", "ADDRESS", "tells how it is doing, such as at 127.0.0.1:9180; default nowhere"),
+    opt(
+        "--admin-token-file",
+        "ADMIN_TOKEN_FILE",
+        "FILE",
+        "file with the token that this wants; default none",
+    ),
+    opt("", "ADMIN_TOKEN", "", "the token itself"),
     opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
 ];
 
@@ -209,6 +217,14 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
     builder = builder.trust(trust(o, "--insecure", "--ca-file")?);
     builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
+    let admin_token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?;
+    let address =
+        |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
+    match (o.value("--admin", address)?, admin_token) {
+        (Some(address), token) => builder = builder.admin(address, token),
+        (None, Some(_)) => return Err(UsageError("--admin-token-file needs --admin".to_owned())),
+        (None, None) => {}
+    }
     let mut warnings = Vec::new();
     if tunnel_id.is_some_and(|id| id.purpose().contains('_')) {
         warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
 use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
+use tunnel_agent::Token;
 use tunnel_agent::http1::{Connection, Head, has_token};
 use tunnel_agent::link::dial::WRITE_STALL;
 use tunnel_agent::link::{FrameReader, Incoming, Outgoing, ReadError, Socket, WriteHalf, frames};
@@ -34,7 +35,7 @@ pub fn is_agent(head: &Head) -> bool {
 
 /// Answers the upgrade, and serves the agent until it leaves.
 pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) -> io::Result<()> {
-    if let Err((status, text)) = authorize(head.request.headers(), gateway.settings.token.as_deref()) {
+    if let Err((status, text)) = authorize(head.request.headers(), gateway.settings.token.as_ref()) {
         warn!("refused an agent: {text}");
         let mut response = problem(status, "unauthorized", text);
         if status == StatusCode::UNAUTHORIZED {
@@ -62,18 +63,12 @@ pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) 
 }
 
 /// 401 without a token, 403 with a wrong one.
-fn authorize(headers: &HeaderMap, token: Option<&str>) -> Result<(), (StatusCode, &'static str)> {
+fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCode, &'static str)> {
     let Some(token) = token else { return Ok(()) };
     let Some(value) = headers.get(header::AUTHORIZATION) else {
         return Err((StatusCode::UNAUTHORIZED, "this gateway wants a token"));
     };
-    let given = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
-    if same(given, token.as_bytes()) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "wrong token")) }
-}
-
-/// Compares without telling by its time where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    if token.is_shown_by(value) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "wrong token")) }
 }
 
 fn serve_agent(

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use tunnel_agent::Token;
 use tunnel_agent::cli::{self, Command, Opt, Options, UsageError};
 use tunnel_agent::link::frames::MESSAGE_MIN;
 use tunnel_agent::link::tls::{self, ServerTls};
@@ -44,7 +45,7 @@ const TABLE: [Opt; 11] = [
 /// What the options come to.
 pub struct Settings {
     pub listen: SocketAddr,
-    pub token: Option<String>,
+    pub token: Option<Token>,
     pub tls: Option<ServerTls>,
     pub timeout: Duration,
     pub drain: Duration,
@@ -102,9 +103,8 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     Ok(settings)
 }
 
-fn token(o: &mut Options<'_>) -> Result<Option<String>, UsageError> {
-    let usable = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    o.secret("--token-file", "GATEWAY_TOKEN", |text| usable(text).then(|| text.to_owned()))
+fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {
+    o.secret("--token-file", "GATEWAY_TOKEN", Token::new)
 }
 
 fn tls(o: &mut Options<'_>) -> Result<Option<ServerTls>, UsageError> {

@@ -1,0 +1,196 @@
+//! A small HTTP server for those who look after the agent: whether it lives, whether it is ready, how it is doing.
+//!
+//! Few connections, each on a thread of its own with little stack: what it does cannot starve the tunnel.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use log::{debug, info, warn};
+
+use crate::http1::{Connection, Error, Head};
+use crate::link::dial::Token;
+use crate::link::{Closer, Socket};
+
+/// Connections at once; one more is closed.
+const CONNECTIONS_MAX: usize = 8;
+
+/// A connection's stack: heads, and texts that others make.
+const STACK: usize = 256 << 10;
+
+/// How long to wait when the system gives no connection.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+/// How long waking the acceptor may take.
+const WAKE_TIME: Duration = Duration::from_secs(1);
+
+/// Answers a `GET` for this path; nothing when there is nothing there.
+pub(crate) type Answers = dyn Fn(&str) -> Option<Response<Vec<u8>>> + Send + Sync;
+
+/// The server; dropping it ends its threads.
+pub(crate) struct Admin {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    token: Option<Token>,
+    answers: Box<Answers>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    next_id: u64,
+    open: HashMap<u64, Closer>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Admin {
+    /// Listens at this address. With a token, everything but `/healthz` wants it.
+    pub(crate) fn start(
+        address: SocketAddr,
+        token: Option<Token>,
+        answers: impl Fn(&str) -> Option<Response<Vec<u8>>> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared { token, answers: Box::new(answers), state: Mutex::default() });
+        let accepting = shared.clone();
+        let acceptor =
+            thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
+        info!("admin at http://{address}: /healthz, /readyz, /status, /metrics");
+        Ok(Admin { shared, address, acceptor: Some(acceptor) })
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.state();
+            state.stopping = true;
+            state.open.values().for_each(Closer::close);
+        }
+        // The acceptor waits for somebody to come.
+        if TcpStream::connect_timeout(&self.address, WAKE_TIME).is_ok()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            let _ = acceptor.join();
+        }
+        let threads = std::mem::take(&mut self.shared.state().threads);
+        for thread in threads {
+            // One that panicked has said so on its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn answer(&self, head: &Head) -> Response<Vec<u8>> {
+        let path = head.request.uri().path();
+        if !matches!(*head.request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        }
+        if path != "/healthz" && !self.is_allowed(head.request.headers()) {
+            let mut response = text(StatusCode::UNAUTHORIZED, "this wants the token of --admin-token-file\n");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return response;
+        }
+        let nothing = || text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /status and /metrics\n");
+        (self.answers)(path).unwrap_or_else(nothing)
+    }
+
+    fn is_allowed(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = &self.token else { return true };
+        headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
+    }
+}
+
+/// A response of plain text.
+pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Vec<u8>> {
+    let mut response = Response::new(text.into().into_bytes());
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    loop {
+        let accepted = listener.accept();
+        if shared.state().stopping {
+            return;
+        }
+        let taken = accepted.and_then(|(socket, _)| take(socket, shared));
+        if let Err(error) = taken {
+            warn!("admin: cannot take a connection: {error}");
+            thread::sleep(EXHAUSTED_WAIT);
+        }
+    }
+}
+
+fn take(socket: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    let socket = Socket::plain(socket)?;
+    let mut state = shared.state();
+    state.threads.retain(|thread| !thread.is_finished());
+    if state.open.len() >= CONNECTIONS_MAX {
+        debug!("admin: closed a connection: there are {CONNECTIONS_MAX} already");
+        return Ok(());
+    }
+    let id = state.next_id;
+    state.next_id += 1;
+    state.open.insert(id, socket.closer());
+    let serving = shared.clone();
+    let thread = thread::Builder::new().name("admin".to_owned()).stack_size(STACK);
+    let spawned = thread.spawn(move || {
+        // An error means that the client has left.
+        let _ = serve(socket, &serving);
+        serving.state().open.remove(&id);
+    });
+    match spawned {
+        Ok(thread) => state.threads.push(thread),
+        Err(error) => {
+            state.open.remove(&id);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn serve(socket: Socket, shared: &Shared) -> io::Result<()> {
+    let mut connection = Connection::new(socket)?;
+    while connection.wait() {
+        let head = match connection.read_head() {
+            Ok(head) => head,
+            Err(error) => return refuse(connection, error),
+        };
+        if let Err(error) = connection.read_body(&head, 0) {
+            return refuse(connection, error);
+        }
+        if !connection.respond(Some(&head), shared.answer(&head))? {
+            break;
+        }
+    }
+    connection.linger();
+    Ok(())
+}
+
+fn refuse(mut connection: Connection, error: Error) -> io::Result<()> {
+    if let Error::Refused(status, what) = error {
+        connection.respond(None, text(status, format!("{what}\n")))?;
+        connection.linger();
+    }
+    Ok(())
+}
