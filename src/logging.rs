@@ -6,20 +6,32 @@
 use std::io::Write;
 
 use log::{LevelFilter, Log, Metadata, Record};
+use serde_json::json;
 use time::OffsetDateTime;
 
 /// Libraries that would print paths, headers, tokens and bodies below this level.
 const CAPPED: [&str; 2] = ["tungstenite", "rustls"];
 
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Time, level and message.
+    #[default]
+    Text,
+    /// The same as one JSON object.
+    Json,
+}
+
 struct Stderr {
     level: LevelFilter,
+    format: Format,
 }
 
 /// Installs the logger at the level that `RUST_LOG` names, else at `info`.
-pub fn install() {
+pub fn install(format: Format) {
     let asked = std::env::var("RUST_LOG").unwrap_or_default();
     let level = asked.parse().ok();
-    let logger = Stderr { level: level.unwrap_or(LevelFilter::Info) };
+    let logger = Stderr { level: level.unwrap_or(LevelFilter::Info), format };
     log::set_max_level(logger.level);
     // It fails only when there is one already.
     let _ = log::set_boxed_logger(Box::new(logger));
@@ -39,22 +51,30 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let now = OffsetDateTime::now_utc();
-        let line = format!(
-            "{}T{:02}:{:02}:{:02}.{:03}Z {:5} {}\n",
-            now.date(),
-            now.hour(),
-            now.minute(),
-            now.second(),
-            now.millisecond(),
-            record.level(),
-            record.args()
-        );
+        let line = line(self.format, OffsetDateTime::now_utc(), record);
         // One write per line keeps lines of several threads apart; when nobody reads, nobody misses it.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
     fn flush(&self) {}
+}
+
+fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
+    let time = format!(
+        "{}T{:02}:{:02}:{:02}.{:03}Z",
+        now.date(),
+        now.hour(),
+        now.minute(),
+        now.second(),
+        now.millisecond()
+    );
+    match format {
+        Format::Text => format!("{time} {:5} {}\n", record.level(), record.args()),
+        Format::Json => {
+            let level = record.level().as_str().to_lowercase();
+            format!("{}\n", json!({ "time": time, "level": level, "message": record.args().to_string() }))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -63,15 +83,28 @@ mod tests {
     use log::Level;
 
     #[test]
+    fn a_line_is_text_or_an_object() {
+        let now = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
+        let check = |format, expected: &str| {
+            let record = Record::builder().level(Level::Warn).args(format_args!("say \"x\"\n")).build();
+            assert_eq!(line(format, now, &record), expected);
+        };
+        check(Format::Text, "2023-11-14T22:13:20.000Z WARN  say \"x\"\n\n");
+        let json =
+            "{\"level\":\"warn\",\"message\":\"say \\\"x\\\"\\n\",\"time\":\"2023-11-14T22:13:20.000Z\"}\n";
+        check(Format::Json, json);
+    }
+
+    #[test]
     fn libraries_are_capped_whatever_the_level() {
-        let logger = Stderr { level: LevelFilter::Trace };
+        let logger = Stderr { level: LevelFilter::Trace, format: Format::Text };
         let enabled =
             |target, level| logger.enabled(&Metadata::builder().target(target).level(level).build());
         assert!(enabled("tunnel_agent::agent", Level::Trace));
         for target in ["tungstenite::handshake::client", "tungstenite", "rustls::client"] {
             assert!(enabled(target, Level::Warn) && !enabled(target, Level::Info), "{target}");
         }
-        let quiet = Stderr { level: LevelFilter::Error };
+        let quiet = Stderr { level: LevelFilter::Error, format: Format::Text };
         assert!(!quiet.enabled(&Metadata::builder().target("rustls").level(Level::Warn).build()));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 use tunnel_agent::cli::{self, Command, Invoked, Opt, Options, UsageError, Verb};
+use tunnel_agent::logging::Format;
 use tunnel_agent::{
     Action, Agent, Backoff, Breaker, Builder, Correlation, FailureAnswer, HealthChecks, Heartbeat,
     InvalidLocalUrl, InvalidTunnelId, LocalUrl, Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId,
@@ -14,7 +15,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
     Opt::new(flag, variable, value, help)
 }
 
-const TABLE: [Opt; 48] = [
+const TABLE: [Opt; 49] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -102,6 +103,7 @@ const TABLE: [Opt; 48] = [
         "file with the token that this wants; default none",
     ),
     opt("", "ADMIN_TOKEN", "", "the token itself"),
+    opt("--log-format", "LOG_FORMAT", "FORMAT", "text or json, an object a line; default text"),
     opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
 ];
 
@@ -112,6 +114,7 @@ pub struct Settings {
     pub drain: Duration,
     pub warnings: Vec<&'static str>,
     pub task: Task,
+    pub log_format: Format,
 }
 
 /// What to do.
@@ -217,6 +220,7 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
     builder = builder.trust(trust(o, "--insecure", "--ca-file")?);
     builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
+    let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
     let admin_token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?;
     let address =
         |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
@@ -230,7 +234,7 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
         warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");
     }
     let agent = builder.build().map_err(|error| UsageError(error.to_string()))?;
-    Ok(Settings { agent, drain, warnings, task })
+    Ok(Settings { agent, drain, warnings, task, log_format })
 }
 
 /// A tunnel ID for what needs none.
@@ -293,6 +297,14 @@ fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
 fn health_path(text: &str) -> Result<PathAndQuery, &'static str> {
     let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.starts_with("//"));
     path.ok_or("expected a path such as /up")
+}
+
+fn log_format(text: &str) -> Result<Format, &'static str> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json"),
+    }
 }
 
 fn failure(text: &str) -> Result<FailureAnswer, &'static str> {

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
             if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
         }
         Ok(Command::Run(settings)) => {
-            logging::install();
+            logging::install(settings.log_format);
             for warning in &settings.warnings {
                 log::warn!("{warning}");
             }

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Ok(Command::Help) => print(&cli::help()),
         Ok(Command::Version) => print(&format!("{} {}\n", program("gateway"), env!("CARGO_PKG_VERSION"))),
         Ok(Command::Run(settings)) => {
-            logging::install();
+            logging::install(logging::Format::Text);
             run(settings)
         }
         Err(error) => refuse(&program("gateway"), &error),
