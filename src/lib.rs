@@ -42,6 +42,7 @@
 //! | `agent` | when to connect, reconnect, give up, stop |
 //! | `session` | what happens on one connection, and when |
 //! | `pool` | who runs blocking work, and how much at most |
+//! | [`discover`] | which local servers there are |
 //! | `targets` | which local server answers, and whether it may be asked |
 //! | `origin` | how that server answers one request |
 //! | [`mux`] | how streams are read and written by blocking threads |
@@ -60,6 +61,7 @@ mod backoff;
 #[doc(hidden)]
 pub mod cli;
 mod clock;
+pub mod discover;
 pub mod headers;
 pub mod http1;
 pub mod link;

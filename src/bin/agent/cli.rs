@@ -7,8 +7,9 @@ use http::uri::PathAndQuery;
 use tunnel_agent::cli::{self, Command, Invoked, Opt, Options, UsageError, Verb};
 use tunnel_agent::logging::Format;
 use tunnel_agent::{
-    Action, Agent, Backoff, Breaker, Builder, Correlation, FailureAnswer, HealthChecks, Heartbeat,
-    InvalidLocalUrl, InvalidTunnelId, LocalUrl, Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId,
+    Action, Agent, Backoff, Breaker, Builder, Correlation, FailureAnswer, GatewayUrl, HealthChecks,
+    Heartbeat, InvalidLocalUrl, InvalidTunnelId, LocalUrl, Rule, Rules, SetHeader, Timeouts, Token, Trust,
+    TunnelId,
 };
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
@@ -124,15 +125,21 @@ pub enum Task {
     Serve,
     /// To say what would become of a request with this method and path.
     Explain(String, String),
+    /// To list the local servers there are, but for those at these ports.
+    Discover(Vec<u16>),
 }
 
-const VERBS: [Verb; 1] = [Verb { name: "explain", operands: &["METHOD", "PATH"] }];
+const DISCOVER: &str = "discover";
+
+const VERBS: [Verb; 2] =
+    [Verb { name: "explain", operands: &["METHOD", "PATH"] }, Verb { name: DISCOVER, operands: &[] }];
 
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
          Usage: {0} --tunnel-id ID [options]\n       \
-         {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n\n\
+         {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
+         {0} discover                        which HTTP servers listen on this machine\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try.\n\
@@ -148,9 +155,13 @@ pub fn read() -> Result<Command<Settings>, UsageError> {
 }
 
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
-    let task = match invoked.map(|(_, operands)| operands).as_deref() {
-        Some([method, path]) => Task::Explain(method.clone(), path.clone()),
-        _ => Task::Serve,
+    let mut task = match &invoked {
+        Some((DISCOVER, _)) => Task::Discover(Vec::new()),
+        Some((_, operands)) => match operands.as_slice() {
+            [method, path] => Task::Explain(method.clone(), path.clone()),
+            _ => Task::Serve,
+        },
+        None => Task::Serve,
     };
     let o = &mut options;
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
@@ -166,7 +177,13 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
             return Err(UsageError(text.to_owned()));
         }
     });
-    for url in o.all_parsed("--gateway")? {
+    for url in o.all_parsed::<GatewayUrl>("--gateway")? {
+        // A gateway on this machine is no server to forward to.
+        if let Task::Discover(except) = &mut task
+            && ["localhost", "127.0.0.1", "[::1]"].contains(&url.host())
+        {
+            except.push(url.port());
+        }
         builder = builder.gateway(url);
     }
     if let Some(connections) = o.value("--connections", cli::number)? {

@@ -13,7 +13,7 @@ use log::{error, info};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tunnel_agent::cli::{Command, print, program, refuse};
-use tunnel_agent::{Agent, Remote, RunError, logging};
+use tunnel_agent::{Agent, Remote, RunError, discover, logging};
 
 const GAVE_UP: u8 = 1;
 const REFUSED: u8 = 3;
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
             let explanation = agent.explain(&method, &path);
             let _ = print(&explanation.to_string());
             if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
+        }
+        Ok(Command::Run(Settings { task: Task::Discover(except), .. })) => {
+            print(&discover::Table(&discover::servers(&except)).to_string())
         }
         Ok(Command::Run(settings)) => {
             logging::install(settings.log_format);

@@ -1,0 +1,272 @@
+//! Which HTTP servers listen on this machine.
+//!
+//! On Linux the listening sockets are read from `/proc/net`, those of other users included where the system
+//! shows them; elsewhere, and where that fails, usual ports are tried. Each is asked `HEAD /`, side by side.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, SERVER, SET_COOKIE};
+use http::{Method, StatusCode};
+
+use crate::origin::{LocalUrl, Origin, Timeouts};
+use crate::service::{Body, Request, Service};
+
+/// How long a server may take to answer each question.
+const TIME: Duration = Duration::from_millis(700);
+
+/// Ports that are asked at most.
+const PORTS_MAX: usize = 256;
+
+/// Threads that ask.
+const THREADS: usize = 16;
+
+/// Most bytes of a page that are searched for its title.
+const PAGE_MAX: usize = 64 << 10;
+
+/// Longest title that is shown, in characters.
+const TITLE_MAX: usize = 40;
+
+/// Ports of development servers, the likeliest first.
+const RANKED: [u16; 5] = [8000, 8080, 3000, 5173, 80];
+
+/// More ports to try where nobody tells which ones are open.
+const USUAL: [u16; 12] = [8000, 8080, 3000, 5173, 80, 3001, 4200, 4321, 5000, 8001, 8081, 8888];
+
+/// A server that speaks HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it listens.
+    pub port: u16,
+    /// What it answered `HEAD /` with.
+    pub status: StatusCode,
+    /// Its `Server` header.
+    pub server: Option<String>,
+    /// The title of its page.
+    pub title: Option<String>,
+    /// What it is probably made with.
+    pub framework: Option<&'static str>,
+}
+
+/// Finds servers, the likeliest first; none at these ports.
+pub fn servers(except: &[u16]) -> Vec<Found> {
+    let mut ports = listening().unwrap_or_else(|| USUAL.into());
+    ports.retain(|port| !except.contains(port));
+    let queue: Mutex<Vec<u16>> = Mutex::new(ports.into_iter().take(PORTS_MAX).collect());
+    let found = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                // Nothing panics while either lock is held.
+                let next = || queue.lock().ok()?.pop();
+                while let Some(port) = next() {
+                    if let (Some(server), Ok(mut found)) = (ask(port), found.lock()) {
+                        found.push(server);
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_default();
+    found.sort_by_key(|found: &Found| rank(found.port));
+    found
+}
+
+fn rank(port: u16) -> (usize, u16) {
+    (RANKED.iter().position(|ranked| *ranked == port).unwrap_or(RANKED.len()), port)
+}
+
+/// The ports at which something listens on loopback or on all addresses.
+fn listening() -> Option<BTreeSet<u16>> {
+    let v4 = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    // Without IPv6 there is no such file.
+    let v6 = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    Some(parse(&v4).chain(parse(&v6)).collect())
+}
+
+/// Reads the ports out of a table of sockets as the kernel prints it: the second column is the local address and
+/// port in hexadecimal, the fourth the state, of which `0A` is listening.
+fn parse(table: &str) -> impl Iterator<Item = u16> {
+    table.lines().skip(1).filter_map(|line| {
+        let mut columns = line.split_ascii_whitespace().skip(1);
+        let (local, state) = (columns.next()?, columns.nth(1)?);
+        let (address, port) = local.split_once(':')?;
+        let is_here = address_of(address).is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+        let port = u16::from_str_radix(port, 16).ok()?;
+        (state == "0A" && is_here).then_some(port)
+    })
+}
+
+/// Words of 32 bits in the machine's byte order.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let word = |index: usize| {
+        let word = u32::from_str_radix(text.get(index * 8..index * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let bytes: [u8; 16] = words.concat().try_into().ok()?;
+            Some(Ipv6Addr::from(bytes).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+/// Asks whoever listens at this port; nothing when that is no HTTP server.
+fn ask(port: u16) -> Option<Found> {
+    let url: LocalUrl = format!("http://127.0.0.1:{port}").parse().ok()?;
+    let origin = Origin::new(url, None, None, Timeouts { connect: TIME, response: TIME, idle: TIME });
+    let request = |method| {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = method;
+        origin.call(request)
+    };
+    let head = request(Method::HEAD).ok()?;
+    if head.headers().contains_key("x-tunnel-source") {
+        // A gateway, which would only ask back.
+        return None;
+    }
+    let page = request(Method::GET).ok();
+    let headers = page.as_ref().map_or(head.headers(), |page| page.headers()).clone();
+    let page = page.and_then(|page| first_bytes(page.into_body())).unwrap_or_default();
+    let text = String::from_utf8_lossy(&page);
+    Some(Found {
+        port,
+        status: head.status(),
+        server: headers.get(SERVER).map(|value| shown(&String::from_utf8_lossy(value.as_bytes()))),
+        title: title(&text),
+        framework: framework(&headers, &text),
+    })
+}
+
+fn first_bytes(body: Body) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(body, PAGE_MAX as u64), &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn title(page: &str) -> Option<String> {
+    // Upper and lower case of ASCII have the same length.
+    let lower = page.to_ascii_lowercase();
+    let start = lower.find("<title")?;
+    let start = start + lower[start..].find('>')? + 1;
+    let end = start + lower[start..].find("</title")?;
+    let title = page[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
+    (!title.is_empty()).then(|| shown(&title))
+}
+
+/// A text of a stranger's on one line of a terminal.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(TITLE_MAX).collect()
+}
+
+/// What a server is probably made with, by its headers and its page.
+fn framework(headers: &HeaderMap, page: &str) -> Option<&'static str> {
+    let has = |name: HeaderName, text: &str| {
+        headers.get_all(name).iter().any(|value| String::from_utf8_lossy(value.as_bytes()).contains(text))
+    };
+    const POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
+    let cookie = |name: &str| has(SET_COOKIE, name);
+    let guesses = [
+        (cookie("laravel_session=") || (cookie("XSRF-TOKEN=") && cookie("_session=")), "Laravel"),
+        (page.contains("/@vite/client"), "Vite"),
+        (has(POWERED_BY, "Next.js"), "Next.js"),
+        (has(POWERED_BY, "Express"), "Express"),
+        (cookie("csrftoken=") || has(SERVER, "WSGIServer"), "Django"),
+        (headers.contains_key("x-runtime") && headers.contains_key("x-request-id"), "Rails"),
+        (page.contains("/wp-content/"), "WordPress"),
+        (has(POWERED_BY, "PHP") || cookie("PHPSESSID="), "PHP"),
+        (has(SERVER, "SimpleHTTP"), "Python http.server"),
+    ];
+    guesses.into_iter().find(|(fits, _)| *fits).map(|(_, name)| name)
+}
+
+/// The servers as a table.
+pub struct Table<'a>(pub &'a [Found]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return writeln!(f, "no HTTP server found on this machine; start yours, or name it with --local");
+        }
+        writeln!(f, "{:<6} {:<6} {:<28} {:<19} TITLE", "PORT", "STATUS", "SERVER", "FRAMEWORK")?;
+        for found in self.0 {
+            let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+            let (server, title) = (text(&found.server), text(&found.title));
+            let framework = found.framework.unwrap_or("-");
+            let (port, status) = (found.port, found.status.as_u16());
+            writeln!(f, "{port:<6} {status:<6} {server:<28} {framework:<19} {title}")?;
+        }
+        writeln!(f, "\nthe likeliest: --local http://127.0.0.1:{}", self.0[0].port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn listening_sockets_on_loopback_or_everywhere_are_read_from_the_kernels_table() {
+        let v4 = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n\
+             0: 0100007F:1F40 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000\n\
+             1: 00000000:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n\
+             2: 0A00020F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n\
+             3: 0100007F:1F41 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0\n\
+             garbage\n";
+        assert_eq!(parse(v4).collect::<Vec<_>>(), [8000, 3000]);
+        let v6 = "  sl  local_address                         remote_address                        st\n\
+             0: 00000000000000000000000001000000:1435 00000000000000000000000000000000:0000 0A\n\
+             1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A\n\
+             2: 0000000000000000FFFF00000100007F:0051 00000000000000000000000000000000:0000 0A\n\
+             3: B80D01200000000000000000010000AB:0052 00000000000000000000000000000000:0000 0A\n";
+        assert_eq!(parse(v6).collect::<Vec<_>>(), [5173, 80, 81]);
+    }
+
+    #[test]
+    fn development_servers_come_first() {
+        let mut ports = [9000, 80, 5173, 81, 8080, 3000, 8000];
+        ports.sort_by_key(|port| rank(*port));
+        assert_eq!(ports, [8000, 8080, 3000, 5173, 80, 81, 9000]);
+    }
+
+    #[test]
+    fn a_title_is_one_short_line() {
+        for (page, expected) in [
+            ("<html><head><TITLE lang=en>\n My\t site </Title>", Some("My site")),
+            ("<title>a\u{1b}[31mb</title>", Some("a[31mb")),
+            ("<title></title>", None),
+            ("<title>never ends", None),
+            ("none", None),
+        ] {
+            assert_eq!(title(page).as_deref(), expected, "{page}");
+        }
+        assert_eq!(title(&format!("<title>{}</title>", "é".repeat(100))).unwrap().chars().count(), TITLE_MAX);
+    }
+
+    #[test]
+    fn frameworks_are_known_by_what_they_say() {
+        for (headers, page, expected) in [
+            (&[("set-cookie", "laravel_session=x"), ("x-powered-by", "PHP/8.3")][..], "", Some("Laravel")),
+            (&[("set-cookie", "XSRF-TOKEN=x"), ("set-cookie", "shop_session=y")], "", Some("Laravel")),
+            (&[("x-powered-by", "PHP/8.3")], "", Some("PHP")),
+            (&[], "<script src=\"/@vite/client\">", Some("Vite")),
+            (&[("set-cookie", "csrftoken=x")], "", Some("Django")),
+            (&[("x-runtime", "0.1"), ("x-request-id", "1")], "", Some("Rails")),
+            (&[("server", "nginx")], "", None),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            assert_eq!(framework(&map, page), expected, "{headers:?}");
+        }
+    }
+}
