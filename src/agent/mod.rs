@@ -33,9 +33,6 @@ use crate::session::job::Job;
 use crate::status::{Counters, Status};
 use crate::targets::Targets;
 
-/// Waiting requests may weigh this many times the largest message, in bytes of their bodies.
-const QUEUED_MESSAGES: usize = 4;
-
 /// A configured agent that does nothing yet.
 pub struct Agent {
     tunnel_id: TunnelId,
@@ -51,11 +48,7 @@ pub struct Agent {
     session: session::Config,
     /// How long a session that has a successor may finish what runs.
     drain: Duration,
-    workers: usize,
-    max_streams: usize,
-    max_in_flight: Option<usize>,
-    queue: usize,
-    queue_timeout: Duration,
+    pool: pool::Limits,
     backoff: backoff::Limits,
     /// What the log warns of at every start.
     warnings: Vec<&'static str>,
@@ -108,17 +101,9 @@ impl Agent {
         for warning in &self.warnings {
             warn!("{warning}");
         }
-        let limits = pool::Limits {
-            workers: self.workers,
-            workers_max: self.workers.max(self.max_streams),
-            running: self.max_in_flight.unwrap_or(usize::MAX),
-            jobs: self.queue,
-            time: self.queue_timeout,
-            weight: self.session.max_message.saturating_mul(QUEUED_MESSAGES),
-        };
         let (service, config) = (self.service.clone(), self.session.clone());
         let pool =
-            Pool::start(limits, Job::is_stale, Job::refuse, move |job: Job| job.run(&*service, &config))
+            Pool::start(self.pool, Job::is_stale, Job::refuse, move |job: Job| job.run(&*service, &config))
                 .map_err(RunError::Threads)?;
         let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         let urls = urls.join(", ");

@@ -155,103 +155,96 @@ pub fn read() -> Result<Command<Settings>, UsageError> {
 }
 
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
-    let mut task = match &invoked {
-        Some((DISCOVER, _)) => Task::Discover(Vec::new()),
-        Some((_, operands)) => match operands.as_slice() {
-            [method, path] => Task::Explain(method.clone(), path.clone()),
-            _ => Task::Serve,
-        },
-        None => Task::Serve,
-    };
     let o = &mut options;
+    let gateways: Vec<GatewayUrl> = o.all_parsed("--gateway")?;
+    let task = task(invoked, &gateways);
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
-    let tunnel_id: Option<TunnelId> = o.parsed("--tunnel-id")?;
-    let mut builder = Agent::builder(match &tunnel_id {
-        Some(id) => id.clone(),
-        // Any will do: none is dialled.
-        None if task != Task::Serve => {
-            NOBODY.parse().map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?
-        }
-        None => {
-            let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
-            return Err(UsageError(text.to_owned()));
-        }
-    });
-    for url in o.all_parsed::<GatewayUrl>("--gateway")? {
-        // A gateway on this machine is no server to forward to.
-        if let Task::Discover(except) = &mut task
-            && ["localhost", "127.0.0.1", "[::1]"].contains(&url.host())
-        {
-            except.push(url.port());
-        }
-        builder = builder.gateway(url);
-    }
-    if let Some(connections) = o.value("--connections", cli::number)? {
-        builder = builder.connections(connections);
-    }
-    builder = builder.drain(drain);
-    if let Some(token) = token(o)? {
-        builder = builder.token(token);
-    }
-    builder = local_side(o, builder)?;
-    if let Some(host) = o.value("--host-header", HeaderValue::from_str)? {
-        builder = builder.host_header(host);
-    }
-    if let Some(workers) = o.value("--workers", cli::number)? {
-        builder = builder.workers(workers);
-    }
-    if let Some(streams) = o.value("--max-streams", cli::number)? {
-        builder = builder.max_streams(streams);
-    }
-    if let Some(requests) = o.value("--max-in-flight", cli::number)? {
-        builder = builder.max_in_flight(requests);
-    }
-    if let Some(queue) = o.value("--queue", cli::number)? {
-        builder = builder.queue(queue);
-    }
-    if let Some(time) = o.value("--queue-timeout", cli::duration)? {
-        builder = builder.queue_timeout(time);
-    }
-    builder = builder.rules(rules(o)?);
-    if let Some(rate) = o.parsed("--rate")? {
-        builder = builder.rate(rate);
-    }
-    if let Some(requests) = o.parsed("--burst")? {
-        builder = builder.burst(requests);
-    }
-    if let Some(time) = o.value("--rate-wait", cli::duration)? {
-        builder = builder.rate_wait(time);
-    }
-    if let Some(bytes) = o.value("--max-message", cli::size)? {
-        builder = builder.max_message(bytes);
-    }
-    if let Some(bytes) = o.value("--max-body", cli::size)? {
-        builder = builder.max_body(bytes);
-    }
-    if let Some(bytes) = o.value("--max-stream-body", cli::size)? {
-        builder = builder.max_stream_body(bytes as u64);
-    }
-    if let Some(rule) = o.value("--correlation", correlation)? {
-        builder = builder.correlation(rule);
-    }
-    builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
-    builder = builder.trust(trust(o, "--insecure", "--ca-file")?);
-    builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
-    let admin_token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?;
-    let address =
-        |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
-    match (o.value("--admin", address)?, admin_token) {
-        (Some(address), token) => builder = builder.admin(address, token),
-        (None, Some(_)) => return Err(UsageError("--admin-token-file needs --admin".to_owned())),
-        (None, None) => {}
-    }
+    let tunnel_id = tunnel_id(o, &task)?;
     let mut warnings = Vec::new();
-    if tunnel_id.is_some_and(|id| id.purpose().contains('_')) {
+    if tunnel_id.purpose().contains('_') {
         warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");
     }
-    let agent = builder.build().map_err(|error| UsageError(error.to_string()))?;
+    let builder = gateways.into_iter().fold(Agent::builder(tunnel_id).drain(drain), Builder::gateway);
+    let builder = gateway_side(o, builder)?;
+    let builder = protection(o, builder)?;
+    let builder = local_side(o, builder)?;
+    let agent = admin(o, builder)?.build().map_err(|error| UsageError(error.to_string()))?;
     Ok(Settings { agent, drain, warnings, task, log_format })
+}
+
+fn task(invoked: Invoked, gateways: &[GatewayUrl]) -> Task {
+    let Some((verb, operands)) = invoked else { return Task::Serve };
+    match <[String; 2]>::try_from(operands) {
+        Ok([method, path]) => Task::Explain(method, path),
+        Err(_) if verb == DISCOVER => {
+            // A gateway on this machine is no server to forward to.
+            let is_here = |url: &&GatewayUrl| ["localhost", "127.0.0.1", "[::1]"].contains(&url.host());
+            Task::Discover(gateways.iter().filter(is_here).map(GatewayUrl::port).collect())
+        }
+        Err(_) => Task::Serve,
+    }
+}
+
+fn tunnel_id(o: &mut Options<'_>, task: &Task) -> Result<TunnelId, UsageError> {
+    let text = match (o.parsed("--tunnel-id")?, task) {
+        (Some(id), _) => return Ok(id),
+        (None, Task::Serve) => {
+            "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)".to_owned()
+        }
+        // Any will do: none is dialled.
+        (None, _) => match NOBODY.parse() {
+            Ok(id) => return Ok(id),
+            Err(error) => InvalidTunnelId::to_string(&error),
+        },
+    };
+    Err(UsageError(text))
+}
+
+/// Sets what was given.
+fn with<T>(builder: Builder, value: Option<T>, set: fn(Builder, T) -> Builder) -> Builder {
+    match value {
+        Some(value) => set(builder, value),
+        None => builder,
+    }
+}
+
+/// What concerns the gateways and the sessions with them.
+fn gateway_side(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+    let builder = with(builder, o.value("--connections", cli::number)?, Builder::connections);
+    let builder = with(builder, token(o)?, Builder::token);
+    let builder = with(builder, o.value("--max-message", cli::size)?, Builder::max_message);
+    let builder = with(builder, o.value("--max-body", cli::size)?, Builder::max_body);
+    let stream_body = o.value("--max-stream-body", cli::size)?.map(|bytes| bytes as u64);
+    let builder = with(builder, stream_body, Builder::max_stream_body);
+    let builder = with(builder, o.value("--correlation", correlation)?, Builder::correlation);
+    let builder = with(builder, o.value("--failure", failure)?, Builder::failure);
+    let builder = builder.timeouts(timeouts(o)?).heartbeat(heartbeat(o)?).backoff(backoff(o)?);
+    Ok(builder.trust(trust(o, "--insecure", "--ca-file")?))
+}
+
+/// What is let through, and how much of it at once.
+fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+    let builder = with(builder, o.value("--workers", cli::number)?, Builder::workers);
+    let builder = with(builder, o.value("--max-streams", cli::number)?, Builder::max_streams);
+    let builder = with(builder, o.value("--max-in-flight", cli::number)?, Builder::max_in_flight);
+    let builder = with(builder, o.value("--queue", cli::number)?, Builder::queue);
+    let builder = with(builder, o.value("--queue-timeout", cli::duration)?, Builder::queue_timeout);
+    let builder = with(builder, o.parsed("--rate")?, Builder::rate);
+    let builder = with(builder, o.parsed("--burst")?, Builder::burst);
+    let builder = with(builder, o.value("--rate-wait", cli::duration)?, Builder::rate_wait);
+    Ok(builder.rules(rules(o)?))
+}
+
+fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+    let token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?;
+    let address =
+        |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
+    match (o.value("--admin", address)?, token) {
+        (Some(address), token) => Ok(builder.admin(address, token)),
+        (None, Some(_)) => Err(UsageError("--admin-token-file needs --admin".to_owned())),
+        (None, None) => Ok(builder),
+    }
 }
 
 /// A tunnel ID for what needs none.
@@ -262,6 +255,8 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
     for url in o.all_parsed("--local")? {
         builder = builder.local(url);
     }
+    builder = with(builder, o.value("--host-header", HeaderValue::from_str)?, Builder::host_header);
+    builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
     let routes: Vec<String> = o.all_parsed("--route")?;
     for route in routes {
         let wrong = |what: &str| UsageError(format!("--route: {what}"));
@@ -292,10 +287,7 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
         (None, Some(_)) => return Err(UsageError("--health-interval needs --health-path".to_owned())),
         (None, None) => {}
     }
-    match o.value("--failure", failure)? {
-        Some(failure) => Ok(builder.failure(failure)),
-        None => Ok(builder),
-    }
+    Ok(builder)
 }
 
 /// Those that were typed; else those of the variable.

@@ -1,49 +1,27 @@
 //! What an agent can be told, with defaults for all of it but the tunnel ID.
 
+mod build;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::Agent;
 use crate::TunnelId;
-use crate::admission::{Entrance, is_host};
 use crate::backoff;
+use crate::link::GatewayUrl;
 use crate::link::dial::Token;
-use crate::link::frames::MESSAGE_MIN;
-use crate::link::tls::{self, ClientTls, TlsError, Trust};
-use crate::link::{Dialer, GatewayUrl};
+use crate::link::tls::{TlsError, Trust};
 use crate::origin::{LocalUrl, Timeouts};
-use crate::protocol;
-use crate::rate::{Bucket, Rate};
-use crate::rules::{RULES_MAX, Rules};
+use crate::rate::Rate;
+use crate::rules::Rules;
 use crate::service::Service;
-use crate::session::{self, Correlation, FailureAnswer, Heartbeat};
-use crate::status::Counters;
-use crate::targets::{
-    self, BreakerLimits as Breaker, HeaderEdits, HealthChecks, SetHeader, TARGETS_MAX, Targets,
-};
+use crate::session::{Correlation, FailureAnswer, Heartbeat};
+use crate::targets::{self, BreakerLimits as Breaker, HeaderEdits, HealthChecks, SetHeader};
 
-/// Most worker threads.
-const WORKERS_MAX: usize = 1024;
-
-/// Most streams at once.
-const STREAMS_MAX: usize = 4096;
-
-/// Most sessions that an agent keeps up.
-const SESSIONS_MAX: usize = 256;
-
-const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
-
-/// Most requests that may wait for a worker.
-const QUEUE_MAX: usize = 65_536;
-
-/// Most requests of one burst.
-const BURST_MAX: u32 = 1_000_000;
-
-/// Configures an [`Agent`].
+/// Configures an [`Agent`](crate::Agent).
 pub struct Builder {
     tunnel_id: TunnelId,
     gateways: Vec<GatewayUrl>,
@@ -368,183 +346,6 @@ impl Builder {
         self.admin = Some((address, token));
         self
     }
-
-    /// Checks the configuration and reads the certificates that it names.
-    pub fn build(mut self) -> Result<Agent, ConfigError> {
-        if self.gateways.is_empty() {
-            // A constant that parses; a test says so.
-            self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
-        }
-        if let Answers::Local(servers) = &mut self.answers
-            && !servers.iter().any(|(prefix, _)| prefix.is_empty())
-        {
-            // A constant that parses; a test says so.
-            let url = "http://127.0.0.1:8000".parse().expect("the default local server is a URL");
-            servers.push((String::new(), url));
-        }
-        self.check()?;
-        let served_by = self.served_by();
-        let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
-        let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
-        let (token, timeout, max_message) = (self.token, self.timeouts.connect, self.max_message);
-        let dial = |url: GatewayUrl| {
-            let tls = tls.clone().filter(|_| url.is_secure());
-            Dialer::new(url, token.clone(), tls, timeout, max_message)
-        };
-        let dialers = self.gateways.into_iter().map(dial).collect();
-        let bucket = self.rate.map(|rate| {
-            let burst = self.burst.unwrap_or(rate.in_a_second());
-            Bucket::new(rate, burst, self.rate_wait, Instant::now())
-        });
-        let entrance = Arc::new(Entrance::new(self.rules, bucket));
-        let mut warnings = Vec::new();
-        if self.trust == Trust::Insecure && any_secure {
-            warnings.push("--insecure: the gateway's certificate is not verified; anybody can pose as it");
-        }
-        if matches!(self.trust, Trust::File(_)) && !any_secure {
-            warnings.push("--ca-file has no effect: no gateway is wss://");
-        }
-        let (service, targets) = match self.answers {
-            Answers::Service(service) => (service, None),
-            Answers::Local(servers) => {
-                let any_secure = servers.iter().any(|(_, url)| url.is_secure());
-                if self.local_trust == Trust::Insecure && any_secure {
-                    warnings.push("--local-insecure: the local server's certificate is not verified");
-                }
-                if matches!(self.local_trust, Trust::File(_)) && !any_secure {
-                    warnings.push("--local-ca-file has no effect: the local server is not https://");
-                }
-                let tls = client_tls(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?;
-                let config = targets::Config {
-                    host: self.host_header,
-                    tls,
-                    timeouts: self.timeouts,
-                    edits: self.edits,
-                    breaker: self.breaker,
-                    checks: self.checks,
-                };
-                let targets = Arc::new(Targets::new(servers, config));
-                (targets.clone() as Arc<dyn Service>, Some(targets))
-            }
-        };
-        Ok(Agent {
-            tunnel_id: self.tunnel_id,
-            dialers,
-            connections: self.connections,
-            drain: self.drain,
-            service,
-            targets,
-            served_by,
-            session: session::Config {
-                entrance,
-                failure: self.failure,
-                heartbeat: self.heartbeat,
-                correlation: self.correlation,
-                max_message: self.max_message,
-                max_body: self.max_body,
-                max_stream_body: self.max_stream_body,
-                unnumbered_max: (self.workers + self.queue) as u64,
-                instance: protocol::random_uuid(),
-                idle_timeout: self.timeouts.idle,
-            },
-            workers: self.workers,
-            max_streams: self.max_streams,
-            max_in_flight: self.max_in_flight,
-            queue: self.queue,
-            queue_timeout: self.queue_timeout,
-            backoff: self.backoff,
-            warnings,
-            counters: Arc::new(Counters::new()),
-            control: Arc::default(),
-            admin: self.admin,
-        })
-    }
-
-    /// What answers, for the log.
-    fn served_by(&self) -> String {
-        let Answers::Local(servers) = &self.answers else { return "this program".to_owned() };
-        let describe = |(prefix, url): &(String, LocalUrl)| match prefix.as_str() {
-            "" => url.to_string(),
-            prefix => format!("{url} for {prefix}"),
-        };
-        servers.iter().map(describe).collect::<Vec<_>>().join(", ")
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        if let Some(what) = &self.invalid {
-            return Err(ConfigError::OutOfRange(what.clone()));
-        }
-        if let Answers::Local(servers) = &self.answers
-            && servers.len() > TARGETS_MAX
-        {
-            let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
-            return Err(ConfigError::OutOfRange(text));
-        }
-        let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
-        let admin_is_safe =
-            self.admin.as_ref().is_none_or(|(address, token)| address.ip().is_loopback() || token.is_some());
-        let checks = [
-            (admin_is_safe, "--admin at anything but loopback needs --admin-token-file".to_owned()),
-            (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
-            ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
-            (
-                (1..=STREAMS_MAX).contains(&self.max_streams),
-                format!("--max-streams must be 1 to {STREAMS_MAX}"),
-            ),
-            (
-                (1..=SESSIONS_MAX).contains(&(self.connections.saturating_mul(self.gateways.len()))),
-                format!("--connections times the number of gateways must be 1 to {SESSIONS_MAX}"),
-            ),
-            (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
-            (self.max_in_flight != Some(0), "--max-in-flight must be 1 at least".to_owned()),
-            (self.rules.len() <= RULES_MAX, format!("there may be {RULES_MAX} rules (--allow, --deny)")),
-            (
-                self.burst.is_none_or(|burst| (1..=BURST_MAX).contains(&burst)),
-                format!("--burst must be 1 to {BURST_MAX}"),
-            ),
-            (self.rate.is_some() || self.burst.is_none(), "--burst needs --rate".to_owned()),
-            (self.rate.is_some() || self.rate_wait.is_zero(), "--rate-wait needs --rate".to_owned()),
-            (self.rate_wait <= self.queue_timeout, "--rate-wait must not exceed --queue-timeout".to_owned()),
-            (
-                self.max_message >= MESSAGE_MIN,
-                format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10),
-            ),
-            (self.max_message <= u32::MAX as usize, "--max-message must be below 4 GiB".to_owned()),
-            (self.max_body <= self.max_message, "--max-body must not exceed --max-message".to_owned()),
-            (self.backoff.min <= self.backoff.max, "--backoff-min must not exceed --backoff-max".to_owned()),
-        ];
-        for (holds, text) in checks {
-            if !holds {
-                return Err(ConfigError::OutOfRange(text));
-            }
-        }
-        if !(TIME_MIN..=Breaker::OPEN_MAX).contains(&self.breaker.open) {
-            return Err(ConfigError::OutOfRange("--breaker-open must be 1ms to 30s".to_owned()));
-        }
-        let times = [
-            ("--connect-timeout", self.timeouts.connect),
-            ("--response-timeout", self.timeouts.response),
-            ("--idle-timeout", self.timeouts.idle),
-            ("--queue-timeout", self.queue_timeout),
-            ("--ping-interval", self.heartbeat.ping_interval),
-            ("--pong-timeout", self.heartbeat.pong_timeout),
-            ("--health-interval", self.checks.as_ref().map_or(TIME_MIN, |checks| checks.interval)),
-            ("--backoff-min", self.backoff.min),
-            ("--backoff-max", self.backoff.max),
-        ];
-        for (name, time) in times {
-            if !(TIME_MIN..=Timeouts::MAX).contains(&time) {
-                return Err(ConfigError::OutOfRange(format!("{name} must be 1ms to 1440m")));
-            }
-        }
-        Ok(())
-    }
-}
-
-const TIME_MIN: Duration = Duration::from_millis(1);
-
-fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
-    secure.then(|| tls::client(trust)).transpose()
 }
 
 impl fmt::Debug for Builder {
@@ -556,6 +357,7 @@ impl fmt::Debug for Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Agent;
 
     fn builder() -> Builder {
         Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap())

@@ -1,0 +1,257 @@
+//! What the configuration comes to: checked, and with the certificates that it names.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Answers, Builder, ConfigError};
+use crate::admission::{Entrance, is_host};
+use crate::agent::Agent;
+use crate::link::frames::MESSAGE_MIN;
+use crate::link::tls::{self, ClientTls, TlsError, Trust};
+use crate::link::{Dialer, GatewayUrl};
+use crate::origin::{LocalUrl, Timeouts};
+use crate::rate::Bucket;
+use crate::rules::RULES_MAX;
+use crate::service::Service;
+use crate::status::Counters;
+use crate::targets::{self, BreakerLimits, TARGETS_MAX, Targets};
+use crate::{pool, protocol, session};
+
+/// Most worker threads.
+const WORKERS_MAX: usize = 1024;
+
+/// Most streams at once.
+const STREAMS_MAX: usize = 4096;
+
+/// Most sessions that an agent keeps up.
+const SESSIONS_MAX: usize = 256;
+
+const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
+
+const DEFAULT_LOCAL: &str = "http://127.0.0.1:8000";
+
+/// Most requests that may wait for a worker.
+const QUEUE_MAX: usize = 65_536;
+
+/// Most requests of one burst.
+const BURST_MAX: u32 = 1_000_000;
+
+/// Waiting requests may weigh this many times the largest message, in bytes of their bodies.
+const QUEUED_MESSAGES: usize = 4;
+
+const TIME_MIN: Duration = Duration::from_millis(1);
+
+fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
+    secure.then(|| tls::client(trust)).transpose()
+}
+
+/// What answers, and the same where it is local servers.
+type Answering = (Arc<dyn Service>, Option<Arc<Targets>>);
+
+impl Builder {
+    /// Checks the configuration and reads the certificates that it names.
+    pub fn build(mut self) -> Result<Agent, ConfigError> {
+        self.fill_in();
+        self.check()?;
+        let (service, targets) = self.answering()?;
+        Ok(Agent {
+            dialers: self.dialers()?,
+            service,
+            targets,
+            served_by: self.served_by(),
+            session: self.session(),
+            pool: self.pool(),
+            warnings: self.warnings(),
+            tunnel_id: self.tunnel_id,
+            connections: self.connections,
+            drain: self.drain,
+            backoff: self.backoff,
+            counters: Arc::new(Counters::new()),
+            control: Arc::default(),
+            admin: self.admin,
+        })
+    }
+
+    /// What stands for what was not given.
+    fn fill_in(&mut self) {
+        if self.gateways.is_empty() {
+            // A constant that parses; a test says so.
+            self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
+        }
+        if let Answers::Local(servers) = &mut self.answers
+            && !servers.iter().any(|(prefix, _)| prefix.is_empty())
+        {
+            // The same.
+            let url = DEFAULT_LOCAL.parse().expect("the default local server is a URL");
+            servers.push((String::new(), url));
+        }
+    }
+
+    fn dialers(&self) -> Result<Vec<Dialer>, ConfigError> {
+        let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
+        let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
+        let dial = |url: &GatewayUrl| {
+            let tls = tls.clone().filter(|_| url.is_secure());
+            Dialer::new(url.clone(), self.token.clone(), tls, self.timeouts.connect, self.max_message)
+        };
+        Ok(self.gateways.iter().map(dial).collect())
+    }
+
+    fn answering(&self) -> Result<Answering, ConfigError> {
+        let servers = match &self.answers {
+            Answers::Service(service) => return Ok((service.clone(), None)),
+            Answers::Local(servers) => servers.clone(),
+        };
+        let any_secure = servers.iter().any(|(_, url)| url.is_secure());
+        let config = targets::Config {
+            host: self.host_header.clone(),
+            tls: client_tls(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?,
+            timeouts: self.timeouts,
+            edits: self.edits.clone(),
+            breaker: self.breaker,
+            checks: self.checks.clone(),
+        };
+        let targets = Arc::new(Targets::new(servers, config));
+        Ok((targets.clone(), Some(targets)))
+    }
+
+    fn session(&self) -> session::Config {
+        let bucket = self.rate.map(|rate| {
+            let burst = self.burst.unwrap_or(rate.in_a_second());
+            Bucket::new(rate, burst, self.rate_wait, Instant::now())
+        });
+        session::Config {
+            entrance: Arc::new(Entrance::new(self.rules.clone(), bucket)),
+            failure: self.failure,
+            heartbeat: self.heartbeat,
+            correlation: self.correlation,
+            max_message: self.max_message,
+            max_body: self.max_body,
+            max_stream_body: self.max_stream_body,
+            unnumbered_max: (self.workers + self.queue) as u64,
+            instance: protocol::random_uuid(),
+            idle_timeout: self.timeouts.idle,
+        }
+    }
+
+    fn pool(&self) -> pool::Limits {
+        pool::Limits {
+            workers: self.workers,
+            workers_max: self.workers.max(self.max_streams),
+            running: self.max_in_flight.unwrap_or(usize::MAX),
+            jobs: self.queue,
+            weight: self.max_message.saturating_mul(QUEUED_MESSAGES),
+            time: self.queue_timeout,
+        }
+    }
+
+    /// What the log warns of at every start.
+    fn warnings(&self) -> Vec<&'static str> {
+        let gateway = self.gateways.iter().any(GatewayUrl::is_secure);
+        let local = match &self.answers {
+            Answers::Local(servers) => servers.iter().any(|(_, url)| url.is_secure()),
+            Answers::Service(_) => false,
+        };
+        let names_file = |trust: &Trust| matches!(trust, Trust::File(_));
+        let warnings = [
+            (
+                self.trust == Trust::Insecure && gateway,
+                "--insecure: the gateway's certificate is not verified; anybody can pose as it",
+            ),
+            (names_file(&self.trust) && !gateway, "--ca-file has no effect: no gateway is wss://"),
+            (
+                self.local_trust == Trust::Insecure && local,
+                "--local-insecure: the local server's certificate is not verified",
+            ),
+            (
+                names_file(&self.local_trust) && !local,
+                "--local-ca-file has no effect: the local server is not https://",
+            ),
+        ];
+        warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text).collect()
+    }
+
+    /// What answers, for the log.
+    fn served_by(&self) -> String {
+        let Answers::Local(servers) = &self.answers else { return "this program".to_owned() };
+        let describe = |(prefix, url): &(String, LocalUrl)| match prefix.as_str() {
+            "" => url.to_string(),
+            prefix => format!("{url} for {prefix}"),
+        };
+        servers.iter().map(describe).collect::<Vec<_>>().join(", ")
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if let Some(what) = &self.invalid {
+            return Err(ConfigError::OutOfRange(what.clone()));
+        }
+        if let Answers::Local(servers) = &self.answers
+            && servers.len() > TARGETS_MAX
+        {
+            let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
+            return Err(ConfigError::OutOfRange(text));
+        }
+        let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
+        let admin_is_safe =
+            self.admin.as_ref().is_none_or(|(address, token)| address.ip().is_loopback() || token.is_some());
+        let checks = [
+            (admin_is_safe, "--admin at anything but loopback needs --admin-token-file".to_owned()),
+            (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
+            ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
+            (
+                (1..=STREAMS_MAX).contains(&self.max_streams),
+                format!("--max-streams must be 1 to {STREAMS_MAX}"),
+            ),
+            (
+                (1..=SESSIONS_MAX).contains(&(self.connections.saturating_mul(self.gateways.len()))),
+                format!("--connections times the number of gateways must be 1 to {SESSIONS_MAX}"),
+            ),
+            (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
+            (self.max_in_flight != Some(0), "--max-in-flight must be 1 at least".to_owned()),
+            (self.rules.len() <= RULES_MAX, format!("there may be {RULES_MAX} rules (--allow, --deny)")),
+            (
+                self.burst.is_none_or(|burst| (1..=BURST_MAX).contains(&burst)),
+                format!("--burst must be 1 to {BURST_MAX}"),
+            ),
+            (self.rate.is_some() || self.burst.is_none(), "--burst needs --rate".to_owned()),
+            (self.rate.is_some() || self.rate_wait.is_zero(), "--rate-wait needs --rate".to_owned()),
+            (self.rate_wait <= self.queue_timeout, "--rate-wait must not exceed --queue-timeout".to_owned()),
+            (
+                self.max_message >= MESSAGE_MIN,
+                format!("--max-message must be at least {} KiB", MESSAGE_MIN >> 10),
+            ),
+            (self.max_message <= u32::MAX as usize, "--max-message must be below 4 GiB".to_owned()),
+            (self.max_body <= self.max_message, "--max-body must not exceed --max-message".to_owned()),
+            (self.backoff.min <= self.backoff.max, "--backoff-min must not exceed --backoff-max".to_owned()),
+        ];
+        for (holds, text) in checks {
+            if !holds {
+                return Err(ConfigError::OutOfRange(text));
+            }
+        }
+        self.check_times()
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        if !(TIME_MIN..=BreakerLimits::OPEN_MAX).contains(&self.breaker.open) {
+            return Err(ConfigError::OutOfRange("--breaker-open must be 1ms to 30s".to_owned()));
+        }
+        let times = [
+            ("--connect-timeout", self.timeouts.connect),
+            ("--response-timeout", self.timeouts.response),
+            ("--idle-timeout", self.timeouts.idle),
+            ("--queue-timeout", self.queue_timeout),
+            ("--ping-interval", self.heartbeat.ping_interval),
+            ("--pong-timeout", self.heartbeat.pong_timeout),
+            ("--health-interval", self.checks.as_ref().map_or(TIME_MIN, |checks| checks.interval)),
+            ("--backoff-min", self.backoff.min),
+            ("--backoff-max", self.backoff.max),
+        ];
+        for (name, time) in times {
+            if !(TIME_MIN..=Timeouts::MAX).contains(&time) {
+                return Err(ConfigError::OutOfRange(format!("{name} must be 1ms to 1440m")));
+            }
+        }
+        Ok(())
+    }
+}
