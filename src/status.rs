@@ -143,6 +143,8 @@ pub(crate) struct Counters {
     request_bytes: AtomicU64,
     response_bytes: AtomicU64,
     dropped: AtomicU64,
+    /// How long a gateway took for its last pong, in microseconds; 0 before there was one.
+    round_trip: AtomicU64,
     /// From taking a request on to the end of its answer.
     pub(crate) whole: Histogram,
     /// From asking the local server to the head of its response.
@@ -165,6 +167,7 @@ impl Counters {
             request_bytes: AtomicU64::new(0),
             response_bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            round_trip: AtomicU64::new(0),
             whole: Histogram::new(),
             origin: Histogram::new(),
         }
@@ -261,6 +264,18 @@ impl Counters {
 
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// A gateway took so long for a pong.
+    pub(crate) fn pong_took(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip.store(micros.max(1), Ordering::Relaxed);
+    }
+
+    /// How long a gateway took for its last pong.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
     }
 
     pub(crate) fn retried(&self) {

@@ -123,6 +123,20 @@ fn metrics_count_what_happened() {
 }
 
 #[test]
+fn a_pong_tells_how_far_away_the_gateway_is() {
+    let gateway = ScriptedGateway::start();
+    let (_agent, admin) = start(&gateway, &site(), &["--ping-interval", "1ms"]);
+    let mut session = gateway.accept();
+    assert!(!metrics(admin).contains_key("tunnel_agent_ping_seconds"));
+    // Reading a ping answers it, with the next message at the latest.
+    while !metrics(admin).contains_key("tunnel_agent_ping_seconds") {
+        while !matches!(session.0.read().unwrap(), tungstenite::Message::Ping(_)) {}
+        session.0.flush().unwrap();
+    }
+    assert!(metrics(admin)["tunnel_agent_ping_seconds"] > 0.0);
+}
+
+#[test]
 fn a_token_is_asked_for_where_there_is_one() {
     let gateway = ScriptedGateway::start();
     let url = gateway.url();

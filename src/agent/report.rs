@@ -86,6 +86,7 @@ impl Report {
             "sessions": status.sessions,
             "connected_seconds": connected,
             "last_heard_seconds": silences,
+            "ping_seconds": counters.round_trip().map(|time| time.as_secs_f64()),
             "in_flight": status.in_flight,
             "queued": self.intake.queued(),
             "targets": targets.collect::<Vec<_>>(),
@@ -146,6 +147,10 @@ impl Report {
             let help = "Since the session that has been silent for longest heard something";
             page.family("last_heard_seconds", "gauge", help)?;
             page.sample("last_heard_seconds", "", rounded(longest.as_secs_f64()))?;
+        }
+        if let Some(time) = counters.round_trip() {
+            page.family("ping_seconds", "gauge", "How long a gateway took for its last pong")?;
+            page.sample("ping_seconds", "", time.as_secs_f64())?;
         }
         self.write_targets(page)
     }

@@ -1,6 +1,6 @@
 //! The thread that reads: takes requests on and hands them out, and never writes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use http::{Method, Uri};
@@ -42,6 +42,8 @@ pub(super) struct Reader {
     pub(super) config: Config,
     pub(super) counters: Arc<Counters>,
     pub(super) closer: Closer,
+    /// When the ping was sent that is not answered yet.
+    pub(super) pinged: Arc<Mutex<Option<Instant>>>,
     /// The gateway has given up; what it still says changes nothing.
     pub(super) given_up: bool,
 }
@@ -103,7 +105,12 @@ impl Reader {
             Incoming::Text(text) => self.take_text(&text),
             Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(message) => self.take_frame(&message),
-            Incoming::Pong | Incoming::Close(_) => Ok(()),
+            Incoming::Pong => {
+                let pinged = self.pinged.lock().ok().and_then(|mut pinged| pinged.take());
+                pinged.inspect(|at| self.counters.pong_took(at.elapsed()));
+                Ok(())
+            }
+            Incoming::Close(_) => Ok(()),
         }
     }
 

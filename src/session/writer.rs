@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,7 +66,9 @@ pub(crate) fn run(
         counters: counters.clone(),
         closer: link.closer.clone(),
         given_up: false,
+        pinged: Arc::default(),
     };
+    let pinged = reader.pinged.clone();
     let reader =
         thread::Builder::new().name("reader".to_owned()).stack_size(READER_STACK).spawn(move || reader.run());
     let reader = match reader {
@@ -91,6 +93,7 @@ pub(crate) fn run(
         in_frames: VecDeque::new(),
         stalled_since: None,
         closing: false,
+        pinged,
     };
     writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id, &config.instance, slot).into()));
     let end = writer.run(|| link.heard.at());
@@ -124,6 +127,8 @@ struct Writer<'a> {
     stalled_since: Option<Instant>,
     /// A close frame is the last of `frames`.
     closing: bool,
+    /// When the ping was sent that is not answered yet.
+    pinged: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Writer<'_> {
@@ -147,6 +152,9 @@ impl Writer<'_> {
 
     fn send(&mut self, message: Outgoing) {
         self.closing |= matches!(message, Outgoing::Close(..));
+        if let (Outgoing::Ping, Ok(mut pinged)) = (&message, self.pinged.lock()) {
+            *pinged = Some(Instant::now());
+        }
         self.frames.push(message);
     }
 
