@@ -13,7 +13,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
-use crate::http1::{Connection, Error, Head};
+use crate::http1::{Connection, Error, Head, response};
 use crate::link::dial::Token;
 use crate::link::{Closer, Socket};
 
@@ -120,11 +120,7 @@ impl Shared {
 
 /// A response of plain text.
 pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Vec<u8>> {
-    let mut response = Response::new(text.into().into_bytes());
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
+    response(status, "text/plain; charset=utf-8", text)
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

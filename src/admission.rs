@@ -58,6 +58,17 @@ impl Refusal {
         Refusal::BadRequest(Cow::Borrowed(what))
     }
 
+    /// What the rules' verdict refuses a request with, if it does.
+    pub(crate) fn by(verdict: &Verdict<'_>) -> Option<Self> {
+        match verdict {
+            Verdict::Ambiguous(why) => Some(Refusal::AmbiguousPath(why)),
+            Verdict::By(Rule { action: Action::Deny, .. }) | Verdict::Default(Action::Deny) => {
+                Some(Refusal::Filtered)
+            }
+            Verdict::NoRules | Verdict::By(_) | Verdict::Default(Action::Allow) => None,
+        }
+    }
+
     /// The status of its response.
     pub fn status(&self) -> StatusCode {
         match self {
@@ -200,12 +211,8 @@ impl Entrance {
         path: &str,
         now: impl FnOnce() -> Instant,
     ) -> Result<Option<Instant>, Refusal> {
-        match self.rules.decide(method, path) {
-            Verdict::Ambiguous(why) => return Err(Refusal::AmbiguousPath(why)),
-            Verdict::By(Rule { action: Action::Deny, .. }) | Verdict::Default(Action::Deny) => {
-                return Err(Refusal::Filtered);
-            }
-            Verdict::NoRules | Verdict::By(_) | Verdict::Default(Action::Allow) => {}
+        if let Some(refusal) = Refusal::by(&self.decide(method, path)) {
+            return Err(refusal);
         }
         let Some(rate) = &self.rate else { return Ok(None) };
         // Nothing panics while the lock is held.

@@ -224,10 +224,20 @@ impl<'a> Options<'a> {
     }
 
     /// The values of several options that may be given more than once, each with its flag, in the order in which
-    /// they were typed.
-    pub fn in_order(&self, flags: &[&'static str]) -> Vec<(&'static str, &str)> {
+    /// they were typed; else the lines of a variable, each with its name.
+    pub fn in_order(
+        &self,
+        flags: &[&'static str],
+        variable: &'static str,
+    ) -> Result<Vec<(&'static str, String)>, UsageError> {
         let typed = self.typed.iter().filter(|(flag, _)| flags.contains(flag));
-        typed.map(|(flag, value)| (*flag, value.as_str())).collect()
+        let typed: Vec<_> = typed.cloned().collect();
+        if !typed.is_empty() {
+            return Ok(typed);
+        }
+        let text = self.variable(variable)?.unwrap_or_default();
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        Ok(lines.map(|line| (variable, line.to_owned())).collect())
     }
 
     /// A secret, from the file that an option names or from a variable. `read` refuses what cannot be one.

@@ -60,7 +60,7 @@ struct Session {
 /// Numbers of one kind, by a name out of a fixed list.
 #[derive(Debug)]
 pub(crate) struct ByName<const N: usize> {
-    pub(crate) names: [&'static str; N],
+    names: [&'static str; N],
     counts: [AtomicU64; N],
 }
 

@@ -77,12 +77,10 @@ impl Agent {
             Verdict::Default(Action::Deny) => {
                 "no rule matches, and some allow: what they do not is denied".to_owned()
             }
-            Verdict::Ambiguous(why) => return refused(why.to_owned(), &Refusal::AmbiguousPath(why)),
+            Verdict::Ambiguous(why) => why.to_owned(),
         };
-        if let Verdict::By(crate::Rule { action: Action::Deny, .. }) | Verdict::Default(Action::Deny) =
-            verdict
-        {
-            return refused(decided_by, &Refusal::Filtered);
+        if let Some(refusal) = Refusal::by(&verdict) {
+            return refused(decided_by, &refusal);
         }
         let Some(targets) = &self.targets else {
             return Explanation { decided_by, outcome: Outcome::Answered };

@@ -4,12 +4,12 @@
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::control::Control;
 use crate::admin::text;
+use crate::http1::{json_response, response};
 use crate::pool::Intake;
 use crate::session::job::Job;
 use crate::status::{ByName, Connection, Counters, Histogram};
@@ -23,9 +23,6 @@ pub(super) struct Report {
     pub(super) targets: Option<Arc<Targets>>,
 }
 
-/// The content type of the text format.
-const METRICS_TYPE: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-
 impl Report {
     pub(super) fn answer(&self, path: &str) -> Option<Response<Vec<u8>>> {
         match path {
@@ -33,9 +30,7 @@ impl Report {
             "/readyz" => Some(self.ready()),
             "/status" => Some(json_response(StatusCode::OK, &self.status())),
             "/metrics" => {
-                let mut response = text(StatusCode::OK, self.metrics());
-                response.headers_mut().insert(header::CONTENT_TYPE, METRICS_TYPE);
-                Some(response)
+                Some(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
             }
             _ => None,
         }
@@ -52,7 +47,7 @@ impl Report {
             (self.counters.status().sessions == 0, "no session with a gateway"),
             (self.control.is_stopping(), "the agent is stopping"),
             (
-                targets.iter().any(|_| true) && targets.iter().all(|target| !target.is_up()),
+                !targets.is_empty() && targets.iter().all(|target| !target.is_up()),
                 "every local server is down",
             ),
         ];
@@ -77,7 +72,7 @@ impl Report {
                 "url": target.url,
                 "route": target.route,
                 "up": target.is_healthy,
-                "circuit": target.circuit,
+                "circuit": if target.is_circuit_open { "open" } else { "closed" },
             })
         });
         json!({
@@ -169,7 +164,7 @@ impl Report {
         }
         page.family("target_circuit_open", "gauge", "Whether a local server's circuit is open")?;
         for target in &targets {
-            page.sample("target_circuit_open", &label(target), u8::from(target.circuit == "open"))?;
+            page.sample("target_circuit_open", &label(target), u8::from(target.is_circuit_open))?;
         }
         Ok(())
     }
@@ -219,11 +214,4 @@ fn escaped(text: &str) -> String {
 
 fn rounded(seconds: f64) -> f64 {
     (seconds * 1e3).round() / 1e3
-}
-
-fn json_response(status: StatusCode, json: &Value) -> Response<Vec<u8>> {
-    let mut response = text(status, format!("{json}\n"));
-    let kind = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response
 }

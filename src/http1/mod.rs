@@ -18,7 +18,7 @@ pub use self::head::{Head, has_token, number};
 pub use self::input::Input;
 pub use self::output::{BodyWriter, Output};
 pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
-pub use self::server::{Connection, Error, KEEP_ALIVE};
+pub use self::server::{Connection, Error, KEEP_ALIVE, json_response, response};
 
 /// Most bytes of a head.
 pub const HEAD_MAX: usize = 64 << 10;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::HEAD_MAX;
@@ -164,6 +165,23 @@ impl Connection {
             socket.discard(bytes);
         }
     }
+}
+
+/// A response with this type of content.
+pub fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<String>,
+) -> Response<Vec<u8>> {
+    let mut response = Response::new(body.into().into_bytes());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A response that is this JSON, on a line of its own.
+pub fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<Vec<u8>> {
+    response(status, "application/json", format!("{json}\n"))
 }
 
 /// Until when the next bytes of a body must have come.

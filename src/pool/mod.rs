@@ -115,6 +115,7 @@ impl<J: Send + 'static> Pool<J> {
             // A worker that panicked outside a job has said so on its own.
             let _ = thread.join();
         }
+        // Jobs answer as they are dropped, which is done without the lock.
         let rest = self.0.state().jobs.take_queued();
         drop(rest);
     }

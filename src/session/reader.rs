@@ -13,7 +13,7 @@ use super::streamed::{self, Streamed};
 use super::{Config, End};
 use crate::admission::{Refusal, admit, admit_head};
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
-use crate::mux::{Mux, Stream};
+use crate::mux::Mux;
 use crate::pool::{Intake, Reason, Terms};
 use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
 use crate::protocol::{Envelope, answer, request};
@@ -186,27 +186,36 @@ impl Reader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let admitted = admit_head(&parsed).map(|head| (self.pass(&head.method, &head.uri), head));
-        let whole = end || !matches!(admitted, Ok((Ok(_), _)));
-        let Some(stream) = mux.accept(number, whole) else { return };
-        match admitted {
-            Ok((Ok(not_before), head)) => {
-                let in_flight = InFlight::new(&self.counters);
-                let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
-                let terms = Terms { may_last: true, not_before, weight: 0 };
-                self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
+        let head = match admit_head(&parsed) {
+            Ok(head) => head,
+            Err(refusal) => return self.refuse_stream(mux, number, &refusal, None),
+        };
+        let not_before = match self.pass(&head.method, &head.uri) {
+            Ok(not_before) => not_before,
+            Err(refusal) => {
+                let request = Some((&head.method, head.uri.path()));
+                return self.refuse_stream(mux, number, &refusal, request);
             }
-            Ok((Err(refusal), head)) => {
-                self.refuse_stream(&stream, &refusal, Some((&head.method, head.uri.path())));
-            }
-            Err(refusal) => self.refuse_stream(&stream, &refusal, None),
-        }
+        };
+        let Some(stream) = mux.accept(number, end) else { return };
+        let in_flight = InFlight::new(&self.counters);
+        let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
+        let terms = Terms { may_last: true, not_before, weight: 0 };
+        self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
     }
 
-    fn refuse_stream(&self, stream: &Stream, refusal: &Refusal, request: Option<(&Method, &str)>) {
+    /// Answers a stream with the agent's own response; none of its body is wanted.
+    fn refuse_stream(
+        &self,
+        mux: &Arc<Mux>,
+        number: u32,
+        refusal: &Refusal,
+        request: Option<(&Method, &str)>,
+    ) {
+        let Some(stream) = mux.accept(number, true) else { return };
         refusal.log(request);
         self.counters.request_refused(refusal);
-        streamed::refuse(stream, refusal, &self.counters);
+        streamed::refuse(&stream, refusal, &self.counters);
     }
 
     /// Every request, however broken, gets a ticket and thereby one answer.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderValue, USER_AGENT};
+use http::header::{HeaderValue, USER_AGENT};
 use http::{Uri, request};
 use log::{debug, info, warn};
 
@@ -29,7 +29,7 @@ use crate::origin::{Blame, LocalUrl, Origin, Timeouts, Unanswered};
 use crate::rules::decode;
 use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
 
-/// Most local servers of one agent; a bit each.
+/// Most local servers of one agent.
 pub(crate) const TARGETS_MAX: usize = 64;
 
 const USER_AGENT_OF_CHECKS: HeaderValue =
@@ -62,7 +62,6 @@ struct Route {
 /// One server.
 struct Target {
     url: LocalUrl,
-    host: Option<HeaderValue>,
     origin: Origin,
     /// Another one for checks, with connections and time limits of their own.
     checks: Option<(HealthChecks, Origin)>,
@@ -79,13 +78,13 @@ pub(crate) struct TargetStatus {
     pub(crate) route: String,
     pub(crate) url: String,
     pub(crate) is_healthy: bool,
-    pub(crate) circuit: &'static str,
+    pub(crate) is_circuit_open: bool,
 }
 
 impl TargetStatus {
     /// Whether nothing speaks against asking it.
     pub(crate) fn is_up(&self) -> bool {
-        self.is_healthy && self.circuit == "closed"
+        self.is_healthy && !self.is_circuit_open
     }
 }
 
@@ -131,7 +130,7 @@ impl Targets {
                 route: format!("{}/", route.prefix),
                 url: target.url.to_string(),
                 is_healthy: state.health.is_up(),
-                circuit: if state.breaker.is_open() { "open" } else { "closed" },
+                is_circuit_open: state.breaker.is_open(),
             }
         };
         self.routes
@@ -174,11 +173,8 @@ impl Service for Targets {
         let targets = self.servers_for(request.uri());
         let mut why = Failure::new(FailureKind::Unreachable, NO_SERVER);
         // Those that are down come last, in case that is wrong. What the calls change has no say in the order.
-        let up = targets.iter().enumerate().filter(|(_, target)| target.is_up());
-        let up = up.fold(0, |up, (index, _)| up | 1_u64 << index);
-        let is_up = |(index, _): &(usize, _)| up & 1 << index != 0;
-        let first = targets.iter().enumerate().filter(is_up);
-        for (_, target) in first.chain(targets.iter().enumerate().filter(|target| !is_up(target))) {
+        let (up, down): (Vec<_>, Vec<_>) = targets.iter().partition(|target| target.is_up());
+        for target in up.into_iter().chain(down) {
             match target.call(request) {
                 Ok(response) => return Ok(response),
                 Err(Unanswered { failure, request: Some(unsent), .. }) => (why, request) = (failure, *unsent),
@@ -201,7 +197,6 @@ impl Target {
         Target {
             origin: origin(config.timeouts),
             checks: config.checks.clone().map(|checks| (checks, origin(time))),
-            host: config.host.clone(),
             url,
             state: Mutex::new(State { breaker: Breaker::new(config.breaker), health: Health::new() }),
             is_calm: AtomicBool::new(true),
@@ -293,9 +288,6 @@ impl Target {
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from(checks.path.clone());
         request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
-        if let Some(host) = &self.host {
-            request.headers_mut().insert(HOST, host.clone());
-        }
         let status = origin.call(request).map_err(|failure| failure.to_string())?.status();
         debug!("local server {} answered its check with {status}", self.url);
         if status.is_server_error() { Err(format!("it answered {status}")) } else { Ok(()) }

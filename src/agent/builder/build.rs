@@ -1,7 +1,7 @@
 //! What the configuration comes to: checked, and with the certificates that it names.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Answers, Builder, ConfigError};
 use crate::admission::{Entrance, is_host};
@@ -38,8 +38,6 @@ const BURST_MAX: u32 = 1_000_000;
 
 /// Waiting requests may weigh this many times the largest message, in bytes of their bodies.
 const QUEUED_MESSAGES: usize = 4;
-
-const TIME_MIN: Duration = Duration::from_millis(1);
 
 fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
     secure.then(|| tls::client(trust)).transpose()
@@ -233,7 +231,7 @@ impl Builder {
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {
-        if !(TIME_MIN..=BreakerLimits::OPEN_MAX).contains(&self.breaker.open) {
+        if !(Timeouts::MIN..=BreakerLimits::OPEN_MAX).contains(&self.breaker.open) {
             return Err(ConfigError::OutOfRange("--breaker-open must be 1ms to 30s".to_owned()));
         }
         let times = [
@@ -243,12 +241,12 @@ impl Builder {
             ("--queue-timeout", self.queue_timeout),
             ("--ping-interval", self.heartbeat.ping_interval),
             ("--pong-timeout", self.heartbeat.pong_timeout),
-            ("--health-interval", self.checks.as_ref().map_or(TIME_MIN, |checks| checks.interval)),
+            ("--health-interval", self.checks.as_ref().map_or(Timeouts::MIN, |checks| checks.interval)),
             ("--backoff-min", self.backoff.min),
             ("--backoff-max", self.backoff.max),
         ];
         for (name, time) in times {
-            if !(TIME_MIN..=Timeouts::MAX).contains(&time) {
+            if !(Timeouts::MIN..=Timeouts::MAX).contains(&time) {
                 return Err(ConfigError::OutOfRange(format!("{name} must be 1ms to 1440m")));
             }
         }

@@ -187,18 +187,15 @@ fn task(invoked: Invoked, gateways: &[GatewayUrl]) -> Task {
 }
 
 fn tunnel_id(o: &mut Options<'_>, task: &Task) -> Result<TunnelId, UsageError> {
-    let text = match (o.parsed("--tunnel-id")?, task) {
-        (Some(id), _) => return Ok(id),
-        (None, Task::Serve) => {
-            "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)".to_owned()
-        }
-        // Any will do: none is dialled.
-        (None, _) => match NOBODY.parse() {
-            Ok(id) => return Ok(id),
-            Err(error) => InvalidTunnelId::to_string(&error),
-        },
-    };
-    Err(UsageError(text))
+    if let Some(id) = o.parsed("--tunnel-id")? {
+        return Ok(id);
+    }
+    if *task == Task::Serve {
+        let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
+        return Err(UsageError(text.to_owned()));
+    }
+    // Any will do: none is dialled.
+    NOBODY.parse().map_err(|error: InvalidTunnelId| UsageError(error.to_string()))
 }
 
 /// Sets what was given.
@@ -292,15 +289,10 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
 
 /// Those that were typed; else those of the variable.
 fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
-    let typed = o.in_order(&["--set-header"]);
-    let variable = o.variable("SET_HEADERS")?.unwrap_or_default();
-    let (name, texts): (_, Vec<&str>) = if typed.is_empty() {
-        ("SET_HEADERS", variable.lines().filter(|line| !line.trim().is_empty()).collect())
-    } else {
-        ("--set-header", typed.into_iter().map(|(_, text)| text).collect())
+    let read = |(source, text): (&str, String)| {
+        text.parse().map_err(|error| UsageError(format!("{source}: {error}")))
     };
-    let read = |text: &str| text.parse().map_err(|error| UsageError(format!("{name}: {error}")));
-    texts.into_iter().map(read).collect()
+    o.in_order(&["--set-header"], "SET_HEADERS")?.into_iter().map(read).collect()
 }
 
 fn health_path(text: &str) -> Result<PathAndQuery, &'static str> {
@@ -326,20 +318,17 @@ fn failure(text: &str) -> Result<FailureAnswer, &'static str> {
 
 /// The rules in the order in which they were typed; else those of the variable.
 fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
-    let typed = o.in_order(&["--allow", "--deny"]);
-    let variable = o.variable("RULES")?.unwrap_or_default();
-    let rules: Result<Vec<_>, _> = if typed.is_empty() {
-        let lines = variable.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.map(|line| line.parse().map_err(|error| UsageError(format!("RULES: {error}")))).collect()
-    } else {
-        let rule = |(flag, text): (&'static str, &str)| {
-            let action = if flag == "--allow" { Action::Allow } else { Action::Deny };
-            let pattern = text.parse().map_err(|error| UsageError(format!("{flag}: {error}")))?;
-            Ok(Rule { action, pattern })
+    let read = |(source, text): (&str, String)| {
+        let rule = |action| text.parse().map(|pattern| Rule { action, pattern });
+        let rule = match source {
+            "--allow" => rule(Action::Allow),
+            "--deny" => rule(Action::Deny),
+            _ => text.parse(),
         };
-        typed.into_iter().map(rule).collect()
+        rule.map_err(|error| UsageError(format!("{source}: {error}")))
     };
-    rules.map(Rules::from)
+    let rules = o.in_order(&["--allow", "--deny"], "RULES")?.into_iter().map(read);
+    rules.collect::<Result<Vec<_>, _>>().map(Rules::from)
 }
 
 fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {

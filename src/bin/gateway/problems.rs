@@ -5,7 +5,7 @@ use std::io;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
-use tunnel_agent::http1::Error;
+use tunnel_agent::http1::{Error, json_response};
 use tunnel_agent::mux::StreamError;
 use tunnel_agent::protocol::mux::{Over, Reset, ResetCode};
 
@@ -20,13 +20,6 @@ pub fn problem(status: StatusCode, code: &str, text: &str) -> Response<Vec<u8>> 
 pub fn unavailable(code: &str, text: &str) -> Response<Vec<u8>> {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, text);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-pub fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<Vec<u8>> {
-    let mut response = Response::new(format!("{json}\n").into_bytes());
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

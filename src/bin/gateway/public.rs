@@ -8,12 +8,12 @@ use http::{Method, Response, StatusCode, Uri, request};
 use serde_json::json;
 use tunnel_agent::TunnelId;
 use tunnel_agent::headers::remove_hop_by_hop;
-use tunnel_agent::http1::{Connection, Error, Head};
+use tunnel_agent::http1::{Connection, Error, Head, json_response};
 use tunnel_agent::link::Socket;
 
 use super::agent::Agent;
 use super::clients::{Client, Stage};
-use super::problems::{self, json_response, problem};
+use super::problems::{self, problem};
 use super::{Gateway, accept, stream};
 
 const X_TUNNEL_ID: HeaderName = HeaderName::from_static("x-tunnel-id");
