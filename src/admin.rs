@@ -13,6 +13,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
+use crate::admission::X_TUNNEL_SOURCE;
 use crate::http1::{Connection, Error, Head, response};
 use crate::link::dial::Token;
 use crate::link::{Closer, Socket};
@@ -175,7 +176,10 @@ fn serve(socket: Socket, shared: &Shared) -> io::Result<()> {
         if let Err(error) = connection.read_body(&head, 0) {
             return refuse(connection, error);
         }
-        if !connection.respond(Some(&head), shared.answer(&head))? {
+        let mut response = shared.answer(&head);
+        // Who looks for a local server looks on.
+        response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("agent"));
+        if !connection.respond(Some(&head), response)? {
             break;
         }
     }

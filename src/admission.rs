@@ -16,6 +16,9 @@ use crate::rate::Bucket;
 use crate::rules::{Action, Rule, Rules, Verdict};
 use crate::service::{Body, Failure, FailureKind, Request, Response};
 
+/// Says who answered, where that is not the local server.
+pub(crate) const X_TUNNEL_SOURCE: HeaderName = HeaderName::from_static("x-tunnel-source");
+
 /// Most headers of one request.
 pub const HEADERS_MAX: usize = 128;
 
@@ -170,7 +173,7 @@ fn problem(status: StatusCode, code: &str, text: &str, retry_after: Option<u64>)
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(HeaderName::from_static("x-tunnel-source"), HeaderValue::from_static("agent"));
+    headers.insert(X_TUNNEL_SOURCE, HeaderValue::from_static("agent"));
     if let Some(seconds) = retry_after {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }

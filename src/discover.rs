@@ -3,9 +3,9 @@
 //! On Linux the listening sockets are read from `/proc/net`, those of other users included where the system
 //! shows them; elsewhere, and where that fails, usual ports are tried. Each is asked `HEAD /`, side by side.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, SERVER, SET_COOKIE};
 use http::{Method, StatusCode};
 
+use crate::admission::X_TUNNEL_SOURCE;
 use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::{Body, Request, Service};
 
@@ -37,11 +38,15 @@ const RANKED: [u16; 5] = [8000, 8080, 3000, 5173, 80];
 /// More ports to try where nobody tells which ones are open.
 const USUAL: [u16; 12] = [8000, 8080, 3000, 5173, 80, 3001, 4200, 4321, 5000, 8001, 8081, 8888];
 
+/// Ports of mail, databases and the like, which complain in their logs of whoever speaks HTTP to them.
+const OF_OTHERS: [u16; 17] =
+    [21, 22, 25, 53, 110, 143, 465, 587, 993, 995, 1433, 3306, 5432, 5672, 6379, 11211, 27017];
+
 /// A server that speaks HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// Where it listens.
-    pub port: u16,
+    pub address: SocketAddr,
     /// What it answered `HEAD /` with.
     pub status: StatusCode,
     /// Its `Server` header.
@@ -52,19 +57,35 @@ pub struct Found {
     pub framework: Option<&'static str>,
 }
 
+impl Found {
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url())?;
+        self.framework.map_or(Ok(()), |framework| write!(f, " ({framework})"))
+    }
+}
+
 /// Finds servers, the likeliest first; none at these ports.
 pub fn servers(except: &[u16]) -> Vec<Found> {
-    let mut ports = listening().unwrap_or_else(|| USUAL.into());
-    ports.retain(|port| !except.contains(port));
-    let queue: Mutex<Vec<u16>> = Mutex::new(ports.into_iter().take(PORTS_MAX).collect());
+    let usual = || USUAL.map(|port| (port, Ipv4Addr::LOCALHOST.into())).into();
+    let mut places: BTreeMap<u16, IpAddr> = listening().unwrap_or_else(usual);
+    places.retain(|port, _| !except.contains(port) && !OF_OTHERS.contains(port));
+    let queue: Mutex<Vec<(u16, IpAddr)>> = Mutex::new(places.into_iter().take(PORTS_MAX).collect());
     let found = Mutex::new(Vec::new());
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 // Nothing panics while either lock is held.
                 let next = || queue.lock().ok()?.pop();
-                while let Some(port) = next() {
-                    if let (Some(server), Ok(mut found)) = (ask(port), found.lock()) {
+                while let Some((port, ip)) = next() {
+                    let server = ask(SocketAddr::new(ip, port));
+                    if let (Some(server), Ok(mut found)) = (server, found.lock()) {
                         found.push(server);
                     }
                 }
@@ -72,7 +93,7 @@ pub fn servers(except: &[u16]) -> Vec<Found> {
         }
     });
     let mut found = found.into_inner().unwrap_or_default();
-    found.sort_by_key(|found: &Found| rank(found.port));
+    found.sort_by_key(|found: &Found| rank(found.address.port()));
     found
 }
 
@@ -80,24 +101,29 @@ fn rank(port: u16) -> (usize, u16) {
     (RANKED.iter().position(|ranked| *ranked == port).unwrap_or(RANKED.len()), port)
 }
 
-/// The ports at which something listens on loopback or on all addresses.
-fn listening() -> Option<BTreeSet<u16>> {
+/// The ports at which something listens on loopback or on all addresses, and where to reach it.
+fn listening() -> Option<BTreeMap<u16, IpAddr>> {
     let v4 = std::fs::read_to_string("/proc/net/tcp").ok()?;
     // Without IPv6 there is no such file.
     let v6 = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-    Some(parse(&v4).chain(parse(&v6)).collect())
+    // Where both are open, IPv4.
+    Some(parse(&v6).chain(parse(&v4)).collect())
 }
 
 /// Reads the ports out of a table of sockets as the kernel prints it: the second column is the local address and
 /// port in hexadecimal, the fourth the state, of which `0A` is listening.
-fn parse(table: &str) -> impl Iterator<Item = u16> {
+fn parse(table: &str) -> impl Iterator<Item = (u16, IpAddr)> {
     table.lines().skip(1).filter_map(|line| {
         let mut columns = line.split_ascii_whitespace().skip(1);
         let (local, state) = (columns.next()?, columns.nth(1)?);
         let (address, port) = local.split_once(':')?;
-        let is_here = address_of(address).is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+        let ip = match address_of(address)? {
+            // On Linux all addresses of IPv6 are those of IPv4, too, unless somebody went out of their way.
+            ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            ip => ip,
+        };
         let port = u16::from_str_radix(port, 16).ok()?;
-        (state == "0A" && is_here).then_some(port)
+        (state == "0A" && ip.is_loopback()).then_some((port, ip))
     })
 }
 
@@ -118,9 +144,9 @@ fn address_of(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Asks whoever listens at this port; nothing when that is no HTTP server.
-fn ask(port: u16) -> Option<Found> {
-    let url: LocalUrl = format!("http://127.0.0.1:{port}").parse().ok()?;
+/// Asks whoever listens there; nothing when that is no HTTP server, or one of ours.
+pub(crate) fn ask(address: SocketAddr) -> Option<Found> {
+    let url: LocalUrl = format!("http://{address}").parse().ok()?;
     let origin = Origin::new(url, None, None, Timeouts { connect: TIME, response: TIME, idle: TIME });
     let request = |method| {
         let mut request = Request::new(Body::empty());
@@ -128,8 +154,8 @@ fn ask(port: u16) -> Option<Found> {
         origin.call(request)
     };
     let head = request(Method::HEAD).ok()?;
-    if head.headers().contains_key("x-tunnel-source") {
-        // A gateway, which would only ask back.
+    if head.headers().contains_key(X_TUNNEL_SOURCE) {
+        // A gateway, which would only ask back, or an agent's own page.
         return None;
     }
     let page = request(Method::GET).ok();
@@ -137,7 +163,7 @@ fn ask(port: u16) -> Option<Found> {
     let page = page.and_then(|page| first_bytes(page.into_body())).unwrap_or_default();
     let text = String::from_utf8_lossy(&page);
     Some(Found {
-        port,
+        address,
         status: head.status(),
         server: headers.get(SERVER).map(|value| shown(&String::from_utf8_lossy(value.as_bytes()))),
         title: title(&text),
@@ -200,10 +226,10 @@ impl fmt::Display for Table<'_> {
             let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
             let (server, title) = (text(&found.server), text(&found.title));
             let framework = found.framework.unwrap_or("-");
-            let (port, status) = (found.port, found.status.as_u16());
+            let (port, status) = (found.address.port(), found.status.as_u16());
             writeln!(f, "{port:<6} {status:<6} {server:<28} {framework:<19} {title}")?;
         }
-        writeln!(f, "\nthe likeliest: --local http://127.0.0.1:{}", self.0[0].port)
+        writeln!(f, "\n--local auto would take {}", self.0[0].url())
     }
 }
 
@@ -221,13 +247,15 @@ mod tests {
              2: 0A00020F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0\n\
              3: 0100007F:1F41 0100007F:D431 01 00000000:00000000 00:00000000 00000000     0\n\
              garbage\n";
-        assert_eq!(parse(v4).collect::<Vec<_>>(), [8000, 3000]);
+        let v4_at = |port| (port, IpAddr::from(Ipv4Addr::LOCALHOST));
+        assert_eq!(parse(v4).collect::<Vec<_>>(), [v4_at(8000), v4_at(3000)]);
         let v6 = "  sl  local_address                         remote_address                        st\n\
              0: 00000000000000000000000001000000:1435 00000000000000000000000000000000:0000 0A\n\
              1: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A\n\
              2: 0000000000000000FFFF00000100007F:0051 00000000000000000000000000000000:0000 0A\n\
              3: B80D01200000000000000000010000AB:0052 00000000000000000000000000000000:0000 0A\n";
-        assert_eq!(parse(v6).collect::<Vec<_>>(), [5173, 80, 81]);
+        let v6_at = (5173, IpAddr::from(Ipv6Addr::LOCALHOST));
+        assert_eq!(parse(v6).collect::<Vec<_>>(), [v6_at, v4_at(80), v4_at(81)]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use self::slot::Slots;
 use crate::TunnelId;
 use crate::admin::Admin;
 use crate::backoff;
+use crate::discover::{self, Found};
 use crate::link::Dialer;
 use crate::link::dial::Token;
 use crate::pool::{self, Pool};
@@ -45,6 +46,8 @@ pub struct Agent {
     targets: Option<Arc<Targets>>,
     /// What answers, for the log.
     served_by: String,
+    /// Ports of this machine that are the tunnel's own.
+    own_ports: Vec<u16>,
     session: session::Config,
     /// How long a session that has a successor may finish what runs.
     drain: Duration,
@@ -95,6 +98,11 @@ impl Agent {
         Builder::new(tunnel_id)
     }
 
+    /// The HTTP servers that listen on this machine, the likeliest first, without the tunnel's own.
+    pub fn discover(&self) -> Vec<Found> {
+        discover::servers(&self.own_ports)
+    }
+
     /// Serves the tunnel, on this thread and others, until the agent gives up. To be able to stop it, use
     /// [`spawn`](Self::spawn).
     pub fn run(self) -> Result<(), RunError> {
@@ -115,8 +123,8 @@ impl Agent {
                 return Err(RunError::Admin(error));
             }
         };
-        let checks = self.targets.as_ref().map(|targets| targets.start_checks()).transpose();
-        let checks = checks.inspect_err(|error| warn!("no thread for health checks: {error}"));
+        let care = self.targets.as_ref().map(|targets| targets.look_after()).transpose();
+        let care = care.inspect_err(|error| warn!("no thread to look after local servers: {error}"));
         let result = Slots::new(&self, pool.intake()).run();
         let unfinished = self.counters.status().in_flight;
         if unfinished > 0 && self.control.is_out_of_time() {
@@ -124,7 +132,7 @@ impl Agent {
         }
         self.service.interrupt();
         pool.join();
-        drop((checks, admin));
+        drop((care, admin));
         self.counters.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);

@@ -6,6 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
+/// Whether a host, an IPv6 address in its brackets, is certainly this machine.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+}
+
 /// Most addresses of one name that are tried.
 pub const ADDRESSES_MAX: usize = 8;
 

@@ -77,6 +77,11 @@ impl Connections {
         drop(unneeded);
     }
 
+    /// Whether none is busy.
+    pub(super) fn are_idle(&self) -> bool {
+        self.state().busy.is_empty()
+    }
+
     /// Whether [`stop`](Self::stop) was called.
     pub(super) fn are_stopped(&self) -> bool {
         self.state().stopped

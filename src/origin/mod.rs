@@ -151,6 +151,11 @@ impl Origin {
         Ok(head.uri.to_string())
     }
 
+    /// Whether no request is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.connections.are_idle()
+    }
+
     fn unanswered(&self, broken: Broken, cancellation: &Cancellation) -> Unanswered {
         let blame = match &broken {
             _ if cancellation.is_cancelled() || self.connections.are_stopped() => Blame::Nobody,

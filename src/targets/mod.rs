@@ -5,35 +5,48 @@
 //! [checks](health), whose thread runs while the agent does.
 
 mod breaker;
+mod choice;
 mod edits;
 mod health;
+mod target;
 
+use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use http::header::{HeaderValue, USER_AGENT};
+use http::header::HeaderValue;
 use http::{Uri, request};
-use log::{debug, info, warn};
 
-use self::breaker::Breaker;
 pub use self::breaker::BreakerLimits;
 pub(crate) use self::edits::{HeaderEdits, header_name};
 pub use self::edits::{InvalidHeader, SetHeader};
 pub use self::health::HealthChecks;
-use self::health::{CHECK_TIME, Health};
+use self::target::Target;
 use crate::link::tls::ClientTls;
-use crate::origin::{Blame, LocalUrl, Origin, Timeouts, Unanswered};
+use crate::origin::{LocalUrl, Timeouts, Unanswered};
 use crate::rules::decode;
-use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
+use crate::service::{Failure, FailureKind, Request, Response, Service};
 
 /// Most local servers of one agent.
 pub(crate) const TARGETS_MAX: usize = 64;
 
-const USER_AGENT_OF_CHECKS: HeaderValue =
-    HeaderValue::from_static(concat!("tunnel-agent/", env!("CARGO_PKG_VERSION"), " (health check)"));
+/// Where a local server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    At(LocalUrl),
+    /// Wherever on this machine there is one.
+    Auto,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::At(url) => url.fmt(f),
+            Place::Auto => f.write_str("auto"),
+        }
+    }
+}
 
 /// How all servers are treated.
 pub(crate) struct Config {
@@ -43,13 +56,15 @@ pub(crate) struct Config {
     pub(crate) edits: HeaderEdits,
     pub(crate) breaker: BreakerLimits,
     pub(crate) checks: Option<HealthChecks>,
+    /// Ports of this machine at which no server is to be looked for.
+    pub(crate) except: Vec<u16>,
 }
 
 /// The local servers.
 pub(crate) struct Targets {
     /// Those with longer prefixes first; the last has none.
     routes: Vec<Route>,
-    edits: HeaderEdits,
+    config: Arc<Config>,
 }
 
 /// A part of the paths, and the servers for it.
@@ -57,20 +72,6 @@ struct Route {
     /// Without a slash at its end.
     prefix: String,
     targets: Vec<Arc<Target>>,
-}
-
-/// One server.
-struct Target {
-    url: LocalUrl,
-    origin: Origin,
-    /// Another one for checks, with connections and time limits of their own.
-    checks: Option<(HealthChecks, Origin)>,
-    state: Mutex<State>,
-    /// Nothing is known against it; the state need not be looked at.
-    is_calm: AtomicBool,
-    started: Instant,
-    /// When a request was answered last, in milliseconds since the start.
-    proven: AtomicU64,
 }
 
 /// How a server is doing.
@@ -88,24 +89,23 @@ impl TargetStatus {
     }
 }
 
-struct State {
-    breaker: Breaker,
-    health: Health,
-}
-
 impl Targets {
     /// The servers of each prefix; the empty one takes what lies under no other.
-    pub(crate) fn new(routes: Vec<(String, LocalUrl)>, config: Config) -> Self {
+    pub(crate) fn new(routes: Vec<(String, Place)>, config: Config) -> Self {
+        let config = Arc::new(config);
         let mut grouped: Vec<Route> = Vec::new();
-        for (prefix, url) in routes {
-            let target = Arc::new(Target::new(url, &config));
+        for (prefix, place) in routes {
+            let target = Arc::new(match place {
+                Place::At(url) => Target::named(url, config.clone()),
+                Place::Auto => Target::searched(config.except.clone(), config.clone()),
+            });
             match grouped.iter_mut().find(|route| route.prefix == prefix) {
                 Some(route) => route.targets.push(target),
                 None => grouped.push(Route { prefix, targets: vec![target] }),
             }
         }
         grouped.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
-        Targets { routes: grouped, edits: config.edits }
+        Targets { routes: grouped, config }
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Target>> {
@@ -125,12 +125,12 @@ impl Targets {
     /// How each server is doing.
     pub(crate) fn status(&self) -> Vec<TargetStatus> {
         let of = |route: &Route, target: &Target| {
-            let state = target.state();
+            let (is_healthy, is_circuit_open) = target.condition();
             TargetStatus {
                 route: format!("{}/", route.prefix),
-                url: target.url.to_string(),
-                is_healthy: state.health.is_up(),
-                is_circuit_open: state.breaker.is_open(),
+                url: target.name(),
+                is_healthy,
+                is_circuit_open,
             }
         };
         self.routes
@@ -143,20 +143,26 @@ impl Targets {
     pub(crate) fn explain(&self, mut head: request::Parts) -> Result<(String, request::Parts), Failure> {
         let target = self.servers_for(&head.uri).first();
         let target = target.ok_or_else(|| Failure::new(FailureKind::Unreachable, NO_SERVER))?;
-        self.edits.apply(&mut head.headers);
-        let url = target.origin.explain(&mut head)?;
+        if target.server().is_none() {
+            target.search();
+        }
+        let server = target.server().ok_or_else(|| Failure::new(FailureKind::Unreachable, NO_SERVER))?;
+        self.config.edits.apply(&mut head.headers);
+        let url = server.origin.explain(&mut head)?;
         Ok((url, head))
     }
 
-    /// Starts a thread for each server that is checked.
-    pub(crate) fn start_checks(&self) -> io::Result<Checks> {
-        let mut checks = Checks { stop: Arc::default(), threads: Vec::new() };
-        for target in self.all().filter(|target| target.checks.is_some()) {
-            let (target, stop) = (target.clone(), checks.stop.clone());
+    /// Finds what is to be found, and starts a thread for each server that needs looking after.
+    pub(crate) fn look_after(&self) -> io::Result<Care> {
+        let mut care = Care { targets: Vec::new(), threads: Vec::new() };
+        for target in self.all().filter(|target| target.wants_care()) {
+            let next_look = target.search();
+            let looked_after = target.clone();
+            care.targets.push(target.clone());
             let thread = thread::Builder::new().name("health".to_owned());
-            checks.threads.push(thread.spawn(move || target.check_until(&stop))?);
+            care.threads.push(thread.spawn(move || looked_after.look_after(next_look))?);
         }
-        Ok(checks)
+        Ok(care)
     }
 }
 
@@ -169,7 +175,7 @@ fn lies_under(path: &str, prefix: &str) -> bool {
 
 impl Service for Targets {
     fn call(&self, mut request: Request) -> Result<Response, Failure> {
-        self.edits.apply(request.headers_mut());
+        self.config.edits.apply(request.headers_mut());
         let targets = self.servers_for(request.uri());
         let mut why = Failure::new(FailureKind::Unreachable, NO_SERVER);
         // Those that are down come last, in case that is wrong. What the calls change has no say in the order.
@@ -185,187 +191,19 @@ impl Service for Targets {
     }
 
     fn interrupt(&self) {
-        self.all().for_each(|target| target.origin.interrupt());
+        self.all().for_each(|target| target.interrupt());
     }
 }
 
-impl Target {
-    fn new(url: LocalUrl, config: &Config) -> Self {
-        let tls = config.tls.clone().filter(|_| url.is_secure());
-        let origin = |timeouts| Origin::new(url.clone(), config.host.clone(), tls.clone(), timeouts);
-        let time = Timeouts { connect: CHECK_TIME, response: CHECK_TIME, idle: CHECK_TIME };
-        Target {
-            origin: origin(config.timeouts),
-            checks: config.checks.clone().map(|checks| (checks, origin(time))),
-            url,
-            state: Mutex::new(State { breaker: Breaker::new(config.breaker), health: Health::new() }),
-            is_calm: AtomicBool::new(true),
-            started: Instant::now(),
-            proven: AtomicU64::new(0),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Looks at the state, or changes it.
-    fn update<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state();
-        let result = change(&mut state);
-        self.is_calm.store(state.breaker.is_calm() && state.health.is_up(), Ordering::Relaxed);
-        result
-    }
-
-    fn is_calm(&self) -> bool {
-        self.is_calm.load(Ordering::Relaxed)
-    }
-
-    fn is_up(&self) -> bool {
-        self.is_calm() || self.update(|state| state.health.is_up() && state.breaker.is_ready(Instant::now()))
-    }
-
-    /// Has a request answered, if the breaker lets it pass.
-    fn call(&self, request: Request) -> Result<Response, Unanswered> {
-        if !self.is_calm()
-            && let Err(open) = self.update(|state| state.breaker.admit(Instant::now()))
-        {
-            let failure = Failure::new(FailureKind::Unavailable, open.to_string());
-            return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
-        }
-        let outcome = Outcome(Some(self));
-        let result = self.origin.attempt(request);
-        outcome.tell(&result);
-        result
-    }
-
-    fn answered(&self) {
-        if self.checks.is_some() {
-            let now = self.started.elapsed().as_millis();
-            self.proven.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-        if !self.is_calm() {
-            let closed = self.update(|state| state.breaker.succeeded(Instant::now()));
-            if let Some(time) = closed {
-                info!("local server {} answers again, after {:.1} s", self.url, time.as_secs_f64());
-            }
-        }
-    }
-
-    fn failed(&self, failure: &Failure) {
-        let opened = self.update(|state| state.breaker.failed(Instant::now()));
-        if let Some(failures) = opened {
-            warn!(
-                "local server {} failed {failures} times in a row, the last time: {failure}; not asked again \
-                 but for a try now and then",
-                self.url
-            );
-        }
-    }
-
-    /// Checks now and then, until the agent stops.
-    fn check_until(&self, stop: &Stop) {
-        let Some((checks, origin)) = &self.checks else { return };
-        let mut next = Duration::ZERO;
-        while stop.wait(next) {
-            // A request that was answered meanwhile has said it all.
-            let proven = Duration::from_millis(self.proven.load(Ordering::Relaxed));
-            let since = self.started.elapsed().saturating_sub(proven);
-            next = checks.interval;
-            let result = if !proven.is_zero() && since < checks.interval {
-                next = checks.interval - since;
-                Ok(())
-            } else {
-                self.check(checks, origin)
-            };
-            self.checked(result);
-        }
-        origin.interrupt();
-    }
-
-    fn check(&self, checks: &HealthChecks, origin: &Origin) -> Result<(), String> {
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = Uri::from(checks.path.clone());
-        request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
-        let status = origin.call(request).map_err(|failure| failure.to_string())?.status();
-        debug!("local server {} answered its check with {status}", self.url);
-        if status.is_server_error() { Err(format!("it answered {status}")) } else { Ok(()) }
-    }
-
-    fn checked(&self, result: Result<(), String>) {
-        let now = Instant::now();
-        let change = self.update(|state| match &result {
-            Ok(()) => {
-                // A circuit closes with whatever was answered.
-                let closed = state.breaker.succeeded(now).map(health::Change::Up);
-                state.health.passed(now).or(closed)
-            }
-            Err(_) => state.health.failed(now),
-        });
-        match (change, result) {
-            (Some(health::Change::Down(failures)), Err(why)) => {
-                warn!(
-                    "local server {} is down: {failures} checks in a row failed, the last: {why}",
-                    self.url
-                );
-            }
-            (Some(health::Change::Up(time)), _) => {
-                info!("local server {} is up again, after {:.1} s", self.url, time.as_secs_f64());
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Tells a target how a request ended; that it told nothing, when nobody says more.
-struct Outcome<'a>(Option<&'a Target>);
-
-impl Outcome<'_> {
-    fn tell(mut self, result: &Result<Response, Unanswered>) {
-        match (result, self.0) {
-            (Err(Unanswered { blame: Blame::Nobody, .. }), _) | (_, None) => return,
-            (Err(Unanswered { blame: Blame::Server, failure, .. }), Some(target)) => target.failed(failure),
-            (Ok(_) | Err(Unanswered { blame: Blame::Answer, .. }), Some(target)) => target.answered(),
-        }
-        self.0 = None;
-    }
-}
-
-impl Drop for Outcome<'_> {
-    fn drop(&mut self) {
-        if let Some(target) = self.0.filter(|target| !target.is_calm()) {
-            target.update(|state| state.breaker.told_nothing(Instant::now()));
-        }
-    }
-}
-
-/// Tells the checking threads to end.
-#[derive(Default)]
-struct Stop {
-    stopped: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Stop {
-    /// Waits. False when it is time to end.
-    fn wait(&self, time: Duration) -> bool {
-        let stopped = self.stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let waited = self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped);
-        !*waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
-    }
-}
-
-/// The threads that check; dropping it ends them.
-pub(crate) struct Checks {
-    stop: Arc<Stop>,
+/// The threads that look after servers; dropping it ends them.
+pub(crate) struct Care {
+    targets: Vec<Arc<Target>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Drop for Checks {
+impl Drop for Care {
     fn drop(&mut self) {
-        *self.stop.stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
-        self.stop.changed.notify_all();
+        self.targets.iter().for_each(|target| target.release());
         for thread in self.threads.drain(..) {
             // One that panicked has said so on its own.
             let _ = thread.join();
@@ -386,8 +224,10 @@ mod tests {
     use super::*;
 
     fn targets(routes: &[(&str, &str)]) -> Targets {
-        let routes =
-            routes.iter().map(|(prefix, url)| ((*prefix).to_owned(), url.parse().unwrap())).collect();
+        let routes = routes
+            .iter()
+            .map(|(prefix, url)| ((*prefix).to_owned(), Place::At(url.parse().unwrap())))
+            .collect();
         let config = Config {
             host: None,
             tls: None,
@@ -395,6 +235,7 @@ mod tests {
             edits: HeaderEdits::default(),
             breaker: BreakerLimits::default(),
             checks: None,
+            except: Vec::new(),
         };
         Targets::new(routes, config)
     }

@@ -7,6 +7,7 @@ use super::{Answers, Builder, ConfigError};
 use crate::admission::{Entrance, is_host};
 use crate::agent::Agent;
 use crate::link::frames::MESSAGE_MIN;
+use crate::link::resolve::is_this_machine;
 use crate::link::tls::{self, ClientTls, TlsError, Trust};
 use crate::link::{Dialer, GatewayUrl};
 use crate::origin::{LocalUrl, Timeouts};
@@ -14,7 +15,7 @@ use crate::rate::Bucket;
 use crate::rules::RULES_MAX;
 use crate::service::Service;
 use crate::status::Counters;
-use crate::targets::{self, BreakerLimits, TARGETS_MAX, Targets};
+use crate::targets::{self, BreakerLimits, Place, TARGETS_MAX, Targets};
 use crate::{pool, protocol, session};
 
 /// Most worker threads.
@@ -57,6 +58,7 @@ impl Builder {
             service,
             targets,
             served_by: self.served_by(),
+            own_ports: self.own_ports(),
             session: self.session(),
             pool: self.pool(),
             warnings: self.warnings(),
@@ -81,7 +83,7 @@ impl Builder {
         {
             // The same.
             let url = DEFAULT_LOCAL.parse().expect("the default local server is a URL");
-            servers.push((String::new(), url));
+            servers.push((String::new(), Place::At(url)));
         }
     }
 
@@ -95,12 +97,34 @@ impl Builder {
         Ok(self.gateways.iter().map(dial).collect())
     }
 
+    /// Ports of this machine that are the tunnel's own.
+    fn own_ports(&self) -> Vec<u16> {
+        let gateways = self.gateways.iter().filter(|url| is_this_machine(url.host())).map(GatewayUrl::port);
+        gateways.chain(self.admin.as_ref().map(|(address, _)| address.port())).collect()
+    }
+
+    /// Ports of this machine where a server has been named.
+    fn named_ports(&self) -> impl Iterator<Item = u16> {
+        self.named_servers().filter(|url| is_this_machine(url.host())).map(LocalUrl::port)
+    }
+
+    fn named_servers(&self) -> impl Iterator<Item = &LocalUrl> {
+        let servers = match &self.answers {
+            Answers::Local(servers) => servers.as_slice(),
+            Answers::Service(_) => &[],
+        };
+        servers.iter().filter_map(|(_, place)| match place {
+            Place::At(url) => Some(url),
+            Place::Auto => None,
+        })
+    }
+
     fn answering(&self) -> Result<Answering, ConfigError> {
         let servers = match &self.answers {
             Answers::Service(service) => return Ok((service.clone(), None)),
             Answers::Local(servers) => servers.clone(),
         };
-        let any_secure = servers.iter().any(|(_, url)| url.is_secure());
+        let any_secure = self.named_servers().any(LocalUrl::is_secure);
         let config = targets::Config {
             host: self.host_header.clone(),
             tls: client_tls(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?,
@@ -108,6 +132,7 @@ impl Builder {
             edits: self.edits.clone(),
             breaker: self.breaker,
             checks: self.checks.clone(),
+            except: self.own_ports().into_iter().chain(self.named_ports()).collect(),
         };
         let targets = Arc::new(Targets::new(servers, config));
         Ok((targets.clone(), Some(targets)))
@@ -146,10 +171,7 @@ impl Builder {
     /// What the log warns of at every start.
     fn warnings(&self) -> Vec<&'static str> {
         let gateway = self.gateways.iter().any(GatewayUrl::is_secure);
-        let local = match &self.answers {
-            Answers::Local(servers) => servers.iter().any(|(_, url)| url.is_secure()),
-            Answers::Service(_) => false,
-        };
+        let local = self.named_servers().any(LocalUrl::is_secure);
         let names_file = |trust: &Trust| matches!(trust, Trust::File(_));
         let warnings = [
             (
@@ -172,9 +194,10 @@ impl Builder {
     /// What answers, for the log.
     fn served_by(&self) -> String {
         let Answers::Local(servers) = &self.answers else { return "this program".to_owned() };
-        let describe = |(prefix, url): &(String, LocalUrl)| match prefix.as_str() {
-            "" => url.to_string(),
-            prefix => format!("{url} for {prefix}"),
+        let describe = |(prefix, place): &(String, Place)| match (prefix.as_str(), place) {
+            ("", Place::Auto) => "a server of this machine".to_owned(),
+            ("", Place::At(url)) => url.to_string(),
+            (prefix, place) => format!("{place} for {prefix}"),
         };
         servers.iter().map(describe).collect::<Vec<_>>().join(", ")
     }
@@ -188,6 +211,11 @@ impl Builder {
         {
             let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
             return Err(ConfigError::OutOfRange(text));
+        }
+        if let Answers::Local(servers) = &self.answers
+            && servers.iter().filter(|(_, place)| *place == Place::Auto).count() > 1
+        {
+            return Err(ConfigError::OutOfRange("--local auto may be given once".to_owned()));
         }
         let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
         let admin_is_safe =

@@ -19,7 +19,7 @@ use crate::rate::Rate;
 use crate::rules::Rules;
 use crate::service::Service;
 use crate::session::{Correlation, FailureAnswer, Heartbeat};
-use crate::targets::{self, BreakerLimits as Breaker, HeaderEdits, HealthChecks, SetHeader};
+use crate::targets::{self, BreakerLimits as Breaker, HeaderEdits, HealthChecks, Place, SetHeader};
 
 /// Configures an [`Agent`](crate::Agent).
 pub struct Builder {
@@ -59,7 +59,7 @@ pub struct Builder {
 
 enum Answers {
     /// Local servers, each with the prefix of the paths that it is for.
-    Local(Vec<(String, LocalUrl)>),
+    Local(Vec<(String, Place)>),
     Service(Arc<dyn Service>),
 }
 
@@ -159,7 +159,7 @@ impl Builder {
     /// Forwards requests to this HTTP server. Called again, one more, for when those before it cannot be reached.
     /// Default: `http://127.0.0.1:8000`.
     pub fn local(self, url: LocalUrl) -> Self {
-        self.server(String::new(), url)
+        self.server(String::new(), Place::At(url))
     }
 
     /// Forwards requests whose path lies under this prefix, such as `/api`, to another HTTP server; among several
@@ -167,7 +167,7 @@ impl Builder {
     /// server for it.
     pub fn route(mut self, prefix: &str, url: LocalUrl) -> Self {
         match targets::prefix(prefix) {
-            Ok(prefix) => self.server(prefix, url),
+            Ok(prefix) => self.server(prefix, Place::At(url)),
             Err(what) => {
                 self.invalid.get_or_insert_with(|| format!("--route: {what}"));
                 self
@@ -175,10 +175,16 @@ impl Builder {
         }
     }
 
-    fn server(mut self, prefix: String, url: LocalUrl) -> Self {
+    /// Forwards requests to an HTTP server that it finds on this machine, see [`Agent::discover`](crate::Agent::discover):
+    /// the likeliest one at the start, and another one while nobody listens at that one's port any more.
+    pub fn local_auto(self) -> Self {
+        self.server(String::new(), Place::Auto)
+    }
+
+    fn server(mut self, prefix: String, place: Place) -> Self {
         match &mut self.answers {
-            Answers::Local(servers) => servers.push((prefix, url)),
-            answers => *answers = Answers::Local(vec![(prefix, url)]),
+            Answers::Local(servers) => servers.push((prefix, place)),
+            answers => *answers = Answers::Local(vec![(prefix, place)]),
         }
         self
     }

@@ -1,5 +1,6 @@
 //! What was typed, and what it means.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -32,7 +33,8 @@ const TABLE: [Opt; 49] = [
         "--local",
         "LOCAL_URL",
         "URL",
-        "the local server; repeated, one more for when it cannot be reached; default http://127.0.0.1:8000",
+        "the local server, or auto to find one; repeated, one more for when it cannot be reached; default \
+         http://127.0.0.1:8000",
     )
     .repeats(),
     opt("--route", "ROUTES", "PREFIX=URL", "another local server for the paths under it; may be repeated")
@@ -125,8 +127,8 @@ pub enum Task {
     Serve,
     /// To say what would become of a request with this method and path.
     Explain(String, String),
-    /// To list the local servers there are, but for those at these ports.
-    Discover(Vec<u16>),
+    /// To list the local servers there are.
+    Discover,
 }
 
 const DISCOVER: &str = "discover";
@@ -157,7 +159,7 @@ pub fn read() -> Result<Command<Settings>, UsageError> {
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
     let o = &mut options;
     let gateways: Vec<GatewayUrl> = o.all_parsed("--gateway")?;
-    let task = task(invoked, &gateways);
+    let task = task(invoked);
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
     let tunnel_id = tunnel_id(o, &task)?;
@@ -173,15 +175,11 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     Ok(Settings { agent, drain, warnings, task, log_format })
 }
 
-fn task(invoked: Invoked, gateways: &[GatewayUrl]) -> Task {
+fn task(invoked: Invoked) -> Task {
     let Some((verb, operands)) = invoked else { return Task::Serve };
     match <[String; 2]>::try_from(operands) {
         Ok([method, path]) => Task::Explain(method, path),
-        Err(_) if verb == DISCOVER => {
-            // A gateway on this machine is no server to forward to.
-            let is_here = |url: &&GatewayUrl| ["localhost", "127.0.0.1", "[::1]"].contains(&url.host());
-            Task::Discover(gateways.iter().filter(is_here).map(GatewayUrl::port).collect())
-        }
+        Err(_) if verb == DISCOVER => Task::Discover,
         Err(_) => Task::Serve,
     }
 }
@@ -247,10 +245,27 @@ fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
 /// A tunnel ID for what needs none.
 const NOBODY: &str = "agent_00000000-0000-0000-0000-000000000000_nobody";
 
+/// A value of `--local`.
+enum Local {
+    At(LocalUrl),
+    Auto,
+}
+
+impl FromStr for Local {
+    type Err = InvalidLocalUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLocalUrl> {
+        if text == "auto" { Ok(Local::Auto) } else { text.parse().map(Local::At) }
+    }
+}
+
 /// What concerns the local servers.
 fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, UsageError> {
-    for url in o.all_parsed("--local")? {
-        builder = builder.local(url);
+    for local in o.all_parsed("--local")? {
+        builder = match local {
+            Local::Auto => builder.local_auto(),
+            Local::At(url) => builder.local(url),
+        };
     }
     builder = with(builder, o.value("--host-header", HeaderValue::from_str)?, Builder::host_header);
     builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);

@@ -30,8 +30,8 @@ fn main() -> ExitCode {
             let _ = print(&explanation.to_string());
             if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
         }
-        Ok(Command::Run(Settings { task: Task::Discover(except), .. })) => {
-            print(&discover::Table(&discover::servers(&except)).to_string())
+        Ok(Command::Run(Settings { task: Task::Discover, agent, .. })) => {
+            print(&discover::Table(&agent.discover()).to_string())
         }
         Ok(Command::Run(settings)) => {
             logging::install(settings.log_format);
