@@ -79,7 +79,7 @@ mod status;
 mod targets;
 mod tunnel_id;
 
-pub use agent::{Agent, Builder, ConfigError, Explanation, Handle, Outcome, Remote, RunError};
+pub use agent::{Agent, Builder, ConfigError, Explanation, Handle, Outcome, Passed, Remote, RunError, Step};
 pub use backoff::Limits as Backoff;
 pub use link::GatewayUrl;
 pub use link::dial::Token;

@@ -183,6 +183,27 @@ fn an_expired_certificate_is_not() {
 }
 
 #[test]
+fn a_check_tells_dates_and_issuer_of_a_certificate() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let gateway = serve_tls(&folder, authority.issue("localhost", true), greet);
+    let url = format!("wss://localhost:{}", gateway.port());
+    let ca_file = folder.write("ca.pem", &authority.pem());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_agent"))
+        .env_clear()
+        .args(["check", "--tunnel-id", support::TUNNEL_ID, "--gateway", &url, "--ca-file"])
+        .arg(ca_file)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let line = printed.lines().find(|line| line.contains("  TLS  ")).unwrap_or_else(|| panic!("{printed}"));
+    assert!(line.starts_with("  FAIL"), "{line}");
+    for said in ["expired", "issued by Test authority", "from 2001-01-01 to 2002-01-01 (over)", "renew the"] {
+        assert!(line.contains(said), "{said} in {line}");
+    }
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
 fn insecure_takes_them_all() {
     for (name, expired) in [("localhost", false), ("example.org", false), ("localhost", true)] {
         check(name, expired, "localhost", |_, _| Trust::Insecure, Ok(()));

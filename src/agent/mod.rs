@@ -1,6 +1,7 @@
 //! When to connect, to reconnect, to give up and to stop.
 
 mod builder;
+mod check;
 mod control;
 mod explain;
 mod report;
@@ -17,6 +18,7 @@ use http::StatusCode;
 use log::{info, warn};
 
 pub use self::builder::{Builder, ConfigError};
+pub use self::check::{Passed, Step};
 use self::control::Control;
 pub use self::explain::{Explanation, Outcome};
 use self::report::Report;

@@ -227,6 +227,9 @@ impl DialError {
             DialError::Tls(error) if tls::is_wrong_name(error) => {
                 "give in --gateway a name that the certificate has"
             }
+            DialError::Tls(error) if tls::is_out_of_date(error) => {
+                "renew the certificate, or set this machine's clock"
+            }
             DialError::Tls(_) => "check the certificate, or name its authority with --ca-file",
             DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 "check the token (--token-file or TOKEN)"
@@ -279,13 +282,17 @@ impl Dialer {
     /// Connects, and waits for the upgrade. Blocks for at most the time-out.
     pub fn dial(&self) -> Result<Link, DialError> {
         let deadline = Instant::now() + self.timeout;
-        let addresses =
-            self.resolver.look_up(self.timeout).map_err(|error| DialError::Resolve(named(error)))?;
+        let addresses = self.endpoint().resolve()?;
         let socket = open(&addresses, self.resolver.host(), self.tls.as_ref(), deadline)?;
         self.upgrade(socket, deadline)
     }
 
-    fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, DialError> {
+    pub(crate) fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint { resolver: &self.resolver, tls: self.tls.as_ref(), timeout: self.timeout }
+    }
+
+    /// Asks on this connection for a WebSocket.
+    pub(crate) fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, DialError> {
         socket.set_deadline(Some(deadline)).map_err(DialError::Upgrade)?;
         let mut request = self.url.uri.clone().into_client_request().map_err(handshake_error)?;
         if let Some(token) = &self.token {
@@ -308,6 +315,29 @@ impl Dialer {
     }
 }
 
+/// Where to connect to, and how; for who takes one step at a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Endpoint<'a> {
+    pub(crate) resolver: &'a Resolver,
+    pub(crate) tls: Option<&'a ClientTls>,
+    /// For each step.
+    pub(crate) timeout: Duration,
+}
+
+impl Endpoint<'_> {
+    pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+        self.resolver.look_up(self.timeout).map_err(|error| DialError::Resolve(named(error)))
+    }
+
+    pub(crate) fn connect(&self, addresses: &[SocketAddr]) -> Result<Socket, DialError> {
+        connect(addresses, Instant::now() + self.timeout)
+    }
+
+    pub(crate) fn start_tls(&self, socket: Socket, tls: &ClientTls) -> Result<Socket, DialError> {
+        secure(socket, self.resolver.host(), tls, Instant::now() + self.timeout)
+    }
+}
+
 /// Connects to one of these addresses, with TLS if it is given, and leaves the socket without a deadline.
 pub fn open(
     addresses: &[SocketAddr],
@@ -315,8 +345,14 @@ pub fn open(
     tls: Option<&ClientTls>,
     deadline: Instant,
 ) -> Result<Socket, DialError> {
-    let mut socket = Socket::plain(connect(addresses, deadline)?).map_err(DialError::Upgrade)?;
-    let Some(tls) = tls else { return Ok(socket) };
+    let socket = connect(addresses, deadline)?;
+    match tls {
+        Some(tls) => secure(socket, name, tls, deadline),
+        None => Ok(socket),
+    }
+}
+
+fn secure(mut socket: Socket, name: &str, tls: &ClientTls, deadline: Instant) -> Result<Socket, DialError> {
     socket.set_deadline(Some(deadline)).map_err(DialError::Tls)?;
     let mut socket = socket.start_tls(name, tls).map_err(|error| DialError::Tls(named(error)))?;
     socket.set_deadline(None).map_err(DialError::Tls)?;
@@ -324,7 +360,7 @@ pub fn open(
 }
 
 /// Tries one address after the other; each gets an equal share of the time that is left.
-fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
+fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Socket, DialError> {
     let mut last = DialError::Resolve(io::ErrorKind::NotFound.into());
     for (index, &address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -333,7 +369,7 @@ fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, Dia
             return Err(DialError::Connect(address, named(io::ErrorKind::TimedOut.into())));
         }
         match TcpStream::connect_timeout(&address, share) {
-            Ok(tcp) => return Ok(tcp),
+            Ok(tcp) => return Socket::plain(tcp).map_err(DialError::Upgrade),
             Err(error) => last = DialError::Connect(address, named(error)),
         }
     }

@@ -5,6 +5,8 @@
 //!            └──────▶ WriteHalf     owned by the writing thread, fed by a FrameWriter
 //! ```
 
+#[cfg(feature = "tls")]
+pub(crate) mod certificate;
 pub mod dial;
 pub mod duplex;
 pub mod frames;

@@ -74,10 +74,29 @@ pub(super) fn is_wrong_name(error: &std::io::Error) -> bool {
     }
 }
 
+/// Whether the certificate has ended, or not begun.
+pub(super) fn is_out_of_date(error: &std::io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    {
+        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return false };
+        matches!(reason, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        false
+    }
+}
+
 /// What went wrong, in words where rustls has only its own.
 pub(super) fn describe(error: &std::io::Error) -> String {
     if is_not_tls(error) {
         return "the other side does not speak TLS there".to_owned();
+    }
+    if is_out_of_date(error) {
+        // rustls counts in seconds since 1970.
+        return "the certificate has expired, or is not valid yet".to_owned();
     }
     let text = error.to_string();
     // The type behind this is not in rustls' interface; where its text changes, that text is shown.

@@ -20,7 +20,7 @@ use self::connections::Connections;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
 use self::upload::Upload;
 use crate::http1::{Decoder, Framing, write_request_head};
-use crate::link::dial::{self, DialError};
+use crate::link::dial::{self, DialError, Endpoint};
 use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
 use crate::service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
@@ -149,6 +149,10 @@ impl Origin {
         head.uri = self.target(&head.uri)?;
         self.prepare(head, &Body::empty(), false);
         Ok(head.uri.to_string())
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint { resolver: &self.resolver, tls: self.tls.as_ref(), timeout: self.timeouts.connect }
     }
 
     /// Whether no request is under way.

@@ -209,6 +209,11 @@ impl Shared {
 }
 
 impl Outbox {
+    /// Whether requests come as streams.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.mux().is_some()
+    }
+
     /// Takes note of a request that came in. Its ticket is the means of its one answer.
     pub(super) fn issue(&self, id: Option<RequestId>) -> Ticket {
         self.shared.issued.fetch_add(1, Ordering::AcqRel);

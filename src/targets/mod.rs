@@ -22,6 +22,7 @@ pub use self::breaker::BreakerLimits;
 pub(crate) use self::edits::{HeaderEdits, header_name};
 pub use self::edits::{InvalidHeader, SetHeader};
 pub use self::health::HealthChecks;
+pub(crate) use self::target::Server;
 use self::target::Target;
 use crate::link::tls::ClientTls;
 use crate::origin::{LocalUrl, Timeouts, Unanswered};
@@ -120,6 +121,15 @@ impl Targets {
             return route.map_or(&[], |route| &route.targets);
         };
         &only.targets
+    }
+
+    /// All servers; those that are searched for, if they are found.
+    pub(crate) fn servers(&self) -> Vec<Option<Arc<Server>>> {
+        let find = |target: &Arc<Target>| {
+            target.search();
+            target.server()
+        };
+        self.all().map(find).collect()
     }
 
     /// How each server is doing.

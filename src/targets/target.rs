@@ -57,11 +57,11 @@ struct Search {
 }
 
 /// How requests reach one server.
-pub(super) struct Server {
-    pub(super) url: LocalUrl,
-    pub(super) origin: Origin,
-    /// Another one for checks, with connections and time limits of their own.
-    checks: Option<Origin>,
+pub(crate) struct Server {
+    pub(crate) url: LocalUrl,
+    pub(crate) origin: Origin,
+    /// Another one for checks, with connections and time limits of their own, and what is asked for.
+    checks: Option<(Origin, PathAndQuery)>,
 }
 
 struct State {
@@ -80,13 +80,32 @@ impl Server {
         let tls = config.tls.clone().filter(|_| url.is_secure());
         let origin = |timeouts| Origin::new(url.clone(), config.host.clone(), tls.clone(), timeouts);
         let time = Timeouts { connect: CHECK_TIME, response: CHECK_TIME, idle: CHECK_TIME };
-        let checks = config.checks.as_ref().map(|_| origin(time));
+        let checks = config.checks.as_ref().map(|checks| (origin(time), checks.path.clone()));
         Server { origin: origin(config.timeouts), checks, url }
     }
 
     fn interrupt(&self) {
         self.origin.interrupt();
-        self.checks.as_ref().inspect(|checks| checks.interrupt());
+        self.interrupt_check();
+    }
+
+    fn interrupt_check(&self) {
+        if let Some((origin, _)) = &self.checks {
+            origin.interrupt();
+        }
+    }
+
+    /// Asks for the path of the health checks, if there are any. Any status below 500 is a good answer.
+    pub(crate) fn check(&self) -> Option<Result<StatusCode, String>> {
+        let (origin, path) = self.checks.as_ref()?;
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = Uri::from(path.clone());
+        request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
+        Some(match origin.call(request).map(|response| response.status()) {
+            Ok(status) if status.is_server_error() => Err(format!("it answered {status}")),
+            Ok(status) => Ok(status),
+            Err(failure) => Err(failure.to_string()),
+        })
     }
 }
 
@@ -260,7 +279,7 @@ impl Target {
     /// Ends the looking after, and a check that is under way.
     pub(super) fn release(&self) {
         self.bell.stop();
-        self.server().and_then(|server| server.checks.as_ref().map(Origin::interrupt));
+        self.server().inspect(|server| server.interrupt_check());
     }
 
     /// Looks for a server where none was named. Returns when to look again, unless the bell rings before.
@@ -300,10 +319,8 @@ impl Target {
             self.checked(Ok(()));
             return checks.interval - since;
         }
-        if let Some(server) = self.server()
-            && let Some(origin) = &server.checks
-        {
-            self.checked(ask(origin, &checks.path).map(drop));
+        if let Some(result) = self.server().and_then(|server| server.check()) {
+            self.checked(result.map(drop));
         }
         checks.interval
     }
@@ -331,15 +348,6 @@ impl Target {
             _ => {}
         }
     }
-}
-
-/// Asks for this path. Any status below 500 is a good answer.
-pub(super) fn ask(origin: &Origin, path: &PathAndQuery) -> Result<StatusCode, String> {
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = Uri::from(path.clone());
-    request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
-    let status = origin.call(request).map_err(|failure| failure.to_string())?.status();
-    if status.is_server_error() { Err(format!("it answered {status}")) } else { Ok(status) }
 }
 
 /// Tells a target how a request ended; that it told nothing, when nobody says more.

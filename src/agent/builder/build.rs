@@ -206,17 +206,6 @@ impl Builder {
         if let Some(what) = &self.invalid {
             return Err(ConfigError::OutOfRange(what.clone()));
         }
-        if let Answers::Local(servers) = &self.answers
-            && servers.len() > TARGETS_MAX
-        {
-            let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
-            return Err(ConfigError::OutOfRange(text));
-        }
-        if let Answers::Local(servers) = &self.answers
-            && servers.iter().filter(|(_, place)| *place == Place::Auto).count() > 1
-        {
-            return Err(ConfigError::OutOfRange("--local auto may be given once".to_owned()));
-        }
         let host_is_one = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
         let admin_is_safe =
             self.admin.as_ref().is_none_or(|(address, token)| address.ip().is_loopback() || token.is_some());
@@ -255,7 +244,20 @@ impl Builder {
                 return Err(ConfigError::OutOfRange(text));
             }
         }
+        self.check_servers()?;
         self.check_times()
+    }
+
+    fn check_servers(&self) -> Result<(), ConfigError> {
+        let Answers::Local(servers) = &self.answers else { return Ok(()) };
+        if servers.len() > TARGETS_MAX {
+            let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
+            return Err(ConfigError::OutOfRange(text));
+        }
+        if servers.iter().filter(|(_, place)| *place == Place::Auto).count() > 1 {
+            return Err(ConfigError::OutOfRange("--local auto may be given once".to_owned()));
+        }
+        Ok(())
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {

@@ -129,18 +129,26 @@ pub enum Task {
     Explain(String, String),
     /// To list the local servers there are.
     Discover,
+    /// To try each step by itself.
+    Check,
 }
+
+const CHECK: &str = "check";
 
 const DISCOVER: &str = "discover";
 
-const VERBS: [Verb; 2] =
-    [Verb { name: "explain", operands: &["METHOD", "PATH"] }, Verb { name: DISCOVER, operands: &[] }];
+const VERBS: [Verb; 3] = [
+    Verb { name: "explain", operands: &["METHOD", "PATH"] },
+    Verb { name: CHECK, operands: &[] },
+    Verb { name: DISCOVER, operands: &[] },
+];
 
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
          Usage: {0} --tunnel-id ID [options]\n       \
          {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
+         {0} check --tunnel-id ID [options]  tries each step by itself, and says what to do where one fails\n       \
          {0} discover                        which HTTP servers listen on this machine\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
@@ -179,6 +187,7 @@ fn task(invoked: Invoked) -> Task {
     let Some((verb, operands)) = invoked else { return Task::Serve };
     match <[String; 2]>::try_from(operands) {
         Ok([method, path]) => Task::Explain(method, path),
+        Err(_) if verb == CHECK => Task::Check,
         Err(_) if verb == DISCOVER => Task::Discover,
         Err(_) => Task::Serve,
     }
@@ -188,7 +197,7 @@ fn tunnel_id(o: &mut Options<'_>, task: &Task) -> Result<TunnelId, UsageError> {
     if let Some(id) = o.parsed("--tunnel-id")? {
         return Ok(id);
     }
-    if *task == Task::Serve {
+    if matches!(task, Task::Serve | Task::Check) {
         let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
         return Err(UsageError(text.to_owned()));
     }

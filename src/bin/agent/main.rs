@@ -18,6 +18,9 @@ use tunnel_agent::{Agent, Remote, RunError, discover, logging};
 const GAVE_UP: u8 = 1;
 const REFUSED: u8 = 3;
 
+/// Of `check`, when a step failed.
+const FAILED_CHECK: u8 = 1;
+
 /// Of `explain`, for a request that would not pass.
 const REFUSED_REQUEST: u8 = 1;
 
@@ -32,6 +35,18 @@ fn main() -> ExitCode {
         }
         Ok(Command::Run(Settings { task: Task::Discover, agent, .. })) => {
             print(&discover::Table(&agent.discover()).to_string())
+        }
+        Ok(Command::Run(Settings { task: Task::Check, agent, .. })) => {
+            let mut towards = String::new();
+            let passed = agent.check(|step| {
+                // Who does not read on still gets the exit code.
+                if towards != step.towards {
+                    towards.clone_from(&step.towards);
+                    let _ = print(&format!("{towards}\n"));
+                }
+                let _ = print(&format!("  {step}\n"));
+            });
+            if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED_CHECK) }
         }
         Ok(Command::Run(settings)) => {
             logging::install(settings.log_format);

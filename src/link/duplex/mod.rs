@@ -128,6 +128,12 @@ impl Socket {
         self.with_tls(connection.into())
     }
 
+    /// The certificate of a TLS server at the other side, as it is on the wire (DER).
+    #[cfg(feature = "tls")]
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        self.tls.as_ref().and_then(tls::Reading::certificate)
+    }
+
     /// Opens TLS as the server.
     #[cfg(feature = "tls")]
     pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {

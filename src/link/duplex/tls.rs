@@ -15,6 +15,11 @@ impl Tls {
         Tls(Mutex::new(connection))
     }
 
+    /// The other side's own certificate, as it came.
+    fn certificate(&self) -> Option<Vec<u8>> {
+        self.lock().peer_certificates()?.first().map(|certificate| certificate.to_vec())
+    }
+
     fn lock(&self) -> MutexGuard<'_, rustls::Connection> {
         // Nothing of ours panics while the lock is held; rustls stays usable in any case.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -32,6 +37,10 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn new(tls: Arc<Tls>) -> Self {
         Reading { tls, cipher: vec![0; CIPHER_BUFFER].into(), start: 0, end: 0 }
+    }
+
+    pub(super) fn certificate(&self) -> Option<Vec<u8>> {
+        self.tls.certificate()
     }
 
     /// Plaintext, from what rustls holds, or else from what `receive` brings in.

@@ -1,0 +1,312 @@
+//! A rehearsal: each step towards a gateway and a local server by itself, and what to do where one fails.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use time::OffsetDateTime;
+
+use super::Agent;
+use super::control::after;
+#[cfg(feature = "tls")]
+use crate::link::certificate::Certificate;
+use crate::link::dial::Endpoint;
+use crate::link::tls::{self, Trust};
+use crate::link::{DialError, Dialer, Link, Socket};
+use crate::pool::{Intake, Pool};
+use crate::session::job::Job;
+use crate::session::outbox::Outbox;
+use crate::session::{self, End, Heartbeat, Supervisor};
+use crate::status::Counters;
+use crate::targets::Server;
+
+/// How long a session is kept open.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// When it is pinged.
+const PING_AFTER: Duration = Duration::from_millis(250);
+
+/// Between two looks for the pong.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// A certificate that ends sooner is spoken of.
+#[cfg(feature = "tls")]
+const DAYS_LEFT_MIN: i64 = 14;
+
+/// What a gateway is told in the end.
+const OVER: &str = "the check is over";
+
+/// One step of a [check](Agent::check), and how it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it is a step towards: a gateway's URL, say.
+    pub towards: String,
+    /// Its name: `TCP`, say.
+    pub name: &'static str,
+    /// How it went.
+    pub passed: Passed,
+    /// What was found; where it failed, why, and what to try; where it was left out, why.
+    pub text: String,
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// As it should.
+    Yes,
+    /// Not as it should.
+    No,
+    /// It was left out.
+    Skipped,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let passed = match self.passed {
+            Passed::Yes => "PASS",
+            Passed::No => "FAIL",
+            Passed::Skipped => "SKIP",
+        };
+        write!(f, "{passed}  {:<17}  {}", self.name, self.text)
+    }
+}
+
+impl Agent {
+    /// Goes through each step towards each gateway and each local server, and tells how it went. For a second each
+    /// gateway has a session with this agent, and visitors who come then are served. Returns whether no step failed.
+    pub fn check(&self, mut tell: impl FnMut(&Step)) -> bool {
+        let mut log =
+            Log { tell: &mut tell, towards: format!("tunnel {}", self.tunnel_id), all_passed: true };
+        log.pass("configuration", format!("requests go to {}", self.served_by));
+        self.warnings.iter().for_each(|warning| log.pass("configuration", (*warning).to_owned()));
+        let servers = self.targets.as_ref().map_or_else(Vec::new, |targets| targets.servers());
+        let (service, config) = (self.service.clone(), self.session.clone());
+        let run = move |job: Job| job.run(&*service, &config);
+        match Pool::start(self.pool, Job::is_stale, Job::refuse, run) {
+            Ok(pool) => {
+                self.dialers.iter().for_each(|dialer| self.check_gateway(dialer, pool.intake(), &mut log));
+                servers.into_iter().for_each(|server| self.check_local(server, &mut log));
+                self.service.interrupt();
+                pool.join();
+            }
+            Err(error) => log.fail("threads", format!("the system gives none: {error}")),
+        }
+        log.all_passed
+    }
+
+    fn check_gateway(&self, dialer: &Dialer, intake: Intake<Job>, log: &mut Log<'_>) {
+        log.towards = format!("gateway {}", dialer.url());
+        let steps = ["WebSocket upgrade", "handshake", "ping"];
+        let Some(socket) = reach(dialer.endpoint(), DialError::hint, log) else {
+            return log.skip(&steps, "there is no connection");
+        };
+        match dialer.upgrade(socket, Instant::now() + dialer.endpoint().timeout) {
+            Ok(link) => {
+                log.pass(steps[0], "101 Switching Protocols".to_owned());
+                self.check_session(link, intake, log);
+            }
+            Err(error) => {
+                log.fail(steps[0], format!("{error}; {}", error.hint()));
+                log.skip(&steps[1..], "there is no WebSocket");
+            }
+        }
+    }
+
+    fn check_session(&self, link: Link, intake: Intake<Job>, log: &mut Log<'_>) {
+        let counters = Arc::new(Counters::new());
+        let heartbeat = Heartbeat { ping_interval: PING_AFTER, ..self.session.heartbeat };
+        let config = session::Config { heartbeat, ..self.session.clone() };
+        let (visit, outbox) = mpsc::channel();
+        let (ended, end) = mpsc::channel();
+        thread::scope(|scope| {
+            let counters = &counters;
+            scope.spawn(move || {
+                let visit = Visit(visit);
+                // Who listens has gone only with the check.
+                let _ = ended.send(session::run(link, &self.tunnel_id, 0, &config, intake, counters, &visit));
+            });
+            let outbox = outbox.recv();
+            match end.recv_timeout(KEPT) {
+                Ok(end) => {
+                    log.fail("handshake", format!("the session ended at once: {end}; check --tunnel-id"));
+                    return log.skip(&["ping"], "there is no session");
+                }
+                Err(_) => {
+                    let streaming = outbox.as_ref().is_ok_and(Outbox::is_streaming);
+                    let how = if streaming {
+                        "mux/2: bodies pass as streams"
+                    } else {
+                        "envelopes: bodies pass whole"
+                    };
+                    log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs()));
+                }
+            }
+            match self.wait_for_pong(counters, &end) {
+                Ok(time) => log.pass("ping", format!("answered within {:.1} ms", time.as_secs_f64() * 1e3)),
+                Err(why) => log.fail("ping", format!("{why}; something on the way may drop WebSocket pings")),
+            }
+            if let Ok(outbox) = outbox {
+                outbox.drain(after(self.drain), OVER);
+            }
+        });
+    }
+
+    fn wait_for_pong(&self, counters: &Counters, end: &mpsc::Receiver<End>) -> Result<Duration, String> {
+        let limit = self.session.heartbeat.pong_timeout;
+        let start = Instant::now();
+        loop {
+            if let Some(time) = counters.round_trip() {
+                return Ok(time);
+            }
+            match end.recv_timeout(LOOK_EVERY) {
+                Ok(end) => return Err(format!("the session ended: {end}")),
+                Err(RecvTimeoutError::Disconnected) => return Err("the session broke down".to_owned()),
+                Err(RecvTimeoutError::Timeout) if start.elapsed() > limit => {
+                    return Err(format!("no pong within {} s", limit.as_secs()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn check_local(&self, server: Option<Arc<Server>>, log: &mut Log<'_>) {
+        let Some(server) = server else {
+            let what = "no HTTP server found on this machine; start yours, or name it with --local";
+            log.towards = "local server".to_owned();
+            return log.fail("search", what.to_owned());
+        };
+        log.towards = format!("local server {}", server.url);
+        let socket = reach(server.origin.endpoint(), local_hint, log);
+        match (server.check(), socket) {
+            (None, _) => log.skip(&["health path"], "no --health-path is given"),
+            (Some(_), None) => log.skip(&["health path"], "there is no connection"),
+            (Some(Ok(status)), _) => log.pass("health path", format!("answered with {status}")),
+            (Some(Err(why)), _) => {
+                log.fail("health path", format!("{why}; look into the log of the local server"));
+            }
+        }
+    }
+}
+
+/// From a name to an open connection, with TLS where that is wanted.
+fn reach(endpoint: Endpoint<'_>, hint: fn(&DialError) -> &'static str, log: &mut Log<'_>) -> Option<Socket> {
+    let steps = ["name resolution", "TCP", "TLS"];
+    let addresses = match endpoint.resolve() {
+        Ok(addresses) => addresses,
+        Err(error) => {
+            log.fail(steps[0], format!("{error}; {}", hint(&error)));
+            log.skip(&steps[1..], "there is no address");
+            return None;
+        }
+    };
+    let list: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    log.pass(steps[0], format!("{} is {}", endpoint.resolver.host(), list.join(", ")));
+    let start = Instant::now();
+    let socket = match endpoint.connect(&addresses) {
+        Ok(socket) => socket,
+        Err(error) => {
+            log.fail(steps[1], format!("{error}; {}", hint(&error)));
+            log.skip(&steps[2..], "there is no connection");
+            return None;
+        }
+    };
+    let time = start.elapsed().as_secs_f64() * 1e3;
+    let peer = socket.peer().map_or_else(|_| String::new(), |peer| format!("{peer} "));
+    log.pass(steps[1], format!("{peer}answers within {time:.1} ms"));
+    let Some(tls) = endpoint.tls else {
+        log.skip(&steps[2..], "the URL asks for none");
+        return Some(socket);
+    };
+    match endpoint.start_tls(socket, tls) {
+        Ok(socket) => {
+            log.pass(steps[2], certificate_of(&socket).unwrap_or_else(|| "established".to_owned()));
+            Some(socket)
+        }
+        Err(error) => {
+            let certificate = unverified(endpoint, &addresses).map(|text| format!("; {text}"));
+            log.fail(steps[2], format!("{error}{}; {}", certificate.unwrap_or_default(), hint(&error)));
+            None
+        }
+    }
+}
+
+/// What a person might try where the local server is not reached.
+fn local_hint(error: &DialError) -> &'static str {
+    match error {
+        DialError::Resolve(_) => "check the host name in --local",
+        DialError::Tls(_) => {
+            "if it is not meant to speak TLS, use http://; else name its authority with --local-ca-file"
+        }
+        _ => "start the local server, or check --local",
+    }
+}
+
+#[cfg(feature = "tls")]
+fn certificate_of(socket: &Socket) -> Option<String> {
+    let certificate = Certificate::parse(&socket.certificate()?)?;
+    let left = certificate.days_left(OffsetDateTime::now_utc());
+    let soon = match left {
+        ..0 => " (over)".to_owned(),
+        0..DAYS_LEFT_MIN => format!(" (days left: {left})"),
+        _ => String::new(),
+    };
+    Some(format!("certificate of {certificate}{soon}"))
+}
+
+#[cfg(not(feature = "tls"))]
+fn certificate_of(_: &Socket) -> Option<String> {
+    None
+}
+
+/// The certificate of a server that is not trusted, which is told nothing.
+fn unverified(endpoint: Endpoint<'_>, addresses: &[SocketAddr]) -> Option<String> {
+    let anybody = tls::client(&Trust::Insecure).ok()?;
+    let socket = endpoint.connect(addresses).ok()?;
+    certificate_of(&endpoint.start_tls(socket, &anybody).ok()?)
+}
+
+/// Where steps are told.
+struct Log<'a> {
+    tell: &'a mut dyn FnMut(&Step),
+    towards: String,
+    all_passed: bool,
+}
+
+impl Log<'_> {
+    fn pass(&mut self, name: &'static str, text: String) {
+        self.step(name, Passed::Yes, text);
+    }
+
+    fn fail(&mut self, name: &'static str, text: String) {
+        self.all_passed = false;
+        self.step(name, Passed::No, text);
+    }
+
+    fn skip(&mut self, names: &[&'static str], why: &str) {
+        for &name in names {
+            self.step(name, Passed::Skipped, why.to_owned());
+        }
+    }
+
+    fn step(&mut self, name: &'static str, passed: Passed, text: String) {
+        (self.tell)(&Step { towards: self.towards.clone(), name, passed, text });
+    }
+}
+
+/// A session for a second; what it is drained by is passed on.
+struct Visit(mpsc::Sender<Outbox>);
+
+impl Supervisor for Visit {
+    fn began(&self, outbox: &Outbox) {
+        // Who listens has gone only with the check.
+        let _ = self.0.send(outbox.clone());
+    }
+
+    fn opened(&self) {}
+
+    fn goes_away(&self, _: &Outbox, _: &str) {}
+}
