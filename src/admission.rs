@@ -146,8 +146,11 @@ impl Refusal {
     pub(crate) fn log(&self, request: Option<(&Method, &str)>) {
         let (status, code) = (self.status().as_u16(), self.code());
         match request {
-            Some((method, path)) => info!("{method} {} refused: {status} {code}", path.escape_debug()),
-            None => info!("refused a request: {status} {code}: {}", self.message()),
+            Some((method, path)) => {
+                let (method, shown) = (method.as_str(), path.escape_debug());
+                info!(method, path, status, code; "{method} {shown} refused: {status} {code}");
+            }
+            None => info!(status, code; "refused a request: {status} {code}: {}", self.message()),
         }
     }
 

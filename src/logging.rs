@@ -5,8 +5,9 @@
 
 use std::io::Write;
 
+use log::kv;
 use log::{LevelFilter, Log, Metadata, Record};
-use serde_json::json;
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 /// Libraries that would print paths, headers, tokens and bodies below this level.
@@ -18,7 +19,7 @@ pub enum Format {
     /// Time, level and message.
     #[default]
     Text,
-    /// The same as one JSON object.
+    /// The same as one JSON object; what a line says of a request has fields of its own, too.
     Json,
 }
 
@@ -71,9 +72,27 @@ fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
     match format {
         Format::Text => format!("{time} {:5} {}\n", record.level(), record.args()),
         Format::Json => {
-            let level = record.level().as_str().to_lowercase();
-            format!("{}\n", json!({ "time": time, "level": level, "message": record.args().to_string() }))
+            let mut fields = Fields(Map::new());
+            // Collecting cannot fail.
+            let _ = record.key_values().visit(&mut fields);
+            let Fields(mut object) = fields;
+            object.insert("time".to_owned(), time.into());
+            object.insert("level".to_owned(), record.level().as_str().to_lowercase().into());
+            object.insert("message".to_owned(), record.args().to_string().into());
+            format!("{}\n", Value::Object(object))
         }
+    }
+}
+
+/// What a record says besides its message.
+struct Fields(Map<String, Value>);
+
+impl<'a> kv::VisitSource<'a> for Fields {
+    fn visit_pair(&mut self, key: kv::Key<'a>, value: kv::Value<'a>) -> Result<(), kv::Error> {
+        let number = value.to_u64().map(Value::from).or_else(|| value.to_f64().map(Value::from));
+        let value = number.unwrap_or_else(|| value.to_string().into());
+        self.0.insert(key.as_str().to_owned(), value);
+        Ok(())
     }
 }
 
@@ -86,12 +105,15 @@ mod tests {
     fn a_line_is_text_or_an_object() {
         let now = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
         let check = |format, expected: &str| {
-            let record = Record::builder().level(Level::Warn).args(format_args!("say \"x\"\n")).build();
-            assert_eq!(line(format, now, &record), expected);
+            let fields =
+                [("path", kv::Value::from("/x")), ("status", 200_u16.into()), ("duration_ms", 1.5.into())];
+            let mut record = Record::builder();
+            record.level(Level::Warn).args(format_args!("say \"x\"\n")).key_values(&fields);
+            assert_eq!(line(format, now, &record.build()), expected);
         };
         check(Format::Text, "2023-11-14T22:13:20.000Z WARN  say \"x\"\n\n");
-        let json =
-            "{\"level\":\"warn\",\"message\":\"say \\\"x\\\"\\n\",\"time\":\"2023-11-14T22:13:20.000Z\"}\n";
+        let json = "{\"duration_ms\":1.5,\"level\":\"warn\",\"message\":\"say \\\"x\\\"\\n\",\"path\":\"/x\",\
+                    \"status\":200,\"time\":\"2023-11-14T22:13:20.000Z\"}\n";
         check(Format::Json, json);
     }
 

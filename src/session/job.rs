@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, StatusCode, Uri};
-use log::{debug, info, warn};
+use log::{Level, debug, info, log};
 use time::OffsetDateTime;
 
 use super::outbox::Ticket;
@@ -240,19 +240,21 @@ impl LogLine {
     }
 
     pub(super) fn finish(self, outcome: &Outcome) {
-        let LogLine { method, path, started } = self;
+        let LogLine { method, path: raw, started } = self;
         // It is valid in HTTP, and may still hold what a terminal takes for a command.
-        let path = path.escape_debug();
-        let took = started.elapsed().as_secs_f64() * 1e3;
+        let (method, path) = (method.as_str(), raw.escape_debug());
+        let took = milliseconds(started);
         match outcome {
-            Ok((status, bytes)) => info!("{method} {path} {} {bytes} B {took:.1} ms", status.as_u16()),
-            // That it opened was said once, and louder.
-            Err(failure) if failure.kind() == FailureKind::Unavailable => {
-                info!("{method} {path} {FAILED}: {failure} ({took:.1} ms)");
+            Ok((status, bytes)) => {
+                let status = status.as_u16();
+                info!(method, path = raw, status, bytes = *bytes as u64, duration_ms = took; "{method} {path} {status} {bytes} B {took:.1} ms");
             }
             Err(failure) => {
-                let hint = failure.kind().hint();
-                warn!("{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
+                let (code, hint) = (failure.kind().code(), failure.kind().hint());
+                // That a circuit opened was said once, and louder.
+                let is_told = failure.kind() == FailureKind::Unavailable;
+                let (level, hint) = if is_told { (Level::Info, "") } else { (Level::Warn, hint) };
+                log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
             }
         }
     }
@@ -261,15 +263,20 @@ impl LogLine {
 impl LogLine {
     /// Nobody waits for the answer any more. Visitors who leave are no errors.
     pub(super) fn given_up(self, over: &Over) {
-        let LogLine { method, path, started } = self;
-        let path = path.escape_debug();
-        let took = started.elapsed().as_secs_f64() * 1e3;
-        match over {
+        let LogLine { method, path: raw, started } = self;
+        let (method, path, took) = (method.as_str(), raw.escape_debug(), milliseconds(started));
+        let (level, code, what) = match over {
             Over::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
-                debug!("{method} {path} the visitor left ({took:.1} ms)");
+                (Level::Debug, "cancelled", "the visitor left".to_owned())
             }
-            Over::ByPeer(reset) => warn!("{method} {path} the gateway gave it up: {reset} ({took:.1} ms)"),
-            _ => info!("{method} {path} lost with its session ({took:.1} ms)"),
-        }
+            Over::ByPeer(reset) => (Level::Warn, "given_up", format!("the gateway gave it up: {reset}")),
+            _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
+        };
+        log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {what} ({took:.1} ms)");
     }
+}
+
+/// How long it has been, to a tenth of a millisecond.
+fn milliseconds(started: Instant) -> f64 {
+    (started.elapsed().as_secs_f64() * 1e4).round() / 10.0
 }
