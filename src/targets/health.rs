@@ -22,9 +22,10 @@ pub struct HealthChecks {
 /// What is known of one server.
 #[derive(Debug)]
 pub(super) struct Health {
-    /// Since when it is down.
-    down_since: Option<Instant>,
+    /// Failed checks in a row, and when the first of them failed.
     failures: u32,
+    failing_since: Option<Instant>,
+    is_down: bool,
 }
 
 /// What changed with a check.
@@ -32,33 +33,35 @@ pub(super) struct Health {
 pub(super) enum Change {
     /// It is down, after so many failed checks.
     Down(u32),
-    /// It is up again, after so long a time.
+    /// It is up again, so long after the first check that failed.
     Up(Duration),
 }
 
 impl Health {
     /// It is up until a check says something else.
     pub(super) fn new() -> Self {
-        Health { down_since: None, failures: 0 }
+        Health { failures: 0, failing_since: None, is_down: false }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.down_since.is_none()
+        !self.is_down
     }
 
     /// A check, or a request in its place, was answered.
     pub(super) fn passed(&mut self, now: Instant) -> Option<Change> {
         self.failures = 0;
-        self.down_since.take().map(|since| Change::Up(now - since))
+        let since = self.failing_since.take()?;
+        std::mem::take(&mut self.is_down).then(|| Change::Up(now - since))
     }
 
     /// A check was not answered, or badly.
     pub(super) fn failed(&mut self, now: Instant) -> Option<Change> {
         self.failures = self.failures.saturating_add(1);
+        self.failing_since.get_or_insert(now);
         if self.failures < DOWN_AFTER || !self.is_up() {
             return None;
         }
-        self.down_since = Some(now);
+        self.is_down = true;
         Some(Change::Down(self.failures))
     }
 }
@@ -81,7 +84,7 @@ mod tests {
         assert_eq!(health.failed(at(50)), Some(Change::Down(3)));
         assert_eq!(health.failed(at(60)), None);
         assert!(!health.is_up());
-        assert_eq!(health.passed(at(70)), Some(Change::Up(Duration::from_secs(20))));
+        assert_eq!(health.passed(at(70)), Some(Change::Up(Duration::from_secs(40))));
         assert!(health.is_up());
     }
 }
