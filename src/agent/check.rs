@@ -78,7 +78,7 @@ impl fmt::Display for Step {
 impl Agent {
     /// Goes through each step towards each gateway and each local server, and tells how it went. For a second each
     /// gateway has a session with this agent, and visitors who come then are served. Returns whether no step failed.
-    pub fn check(&self, mut tell: impl FnMut(&Step)) -> bool {
+    pub fn check(self, mut tell: impl FnMut(&Step)) -> bool {
         let mut log =
             Log { tell: &mut tell, towards: format!("tunnel {}", self.tunnel_id), all_passed: true };
         log.pass("configuration", format!("requests go to {}", self.served_by));

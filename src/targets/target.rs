@@ -118,8 +118,13 @@ impl Search {
     /// Requests go to this server from now on.
     fn take(&self, server: Server) {
         let mut servers = self.servers.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        servers.retain(|server| Arc::strong_count(server) > 1 || !server.origin.is_idle());
+        let is_busy = |server: &Arc<Server>| Arc::strong_count(server) > 1 || !server.origin.is_idle();
+        let (busy, idle): (Vec<_>, Vec<_>) = std::mem::take(&mut *servers).into_iter().partition(is_busy);
+        *servers = busy;
         servers.push(Arc::new(server));
+        drop(servers);
+        // Their connections are closed without the lock.
+        drop(idle);
     }
 }
 
