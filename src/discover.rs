@@ -5,10 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{HeaderMap, HeaderName, SERVER, SET_COOKIE};
 use http::{Method, StatusCode};
@@ -17,7 +19,10 @@ use crate::admission::X_TUNNEL_SOURCE;
 use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::{Body, Request, Service};
 
-/// How long a server may take to answer each question.
+/// How long all of a search may take. Whoever has not answered by then is not found.
+const SEARCH_TIME: Duration = Duration::from_secs(5);
+
+/// How long a server may take for each step of its answers.
 const TIME: Duration = Duration::from_millis(700);
 
 /// Ports that are asked at most.
@@ -73,28 +78,103 @@ impl fmt::Display for Found {
 
 /// Finds servers, the likeliest first; none at these ports.
 pub fn servers(except: &[u16]) -> Vec<Found> {
-    let usual = || USUAL.map(|port| (port, Ipv4Addr::LOCALHOST.into())).into();
-    let mut places: BTreeMap<u16, IpAddr> = listening().unwrap_or_else(usual);
-    places.retain(|port, _| !except.contains(port) && !OF_OTHERS.contains(port));
-    let queue: Mutex<Vec<(u16, IpAddr)>> = Mutex::new(places.into_iter().take(PORTS_MAX).collect());
-    let found = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                // Nothing panics while either lock is held.
-                let next = || queue.lock().ok()?.pop();
-                while let Some((port, ip)) = next() {
-                    let server = ask(SocketAddr::new(ip, port));
-                    if let (Some(server), Ok(mut found)) = (server, found.lock()) {
-                        found.push(server);
+    Search::default().servers(except)
+}
+
+/// Looks for servers, within [`SEARCH_TIME`], and until it is told to stop.
+#[derive(Debug, Default)]
+pub(crate) struct Search(Mutex<Asking>);
+
+#[derive(Debug, Default)]
+struct Asking {
+    under_way: Vec<Arc<Origin>>,
+    /// The time for this search is over.
+    is_over: bool,
+    /// No other may begin.
+    is_stopped: bool,
+}
+
+impl Search {
+    /// The servers there are, the likeliest first; none at these ports.
+    pub(crate) fn servers(&self, except: &[u16]) -> Vec<Found> {
+        let usual = || USUAL.map(|port| (port, Ipv4Addr::LOCALHOST.into())).into();
+        let mut places: Vec<_> = listening().unwrap_or_else(usual).into_iter().collect();
+        places.retain(|(port, _)| !except.contains(port) && !OF_OTHERS.contains(port));
+        places.sort_by_key(|(port, _)| rank(*port));
+        places.truncate(PORTS_MAX);
+        let addresses = places.into_iter().map(|(port, ip)| SocketAddr::new(ip, port)).collect();
+        self.ask(addresses, SEARCH_TIME)
+    }
+
+    /// The server at this address, if there is one.
+    pub(crate) fn server_at(&self, address: SocketAddr) -> Option<Found> {
+        self.ask(vec![address], SEARCH_TIME).pop()
+    }
+
+    /// Ends a search that is under way, and all that would come.
+    pub(crate) fn stop(&self) {
+        self.state().is_stopped = true;
+        self.end();
+    }
+
+    /// Asks whoever listens there, side by side.
+    fn ask(&self, addresses: Vec<SocketAddr>, time: Duration) -> Vec<Found> {
+        self.state().is_over = false;
+        let threads = addresses.len().min(THREADS);
+        let queue = Mutex::new(addresses.into_iter());
+        // Nothing panics while the lock is held.
+        let next = || queue.lock().ok()?.next();
+        let (done, answers) = mpsc::channel();
+        let mut found: Vec<Found> = Vec::new();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let done = done.clone();
+                scope.spawn(move || {
+                    while let Some(origin) = next().and_then(|address| self.begin(address)) {
+                        // Who listens is here until all have ended.
+                        let _ = done.send(ask(&origin.1, origin.0));
+                        self.state().under_way.retain(|other| !Arc::ptr_eq(other, &origin.1));
                     }
-                }
-            });
+                });
+            }
+            drop(done);
+            let deadline = Instant::now() + time;
+            let left = || deadline.saturating_duration_since(Instant::now());
+            while let Ok(answer) = answers.recv_timeout(left()) {
+                found.extend(answer);
+            }
+            self.end();
+            found.extend(answers.into_iter().flatten());
+        });
+        found.sort_by_key(|found| rank(found.address.port()));
+        found
+    }
+
+    fn begin(&self, address: SocketAddr) -> Option<(SocketAddr, Arc<Origin>)> {
+        let url: LocalUrl = format!("http://{address}").parse().ok()?;
+        let time = Timeouts { connect: TIME, response: TIME, idle: TIME };
+        let origin = Arc::new(Origin::new(url, None, None, time));
+        let mut state = self.state();
+        if state.is_over || state.is_stopped {
+            return None;
         }
-    });
-    let mut found = found.into_inner().unwrap_or_default();
-    found.sort_by_key(|found: &Found| rank(found.address.port()));
-    found
+        state.under_way.push(origin.clone());
+        Some((address, origin))
+    }
+
+    /// Nobody else is asked, and those that are need not answer.
+    fn end(&self) {
+        let mut state = self.state();
+        state.is_over = true;
+        let under_way = std::mem::take(&mut state.under_way);
+        drop(state);
+        under_way.iter().for_each(|origin| origin.interrupt());
+    }
+
+    fn state(&self) -> MutexGuard<'_, Asking> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 fn rank(port: u16) -> (usize, u16) {
@@ -144,10 +224,8 @@ fn address_of(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Asks whoever listens there; nothing when that is no HTTP server, or one of ours.
-pub(crate) fn ask(address: SocketAddr) -> Option<Found> {
-    let url: LocalUrl = format!("http://{address}").parse().ok()?;
-    let origin = Origin::new(url, None, None, Timeouts { connect: TIME, response: TIME, idle: TIME });
+/// Asks a server; nothing when it is none for HTTP, or one of ours.
+fn ask(origin: &Origin, address: SocketAddr) -> Option<Found> {
     let request = |method| {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;
@@ -160,7 +238,7 @@ pub(crate) fn ask(address: SocketAddr) -> Option<Found> {
     }
     let page = request(Method::GET).ok();
     let headers = page.as_ref().map_or(head.headers(), |page| page.headers()).clone();
-    let page = page.and_then(|page| first_bytes(page.into_body())).unwrap_or_default();
+    let page = page.map(|page| first_bytes(page.into_body())).unwrap_or_default();
     let text = String::from_utf8_lossy(&page);
     Some(Found {
         address,
@@ -171,10 +249,11 @@ pub(crate) fn ask(address: SocketAddr) -> Option<Found> {
     })
 }
 
-fn first_bytes(body: Body) -> Option<Vec<u8>> {
+fn first_bytes(body: Body) -> Vec<u8> {
     let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(body, PAGE_MAX as u64), &mut bytes).ok()?;
-    Some(bytes)
+    // Where it breaks off, what came before will do.
+    let _ = body.take(PAGE_MAX as u64).read_to_end(&mut bytes);
+    bytes
 }
 
 fn title(page: &str) -> Option<String> {
@@ -237,6 +316,8 @@ impl fmt::Display for Table<'_> {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use std::io::Write;
+    use std::net::TcpListener;
 
     #[cfg(target_endian = "little")]
     #[test]
@@ -256,6 +337,46 @@ mod tests {
              3: B80D01200000000000000000010000AB:0052 00000000000000000000000000000000:0000 0A\n";
         let v6_at = (5173, IpAddr::from(Ipv6Addr::LOCALHOST));
         assert_eq!(parse(v6).collect::<Vec<_>>(), [v6_at, v4_at(80), v4_at(81)]);
+    }
+
+    /// A server whose head grows for ever, a byte at a time; the channel tells when it was asked.
+    fn dripping() -> (SocketAddr, mpsc::Receiver<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, was_asked) = mpsc::channel();
+        thread::spawn(move || {
+            for socket in listener.incoming() {
+                let (mut socket, asked) = (socket.unwrap(), asked.clone());
+                thread::spawn(move || {
+                    // The test may be over.
+                    let _ = asked.send(());
+                    let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nX: ");
+                    while socket.write_all(b"x").is_ok() {
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                });
+            }
+        });
+        (address, was_asked)
+    }
+
+    #[test]
+    fn a_server_that_never_ends_its_answer_is_not_waited_for() {
+        let (address, _asked) = dripping();
+        assert_eq!(Search::default().ask(vec![address], Duration::from_millis(200)), []);
+    }
+
+    #[test]
+    fn a_search_can_be_stopped_and_none_begins_after() {
+        let (address, asked) = dripping();
+        let search = Search::default();
+        thread::scope(|scope| {
+            let found = scope.spawn(|| search.ask(vec![address; 3], Duration::from_secs(3600)));
+            asked.recv().unwrap();
+            search.stop();
+            assert_eq!(found.join().unwrap(), []);
+        });
+        assert_eq!(search.ask(vec![address], Duration::from_secs(3600)), []);
     }
 
     #[test]

@@ -49,6 +49,7 @@ enum Place {
 
 /// A server that is looked for on this machine.
 struct Search {
+    machine: discover::Search,
     /// Ports at which there is nothing to look for.
     except: Vec<u16>,
     choice: Mutex<Choice>,
@@ -130,11 +131,11 @@ impl Search {
 
 impl Machine for Search {
     fn servers(&self) -> Vec<Found> {
-        discover::servers(&self.except)
+        self.machine.servers(&self.except)
     }
 
     fn ask(&self, address: SocketAddr) -> Option<Found> {
-        discover::ask(address)
+        self.machine.server_at(address)
     }
 
     fn listens(&self, address: SocketAddr) -> bool {
@@ -152,7 +153,15 @@ impl Target {
     /// Wherever on this machine there is one, but for these ports.
     pub(super) fn searched(except: Vec<u16>, config: Arc<Config>) -> Self {
         let choice = Mutex::new(Choice::new());
-        Target::at(Place::Searched(Search { except, choice, servers: RwLock::default() }), config)
+        Target::at(
+            Place::Searched(Search {
+                machine: discover::Search::default(),
+                except,
+                choice,
+                servers: RwLock::default(),
+            }),
+            config,
+        )
     }
 
     fn at(place: Place, config: Arc<Config>) -> Self {
@@ -281,9 +290,12 @@ impl Target {
         }
     }
 
-    /// Ends the looking after, and a check that is under way.
+    /// Ends the looking after, and a search or a check that is under way.
     pub(super) fn release(&self) {
         self.bell.stop();
+        if let Place::Searched(search) = &self.place {
+            search.machine.stop();
+        }
         self.server().inspect(|server| server.interrupt_check());
     }
 
