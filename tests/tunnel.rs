@@ -211,6 +211,15 @@ fn what_the_gateway_cannot_take_is_refused() {
 }
 
 #[test]
+fn who_asks_for_an_agents_path_learns_which_protocol_is_spoken_there() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let response = http(address, b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let head = String::from_utf8_lossy(&response).to_lowercase();
+    assert!(head.starts_with("http/1.1 426 ") && head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+    assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+}
+
+#[test]
 fn without_an_agent_there_is_503_and_without_a_site_502() {
     let (mut gateway, address) = Program::gateway(&[]);
     assert_eq!(get(address, "/").0, 503);

@@ -54,6 +54,9 @@ impl Output {
         length: Option<u64>,
         keep_alive: bool,
     ) -> BodyWriter<'_> {
+        // Which protocol is required is said to whoever asked (RFC 9110 §15.5.22).
+        let is_required = parts.status == StatusCode::UPGRADE_REQUIRED;
+        let upgrade = parts.headers.remove(header::UPGRADE).filter(|_| is_required);
         let head_only = to.is_some_and(|head| head.request.method() == Method::HEAD);
         let is_http_10 = to.is_some_and(|head| head.request.version() == Version::HTTP_10);
         let framing = frame_response(&mut parts, length, head_only, is_http_10);
@@ -65,6 +68,10 @@ impl Output {
         };
         if let Some(value) = connection {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static(value));
+        }
+        if let Some(protocols) = upgrade {
+            parts.headers.insert(header::UPGRADE, protocols);
+            parts.headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         let mut waiting = Vec::with_capacity(512);
         write_response_head(&mut waiting, &parts);

@@ -74,7 +74,9 @@ fn route(head: &Head, to_agent: bool, gateway: &Gateway) -> Route {
         (&Method::GET | &Method::HEAD, "/connections") if own => return Route::Here(connections(gateway)),
         (_, "/ws") if own => {
             let text = "/ws is for agents: a WebSocket upgrade";
-            return Route::Here(problem(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text));
+            let mut response = problem(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            return Route::Here(response);
         }
         (&Method::POST, "/forward") if own => Some(Uri::from_static("/")),
         _ => None,
