@@ -8,7 +8,8 @@ use super::connection::Connection;
 use crate::link::Closer;
 
 /// An idle connection that a quieter time does not need is closed after this time, as soon as there is another
-/// request. There are never more of them than requests were once under way.
+/// request, or somebody [looks](Connections::close_idle). There are never more of them than requests were once
+/// under way.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// All connections. Clones share them.
@@ -72,6 +73,17 @@ impl Connections {
         if !state.stopped {
             state.idle.push_back((connection, now));
         }
+        drop(state);
+        // Closed without the lock.
+        drop(unneeded);
+    }
+
+    /// Closes those that have been idle for too long by now.
+    pub(super) fn close_idle(&self, now: Instant) {
+        let mut state = self.state();
+        // The oldest come first.
+        let old = state.idle.partition_point(|(_, since)| now.saturating_duration_since(*since) > IDLE_MAX);
+        let unneeded: Vec<_> = state.idle.drain(..old).collect();
         drop(state);
         // Closed without the lock.
         drop(unneeded);

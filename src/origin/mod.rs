@@ -155,6 +155,11 @@ impl Origin {
         Endpoint { resolver: &self.resolver, tls: self.tls.as_ref(), timeout: self.timeouts.connect }
     }
 
+    /// Closes connections that have been idle for a minute by now. Else they are as further requests come.
+    pub(crate) fn close_idle(&self, now: Instant) {
+        self.connections.close_idle(now);
+    }
+
     /// Whether no request is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.connections.are_idle()
@@ -437,4 +442,43 @@ impl std::fmt::Debug for Origin {
 /// The authority of a URL that is known to have one.
 fn authority(uri: &Uri) -> &str {
     uri.authority().map_or("", |authority| authority.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::thread;
+
+    /// Answers one request.
+    fn answer(socket: &mut TcpStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        socket.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    }
+
+    #[test]
+    fn connections_that_are_idle_for_too_long_are_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            answer(&mut socket);
+            answer(&mut socket);
+            socket.read(&mut [0]).unwrap()
+        });
+        let origin = Origin::new(local, None, None, Timeouts::default());
+        let call = || assert!(origin.call(Request::new(Body::empty())).is_ok());
+        call();
+        origin.close_idle(Instant::now() + Duration::from_secs(59));
+        // On the same connection.
+        call();
+        origin.close_idle(Instant::now() + Duration::from_secs(61));
+        assert_eq!(server.join().unwrap(), 0, "the end of the connection");
+    }
 }

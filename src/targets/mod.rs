@@ -2,7 +2,7 @@
 //!
 //! The longest route that a path lies under says which servers there are for it. Of these the first that is up
 //! answers; where it cannot be reached, the next one. Each has a [circuit breaker](breaker) and perhaps
-//! [checks](health), whose thread runs while the agent does.
+//! [checks](health); a thread looks after each while the agent runs.
 
 mod breaker;
 mod choice;
@@ -162,14 +162,14 @@ impl Targets {
         Ok((url, head))
     }
 
-    /// Finds what is to be found, and starts a thread for each server that needs looking after.
+    /// Finds what is to be found, and starts a thread for each server that looks after it.
     pub(crate) fn look_after(&self) -> io::Result<Care> {
         let mut care = Care { targets: Vec::new(), threads: Vec::new() };
-        for target in self.all().filter(|target| target.wants_care()) {
+        for target in self.all() {
             let next_look = target.search();
             let looked_after = target.clone();
             care.targets.push(target.clone());
-            let thread = thread::Builder::new().name("health".to_owned());
+            let thread = thread::Builder::new().name("local".to_owned());
             care.threads.push(thread.spawn(move || looked_after.look_after(next_look))?);
         }
         Ok(care)

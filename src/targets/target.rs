@@ -24,6 +24,9 @@ const USER_AGENT_OF_CHECKS: HeaderValue =
 
 const NONE_FOUND: &str = "no HTTP server found on this machine";
 
+/// Between two looks for connections that nobody needs any more.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+
 /// Least time between two looks at what there is.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -189,11 +192,19 @@ impl Target {
         self.server().map_or_else(|| "auto".to_owned(), |server| server.url.to_string())
     }
 
-    pub(super) fn interrupt(&self) {
+    /// The server that is asked, and those that still have answers to give.
+    fn each_server(&self, act: impl Fn(&Server)) {
         match &self.place {
-            Place::Named(server) => server.interrupt(),
-            Place::Searched(search) => search.servers().iter().for_each(|server| server.interrupt()),
+            Place::Named(server) => act(server),
+            Place::Searched(search) => {
+                let servers = search.servers().clone();
+                servers.iter().for_each(|server| act(server));
+            }
         }
+    }
+
+    pub(super) fn interrupt(&self) {
+        self.each_server(Server::interrupt);
     }
 
     /// Whether its health is good, and whether its circuit is open.
@@ -269,20 +280,18 @@ impl Target {
         }
     }
 
-    /// Whether there is anything to do for whoever looks after it.
-    pub(super) fn wants_care(&self) -> bool {
-        matches!(self.place, Place::Searched(_)) || self.config.checks.is_some()
-    }
-
-    /// Searches, where it is to be searched for, and checks, where it is to be checked, until it is
-    /// [released](Self::release).
+    /// Searches, where it is to be searched for, checks, where it is to be checked, and closes connections that are
+    /// not needed any more, until it is [released](Self::release).
     pub(super) fn look_after(&self, mut next_look: Option<Duration>) {
         let mut next_check = self.config.checks.as_ref().map(|_| Duration::ZERO);
         let mut now = Instant::now();
-        while self.bell.wait([next_look, next_check].into_iter().flatten().min()) {
+        let soonest =
+            |times: [Option<Duration>; 2]| times.into_iter().flatten().fold(TIDY_EVERY, Duration::min);
+        while self.bell.wait(soonest([next_look, next_check])) {
             let passed = now.elapsed();
             now += passed;
             next_look = self.search();
+            self.each_server(|server| server.origin.close_idle(now));
             next_check = match next_check.map(|left| left.saturating_sub(passed)) {
                 Some(Duration::ZERO) => Some(self.check()),
                 left => left,
@@ -418,14 +427,14 @@ impl Bell {
         self.changed.notify_all();
     }
 
-    /// Waits this long, if anything; a ring is heard after [`QUIET`] at the soonest. False when it is time to end.
-    fn wait(&self, time: Option<Duration>) -> bool {
-        let quiet = time.map_or(QUIET, |time| time.min(QUIET));
+    /// Waits this long; a ring is heard after [`QUIET`] at the soonest. False when it is time to end.
+    fn wait(&self, time: Duration) -> bool {
+        let quiet = time.min(QUIET);
         let state = self.state();
         let waited = self.changed.wait_timeout_while(state, quiet, |state| !state.stopped);
         let (state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
-        let rest = time.map_or(Duration::MAX, |time| time - quiet);
-        let waited = self.changed.wait_timeout_while(state, rest, |state| !state.stopped && !state.rung);
+        let waited =
+            self.changed.wait_timeout_while(state, time - quiet, |state| !state.stopped && !state.rung);
         let (mut state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         state.rung = false;
         !state.stopped
