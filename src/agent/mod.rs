@@ -132,9 +132,11 @@ impl Agent {
         if unfinished > 0 && self.control.is_out_of_time() {
             warn!("requests given up, since the time to finish them is over: {unfinished}");
         }
+        // No other local server is taken from now on.
+        drop(care);
         self.service.interrupt();
         pool.join();
-        drop((care, admin));
+        drop(admin);
         self.counters.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);

@@ -8,6 +8,7 @@ mod breaker;
 mod choice;
 mod edits;
 mod health;
+mod server;
 mod target;
 
 use std::fmt;
@@ -22,7 +23,7 @@ pub use self::breaker::BreakerLimits;
 pub(crate) use self::edits::{HeaderEdits, header_name};
 pub use self::edits::{InvalidHeader, SetHeader};
 pub use self::health::HealthChecks;
-pub(crate) use self::target::Server;
+pub(crate) use self::server::Server;
 use self::target::Target;
 use crate::link::tls::ClientTls;
 use crate::origin::{LocalUrl, Timeouts, Unanswered};

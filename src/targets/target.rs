@@ -1,26 +1,19 @@
 //! One local server: named, or searched for; asked only while that makes sense.
 
-use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderValue, USER_AGENT};
-use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
 use log::{info, warn};
 
 use super::Config;
 use super::breaker::Breaker;
-use super::choice::{Choice, Look, Machine};
-use super::health::{self, CHECK_TIME, Health};
-use crate::discover::{self, Found};
-use crate::origin::{Blame, LocalUrl, Origin, Timeouts, Unanswered};
-use crate::service::{Body, Failure, FailureKind, Request, Response, Service};
-
-const USER_AGENT_OF_CHECKS: HeaderValue =
-    HeaderValue::from_static(concat!("tunnel-agent/", env!("CARGO_PKG_VERSION"), " (health check)"));
+use super::choice::Look;
+use super::health::{self, Health};
+use super::server::{Search, Server, Servers};
+use crate::discover::Found;
+use crate::origin::{Blame, LocalUrl, Unanswered};
+use crate::service::{Failure, FailureKind, Request, Response};
 
 const NONE_FOUND: &str = "no HTTP server found on this machine";
 
@@ -33,7 +26,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// One place where requests are sent to, and how the server there is doing.
 pub(super) struct Target {
     config: Arc<Config>,
-    place: Place,
+    servers: Servers,
     state: Mutex<State>,
     /// Nothing is known against it; the state need not be looked at.
     is_calm: AtomicBool,
@@ -42,30 +35,6 @@ pub(super) struct Target {
     proven: AtomicU64,
     /// Wakes the thread that looks after it.
     bell: Bell,
-}
-
-/// Where the server is.
-enum Place {
-    Named(Arc<Server>),
-    Searched(Search),
-}
-
-/// A server that is looked for on this machine.
-struct Search {
-    machine: discover::Search,
-    /// Ports at which there is nothing to look for.
-    except: Vec<u16>,
-    choice: Mutex<Choice>,
-    /// The last is the one that is taken. Those before it still have answers to give.
-    servers: RwLock<Vec<Arc<Server>>>,
-}
-
-/// How requests reach one server.
-pub(crate) struct Server {
-    pub(crate) url: LocalUrl,
-    pub(crate) origin: Origin,
-    /// Another one for checks, with connections and time limits of their own, and what is asked for.
-    checks: Option<(Origin, PathAndQuery)>,
 }
 
 struct State {
@@ -79,97 +48,20 @@ impl State {
     }
 }
 
-impl Server {
-    fn new(url: LocalUrl, config: &Config) -> Self {
-        let tls = config.tls.clone().filter(|_| url.is_secure());
-        let origin = |timeouts| Origin::new(url.clone(), config.host.clone(), tls.clone(), timeouts);
-        let time = Timeouts { connect: CHECK_TIME, response: CHECK_TIME, idle: CHECK_TIME };
-        let checks = config.checks.as_ref().map(|checks| (origin(time), checks.path.clone()));
-        Server { origin: origin(config.timeouts), checks, url }
-    }
-
-    fn interrupt(&self) {
-        self.origin.interrupt();
-        self.interrupt_check();
-    }
-
-    fn interrupt_check(&self) {
-        if let Some((origin, _)) = &self.checks {
-            origin.interrupt();
-        }
-    }
-
-    /// Asks for the path of the health checks, if there are any. Any status below 500 is a good answer.
-    pub(crate) fn check(&self) -> Option<Result<StatusCode, String>> {
-        let (origin, path) = self.checks.as_ref()?;
-        let mut request = Request::new(Body::empty());
-        *request.uri_mut() = Uri::from(path.clone());
-        request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
-        Some(match origin.call(request).map(|response| response.status()) {
-            Ok(status) if status.is_server_error() => Err(format!("it answered {status}")),
-            Ok(status) => Ok(status),
-            Err(failure) => Err(failure.to_string()),
-        })
-    }
-}
-
-impl Search {
-    fn servers(&self) -> RwLockReadGuard<'_, Vec<Arc<Server>>> {
-        // Nothing panics while the lock is held.
-        self.servers.read().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Requests go to this server from now on.
-    fn take(&self, server: Server) {
-        let mut servers = self.servers.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let is_busy = |server: &Arc<Server>| Arc::strong_count(server) > 1 || !server.origin.is_idle();
-        let (busy, idle): (Vec<_>, Vec<_>) = std::mem::take(&mut *servers).into_iter().partition(is_busy);
-        *servers = busy;
-        servers.push(Arc::new(server));
-        drop(servers);
-        // Their connections are closed without the lock.
-        drop(idle);
-    }
-}
-
-impl Machine for Search {
-    fn servers(&self) -> Vec<Found> {
-        self.machine.servers(&self.except)
-    }
-
-    fn ask(&self, address: SocketAddr) -> Option<Found> {
-        self.machine.server_at(address)
-    }
-
-    fn listens(&self, address: SocketAddr) -> bool {
-        let connected = TcpStream::connect_timeout(&address, CHECK_TIME);
-        !connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    }
-}
-
 impl Target {
     /// At this URL.
     pub(super) fn named(url: LocalUrl, config: Arc<Config>) -> Self {
-        Target::at(Place::Named(Arc::new(Server::new(url, &config))), config)
+        Target::at(Servers::Named(Arc::new(Server::new(url, &config))), config)
     }
 
     /// Wherever on this machine there is one, but for these ports.
     pub(super) fn searched(except: Vec<u16>, config: Arc<Config>) -> Self {
-        let choice = Mutex::new(Choice::new());
-        Target::at(
-            Place::Searched(Search {
-                machine: discover::Search::default(),
-                except,
-                choice,
-                servers: RwLock::default(),
-            }),
-            config,
-        )
+        Target::at(Servers::Searched(Search::new(except)), config)
     }
 
-    fn at(place: Place, config: Arc<Config>) -> Self {
+    fn at(servers: Servers, config: Arc<Config>) -> Self {
         Target {
-            place,
+            servers,
             state: Mutex::new(State::new(&config)),
             config,
             is_calm: AtomicBool::new(true),
@@ -181,10 +73,7 @@ impl Target {
 
     /// The server that is asked, unless none is found yet.
     pub(super) fn server(&self) -> Option<Arc<Server>> {
-        match &self.place {
-            Place::Named(server) => Some(server.clone()),
-            Place::Searched(search) => search.servers().last().cloned(),
-        }
+        self.servers.server()
     }
 
     /// Where it is, for people.
@@ -192,19 +81,8 @@ impl Target {
         self.server().map_or_else(|| "auto".to_owned(), |server| server.url.to_string())
     }
 
-    /// The server that is asked, and those that still have answers to give.
-    fn each_server(&self, act: impl Fn(&Server)) {
-        match &self.place {
-            Place::Named(server) => act(server),
-            Place::Searched(search) => {
-                let servers = search.servers().clone();
-                servers.iter().for_each(|server| act(server));
-            }
-        }
-    }
-
     pub(super) fn interrupt(&self) {
-        self.each_server(Server::interrupt);
+        self.servers.each(Server::interrupt);
     }
 
     /// Whether its health is good, and whether its circuit is open.
@@ -249,7 +127,10 @@ impl Target {
         }
         let outcome = Outcome(Some(self));
         let result = server.origin.attempt(request);
-        outcome.tell(&result);
+        // What became of one that was asked before says nothing of the one that is asked now.
+        if self.servers.is_at(&server) {
+            outcome.tell(&result);
+        }
         result
     }
 
@@ -275,7 +156,7 @@ impl Target {
                 self.name()
             );
         }
-        if let Place::Searched(_) = self.place {
+        if let Servers::Searched(_) = self.servers {
             self.bell.ring();
         }
     }
@@ -291,7 +172,7 @@ impl Target {
             let passed = now.elapsed();
             now += passed;
             next_look = self.search();
-            self.each_server(|server| server.origin.close_idle(now));
+            self.servers.each(|server| server.origin.close_idle(now));
             next_check = match next_check.map(|left| left.saturating_sub(passed)) {
                 Some(Duration::ZERO) => Some(self.check()),
                 left => left,
@@ -302,18 +183,16 @@ impl Target {
     /// Ends the looking after, and a search or a check that is under way.
     pub(super) fn release(&self) {
         self.bell.stop();
-        if let Place::Searched(search) = &self.place {
-            search.machine.stop();
+        if let Servers::Searched(search) = &self.servers {
+            search.stop();
         }
         self.server().inspect(|server| server.interrupt_check());
     }
 
     /// Looks for a server where none was named. Returns when to look again, unless the bell rings before.
     pub(super) fn search(&self) -> Option<Duration> {
-        let Place::Searched(search) = &self.place else { return None };
-        // Nothing panics while the lock is held; and nobody else takes it but whoever looks after this.
-        let mut choice = search.choice.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let (look, next) = choice.look(self.is_calm(), Instant::now(), search);
+        let Servers::Searched(search) = &self.servers else { return None };
+        let (look, next) = search.look(self.is_calm());
         match look {
             Look::Stay => {}
             Look::Nothing => warn!(
