@@ -108,9 +108,19 @@ pub fn read<T>(
 
 /// Takes a command and its operands from the front.
 fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, UsageError> {
-    let Some(verb) = verbs.iter().find(|verb| arguments.first().is_some_and(|first| first == verb.name))
-    else {
+    let Some(first) = arguments.first().filter(|first| !first.to_string_lossy().starts_with('-')) else {
         return Ok(None);
+    };
+    let Some(verb) = verbs.iter().find(|verb| first == verb.name) else {
+        if verbs.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<_> = verbs.iter().map(|verb| verb.name).collect();
+        // Not repeated: it may be a tunnel ID or a token.
+        return Err(UsageError(format!(
+            "the first argument is no option and no command; there are {}",
+            names.join(", ")
+        )));
     };
     let usage = || UsageError(format!("{} is followed by {}", verb.name, verb.operands.join(" and ")));
     arguments.remove(0);
@@ -454,6 +464,8 @@ mod tests {
         assert_eq!(take(&["--x", "explain"]), Ok((None, 2)));
         assert_eq!(take(&["explain", "GET"]).unwrap_err().0, "explain is followed by METHOD and PATH");
         assert!(take(&["explain", "GET", "--x"]).is_err());
+        let wrong = "the first argument is no option and no command; there are explain";
+        assert_eq!(take(&["s3cret"]), Err(UsageError(wrong.to_owned())));
     }
 
     #[test]

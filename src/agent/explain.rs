@@ -5,9 +5,10 @@ use std::fmt;
 use http::{Method, StatusCode, request};
 
 use super::Agent;
-use crate::admission::{Refusal, admit_head};
+use crate::admission::{Refusal, admit_head, failed};
 use crate::protocol::mux::RequestHead;
 use crate::rules::{Action, Verdict};
+use crate::service::FailureKind;
 
 /// What would become of a request; see [`Agent::explain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,8 +92,12 @@ impl Agent {
                 Explanation { decided_by, outcome: Outcome::Forwarded { url, head: lines(&method, &head) } }
             }
             Err(failure) => {
-                let refusal = Refusal::BadRequest(failure.to_string().into());
-                refused(format!("{decided_by}; {failure}"), &refusal)
+                let status = match failure.kind() {
+                    FailureKind::BadRequest => StatusCode::BAD_REQUEST,
+                    _ => failed(&failure, "").status(),
+                };
+                let decided_by = format!("{decided_by}; {failure}");
+                Explanation { decided_by, outcome: Outcome::Refused(status, failure.kind().code()) }
             }
         }
     }

@@ -24,7 +24,7 @@ pub(crate) use self::edits::{HeaderEdits, header_name};
 pub use self::edits::{InvalidHeader, SetHeader};
 pub use self::health::HealthChecks;
 pub(crate) use self::server::Server;
-use self::target::Target;
+use self::target::{NONE_FOUND, Target};
 use crate::link::tls::ClientTls;
 use crate::origin::{LocalUrl, Timeouts, Unanswered};
 use crate::rules::decode;
@@ -157,7 +157,7 @@ impl Targets {
         if target.server().is_none() {
             target.search();
         }
-        let server = target.server().ok_or_else(|| Failure::new(FailureKind::Unreachable, NO_SERVER))?;
+        let server = target.server().ok_or_else(|| Failure::new(FailureKind::Unreachable, NONE_FOUND))?;
         self.config.edits.apply(&mut head.headers);
         let url = server.origin.explain(&mut head)?;
         Ok((url, head))

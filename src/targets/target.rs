@@ -15,7 +15,8 @@ use crate::discover::Found;
 use crate::origin::{Blame, LocalUrl, Unanswered};
 use crate::service::{Failure, FailureKind, Request, Response};
 
-const NONE_FOUND: &str = "no HTTP server found on this machine";
+/// Why nothing is asked, where no server was named.
+pub(super) const NONE_FOUND: &str = "no HTTP server found on this machine";
 
 /// Between two looks for connections that nobody needs any more.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
