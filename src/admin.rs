@@ -2,7 +2,7 @@
 //!
 //! Few connections, each on a thread of its own with little stack: what it does cannot starve the tunnel.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,7 @@ use crate::http1::{Connection, Error, Head, response};
 use crate::link::dial::Token;
 use crate::link::{Closer, Socket};
 
-/// Connections at once; one more is closed.
+/// Connections at once; one more takes the place of the oldest.
 const CONNECTIONS_MAX: usize = 8;
 
 /// A connection's stack: heads, and texts that others make.
@@ -50,7 +50,8 @@ struct Shared {
 struct State {
     stopping: bool,
     next_id: u64,
-    open: HashMap<u64, Closer>,
+    /// By age.
+    open: BTreeMap<u64, Closer>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -142,9 +143,11 @@ fn take(socket: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let socket = Socket::plain(socket)?;
     let mut state = shared.state();
     state.threads.retain(|thread| !thread.is_finished());
-    if state.open.len() >= CONNECTIONS_MAX {
-        debug!("admin: closed a connection: there are {CONNECTIONS_MAX} already");
-        return Ok(());
+    if state.open.len() >= CONNECTIONS_MAX
+        && let Some((_, oldest)) = state.open.pop_first()
+    {
+        debug!("admin: closed the oldest of {CONNECTIONS_MAX} connections for a new one");
+        oldest.close();
     }
     let id = state.next_id;
     state.next_id += 1;

@@ -19,6 +19,10 @@ use crate::service::{Body, Failure, FailureKind, Request, Response};
 /// Says who answered, where that is not the local server.
 pub(crate) const X_TUNNEL_SOURCE: HeaderName = HeaderName::from_static("x-tunnel-source");
 
+/// Marks the question of whoever looks for a local server, which must not pass through a tunnel: the gateway that it
+/// came through would be taken for one.
+pub(crate) const X_TUNNEL_SEARCH: HeaderName = HeaderName::from_static("x-tunnel-search");
+
 /// Most headers of one request.
 pub const HEADERS_MAX: usize = 128;
 
@@ -289,6 +293,9 @@ fn headers<'a>(
         let value = HeaderValue::from_bytes(value)
             .map_err(|_| Refusal::bad_request("a header value holds a control character (RFC 9110 §5.5)"))?;
         headers.append(name, value);
+    }
+    if headers.contains_key(X_TUNNEL_SEARCH) {
+        return Err(Refusal::bad_request("a search for local servers does not go through a tunnel"));
     }
     check_host(&headers)?;
     Ok(headers)

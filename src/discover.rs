@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use http::header::{HeaderMap, HeaderName, SERVER, SET_COOKIE};
+use http::header::{HeaderMap, HeaderName, HeaderValue, SERVER, SET_COOKIE};
 use http::{Method, StatusCode};
 
-use crate::admission::X_TUNNEL_SOURCE;
+use log::warn;
+
+use crate::admission::{X_TUNNEL_SEARCH, X_TUNNEL_SOURCE};
 use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::{Body, Request, Service};
 
@@ -37,15 +39,12 @@ const PAGE_MAX: usize = 64 << 10;
 /// Longest title that is shown, in characters.
 const TITLE_MAX: usize = 40;
 
-/// Ports of development servers, the likeliest first.
-const RANKED: [u16; 5] = [8000, 8080, 3000, 5173, 80];
-
-/// More ports to try where nobody tells which ones are open.
+/// Ports of development servers, the likeliest first; those that are tried where nobody tells which ones are open.
 const USUAL: [u16; 12] = [8000, 8080, 3000, 5173, 80, 3001, 4200, 4321, 5000, 8001, 8081, 8888];
 
 /// Ports of mail, databases and the like, which complain in their logs of whoever speaks HTTP to them.
-const OF_OTHERS: [u16; 17] =
-    [21, 22, 25, 53, 110, 143, 465, 587, 993, 995, 1433, 3306, 5432, 5672, 6379, 11211, 27017];
+const OF_OTHERS: [u16; 18] =
+    [21, 22, 25, 53, 110, 143, 465, 587, 631, 993, 995, 1433, 3306, 5432, 5672, 6379, 11211, 27017];
 
 /// A server that speaks HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,13 +128,19 @@ impl Search {
         thread::scope(|scope| {
             for _ in 0..threads {
                 let done = done.clone();
-                scope.spawn(move || {
+                let run = move || {
                     while let Some(origin) = next().and_then(|address| self.begin(address)) {
                         // Who listens is here until all have ended.
                         let _ = done.send(ask(&origin.1, origin.0));
                         self.state().under_way.retain(|other| !Arc::ptr_eq(other, &origin.1));
                     }
-                });
+                };
+                // Where the system gives no more threads, those there are do it all.
+                if let Err(error) = thread::Builder::new().name("search".to_owned()).spawn_scoped(scope, run)
+                {
+                    warn!("no thread to look for local servers: {error}");
+                    break;
+                }
             }
             drop(done);
             let deadline = Instant::now() + time;
@@ -146,7 +151,7 @@ impl Search {
             self.end();
             found.extend(answers.into_iter().flatten());
         });
-        found.sort_by_key(|found| rank(found.address.port()));
+        found.sort_by_key(|found| (is_unfit(found.status), rank(found.address.port())));
         found
     }
 
@@ -177,8 +182,15 @@ impl Search {
     }
 }
 
-fn rank(port: u16) -> (usize, u16) {
-    (RANKED.iter().position(|ranked| *ranked == port).unwrap_or(RANKED.len()), port)
+/// The likelier a port is one of a development server, the lower.
+fn rank(port: u16) -> (usize, bool, u16) {
+    let place = USUAL.iter().position(|usual| *usual == port).unwrap_or(USUAL.len());
+    (place, port < 1024, port)
+}
+
+/// Whether a server that answers so is hardly the one that is looked for: it has failed, or wants to hear TLS.
+fn is_unfit(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::BAD_REQUEST
 }
 
 /// The ports at which something listens on loopback or on all addresses, and where to reach it.
@@ -229,11 +241,12 @@ fn ask(origin: &Origin, address: SocketAddr) -> Option<Found> {
     let request = |method| {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;
+        request.headers_mut().insert(X_TUNNEL_SEARCH, HeaderValue::from_static("1"));
         origin.call(request)
     };
     let head = request(Method::HEAD).ok()?;
     if head.headers().contains_key(X_TUNNEL_SOURCE) {
-        // A gateway, which would only ask back, or an agent's own page.
+        // A gateway, with or without an agent behind it, or an agent's own page.
         return None;
     }
     let page = request(Method::GET).ok();
@@ -381,9 +394,9 @@ mod tests {
 
     #[test]
     fn development_servers_come_first() {
-        let mut ports = [9000, 80, 5173, 81, 8080, 3000, 8000];
+        let mut ports = [443, 9000, 80, 5173, 5000, 81, 8080, 3000, 8000];
         ports.sort_by_key(|port| rank(*port));
-        assert_eq!(ports, [8000, 8080, 3000, 5173, 80, 81, 9000]);
+        assert_eq!(ports, [8000, 8080, 3000, 5173, 80, 5000, 9000, 81, 443]);
     }
 
     #[test]

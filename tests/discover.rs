@@ -16,8 +16,13 @@ fn shop(request: &Received) -> Vec<u8> {
 
 #[test]
 fn discover_lists_the_servers_but_not_the_tunnels_own() {
-    let (_gateway, address) = Program::gateway(&[]);
+    let (mut gateway, address) = Program::gateway(&[]);
     let port = serve_http(shop).port().to_string();
+    // With an agent behind it, the gateway answers as a local server would.
+    let (url, local) = (format!("ws://{address}"), format!("http://127.0.0.1:{port}"));
+    let _agent = Program::agent(&["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &local]);
+    gateway.wait_for("connected, version");
+    assert_eq!(get(address, "/").0, 200);
     let output = Command::new(env!("CARGO_BIN_EXE_agent")).env_clear().arg("discover").output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     let row = |port: &str| printed.lines().find(|line| line.split(' ').next() == Some(port));

@@ -118,24 +118,35 @@ impl Agent {
 
     fn check_session(&self, link: Link, intake: Intake<Job>, log: &mut Log<'_>) {
         let counters = Arc::new(Counters::new());
-        let heartbeat = Heartbeat { ping_interval: PING_AFTER, ..self.session.heartbeat };
+        // A session that hears no pong ends; not before it was kept for as long as it should be.
+        let pong_timeout = self.session.heartbeat.pong_timeout.max(KEPT);
+        let heartbeat = Heartbeat { ping_interval: PING_AFTER, pong_timeout };
         let config = session::Config { heartbeat, ..self.session.clone() };
         let (visit, outbox) = mpsc::channel();
         let (ended, end) = mpsc::channel();
         thread::scope(|scope| {
             let counters = &counters;
-            scope.spawn(move || {
+            let run = move || {
                 let visit = Visit(visit);
                 // Who listens has gone only with the check.
                 let _ = ended.send(session::run(link, &self.tunnel_id, 0, &config, intake, counters, &visit));
-            });
+            };
+            if let Err(error) = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, run) {
+                log.fail("handshake", format!("the system gives no thread for it: {error}"));
+                return log.skip(&["ping"], "there is no session");
+            }
             let outbox = outbox.recv();
             match end.recv_timeout(KEPT) {
                 Ok(end) => {
-                    log.fail("handshake", format!("the session ended at once: {end}; check --tunnel-id"));
+                    let hint = if end.is_unexplained() { "; check --tunnel-id" } else { "" };
+                    log.fail("handshake", format!("the session ended at once: {end}{hint}"));
                     return log.skip(&["ping"], "there is no session");
                 }
-                Err(_) => {
+                Err(RecvTimeoutError::Disconnected) => {
+                    log.fail("handshake", "the session broke down, see above".to_owned());
+                    return log.skip(&["ping"], "there is no session");
+                }
+                Err(RecvTimeoutError::Timeout) => {
                     let streaming = outbox.as_ref().is_ok_and(Outbox::is_streaming);
                     let how = if streaming {
                         "mux/2: bodies pass as streams"
@@ -166,7 +177,7 @@ impl Agent {
                 Ok(end) => return Err(format!("the session ended: {end}")),
                 Err(RecvTimeoutError::Disconnected) => return Err("the session broke down".to_owned()),
                 Err(RecvTimeoutError::Timeout) if start.elapsed() > limit => {
-                    return Err(format!("no pong within {} s", limit.as_secs()));
+                    return Err(format!("no pong within {limit:?}"));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -180,12 +191,15 @@ impl Agent {
             return log.fail("search", what.to_owned());
         };
         log.towards = format!("local server {}", server.url);
-        let socket = reach(server.origin.endpoint(), local_hint, log);
-        match (server.check(), socket) {
-            (None, _) => log.skip(&["health path"], "no --health-path is given"),
-            (Some(_), None) => log.skip(&["health path"], "there is no connection"),
-            (Some(Ok(status)), _) => log.pass("health path", format!("answered with {status}")),
-            (Some(Err(why)), _) => {
+        // The connection is closed again: some servers take one at a time.
+        let is_reached = reach(server.origin.endpoint(), DialError::local_hint, log).is_some();
+        if !is_reached {
+            return log.skip(&["health path"], "there is no connection");
+        }
+        match server.check() {
+            None => log.skip(&["health path"], "no --health-path is given"),
+            Some(Ok(status)) => log.pass("health path", format!("answered with {status}")),
+            Some(Err(why)) => {
                 log.fail("health path", format!("{why}; look into the log of the local server"));
             }
         }
@@ -234,25 +248,17 @@ fn reach(endpoint: Endpoint<'_>, hint: fn(&DialError) -> &'static str, log: &mut
     }
 }
 
-/// What a person might try where the local server is not reached.
-fn local_hint(error: &DialError) -> &'static str {
-    match error {
-        DialError::Resolve(_) => "check the host name in --local",
-        DialError::Tls(_) => {
-            "if it is not meant to speak TLS, use http://; else name its authority with --local-ca-file"
-        }
-        _ => "start the local server, or check --local",
-    }
-}
-
 #[cfg(feature = "tls")]
 fn certificate_of(socket: &Socket) -> Option<String> {
     let certificate = Certificate::parse(&socket.certificate()?)?;
-    let left = certificate.days_left(OffsetDateTime::now_utc());
-    let soon = match left {
-        ..0 => " (over)".to_owned(),
-        0..DAYS_LEFT_MIN => format!(" (days left: {left})"),
-        _ => String::new(),
+    let now = OffsetDateTime::now_utc();
+    let left = certificate.days_left(now);
+    let soon = if certificate.is_over(now) {
+        " (over)".to_owned()
+    } else if left < DAYS_LEFT_MIN {
+        format!(" (days left: {left})")
+    } else {
+        String::new()
     };
     Some(format!("certificate of {certificate}{soon}"))
 }

@@ -46,10 +46,7 @@ impl Report {
         let obstacles = [
             (self.counters.status().sessions == 0, "no session with a gateway"),
             (self.control.is_stopping(), "the agent is stopping"),
-            (
-                !targets.is_empty() && targets.iter().all(|target| !target.is_up()),
-                "every local server is down",
-            ),
+            (!targets.is_empty() && targets.iter().all(|target| !target.is_up), "every local server is down"),
         ];
         obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect()
     }

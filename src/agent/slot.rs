@@ -21,7 +21,7 @@ use crate::link::{DialError, Dialer, Link};
 use crate::pool::Intake;
 use crate::session::job::Job;
 use crate::session::outbox::Outbox;
-use crate::session::{self, End, Supervisor};
+use crate::session::{self, Supervisor};
 
 /// A session that ends sooner than this, before it served anything, was probably refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
@@ -174,12 +174,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         *predecessor = sitting.predecessor.take();
         let mut what = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
         // Not when it said why: that it goes away, say.
-        let closed = match &end {
-            End::Eof | End::Lost(_) | End::ClosedByGateway(None) => true,
-            End::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
-            _ => false,
-        };
-        if closed && lived < REFUSED_WITHIN && answered == agent.counters.status().served {
+        if end.is_unexplained() && lived < REFUSED_WITHIN && answered == agent.counters.status().served {
             what.push_str(
                 "; a gateway that does this at once does not know this tunnel ID: check --tunnel-id",
             );

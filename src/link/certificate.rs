@@ -36,9 +36,14 @@ impl Certificate {
         Some(Certificate { subject, issuer, not_before, not_after })
     }
 
-    /// Days until it ends; negative when it has.
+    /// Whole days until it ends.
     pub fn days_left(&self, now: OffsetDateTime) -> i64 {
         (self.not_after - now).whole_days()
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self, now: OffsetDateTime) -> bool {
+        self.not_after < now
     }
 }
 
@@ -168,7 +173,8 @@ mod tests {
         let certificate = Certificate::parse(&certificate((2031, 2, 28))).unwrap();
         let at = |year, month, day| rcgen::date_time_ymd(year, month, day);
         assert_eq!(certificate.days_left(at(2031, 2, 1)), 27);
-        assert_eq!(certificate.days_left(at(2031, 3, 1)), -1);
+        assert!(!certificate.is_over(at(2031, 2, 28)));
+        assert!(certificate.is_over(at(2031, 2, 28) + time::Duration::seconds(1)));
     }
 
     #[test]

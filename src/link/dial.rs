@@ -15,7 +15,10 @@ use tungstenite::{Error, HandshakeError};
 use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
-use super::tls::{self, ClientTls};
+use super::tls::{self, ClientTls, Flaw};
+
+/// What to do about a certificate that is over, or seems not to have begun.
+const OUT_OF_DATE: &str = "renew the certificate, or set this machine's clock";
 
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
@@ -224,13 +227,11 @@ impl DialError {
             DialError::Resolve(_) => "check the host name in --gateway",
             DialError::Connect(..) => "check --gateway, and that the gateway is running",
             DialError::Tls(error) if tls::is_not_tls(error) => "if it is not meant to speak TLS, use ws://",
-            DialError::Tls(error) if tls::is_wrong_name(error) => {
-                "give in --gateway a name that the certificate has"
-            }
-            DialError::Tls(error) if tls::is_out_of_date(error) => {
-                "renew the certificate, or set this machine's clock"
-            }
-            DialError::Tls(_) => "check the certificate, or name its authority with --ca-file",
+            DialError::Tls(error) => match tls::flaw(error) {
+                Some(Flaw::WrongName) => "give in --gateway a name that the certificate has",
+                Some(Flaw::Expired | Flaw::NotYetValid) => OUT_OF_DATE,
+                None => "check the certificate, or name its authority with --ca-file",
+            },
             DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 "check the token (--token-file or TOKEN)"
             }
@@ -241,6 +242,22 @@ impl DialError {
             DialError::Upgrade(_) => {
                 "check that --gateway names a gateway, and ws:// or wss:// as it expects"
             }
+        }
+    }
+}
+
+impl DialError {
+    /// What a person might try where it is the local server that is not reached.
+    pub(crate) fn local_hint(&self) -> &'static str {
+        match self {
+            DialError::Resolve(_) => "check the host name in --local",
+            DialError::Tls(error) if tls::is_not_tls(error) => "if it is not meant to speak TLS, use http://",
+            DialError::Tls(error) => match tls::flaw(error) {
+                Some(Flaw::WrongName) => "give in --local a name that the certificate has",
+                Some(Flaw::Expired | Flaw::NotYetValid) => OUT_OF_DATE,
+                None => "check the certificate, or name its authority with --local-ca-file",
+            },
+            _ => "start the local server, or check --local",
         }
     }
 }

@@ -59,33 +59,33 @@ pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
     };
 }
 
-/// Whether the certificate is for other names.
-pub(super) fn is_wrong_name(error: &std::io::Error) -> bool {
-    #[cfg(feature = "tls")]
-    {
-        use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return false };
-        matches!(reason, NotValidForName | NotValidForNameContext { .. })
-    }
-    #[cfg(not(feature = "tls"))]
-    {
-        let _ = error;
-        false
-    }
+/// What is wrong with a certificate, where there is a remedy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only rustls finds any"))]
+pub(super) enum Flaw {
+    /// It is for other names.
+    WrongName,
+    Expired,
+    NotYetValid,
 }
 
-/// Whether the certificate has ended, or not begun.
-pub(super) fn is_out_of_date(error: &std::io::Error) -> bool {
+/// What is wrong with the certificate, if it is that.
+pub(super) fn flaw(error: &std::io::Error) -> Option<Flaw> {
     #[cfg(feature = "tls")]
     {
-        use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return false };
-        matches!(reason, Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })
+        use rustls::CertificateError as Error;
+        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return None };
+        match reason {
+            Error::NotValidForName | Error::NotValidForNameContext { .. } => Some(Flaw::WrongName),
+            Error::Expired | Error::ExpiredContext { .. } => Some(Flaw::Expired),
+            Error::NotValidYet | Error::NotValidYetContext { .. } => Some(Flaw::NotYetValid),
+            _ => None,
+        }
     }
     #[cfg(not(feature = "tls"))]
     {
         let _ = error;
-        false
+        None
     }
 }
 
@@ -94,9 +94,11 @@ pub(super) fn describe(error: &std::io::Error) -> String {
     if is_not_tls(error) {
         return "the other side does not speak TLS there".to_owned();
     }
-    if is_out_of_date(error) {
-        // rustls counts in seconds since 1970.
-        return "the certificate has expired, or is not valid yet".to_owned();
+    // rustls counts in seconds since 1970.
+    match flaw(error) {
+        Some(Flaw::Expired) => return "the certificate has expired".to_owned(),
+        Some(Flaw::NotYetValid) => return "the certificate is not valid yet".to_owned(),
+        Some(Flaw::WrongName) | None => {}
     }
     let text = error.to_string();
     // The type behind this is not in rustls' interface; where its text changes, that text is shown.

@@ -75,10 +75,21 @@ impl fmt::Display for End {
             End::Violation(code, what) => {
                 write!(f, "the gateway broke the protocol (close code {code}): {what}")
             }
-            End::Silent(time) => write!(f, "nothing heard for {} s", time.as_secs()),
+            End::Silent(time) => write!(f, "nothing heard for {time:.1?}"),
             End::NotReading => f.write_str("the gateway does not read what is sent to it"),
             End::Eof => f.write_str("the gateway ended the connection without a close frame"),
             End::Lost(error) => write!(f, "the connection failed: {error}"),
+        }
+    }
+}
+
+impl End {
+    /// Whether the gateway ended it without a word why.
+    pub(crate) fn is_unexplained(&self) -> bool {
+        match self {
+            End::Eof | End::Lost(_) | End::ClosedByGateway(None) => true,
+            End::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
+            _ => false,
         }
     }
 }

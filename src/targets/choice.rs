@@ -47,13 +47,15 @@ pub(super) struct Choice {
     first: Option<SocketAddr>,
     taken: Option<SocketAddr>,
     gone_since: Option<Instant>,
+    /// When to look whether the first is back.
+    home_at: Option<Instant>,
     /// Until the next search; nothing when the last one was of use.
     delay: Option<Duration>,
 }
 
 impl Choice {
     pub(super) fn new() -> Self {
-        Choice { first: None, taken: None, gone_since: None, delay: None }
+        Choice { first: None, taken: None, gone_since: None, home_at: None, delay: None }
     }
 
     /// Looks around. `is_well`: the server that is taken has answered last. Tells what to do, and when to look again
@@ -64,12 +66,11 @@ impl Choice {
         now: Instant,
         machine: &impl Machine,
     ) -> (Look, Option<Duration>) {
-        let Some(taken) = self.taken else { return self.search(machine) };
-        let home = self.first.filter(|first| *first != taken);
-        if let Some(found) = home.and_then(|home| machine.ask(home)) {
-            return (self.take(found, Vec::new()), None);
+        let Some(taken) = self.taken else { return self.search(now, machine) };
+        if let Some(found) = self.home(now).and_then(|home| machine.ask(home)) {
+            return (self.take(found, Vec::new(), now), None);
         }
-        let next = home.map(|_| HOME_EVERY);
+        let next = self.home_at.map(|at| at.saturating_duration_since(now));
         if is_well || machine.listens(taken) {
             self.gone_since = None;
             return (Look::Stay, next);
@@ -78,10 +79,16 @@ impl Choice {
         if now - since < GONE_AFTER {
             return (Look::Stay, Some(SOON));
         }
-        self.search(machine)
+        self.search(now, machine)
     }
 
-    fn search(&mut self, machine: &impl Machine) -> (Look, Option<Duration>) {
+    /// The server that was taken first, if another one is taken and it is time to look for the first.
+    fn home(&mut self, now: Instant) -> Option<SocketAddr> {
+        let is_time = self.home_at.is_some_and(|at| at <= now);
+        self.first.filter(|_| is_time).inspect(|_| self.home_at = Some(now + HOME_EVERY))
+    }
+
+    fn search(&mut self, now: Instant, machine: &impl Machine) -> (Look, Option<Duration>) {
         let mut found = machine.servers();
         if found.is_empty() {
             let look = if self.delay.is_none() { Look::Nothing } else { Look::Stay };
@@ -90,13 +97,14 @@ impl Choice {
             return (look, Some(delay));
         }
         let best = found.remove(0);
-        let look = self.take(best, found);
-        (look, self.first.filter(|first| Some(*first) != self.taken).map(|_| HOME_EVERY))
+        let look = self.take(best, found, now);
+        (look, self.home_at.map(|_| HOME_EVERY))
     }
 
-    fn take(&mut self, found: Found, others: Vec<Found>) -> Look {
-        self.first.get_or_insert(found.address);
+    fn take(&mut self, found: Found, others: Vec<Found>, now: Instant) -> Look {
+        let first = *self.first.get_or_insert(found.address);
         self.taken = Some(found.address);
+        self.home_at = (first != found.address).then(|| now + HOME_EVERY);
         (self.gone_since, self.delay) = (None, None);
         Look::Take(found, others)
     }
@@ -198,6 +206,7 @@ mod tests {
             (0, true, Ports(&[8000, 5173], &[]), "take 8000, not 1; never"),
             (10, false, Ports(&[5173], &[]), "stay; 1 s"),
             (15, false, Ports(&[5173], &[]), "take 5173, not 0; 10 s"),
+            (20, true, Ports(&[8000, 5173], &[]), "stay; 5 s"),
             (25, true, Ports(&[5173], &[]), "stay; 10 s"),
             (35, true, Ports(&[8000, 5173], &[]), "take 8000, not 0; never"),
         ]);

@@ -82,13 +82,8 @@ pub(crate) struct TargetStatus {
     pub(crate) url: String,
     pub(crate) is_healthy: bool,
     pub(crate) is_circuit_open: bool,
-}
-
-impl TargetStatus {
-    /// Whether nothing speaks against asking it.
-    pub(crate) fn is_up(&self) -> bool {
-        self.is_healthy && !self.is_circuit_open
-    }
+    /// Whether nothing speaks against asking it now.
+    pub(crate) is_up: bool,
 }
 
 impl Targets {
@@ -136,12 +131,13 @@ impl Targets {
     /// How each server is doing.
     pub(crate) fn status(&self) -> Vec<TargetStatus> {
         let of = |route: &Route, target: &Target| {
-            let (is_healthy, is_circuit_open) = target.condition();
+            let (is_healthy, is_circuit_open, is_ready) = target.condition();
             TargetStatus {
                 route: format!("{}/", route.prefix),
                 url: target.name(),
                 is_healthy,
                 is_circuit_open,
+                is_up: is_healthy && is_ready,
             }
         };
         self.routes
@@ -163,15 +159,14 @@ impl Targets {
         Ok((url, head))
     }
 
-    /// Finds what is to be found, and starts a thread for each server that looks after it.
+    /// Starts a thread for each server that looks after it.
     pub(crate) fn look_after(&self) -> io::Result<Care> {
         let mut care = Care { targets: Vec::new(), threads: Vec::new() };
         for target in self.all() {
-            let next_look = target.search();
             let looked_after = target.clone();
             care.targets.push(target.clone());
             let thread = thread::Builder::new().name("local".to_owned());
-            care.threads.push(thread.spawn(move || looked_after.look_after(next_look))?);
+            care.threads.push(thread.spawn(move || looked_after.look_after())?);
         }
         Ok(care)
     }

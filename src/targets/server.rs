@@ -22,7 +22,7 @@ const USER_AGENT_OF_CHECKS: HeaderValue =
 /// The server that is asked, and how it came to be that one.
 pub(super) enum Servers {
     Named(Arc<Server>),
-    Searched(Search),
+    Searched(Box<Search>),
 }
 
 /// A server that is looked for on this machine.

@@ -57,7 +57,7 @@ impl Target {
 
     /// Wherever on this machine there is one, but for these ports.
     pub(super) fn searched(except: Vec<u16>, config: Arc<Config>) -> Self {
-        Target::at(Servers::Searched(Search::new(except)), config)
+        Target::at(Servers::Searched(Box::new(Search::new(except))), config)
     }
 
     fn at(servers: Servers, config: Arc<Config>) -> Self {
@@ -86,10 +86,12 @@ impl Target {
         self.servers.each(Server::interrupt);
     }
 
-    /// Whether its health is good, and whether its circuit is open.
-    pub(super) fn condition(&self) -> (bool, bool) {
+    /// Whether its health is good, and whether its circuit is open; and if so, whether it is time for a try.
+    pub(super) fn condition(&self) -> (bool, bool, bool) {
+        let is_there = self.server().is_some();
         let state = self.state();
-        (state.health.is_up() && self.server().is_some(), state.breaker.is_open())
+        let breaker = &state.breaker;
+        (state.health.is_up() && is_there, breaker.is_open(), breaker.is_ready(Instant::now()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,7 +166,8 @@ impl Target {
 
     /// Searches, where it is to be searched for, checks, where it is to be checked, and closes connections that are
     /// not needed any more, until it is [released](Self::release).
-    pub(super) fn look_after(&self, mut next_look: Option<Duration>) {
+    pub(super) fn look_after(&self) {
+        let mut next_look = Some(Duration::ZERO);
         let mut next_check = self.config.checks.as_ref().map(|_| Duration::ZERO);
         let mut now = Instant::now();
         let soonest =
@@ -221,7 +224,8 @@ impl Target {
         let Some(checks) = &self.config.checks else { return Duration::MAX };
         let proven = Duration::from_millis(self.proven.load(Ordering::Relaxed));
         let since = self.started.elapsed().saturating_sub(proven);
-        if !proven.is_zero() && since < checks.interval {
+        // What was answered before something failed proves nothing.
+        if self.is_calm() && !proven.is_zero() && since < checks.interval {
             self.checked(Ok(()));
             return checks.interval - since;
         }
@@ -318,5 +322,37 @@ impl Bell {
         let (mut state, _) = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         state.rung = false;
         !state.stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::Timeouts;
+    use crate::targets::{BreakerLimits, HeaderEdits, HealthChecks};
+
+    #[test]
+    fn an_answer_from_before_it_failed_is_no_passed_check() {
+        let interval = Duration::from_secs(3600);
+        let config = Config {
+            host: None,
+            tls: None,
+            timeouts: Timeouts::default(),
+            edits: HeaderEdits::default(),
+            breaker: BreakerLimits { failures: 2, open: interval },
+            checks: Some(HealthChecks { path: "/up".parse().unwrap(), interval }),
+            except: Vec::new(),
+        };
+        // Nobody listens at the port of a listener that is gone.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}").parse().unwrap();
+        let target = Target::named(url, Arc::new(config));
+        target.answered();
+        target.proven.fetch_max(1, Ordering::Relaxed);
+        let failure = Failure::new(FailureKind::Unreachable, "gone");
+        target.failed(&failure);
+        target.failed(&failure);
+        target.check();
+        assert!(target.condition().1, "the circuit is open as before");
     }
 }

@@ -254,10 +254,13 @@ impl Builder {
             let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
             return Err(ConfigError::OutOfRange(text));
         }
-        if servers.iter().filter(|(_, place)| *place == Place::Auto).count() > 1 {
-            return Err(ConfigError::OutOfRange("--local auto may be given once".to_owned()));
+        let twice = servers.iter().enumerate().find(|(index, server)| servers[..*index].contains(server));
+        match twice {
+            Some((_, (_, place))) => Err(ConfigError::OutOfRange(format!(
+                "the local server {place} is given twice (--local, --route)"
+            ))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn check_times(&self) -> Result<(), ConfigError> {

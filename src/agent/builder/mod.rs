@@ -386,6 +386,10 @@ mod tests {
         check(builder().host_header(HeaderValue::from_static("me@site.test")), "host");
         check(builder().host_header(HeaderValue::from_static("")), "host");
         check(builder().workers(1025), "workers");
+        let local: LocalUrl = "http://127.0.0.1:8000".parse().unwrap();
+        check(builder().local(local.clone()).local(local.clone()), "twice");
+        check(builder().route("/a", local.clone()).route("/a/", local), "twice");
+        check(builder().local_auto().local_auto(), "twice");
         check(builder().queue(65_537), "queue");
         check(builder().max_streams(0), "streams");
         check(builder().connections(0), "connections");
