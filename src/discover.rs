@@ -3,7 +3,7 @@
 //! On Linux the listening sockets are read from `/proc/net`, those of other users included where the system
 //! shows them; elsewhere, and where that fails, usual ports are tried. Each is asked `HEAD /`, side by side.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,6 +35,9 @@ const THREADS: usize = 16;
 
 /// Most bytes of a page that are searched for its title.
 const PAGE_MAX: usize = 64 << 10;
+
+/// Longest `Server` that is shown, in characters: the width of its column.
+const SERVER_MAX: usize = 28;
 
 /// Longest title that is shown, in characters.
 const TITLE_MAX: usize = 40;
@@ -97,7 +100,7 @@ impl Search {
     /// The servers there are, the likeliest first; none at these ports.
     pub(crate) fn servers(&self, except: &[u16]) -> Vec<Found> {
         let usual = || USUAL.map(|port| (port, Ipv4Addr::LOCALHOST.into())).into();
-        let mut places: Vec<_> = listening().unwrap_or_else(usual).into_iter().collect();
+        let mut places: Vec<(u16, IpAddr)> = listening().unwrap_or_else(usual).into_iter().collect();
         places.retain(|(port, _)| !except.contains(port) && !OF_OTHERS.contains(port));
         places.sort_by_key(|(port, _)| rank(*port));
         places.truncate(PORTS_MAX);
@@ -151,7 +154,9 @@ impl Search {
             self.end();
             found.extend(answers.into_iter().flatten());
         });
-        found.sort_by_key(|found| (is_unfit(found.status), rank(found.address.port())));
+        found.sort_by_key(|found| (is_unfit(found.status), rank(found.address.port()), found.address));
+        // One that listens at both addresses of this machine is one.
+        found.dedup_by_key(|found| found.address.port());
         found
     }
 
@@ -194,12 +199,11 @@ fn is_unfit(status: StatusCode) -> bool {
 }
 
 /// The ports at which something listens on loopback or on all addresses, and where to reach it.
-fn listening() -> Option<BTreeMap<u16, IpAddr>> {
+fn listening() -> Option<BTreeSet<(u16, IpAddr)>> {
     let v4 = std::fs::read_to_string("/proc/net/tcp").ok()?;
     // Without IPv6 there is no such file.
     let v6 = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
-    // Where both are open, IPv4.
-    Some(parse(&v6).chain(parse(&v4)).collect())
+    Some(parse(&v4).chain(parse(&v6)).collect())
 }
 
 /// Reads the ports out of a table of sockets as the kernel prints it: the second column is the local address and
@@ -256,7 +260,9 @@ fn ask(origin: &Origin, address: SocketAddr) -> Option<Found> {
     Some(Found {
         address,
         status: head.status(),
-        server: headers.get(SERVER).map(|value| shown(&String::from_utf8_lossy(value.as_bytes()))),
+        server: headers
+            .get(SERVER)
+            .map(|value| shown(&String::from_utf8_lossy(value.as_bytes()), SERVER_MAX)),
         title: title(&text),
         framework: framework(&headers, &text),
     })
@@ -276,12 +282,14 @@ fn title(page: &str) -> Option<String> {
     let start = start + lower[start..].find('>')? + 1;
     let end = start + lower[start..].find("</title")?;
     let title = page[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
-    (!title.is_empty()).then(|| shown(&title))
+    (!title.is_empty()).then(|| shown(&title, TITLE_MAX))
 }
 
-/// A text of a stranger's on one line of a terminal.
-fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TITLE_MAX).collect()
+/// A text of a stranger's on one line of a terminal, which it can neither command nor turn round.
+fn shown(text: &str, max: usize) -> String {
+    let turns =
+        |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(|c| !c.is_control() && !turns(c)).take(max).collect()
 }
 
 /// What a server is probably made with, by its headers and its page.
@@ -404,6 +412,7 @@ mod tests {
         for (page, expected) in [
             ("<html><head><TITLE lang=en>\n My\t site </Title>", Some("My site")),
             ("<title>a\u{1b}[31mb</title>", Some("a[31mb")),
+            ("<title>\u{202e}txt.exe</title>", Some("txt.exe")),
             ("<title></title>", None),
             ("<title>never ends", None),
             ("none", None),

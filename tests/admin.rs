@@ -5,6 +5,7 @@ mod support;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use support::{
     LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, http, ok, serve_http, split, threads_and_descriptors,
@@ -169,6 +170,20 @@ fn what_is_no_request_for_it_is_refused() {
     ] {
         assert_eq!(split(&http(admin, request)).0, status, "{:?}", String::from_utf8_lossy(request));
     }
+}
+
+#[test]
+fn a_server_that_may_be_tried_again_is_not_known_to_be_down() {
+    let gateway = ScriptedGateway::start();
+    let (_agent, admin) = start(&gateway, &nobody(), &["--breaker-failures", "1", "--breaker-open", "1ms"]);
+    let mut session = gateway.accept();
+    session.get("/");
+    session.answer();
+    let deadline = Instant::now() + LIMIT;
+    while json(admin, "/readyz").0 != 200 {
+        assert!(Instant::now() < deadline, "it stays down");
+    }
+    assert_eq!(json(admin, "/status").1["targets"][0]["circuit"], "open");
 }
 
 #[test]

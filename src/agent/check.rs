@@ -1,7 +1,8 @@
 //! A rehearsal: each step towards a gateway and a local server by itself, and what to do where one fails.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -81,8 +82,12 @@ impl Agent {
     pub fn check(self, mut tell: impl FnMut(&Step)) -> bool {
         let mut log =
             Log { tell: &mut tell, towards: format!("tunnel {}", self.tunnel_id), all_passed: true };
-        log.pass("configuration", format!("requests go to {}", self.served_by));
-        self.warnings.iter().for_each(|warning| log.pass("configuration", (*warning).to_owned()));
+        let warnings = self.warnings.iter().map(|warning| format!("; {warning}"));
+        log.pass(
+            "configuration",
+            format!("requests go to {}{}", self.served_by, warnings.collect::<String>()),
+        );
+        self.check_admin(&mut log);
         let servers = self.targets.as_ref().map_or_else(Vec::new, |targets| targets.servers());
         let (service, config) = (self.service.clone(), self.session.clone());
         let run = move |job: Job| job.run(&*service, &config);
@@ -96,6 +101,18 @@ impl Agent {
             Err(error) => log.fail("threads", format!("the system gives none: {error}")),
         }
         log.all_passed
+    }
+
+    /// Whether there is room to tell how the agent is doing.
+    fn check_admin(&self, log: &mut Log<'_>) {
+        let Some((address, _)) = &self.admin else { return };
+        match TcpListener::bind(address) {
+            Ok(_) => log.pass("admin", format!("{address} is free")),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                log.skip(&["admin"], &format!("{address} is in use, by an agent that runs, perhaps"));
+            }
+            Err(error) => log.fail("admin", format!("cannot listen at {address}: {error}; choose another")),
+        }
     }
 
     fn check_gateway(&self, dialer: &Dialer, intake: Intake<Job>, log: &mut Log<'_>) {
@@ -136,26 +153,14 @@ impl Agent {
                 return log.skip(&["ping"], "there is no session");
             }
             let outbox = outbox.recv();
-            match end.recv_timeout(KEPT) {
-                Ok(end) => {
-                    let hint = if end.is_unexplained() { "; check --tunnel-id" } else { "" };
-                    log.fail("handshake", format!("the session ended at once: {end}{hint}"));
-                    return log.skip(&["ping"], "there is no session");
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    log.fail("handshake", "the session broke down, see above".to_owned());
-                    return log.skip(&["ping"], "there is no session");
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let streaming = outbox.as_ref().is_ok_and(Outbox::is_streaming);
-                    let how = if streaming {
-                        "mux/2: bodies pass as streams"
-                    } else {
-                        "envelopes: bodies pass whole"
-                    };
-                    log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs()));
-                }
+            if let Err(why) = wait_for_end(&end) {
+                log.fail("handshake", why);
+                return log.skip(&["ping"], "there is no session");
             }
+            let streaming = outbox.as_ref().is_ok_and(Outbox::is_streaming);
+            let how =
+                if streaming { "mux/2: bodies pass as streams" } else { "envelopes: bodies pass whole" };
+            log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs()));
             match self.wait_for_pong(counters, &end) {
                 Ok(time) => log.pass("ping", format!("answered within {:.1} ms", time.as_secs_f64() * 1e3)),
                 Err(why) => log.fail("ping", format!("{why}; something on the way may drop WebSocket pings")),
@@ -202,6 +207,18 @@ impl Agent {
             Some(Err(why)) => {
                 log.fail("health path", format!("{why}; look into the log of the local server"));
             }
+        }
+    }
+}
+
+/// Lets a session live for a while. An error says why it ended before.
+fn wait_for_end(end: &mpsc::Receiver<End>) -> Result<(), String> {
+    match end.recv_timeout(KEPT) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        Err(RecvTimeoutError::Disconnected) => Err("the session broke down".to_owned()),
+        Ok(end) => {
+            let hint = if end.is_unexplained() { "; check --tunnel-id" } else { "" };
+            Err(format!("the session ended at once: {end}{hint}"))
         }
     }
 }
