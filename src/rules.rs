@@ -16,7 +16,8 @@ pub(crate) const RULES_MAX: usize = 1024;
 ///
 /// Methods, with commas between them, and a space may come first; without them it is about any. `GET` stands
 /// for `HEAD`, too, and capitals make no difference: some servers do not tell them apart. In the path a `*` is one
-/// segment or a part of one, and `**` is any number of segments. A slash at the end makes no difference.
+/// segment or a part of one, and `**` is any number of segments. A slash at the end makes no difference, nor do
+/// blanks around it all.
 ///
 /// ```
 /// let pattern: tunnel_agent::Pattern = "GET /files/*.txt".parse()?;
@@ -76,6 +77,8 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
+        // A blank at an end is nobody's path, and would have the rule guard nothing.
+        let text = text.trim();
         let slash = text.find('/').ok_or(InvalidPattern::Path)?;
         let (methods, path) = text.split_at(slash);
         Ok(Pattern { methods: read_methods(methods)?, segments: read_path(path)? })
@@ -461,6 +464,13 @@ mod tests {
     #[test]
     fn a_pattern_is_decoded_as_the_path_is() {
         check(&["deny /café au lait"], &[("GET /caf%C3%A9%20au%20lait", '-'), ("GET /caf\u{e9}", '+')]);
+    }
+
+    #[test]
+    fn blanks_around_a_pattern_make_no_difference() {
+        for text in ["GET /a b ", " GET /a b", "\tGET /a b\r\n"] {
+            assert_eq!(text.parse(), "GET /a b".parse::<Pattern>(), "{text:?}");
+        }
     }
 
     #[test]
