@@ -209,6 +209,7 @@ impl<J: Send + 'static> Intake<J> {
         // It waits for exactly this, and its channel has room for one.
         match worker.try_send(Work::Run(started)) {
             Err(TrySendError::Full(Work::Run(refused)) | TrySendError::Disconnected(Work::Run(refused))) => {
+                self.state().jobs.lacks_thread(refused.place);
                 Err((refused.job, Reason::Full))
             }
             _ => Ok(()),

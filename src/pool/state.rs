@@ -198,7 +198,7 @@ impl<J, W> State<J, W> {
         Next::Wait
     }
 
-    /// There is no thread for a job that a new worker was to take.
+    /// There is no thread for a job after all: that of a new worker did not start, or an old one is gone.
     pub(super) fn lacks_thread(&mut self, place: Place) {
         self.count -= 1;
         self.end(place);
