@@ -46,12 +46,12 @@ fn port(variable: &str, default: u16) -> io::Result<SocketAddr> {
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn taken(variable: &str, address: SocketAddr) -> io::Error {
-    let port = address.port();
-    io::Error::other(format!(
-        "port {port} is taken; choose another: make demo {variable}={}",
-        port.saturating_add(1)
-    ))
+/// Names the whole command, with another port for the first of these.
+fn taken(variable: &str, address: SocketAddr, (other, kept): (&str, SocketAddr)) -> io::Error {
+    let (port, kept) = (address.port(), kept.port());
+    let next = (port.saturating_add(1)..).find(|next| *next != kept).unwrap_or(port);
+    let command = format!("make demo {variable}={next} {other}={kept}");
+    io::Error::other(format!("port {port} is taken; choose another: {command}"))
 }
 
 fn run() -> io::Result<()> {
@@ -60,8 +60,12 @@ fn run() -> io::Result<()> {
     thread::spawn(move || signals.forever().for_each(|_| stop.send(()).unwrap_or_default()));
 
     let (gateway_at, site_at) = (port("GATEWAY_PORT", 3000)?, port("SITE_PORT", 8000)?);
-    let site = TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at))?;
-    drop(TcpListener::bind(gateway_at).map_err(|_| taken("GATEWAY_PORT", gateway_at))?);
+    let site =
+        TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at, ("GATEWAY_PORT", gateway_at)))?;
+    drop(
+        TcpListener::bind(gateway_at)
+            .map_err(|_| taken("GATEWAY_PORT", gateway_at, ("SITE_PORT", site_at)))?,
+    );
     thread::spawn(move || site::serve(&site));
 
     println!(
