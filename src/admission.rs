@@ -189,12 +189,12 @@ fn problem(status: StatusCode, code: &str, text: &str, retry_after: Option<u64>)
 
 /// A failure to forward as a response.
 pub(crate) fn failed(failure: &Failure, text: &str) -> Response {
-    let (status, retry_after) = match failure.kind() {
-        FailureKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Some(1)),
-        FailureKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, None),
-        _ => (StatusCode::BAD_GATEWAY, None),
+    let status = match failure.kind() {
+        FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        _ => StatusCode::BAD_GATEWAY,
     };
-    problem(status, failure.kind().code(), text, retry_after)
+    problem(status, failure.kind().code(), text, failure.may_be_retried_in().map(whole_seconds))
 }
 
 /// What an agent's owner lets through, and how much of it.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tungstenite::Bytes;
 
@@ -206,6 +207,7 @@ impl fmt::Debug for Body {
 pub struct Failure {
     kind: FailureKind,
     text: String,
+    retry_in: Option<Duration>,
 }
 
 /// What kind of [`Failure`] it is.
@@ -269,7 +271,18 @@ impl FailureKind {
 impl Failure {
     /// A failure of this kind. The text is one line for a person, without secrets.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
-        Failure { kind, text: text.into() }
+        Failure { kind, text: text.into(), retry_in: None }
+    }
+
+    /// The same, with the time after which another try may do better. A response that is made of it says so in
+    /// its `Retry-After` (RFC 9110 §10.2.3).
+    pub fn retry_in(self, time: Duration) -> Self {
+        Failure { retry_in: Some(time), ..self }
+    }
+
+    /// After what time another try may do better, if that is known.
+    pub(crate) fn may_be_retried_in(&self) -> Option<Duration> {
+        self.retry_in
     }
 
     /// What kind it is.

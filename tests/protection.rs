@@ -167,8 +167,10 @@ fn an_open_circuit_answers_at_once_and_says_when_it_is_tried_next() {
     session.get("/");
     let reply = session.answer();
     check(&reply, 503, "circuit_open");
-    let text = "Failed to forward request to local server: circuit open after 1 failures, next try in 30 s";
-    assert!(reply.text.contains(text), "{}", reply.text);
+    let seconds = reply.header("retry-after").unwrap();
+    assert!((1..=30).contains(&seconds.parse().unwrap()), "{seconds}");
+    let text = "Failed to forward request to local server: circuit open after 1 failures, next try in";
+    assert!(reply.text.contains(&format!("{text} {seconds} s")), "{}", reply.text);
 }
 
 #[test]

@@ -61,6 +61,13 @@ pub(super) struct Open {
     next_in: Option<Duration>,
 }
 
+impl Open {
+    /// When another try may do better; soon, while one is under way.
+    pub(super) fn retry_in(&self) -> Duration {
+        self.next_in.unwrap_or(Duration::from_secs(1))
+    }
+}
+
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "circuit open after {} failures, ", self.failures)?;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use http::uri::PathAndQuery;
 
 /// Failed checks in a row after which a server counts as down.
@@ -15,8 +16,13 @@ pub(super) const CHECK_TIME: Duration = Duration::from_secs(3);
 pub struct HealthChecks {
     /// What is asked for; anything below status 500 is a good answer.
     pub path: PathAndQuery,
-    /// Between two checks; 10 s by default. Requests that are answered take the place of checks.
+    /// Between two checks; 10 s by default. Requests with a good answer take the place of checks.
     pub interval: Duration,
+}
+
+/// Whether a server that answers with this status is well.
+pub(super) fn is_good(status: StatusCode) -> bool {
+    status.as_u16() < 500
 }
 
 /// What is known of one server.

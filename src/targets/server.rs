@@ -11,7 +11,7 @@ use http::{StatusCode, Uri};
 
 use super::Config;
 use super::choice::{Choice, Look, Machine};
-use super::health::CHECK_TIME;
+use super::health::{self, CHECK_TIME};
 use crate::discover::{self, Found};
 use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::{Body, Request, Service};
@@ -70,8 +70,8 @@ impl Server {
         *request.uri_mut() = Uri::from(path.clone());
         request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
         Some(match origin.call(request).map(|response| response.status()) {
-            Ok(status) if status.is_server_error() => Err(format!("it answered {status}")),
-            Ok(status) => Ok(status),
+            Ok(status) if health::is_good(status) => Ok(status),
+            Ok(status) => Err(format!("it answered {status}")),
             Err(failure) => Err(failure.to_string()),
         })
     }

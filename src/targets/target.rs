@@ -32,7 +32,7 @@ pub(super) struct Target {
     /// Nothing is known against it; the state need not be looked at.
     is_calm: AtomicBool,
     started: Instant,
-    /// When a request was answered last, in milliseconds since the start.
+    /// When a request was answered well last, in milliseconds since the start; 0 for never.
     proven: AtomicU64,
     /// Wakes the thread that looks after it.
     bell: Bell,
@@ -125,7 +125,7 @@ impl Target {
         if !self.is_calm()
             && let Err(open) = self.update(|state| state.breaker.admit(Instant::now()))
         {
-            let failure = Failure::new(FailureKind::Unavailable, open.to_string());
+            let failure = Failure::new(FailureKind::Unavailable, open.to_string()).retry_in(open.retry_in());
             return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
         }
         let outcome = Outcome(Some(self));
@@ -137,10 +137,11 @@ impl Target {
         result
     }
 
-    fn answered(&self) {
-        if self.config.checks.is_some() {
-            let now = self.started.elapsed().as_millis();
-            self.proven.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// There was an answer, whatever it was; it passes for a check if it is as good as one.
+    fn answered(&self, is_good: bool) {
+        if is_good && self.config.checks.is_some() {
+            let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.proven.store(now.max(1), Ordering::Relaxed);
         }
         if !self.is_calm() {
             let closed = self.update(|state| state.breaker.succeeded(Instant::now()));
@@ -268,7 +269,8 @@ impl Outcome<'_> {
         match (result, self.0) {
             (Err(Unanswered { blame: Blame::Nobody, .. }), _) | (_, None) => return,
             (Err(Unanswered { blame: Blame::Server, failure, .. }), Some(target)) => target.failed(failure),
-            (Ok(_) | Err(Unanswered { blame: Blame::Answer, .. }), Some(target)) => target.answered(),
+            (Ok(response), Some(target)) => target.answered(health::is_good(response.status())),
+            (Err(Unanswered { blame: Blame::Answer, .. }), Some(target)) => target.answered(false),
         }
         self.0 = None;
     }
@@ -328,27 +330,59 @@ impl Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::StatusCode;
+
     use crate::origin::Timeouts;
+    use crate::service::Body;
     use crate::targets::{BreakerLimits, HeaderEdits, HealthChecks};
 
-    #[test]
-    fn an_answer_from_before_it_failed_is_no_passed_check() {
-        let interval = Duration::from_secs(3600);
+    const INTERVAL: Duration = Duration::from_secs(3600);
+
+    /// A server that is not there, and whose circuit opens after two failures.
+    fn target() -> Target {
         let config = Config {
             host: None,
             tls: None,
             timeouts: Timeouts::default(),
             edits: HeaderEdits::default(),
-            breaker: BreakerLimits { failures: 2, open: interval },
-            checks: Some(HealthChecks { path: "/up".parse().unwrap(), interval }),
+            breaker: BreakerLimits { failures: 2, open: INTERVAL },
+            checks: Some(HealthChecks { path: "/up".parse().unwrap(), interval: INTERVAL }),
             except: Vec::new(),
         };
         // Nobody listens at the port of a listener that is gone.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let url = format!("http://127.0.0.1:{port}").parse().unwrap();
-        let target = Target::named(url, Arc::new(config));
-        target.answered();
-        target.proven.fetch_max(1, Ordering::Relaxed);
+        Target::named(format!("http://127.0.0.1:{port}").parse().unwrap(), Arc::new(config))
+    }
+
+    #[test]
+    fn only_a_good_answer_passes_for_a_check() {
+        for (status, is_passed) in [(200, true), (404, true), (500, false), (503, false)] {
+            let target = target();
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            Outcome(Some(&target)).tell(&Ok(response));
+            for _ in 0..3 {
+                target.check();
+            }
+            assert_eq!(target.condition().0, is_passed, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_bad_answer_closes_a_circuit_all_the_same() {
+        let target = target();
+        let failure = Failure::new(FailureKind::Unreachable, "gone");
+        target.failed(&failure);
+        target.failed(&failure);
+        assert!(target.condition().1);
+        target.answered(false);
+        assert!(!target.condition().1);
+    }
+
+    #[test]
+    fn an_answer_from_before_it_failed_is_no_passed_check() {
+        let target = target();
+        target.answered(true);
         let failure = Failure::new(FailureKind::Unreachable, "gone");
         target.failed(&failure);
         target.failed(&failure);
