@@ -194,7 +194,7 @@ pub(crate) fn failed(failure: &Failure, text: &str) -> Response {
         FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
     };
-    problem(status, failure.kind().code(), text, failure.may_be_retried_in().map(whole_seconds))
+    problem(status, failure.kind().code(), text, failure.retry_after().map(whole_seconds))
 }
 
 /// What an agent's owner lets through, and how much of it.

@@ -207,7 +207,7 @@ impl fmt::Debug for Body {
 pub struct Failure {
     kind: FailureKind,
     text: String,
-    retry_in: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
 /// What kind of [`Failure`] it is.
@@ -271,18 +271,18 @@ impl FailureKind {
 impl Failure {
     /// A failure of this kind. The text is one line for a person, without secrets.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
-        Failure { kind, text: text.into(), retry_in: None }
+        Failure { kind, text: text.into(), retry_after: None }
     }
 
     /// The same, with the time after which another try may do better. A response that is made of it says so in
     /// its `Retry-After` (RFC 9110 §10.2.3).
-    pub fn retry_in(self, time: Duration) -> Self {
-        Failure { retry_in: Some(time), ..self }
+    pub fn with_retry_after(self, time: Duration) -> Self {
+        Failure { retry_after: Some(time), ..self }
     }
 
-    /// After what time another try may do better, if that is known.
-    pub(crate) fn may_be_retried_in(&self) -> Option<Duration> {
-        self.retry_in
+    /// The time after which another try may do better, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// What kind it is.

@@ -63,7 +63,7 @@ pub(super) struct Open {
 
 impl Open {
     /// When another try may do better; soon, while one is under way.
-    pub(super) fn retry_in(&self) -> Duration {
+    pub(super) fn retry_after(&self) -> Duration {
         self.next_in.unwrap_or(Duration::from_secs(1))
     }
 }

@@ -125,7 +125,8 @@ impl Target {
         if !self.is_calm()
             && let Err(open) = self.update(|state| state.breaker.admit(Instant::now()))
         {
-            let failure = Failure::new(FailureKind::Unavailable, open.to_string()).retry_in(open.retry_in());
+            let failure =
+                Failure::new(FailureKind::Unavailable, open.to_string()).with_retry_after(open.retry_after());
             return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
         }
         let outcome = Outcome(Some(self));
