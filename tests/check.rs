@@ -57,6 +57,14 @@ fn a_local_server_that_is_down_or_ill_fails_it() {
 }
 
 #[test]
+fn what_a_start_would_warn_of_stands_behind_the_configuration() {
+    let id = "agent_550e8400-e29b-41d4-a716-446655440000_two_words";
+    let (printed, _) = run(&["check", "--tunnel-id", id, "--gateway", &format!("ws://{}", nobody())]);
+    let line = printed.lines().find(|line| line.contains("configuration")).unwrap();
+    assert!(line.contains("the oldest gateways refuse"), "{printed}");
+}
+
+#[test]
 fn a_gateway_that_is_not_there_or_none_fails_it() {
     let site = site();
     let printed = check(&format!("ws://{}", nobody()), &site, &[], "PPFSSSSPPSS", 1);

@@ -175,6 +175,10 @@ impl Builder {
         let names_file = |trust: &Trust| matches!(trust, Trust::File(_));
         let warnings = [
             (
+                self.tunnel_id.purpose().contains('_'),
+                "the oldest gateways refuse a tunnel ID with an underscore in its purpose",
+            ),
+            (
                 self.trust == Trust::Insecure && gateway,
                 "--insecure: the gateway's certificate is not verified; anybody can pose as it",
             ),

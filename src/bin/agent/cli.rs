@@ -115,7 +115,6 @@ const TABLE: [Opt; 49] = [
 pub struct Settings {
     pub agent: Agent,
     pub drain: Duration,
-    pub warnings: Vec<&'static str>,
     pub task: Task,
     pub log_format: Format,
 }
@@ -171,16 +170,12 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
     let tunnel_id = tunnel_id(o, &task)?;
-    let mut warnings = Vec::new();
-    if tunnel_id.purpose().contains('_') {
-        warnings.push("the oldest gateways refuse a tunnel ID with an underscore in its purpose");
-    }
     let builder = gateways.into_iter().fold(Agent::builder(tunnel_id).drain(drain), Builder::gateway);
     let builder = gateway_side(o, builder)?;
     let builder = protection(o, builder)?;
     let builder = local_side(o, builder)?;
     let agent = admin(o, builder)?.build().map_err(|error| UsageError(error.to_string()))?;
-    Ok(Settings { agent, drain, warnings, task, log_format })
+    Ok(Settings { agent, drain, task, log_format })
 }
 
 fn task(invoked: Invoked) -> Task {

@@ -50,9 +50,6 @@ fn main() -> ExitCode {
         }
         Ok(Command::Run(settings)) => {
             logging::install(settings.log_format);
-            for warning in &settings.warnings {
-                log::warn!("{warning}");
-            }
             run(settings.agent, settings.drain)
         }
         Err(error) => refuse(&program("agent"), &error),
