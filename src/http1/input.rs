@@ -1,6 +1,7 @@
 //! Bytes that came over a connection and are not used yet.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use super::body::Decoder;
 use crate::link::Socket;
@@ -12,15 +13,16 @@ const STEP: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Input {
     socket: Socket,
+    /// It keeps its length from one read to the next: to clear it each time would cost more than to parse what comes.
     buffer: Vec<u8>,
-    /// Where in `buffer` the unread bytes begin.
-    start: usize,
+    /// Where in `buffer` the unread bytes are.
+    unread: Range<usize>,
 }
 
 impl Input {
     /// Reads from this socket.
     pub fn new(socket: Socket) -> Self {
-        Input { socket, buffer: Vec::new(), start: 0 }
+        Input { socket, buffer: Vec::new(), unread: 0..0 }
     }
 
     /// The socket.
@@ -35,34 +37,36 @@ impl Input {
 
     /// Gives the socket back, and what was read from it and not used.
     pub fn into_parts(mut self) -> (Socket, Vec<u8>) {
-        self.buffer.drain(..self.start);
+        self.buffer.truncate(self.unread.end);
+        self.buffer.drain(..self.unread.start);
         (self.socket, self.buffer)
     }
 
     /// What was read and not used yet.
     pub fn unread(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        &self.buffer[self.unread.clone()]
     }
 
     /// Takes note that this much of it is used.
     pub fn consume(&mut self, bytes: usize) {
-        self.start += bytes;
-        debug_assert!(self.start <= self.buffer.len());
-        if self.start == self.buffer.len() {
-            self.buffer.clear();
-            self.start = 0;
+        self.unread.start += bytes;
+        debug_assert!(self.unread.start <= self.unread.end);
+        if self.unread.is_empty() {
+            self.unread = 0..0;
         }
     }
 
     /// Reads more. `Ok(0)` is the end.
     pub fn fill(&mut self) -> io::Result<usize> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + STEP, 0);
-        let read = self.socket.read(&mut self.buffer[filled..]);
-        self.buffer.truncate(filled + read.as_ref().copied().unwrap_or(0));
-        read
+        self.buffer.copy_within(self.unread.clone(), 0);
+        self.unread = 0..self.unread.len();
+        let filled = self.unread.end;
+        if self.buffer.len() < filled + STEP {
+            self.buffer.resize(filled + STEP, 0);
+        }
+        let read = self.socket.read(&mut self.buffer[filled..filled + STEP])?;
+        self.unread.end += read;
+        Ok(read)
     }
 
     /// Reads more, or fails at the end.
@@ -75,7 +79,7 @@ impl Input {
 
     /// Gives the buffer's memory back while nothing is in it: a stream may be idle for hours.
     pub fn shrink(&mut self) {
-        if self.buffer.is_empty() {
+        if self.unread.is_empty() {
             self.buffer = Vec::new();
         }
     }
@@ -85,10 +89,7 @@ impl Input {
     pub fn read_body(&mut self, decoder: &mut Decoder, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let step = decoder.decode(self.unread(), out.len())?;
-            let body = self.start + step.skip;
-            if step.take > 0 {
-                out[..step.take].copy_from_slice(&self.buffer[body..body + step.take]);
-            }
+            out[..step.take].copy_from_slice(&self.unread()[step.skip..step.skip + step.take]);
             self.consume(step.skip + step.take);
             if step.take > 0 || decoder.is_done() || out.is_empty() {
                 return Ok(step.take);
@@ -102,5 +103,36 @@ impl Input {
             }
             self.fill_some()?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn what_is_not_used_stands_before_what_comes_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut input = Input::new(Socket::plain(listener.accept().unwrap().0).unwrap());
+        let mut comes = |input: &mut Input, bytes: &[u8]| {
+            peer.write_all(bytes).unwrap();
+            let filled = input.unread().len() + bytes.len();
+            while input.unread().len() < filled {
+                input.fill_some().unwrap();
+            }
+        };
+        comes(&mut input, b"abc");
+        input.consume(1);
+        comes(&mut input, &[b'd'; 2 * STEP]);
+        assert_eq!(input.unread(), [b"bc".as_slice(), &[b'd'; 2 * STEP]].concat());
+        input.consume(2 + 2 * STEP);
+        input.shrink();
+        assert_eq!(input.unread(), b"");
+        comes(&mut input, b"ef");
+        input.consume(1);
+        assert_eq!(input.into_parts().1, b"f");
     }
 }
