@@ -14,7 +14,7 @@ use tungstenite::Bytes;
 use crate::protocol::mux::{
     DataBuffer, Event, Limits, OpenError, Over, Read as WasRead, Reset, ResetCode, Side, Streams, Violation,
 };
-use crate::service::{Cancellation, Failure, FailureKind};
+use crate::service::{Cancellation, Cause, Failure, FailureKind};
 
 /// A stream whose other side grants no more window for this long, while data waits for it, is given up.
 pub const WINDOW_WAIT: Duration = Duration::from_secs(60);
@@ -123,8 +123,9 @@ impl Mux {
         attached.inspect(|attached| attached.changed.notify_all());
         if let Event::Reset(_) = event {
             let cancellation = attached.map(|attached| attached.cancellation.clone());
+            let cause = cause(streams.over(stream));
             self.wake(state);
-            cancellation.inspect(Cancellation::cancel);
+            cancellation.inspect(|cancellation| cancellation.cancel_because(cause));
         }
         Ok(event)
     }
@@ -207,6 +208,14 @@ impl Mux {
             .collect();
         drop(state);
         cancelled.iter().for_each(Cancellation::cancel);
+    }
+}
+
+/// Why nobody waits for a response any more whose stream ended like this.
+fn cause(over: Option<Over>) -> Cause {
+    match over {
+        Some(Over::ByPeer(Reset { code: ResetCode::Timeout, .. })) => Cause::TooSlow,
+        _ => Cause::Left,
     }
 }
 

@@ -332,21 +332,35 @@ pub struct Cancellation(Arc<Mutex<Cancelled>>);
 
 #[derive(Default)]
 struct Cancelled {
-    is_cancelled: bool,
+    cause: Option<Cause>,
     hook: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// Why nobody waits any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The client has left, or the session is over.
+    Left,
+    /// The answer was waited for in vain.
+    TooSlow,
 }
 
 impl Cancellation {
     /// Whether nobody waits any more.
     pub fn is_cancelled(&self) -> bool {
-        self.lock().is_cancelled
+        self.cause().is_some()
+    }
+
+    /// Why nobody waits any more, when that is so.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        self.lock().cause
     }
 
     /// Runs `hook` when nobody waits any more, at once if that is so already; it takes the place of an
     /// earlier one. It runs on a thread that must not wait: let it close a socket, or set a flag.
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
         let mut state = self.lock();
-        if state.is_cancelled {
+        if state.cause.is_some() {
             drop(state);
             hook();
         } else {
@@ -358,14 +372,19 @@ impl Cancellation {
     pub(crate) fn disarm(&self) -> bool {
         let mut state = self.lock();
         state.hook = None;
-        !state.is_cancelled
+        state.cause.is_none()
     }
 
     /// Tells that nobody waits any more.
     pub fn cancel(&self) {
+        self.cancel_because(Cause::Left);
+    }
+
+    /// The same, and why; the first reason stays.
+    pub(crate) fn cancel_because(&self, cause: Cause) {
         let hook = {
             let mut state = self.lock();
-            state.is_cancelled = true;
+            state.cause.get_or_insert(cause);
             state.hook.take()
         };
         if let Some(hook) = hook {

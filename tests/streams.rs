@@ -11,8 +11,8 @@ use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, read_r
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
-    Agent, Backoff, Body, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Origin, Request,
-    Response, Service, Status, Timeouts,
+    Agent, Backoff, Body, Breaker, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Origin,
+    Request, Response, Service, Status, Timeouts,
 };
 
 const HEAD: u8 = 1;
@@ -490,6 +490,40 @@ fn a_client_that_leaves_ends_its_request() {
     drop(session);
     let status = stop_and_count(handle);
     assert_eq!((status.served, status.cancelled, status.failed), (1, 1, 0));
+}
+
+#[test]
+fn what_a_gateway_waited_for_in_vain_is_a_failure_of_the_server() {
+    let gateway = ScriptedGateway::start();
+    let asked = Signal::new();
+    let is_asked = asked.clone();
+    // It never answers.
+    let site = serve(move |socket| {
+        let mut reader = BufReader::new(socket);
+        while read_request(&mut reader).is_some() {
+            is_asked.send(());
+        }
+    });
+    let breaker = Breaker { failures: 2, open: Duration::from_secs(30) };
+    let builder = builder(&gateway).local(format!("http://{site}").parse().unwrap()).breaker(breaker);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    // Whoever leaves says nothing of the server.
+    for (stream, code) in [(1, 1), (2, 1), (3, 3), (4, 3)] {
+        get(&mut session, stream, "/");
+        asked.wait();
+        send(&mut session, RESET, 0, stream, [code]);
+    }
+    let deadline = Instant::now() + LIMIT;
+    while handle.status().failed < 2 && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    get(&mut session, 5, "/");
+    let reset = next(&mut session);
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 5, 2));
+    assert!(reset.text().contains("circuit open after 2 failures"), "{}", reset.text());
+    drop(session);
+    let status = stop_and_count(handle);
+    assert_eq!((status.cancelled, status.failed), (2, 3));
 }
 
 #[test]

@@ -55,11 +55,22 @@ pub(super) enum Broken {
     /// The server closed the connection, or it failed.
     Closed { received: bool, error: io::Error },
     /// The server was too slow.
-    Stalled { begun: bool },
+    Stalled(Stalled),
     /// What came is no response.
     BadResponse(BadResponse),
     /// There is something wrong with the request's body.
     Request(Failure),
+}
+
+/// What the server was too slow with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stalled {
+    /// With reading the request.
+    Reading,
+    /// With the first byte of its answer.
+    Answering,
+    /// With the rest of its answer's head.
+    Going,
 }
 
 impl Broken {
@@ -71,11 +82,12 @@ impl Broken {
 
     pub(super) fn explain(self, timeouts: &Timeouts) -> Failure {
         let (kind, text) = match self {
-            Broken::Stalled { begun: false } => (
+            Broken::Stalled(Stalled::Reading) => return Failure::stalled(),
+            Broken::Stalled(Stalled::Answering) => (
                 FailureKind::Timeout,
                 format!("it did not answer within {:?} (see --response-timeout)", timeouts.response),
             ),
-            Broken::Stalled { begun: true } => (
+            Broken::Stalled(Stalled::Going) => (
                 FailureKind::Timeout,
                 format!("its answer stalled for {:?} (see --idle-timeout)", timeouts.idle),
             ),
@@ -187,7 +199,7 @@ impl Connection {
             // All of a head has the time that other bytes have each.
             let wait = begun.map_or(timeouts.response, |since| timeouts.idle.saturating_sub(since.elapsed()));
             if wait.is_zero() {
-                return Err(Broken::Stalled { begun: true });
+                return Err(Broken::Stalled(Stalled::Going));
             }
             match self.patiently(wait, upload, Input::fill) {
                 Ok(1..) => {
@@ -196,7 +208,8 @@ impl Connection {
                 }
                 Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(Broken::Stalled { begun: begun.is_some() });
+                    let what = if begun.is_some() { Stalled::Going } else { Stalled::Answering };
+                    return Err(Broken::Stalled(what));
                 }
                 Err(error) => return Err(closed(upload, received, error)),
             }
@@ -251,6 +264,7 @@ impl Connection {
 fn closed(upload: Option<&Upload>, received: bool, error: io::Error) -> Broken {
     match upload.map(Upload::state) {
         Some(upload::State::Failed(failure)) => Broken::Request(failure),
+        Some(upload::State::Stalled) => Broken::Stalled(Stalled::Reading),
         _ => Broken::Closed { received, error },
     }
 }

@@ -23,7 +23,7 @@ use crate::http1::{Decoder, Framing, write_request_head};
 use crate::link::dial::{self, DialError, Endpoint};
 use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
-use crate::service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
+use crate::service::{Body, Cancellation, Cause, Failure, FailureKind, Request, Response, Service};
 
 /// Limits towards the local server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,13 +166,16 @@ impl Origin {
     }
 
     fn unanswered(&self, broken: Broken, cancellation: &Cancellation) -> Unanswered {
-        let blame = match &broken {
-            _ if cancellation.is_cancelled() || self.connections.are_stopped() => Blame::Nobody,
-            Broken::Stalled { .. } => Blame::Server,
-            Broken::Closed { .. } | Broken::BadResponse(_) => Blame::Answer,
-            Broken::Request(_) => Blame::Nobody,
+        let (failure, blame) = match (cancellation.cause(), broken) {
+            _ if self.connections.are_stopped() => (given_up(), Blame::Nobody),
+            (Some(Cause::TooSlow), _) => {
+                let text = "it did not answer for as long as the gateway waits";
+                (Failure::new(FailureKind::Timeout, text), Blame::Server)
+            }
+            (None, broken @ Broken::Stalled(_)) => (broken.explain(&self.timeouts), Blame::Server),
+            (_, broken) => (broken.explain(&self.timeouts), Blame::Nobody),
         };
-        Unanswered { failure: self.explain_broken(broken), request: None, blame }
+        Unanswered { failure, request: None, blame }
     }
 
     /// Sets what depends on the local server: its name, and the true length of the body.
@@ -233,10 +236,6 @@ impl Origin {
         Failure::new(FailureKind::Unreachable, text)
     }
 
-    fn explain_broken(&self, broken: Broken) -> Failure {
-        if self.connections.are_stopped() { given_up() } else { broken.explain(&self.timeouts) }
-    }
-
     /// Makes the local server's response ours.
     fn adopt(&self, begun: Begun, cancellation: &Cancellation) -> Response {
         let Begun { head, connection, upload } = begun;
@@ -282,9 +281,7 @@ pub(crate) struct Unanswered {
 pub(crate) enum Blame {
     /// It cannot be reached, or is too slow.
     Server,
-    /// It is there, and answered badly.
-    Answer,
-    /// Nothing.
+    /// Nothing. One that breaks off, or answers what is no HTTP, may do better with the next request.
     Nobody,
 }
 
@@ -390,6 +387,7 @@ impl ResponseBody {
     fn explain(&self, error: io::Error) -> io::Error {
         match (error.kind(), self.upload.as_ref().map(Upload::state)) {
             (_, Some(upload::State::Failed(failure))) => io::Error::other(failure),
+            (_, Some(upload::State::Stalled)) => io::Error::other(Failure::stalled()),
             _ if self.connections.are_stopped() => io::Error::other(given_up()),
             (io::ErrorKind::TimedOut, _) => {
                 let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
@@ -480,5 +478,52 @@ mod tests {
         call();
         origin.close_idle(Instant::now() + Duration::from_secs(61));
         assert_eq!(server.join().unwrap(), 0, "the end of the connection");
+    }
+
+    /// What a failure says of a server that begins like this, keeps the connection or not, and does no more.
+    #[track_caller]
+    fn check_blame(
+        begin: fn(TcpStream) -> Option<TcpStream>,
+        body: Body,
+        cause: Option<Cause>,
+        expected: Blame,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let local = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let cancellation = Cancellation::default();
+        let cancelled = cancellation.clone();
+        let server = thread::spawn(move || {
+            let (socket, _) = listener.accept().unwrap();
+            cause.inspect(|cause| cancelled.cancel_because(*cause));
+            begin(socket)
+        });
+        // Nothing but a time-out ends the wait for one that is too slow.
+        let is_slow = expected == Blame::Server && cause.is_none();
+        let time = if is_slow { Duration::from_millis(20) } else { Timeouts::MAX };
+        let timeouts = Timeouts { response: time, idle: time, ..Timeouts::default() };
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        request.extensions_mut().insert(cancellation);
+        let unanswered = Origin::new(local, None, None, timeouts).attempt(request).unwrap_err();
+        assert_eq!(unanswered.blame, expected, "{}", unanswered.failure);
+        drop(server.join().unwrap());
+    }
+
+    #[test]
+    fn only_a_server_that_is_too_slow_is_to_blame() {
+        fn say(mut socket: TcpStream, bytes: &[u8]) -> Option<TcpStream> {
+            socket.write_all(bytes).unwrap();
+            Some(socket)
+        }
+        let large = Body::from(vec![0; 64 << 20]);
+        let broken = Body::from_reader(io::empty(), Some(1 << 20));
+        check_blame(Some, Body::empty(), None, Blame::Server);
+        check_blame(|socket| say(socket, b"HTTP/1.1 200 OK\r\n"), Body::empty(), None, Blame::Server);
+        check_blame(Some, large, None, Blame::Server);
+        check_blame(Some, Body::empty(), Some(Cause::TooSlow), Blame::Server);
+        check_blame(Some, Body::empty(), Some(Cause::Left), Blame::Nobody);
+        check_blame(|_| None, Body::empty(), None, Blame::Nobody);
+        check_blame(|socket| say(socket, b"garbage\r\n\r\n"), Body::empty(), None, Blame::Nobody);
+        check_blame(Some, broken, None, Blame::Nobody);
     }
 }

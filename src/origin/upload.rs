@@ -33,9 +33,10 @@ pub(super) enum State {
     Sent(Instant),
     /// The server does not take the rest of it.
     Unwanted,
-    /// The body broke off, or the server takes nothing: the connection was closed, so that what the server
-    /// got does not look whole.
+    /// The body broke off: the connection was closed, so that what the server got does not look whole.
     Failed(Failure),
+    /// The server takes nothing; the connection was closed.
+    Stalled,
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -84,7 +85,7 @@ struct Outcome {
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        let failed = matches!(self.state, State::Failed(_));
+        let failed = matches!(self.state, State::Failed(_) | State::Stalled);
         *lock(&self.shared) = self.state.clone();
         // Only now: whoever reads and finds the connection closed looks for the reason.
         if failed {
@@ -114,7 +115,7 @@ fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> State {
         match sent {
             Ok(()) if read == 0 => return State::Sent(Instant::now()),
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return State::Failed(Failure::stalled()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return State::Stalled,
             Err(_) => return State::Unwanted,
         }
     }

@@ -57,6 +57,17 @@ impl InFlight {
         let outcome = outcome.as_ref().map(|(status, _)| *status).map_err(Failure::kind);
         self.counters.request_answered(outcome, self.since.elapsed());
     }
+
+    /// Nobody waits for the answer any more.
+    pub(super) fn given_up(&self, over: &Over) {
+        match over {
+            Over::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
+                self.counters.request_answered(Err(FailureKind::Timeout), self.since.elapsed());
+            }
+            Over::Lost => self.counters.answer_dropped(),
+            _ => self.counters.request_cancelled(),
+        }
+    }
 }
 
 impl Drop for InFlight {

@@ -97,7 +97,7 @@ impl Streamed {
             Err(broken) => match (stream.given_up(), broken) {
                 (Some(given_up), _) => {
                     line.given_up(&given_up);
-                    counters.request_cancelled();
+                    in_flight.given_up(&given_up);
                 }
                 (None, Broken::Refused(refusal)) => {
                     refusal.log(Some((line.method(), line.path())));

@@ -37,6 +37,8 @@ impl Default for BreakerLimits {
 pub(super) struct Breaker {
     limits: BreakerLimits,
     state: State,
+    /// Tries of an open circuit so far.
+    tries: u64,
 }
 
 #[derive(Debug)]
@@ -49,8 +51,17 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 enum Next {
     At(Instant),
-    /// A request is trying it.
-    Probing,
+    /// A request is trying it, with this number.
+    Probing(u64),
+}
+
+/// What a request was sent with, which is to be told what came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// The circuit was closed.
+    Closed,
+    /// It tries an open circuit, with this number.
+    Try(u64),
 }
 
 /// The circuit is open.
@@ -80,7 +91,7 @@ impl fmt::Display for Open {
 
 impl Breaker {
     pub(super) fn new(limits: BreakerLimits) -> Self {
-        Breaker { limits, state: State::Closed { failures: 0 } }
+        Breaker { limits, state: State::Closed { failures: 0 }, tries: 0 }
     }
 
     /// Whether nothing has failed since the last success.
@@ -100,16 +111,17 @@ impl Breaker {
         }
     }
 
-    /// Whether a request may be sent. One that may while the circuit is open tries it.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<(), Open> {
-        let State::Open { failures, next, .. } = &mut self.state else { return Ok(()) };
+    /// Whether a request may be sent, and with what. One that may while the circuit is open tries it.
+    pub(super) fn admit(&mut self, now: Instant) -> Result<Pass, Open> {
+        let State::Open { failures, next, .. } = &mut self.state else { return Ok(Pass::Closed) };
         let next_in = match *next {
             Next::At(time) if time <= now => {
-                *next = Next::Probing;
-                return Ok(());
+                self.tries += 1;
+                *next = Next::Probing(self.tries);
+                return Ok(Pass::Try(self.tries));
             }
             Next::At(time) => Some(time - now),
-            Next::Probing => None,
+            Next::Probing(_) => None,
         };
         Err(Open { failures: *failures, next_in })
     }
@@ -124,7 +136,7 @@ impl Breaker {
     }
 
     /// The server could not be reached, or was too slow. Returns the number of failures, if this opens the circuit.
-    pub(super) fn failed(&mut self, now: Instant) -> Option<u32> {
+    pub(super) fn failed(&mut self, pass: Pass, now: Instant) -> Option<u32> {
         match &mut self.state {
             State::Closed { failures } => {
                 *failures = failures.saturating_add(1);
@@ -139,7 +151,7 @@ impl Breaker {
             State::Open { failures, delay, next, .. } => {
                 *failures = failures.saturating_add(1);
                 // Those that were sent before it opened have no say in when it is tried.
-                if let Next::Probing = next {
+                if pass.is_of(*next) {
                     *delay = (*delay * 2).min(BreakerLimits::OPEN_MAX);
                     *next = Next::At(now + *delay);
                 }
@@ -148,11 +160,20 @@ impl Breaker {
         }
     }
 
-    /// A request ended without a word on the server: it may have been the one that tried.
-    pub(super) fn told_nothing(&mut self, now: Instant) {
-        if let State::Open { next: next @ Next::Probing, .. } = &mut self.state {
+    /// What came of a request says neither that the server is well nor that it is not.
+    pub(super) fn told_nothing(&mut self, pass: Pass, now: Instant) {
+        if let State::Open { next, .. } = &mut self.state
+            && pass.is_of(*next)
+        {
             *next = Next::At(now);
         }
+    }
+}
+
+impl Pass {
+    /// Whether it is that of the try that is under way.
+    fn is_of(self, next: Next) -> bool {
+        matches!((self, next), (Pass::Try(mine), Next::Probing(number)) if mine == number)
     }
 }
 
@@ -160,22 +181,30 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    /// What happens at these seconds: `?` a request comes (`+` passes, else the text), `f` fails, `s` succeeds,
-    /// `n` ends without a word.
+    /// What happens at these seconds: `?` a request comes (`+` passes, else the text); of the one that passed last
+    /// `f` it fails, `n` it ends without a word; of one from before the circuit opened `F` and `N`; `s` one succeeds.
     #[track_caller]
     fn check(failures: u32, events: &[(f64, char, &str)]) {
         let start = Instant::now();
         let mut breaker = Breaker::new(BreakerLimits { failures, ..BreakerLimits::default() });
+        let mut last = Pass::Closed;
         for (seconds, event, expected) in events {
             let now = start + Duration::from_secs_f64(*seconds);
             let opened = |failures| format!("opened after {failures}");
             let closed = |time: Duration| format!("closed after {} s", time.as_secs());
-            let got = match event {
-                '?' => breaker.admit(now).map_or_else(|open| open.to_string(), |()| "+".to_owned()),
-                'f' => breaker.failed(now).map(opened).unwrap_or_default(),
+            let pass = if event.is_uppercase() { Pass::Closed } else { last };
+            let got = match event.to_ascii_lowercase() {
+                '?' => match breaker.admit(now) {
+                    Ok(pass) => {
+                        last = pass;
+                        "+".to_owned()
+                    }
+                    Err(open) => open.to_string(),
+                },
+                'f' => breaker.failed(pass, now).map(opened).unwrap_or_default(),
                 's' => breaker.succeeded(now).map(closed).unwrap_or_default(),
                 _ => {
-                    breaker.told_nothing(now);
+                    breaker.told_nothing(pass, now);
                     String::new()
                 }
             };
@@ -234,7 +263,7 @@ mod tests {
     fn requests_from_before_it_opened_do_not_postpone_the_try_but_may_close_it() {
         check(
             1,
-            &[(0.0, 'f', "opened after 1"), (0.5, 'f', ""), (1.0, '?', "+"), (1.1, 's', "closed after 1 s")],
+            &[(0.0, 'f', "opened after 1"), (0.5, 'F', ""), (1.0, '?', "+"), (1.1, 's', "closed after 1 s")],
         );
         check(1, &[(0.0, 'f', "opened after 1"), (0.5, 's', "closed after 0 s"), (0.5, '?', "+")]);
     }
@@ -242,6 +271,23 @@ mod tests {
     #[test]
     fn a_try_that_its_visitor_gave_up_makes_room_for_another() {
         check(1, &[(0.0, 'f', "opened after 1"), (1.0, '?', "+"), (1.5, 'n', ""), (1.5, '?', "+")]);
+    }
+
+    #[test]
+    fn requests_from_before_it_opened_have_no_say_in_the_try_that_is_under_way() {
+        check(
+            1,
+            &[
+                (0.0, 'f', "opened after 1"),
+                (1.0, '?', "+"),
+                (1.1, 'F', ""),
+                (1.1, 'N', ""),
+                (9.0, '?', "circuit open after 2 failures, a try is under way"),
+                (10.0, 'f', ""),
+                (10.0, '?', "circuit open after 3 failures, next try in 2 s"),
+                (12.0, '?', "+"),
+            ],
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::Config;
-use super::breaker::Breaker;
+use super::breaker::{Breaker, Pass};
 use super::choice::Look;
 use super::health::{self, Health};
 use super::server::{Search, Server, Servers};
@@ -122,20 +122,28 @@ impl Target {
             let failure = Failure::new(FailureKind::Unreachable, NONE_FOUND);
             return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
         };
-        if !self.is_calm()
-            && let Err(open) = self.update(|state| state.breaker.admit(Instant::now()))
-        {
-            let failure =
-                Failure::new(FailureKind::Unavailable, open.to_string()).with_retry_after(open.retry_after());
-            return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
-        }
-        let outcome = Outcome(Some(self));
+        let asked = match self.admit() {
+            Ok(pass) => Asked { target: self, pass },
+            Err(failure) => {
+                return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
+            }
+        };
         let result = server.origin.attempt(request);
         // What became of one that was asked before says nothing of the one that is asked now.
         if self.servers.is_at(&server) {
-            outcome.tell(&result);
+            asked.tell(&result);
         }
         result
+    }
+
+    /// Whether the breaker lets a request pass.
+    fn admit(&self) -> Result<Pass, Failure> {
+        if self.is_calm() {
+            return Ok(Pass::Closed);
+        }
+        self.update(|state| state.breaker.admit(Instant::now())).map_err(|open| {
+            Failure::new(FailureKind::Unavailable, open.to_string()).with_retry_after(open.retry_after())
+        })
     }
 
     /// There was an answer, whatever it was; it passes for a check if it is as good as one.
@@ -152,8 +160,8 @@ impl Target {
         }
     }
 
-    fn failed(&self, failure: &Failure) {
-        let opened = self.update(|state| state.breaker.failed(Instant::now()));
+    fn failed(&self, failure: &Failure, pass: Pass) {
+        let opened = self.update(|state| state.breaker.failed(pass, Instant::now()));
         if let Some(failures) = opened {
             warn!(
                 "local server {} failed {failures} times in a row, the last time: {failure}; not asked again \
@@ -213,7 +221,11 @@ impl Target {
         // It is an address and a port.
         let Ok(url) = found.url().parse() else { return };
         search.take(Server::new(url, &self.config));
-        self.update(|state| *state = State::new(&self.config));
+        // Nothing is known of this one yet.
+        self.update(|state| {
+            state.breaker.succeeded(Instant::now());
+            state.health = Health::new();
+        });
         let others: Vec<_> = others.iter().map(Found::to_string).collect();
         match others.as_slice() {
             [] => info!("found the local server: {found}"),
@@ -262,25 +274,27 @@ impl Target {
     }
 }
 
-/// Tells a target how a request ended; that it told nothing, when nobody says more.
-struct Outcome<'a>(Option<&'a Target>);
+/// A request that a target was asked to answer. When it is done with, another one may try an open circuit.
+struct Asked<'a> {
+    target: &'a Target,
+    pass: Pass,
+}
 
-impl Outcome<'_> {
-    fn tell(mut self, result: &Result<Response, Unanswered>) {
-        match (result, self.0) {
-            (Err(Unanswered { blame: Blame::Nobody, .. }), _) | (_, None) => return,
-            (Err(Unanswered { blame: Blame::Server, failure, .. }), Some(target)) => target.failed(failure),
-            (Ok(response), Some(target)) => target.answered(health::is_good(response.status())),
-            (Err(Unanswered { blame: Blame::Answer, .. }), Some(target)) => target.answered(false),
+impl Asked<'_> {
+    /// Tells what came of it.
+    fn tell(&self, result: &Result<Response, Unanswered>) {
+        match result {
+            Ok(response) => self.target.answered(health::is_good(response.status())),
+            Err(Unanswered { blame: Blame::Server, failure, .. }) => self.target.failed(failure, self.pass),
+            Err(Unanswered { blame: Blame::Nobody, .. }) => {}
         }
-        self.0 = None;
     }
 }
 
-impl Drop for Outcome<'_> {
+impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if let Some(target) = self.0.filter(|target| !target.is_calm()) {
-            target.update(|state| state.breaker.told_nothing(Instant::now()));
+        if self.pass != Pass::Closed {
+            self.target.update(|state| state.breaker.told_nothing(self.pass, Instant::now()));
         }
     }
 }
@@ -361,7 +375,7 @@ mod tests {
             let target = target();
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
-            Outcome(Some(&target)).tell(&Ok(response));
+            Asked { target: &target, pass: Pass::Closed }.tell(&Ok(response));
             for _ in 0..3 {
                 target.check();
             }
@@ -373,11 +387,32 @@ mod tests {
     fn a_bad_answer_closes_a_circuit_all_the_same() {
         let target = target();
         let failure = Failure::new(FailureKind::Unreachable, "gone");
-        target.failed(&failure);
-        target.failed(&failure);
+        target.failed(&failure, Pass::Closed);
+        target.failed(&failure, Pass::Closed);
         assert!(target.condition().1);
         target.answered(false);
         assert!(!target.condition().1);
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_server_neither_closes_a_circuit_nor_counts() {
+        let target = target();
+        let failure = Failure::new(FailureKind::Unreachable, "gone");
+        let says_nothing = || {
+            let failure = Failure::new(FailureKind::Truncated, "it closed the connection");
+            Asked { target: &target, pass: Pass::Closed }.tell(&Err(Unanswered {
+                failure,
+                request: None,
+                blame: Blame::Nobody,
+            }));
+        };
+        target.failed(&failure, Pass::Closed);
+        says_nothing();
+        assert!(!target.condition().1);
+        target.failed(&failure, Pass::Closed);
+        assert!(target.condition().1, "the second failure in a row");
+        says_nothing();
+        assert!(target.condition().1);
     }
 
     #[test]
@@ -385,8 +420,8 @@ mod tests {
         let target = target();
         target.answered(true);
         let failure = Failure::new(FailureKind::Unreachable, "gone");
-        target.failed(&failure);
-        target.failed(&failure);
+        target.failed(&failure, Pass::Closed);
+        target.failed(&failure, Pass::Closed);
         target.check();
         assert!(target.condition().1, "the circuit is open as before");
     }
