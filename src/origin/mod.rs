@@ -6,10 +6,11 @@
 
 mod connection;
 mod connections;
+mod response;
 mod target;
 mod upload;
 
-use std::io::{self, Read};
+use std::io;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
@@ -17,8 +18,8 @@ use http::{Method, StatusCode, Uri};
 
 use self::connection::{Begun, Broken, Connection, Outgoing};
 use self::connections::Connections;
+use self::response::ResponseBody;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
-use self::upload::Upload;
 use crate::http1::{Decoder, Framing, write_request_head};
 use crate::link::dial::{self, DialError, Endpoint};
 use crate::link::resolve::Resolver;
@@ -242,7 +243,7 @@ impl Origin {
         let (parts, ()) = head.response.into_parts();
         let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         let framing = if upgraded { Framing::UntilEnd } else { head.framing };
-        let mut body = ResponseBody {
+        let body = ResponseBody {
             decoder: Decoder::new(framing),
             keep_alive: head.keep_alive,
             connection: Some(connection),
@@ -252,18 +253,7 @@ impl Origin {
             connections: self.connections.clone(),
             cancellation: cancellation.clone(),
         };
-        let length = body.decoder.left();
-        let body = match length.filter(|length| body.has_all(*length)) {
-            // The usual small answer: it is here already, and its connection is free again.
-            Some(length) => {
-                body.take_all(length).map_or_else(|error| Body::broken(error, length), Body::from)
-            }
-            None => {
-                body.shrink();
-                Body::from_reader(body, length)
-            }
-        };
-        Response::from_parts(parts, body)
+        Response::from_parts(parts, body.into_body())
     }
 }
 
@@ -326,111 +316,6 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// The body of the local server's response, with errors that say what went wrong.
-struct ResponseBody {
-    decoder: Decoder,
-    keep_alive: bool,
-    /// Not for anybody else before the body is done.
-    connection: Option<Connection>,
-    /// The request's body, as far as it is still being sent.
-    upload: Option<Upload>,
-    upgraded: bool,
-    idle: Duration,
-    connections: Connections,
-    cancellation: Cancellation,
-}
-
-impl ResponseBody {
-    /// Whether so many bytes are all there is, and in memory.
-    fn has_all(&self, length: u64) -> bool {
-        self.is_sent()
-            && self
-                .connection
-                .as_ref()
-                .is_some_and(|connection| connection.input.unread().len() as u64 >= length)
-    }
-
-    fn take_all(mut self, length: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(length as usize + 1);
-        self.read_to_end(&mut bytes).map(|_| bytes)
-    }
-
-    fn shrink(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            connection.input.shrink();
-        }
-    }
-
-    /// The response is complete: its connection may carry another request, if this one is all sent.
-    fn finish(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        let id = connection.id;
-        // What a cancellation would end is over.
-        let is_wanted = self.cancellation.disarm();
-        if !self.is_sent() {
-            // The server has heard enough. Whoever sends it is waited for when the response is done with: until
-            // then the client may not know that it need not send more.
-            connection.closer.close();
-            self.connections.end(id);
-        } else if connection.take_back(self.upload.take()) && self.keep_alive && is_wanted {
-            self.connections.put(connection);
-        } else {
-            self.connections.end(id);
-        }
-    }
-
-    /// Whether all of the request is sent.
-    fn is_sent(&self) -> bool {
-        self.upload.as_ref().is_none_or(|upload| matches!(upload.state(), upload::State::Sent(_)))
-    }
-
-    fn explain(&self, error: io::Error) -> io::Error {
-        match (error.kind(), self.upload.as_ref().map(Upload::state)) {
-            (_, Some(upload::State::Failed(failure))) => io::Error::other(failure),
-            (_, Some(upload::State::Stalled)) => io::Error::other(Failure::stalled()),
-            _ if self.connections.are_stopped() => io::Error::other(given_up()),
-            (io::ErrorKind::TimedOut, _) => {
-                let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
-                io::Error::other(Failure::new(FailureKind::Timeout, text))
-            }
-            _ => error,
-        }
-    }
-}
-
-impl Read for ResponseBody {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(connection) = &mut self.connection else { return Ok(0) };
-        let decoder = &mut self.decoder;
-        let result = if self.upgraded {
-            // What was agreed on may be silent for as long as it likes.
-            connection.limit_reads(None).and_then(|()| connection.input.read_body(decoder, buffer))
-        } else {
-            connection.patiently(self.idle, self.upload.as_ref(), |input| input.read_body(decoder, buffer))
-        };
-        let read = result.map_err(|error| self.explain(error))?;
-        if self.decoder.is_done() && !self.upgraded {
-            self.finish();
-        }
-        Ok(read)
-    }
-}
-
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            // After the server's last word in another protocol, the client may go on to the end of its own.
-            if !(self.upgraded && self.decoder.is_done()) {
-                connection.closer.close();
-            }
-            self.connections.end(connection.id);
-        }
-        if let Some(upload) = self.upload.take() {
-            drop(upload.join());
-        }
-    }
-}
-
 impl std::fmt::Debug for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Origin({})", self.local)
@@ -445,7 +330,7 @@ fn authority(uri: &Uri) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::thread;
 
