@@ -360,6 +360,23 @@ impl Stream {
         over.map_or_else(|error| error, StreamError::Over)
     }
 
+    /// Waits for the end of the stream. False when nothing came on it for this long.
+    pub fn ends_within(&self, idle: Duration) -> bool {
+        let mut seen = None;
+        loop {
+            let look = self.wait(Some(idle), |streams| {
+                let received = streams.received(self.0.number);
+                let is_over = streams.over(self.0.number).is_some();
+                Ok((is_over || seen != Some(received)).then_some((is_over, received)))
+            });
+            match look {
+                Ok((true, _)) => return true,
+                Ok((false, received)) => seen = Some(received),
+                Err(_) => return false,
+            }
+        }
+    }
+
     /// Ends the stream before its time.
     pub fn reset(&self, reset: Reset) {
         let number = self.0.number;

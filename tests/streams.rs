@@ -11,8 +11,8 @@ use support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, read_r
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
-    Agent, Backoff, Body, Breaker, Builder, Cancellation, Connection, Failure, FailureKind, Handle, Origin,
-    Request, Response, Service, Status, Timeouts,
+    Agent, Backoff, Body, Breaker, Builder, Cancellation, Connection, Failure, FailureAnswer, FailureKind,
+    Handle, Origin, Request, Response, Rule, Service, Status, Timeouts,
 };
 
 const HEAD: u8 = 1;
@@ -301,6 +301,26 @@ fn an_upgraded_server_that_breaks_off_ends_its_stream() {
 }
 
 #[test]
+fn a_client_that_is_silent_after_an_upgraded_servers_last_word_is_not_waited_for() {
+    let gateway = ScriptedGateway::start();
+    let address = serve(|mut socket| {
+        read_request(&mut BufReader::new(socket.try_clone().unwrap()));
+        let _ = socket.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\nbye");
+    });
+    let timeouts = Timeouts { idle: Duration::from_millis(50), ..Timeouts::default() };
+    let builder = builder(&gateway).local(format!("http://{address}").parse().unwrap()).timeouts(timeouts);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    let head = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\n";
+    send(&mut session, HEAD, OPEN, 1, head);
+    assert!(next(&mut session).text().starts_with("HTTP/1.1 101 "));
+    expect(&mut session, DATA, OPEN, 1, "bye");
+    expect(&mut session, DATA, END, 1, "");
+    let reset = next(&mut session);
+    assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, 1, 3));
+    stop(handle);
+}
+
+#[test]
 fn http2_is_not_upgraded_to() {
     let gateway = ScriptedGateway::start();
     let service = |request: Request| {
@@ -371,6 +391,10 @@ fn bodies_over_the_limit_do_not_pass() {
     let (handle, mut session) = start_with(&gateway, builder, "");
     send(&mut session, HEAD, OPEN, 1, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n");
     assert!(response(&mut session, 1).0.starts_with("HTTP/1.1 413 "));
+    send(&mut session, HEAD, OPEN, 2, "POST / HTTP/1.1\r\nHost: x\r\n\r\n");
+    send(&mut session, DATA, OPEN, 2, "fo");
+    send(&mut session, DATA, OPEN, 2, "ur!");
+    assert!(response(&mut session, 2).0.starts_with("HTTP/1.1 413 "));
     let mut resets = |stream: u32, requests: &[(u8, u8, &str)]| {
         for (kind, flags, payload) in requests {
             send(&mut session, *kind, *flags, stream, payload);
@@ -383,8 +407,6 @@ fn bodies_over_the_limit_do_not_pass() {
             assert!(frame.flags & END == 0, "{frame:?}");
         }
     };
-    let head = "POST / HTTP/1.1\r\nHost: x\r\n\r\n";
-    resets(2, &[(HEAD, OPEN, head), (DATA, OPEN, "fo"), (DATA, OPEN, "ur!")]);
     resets(3, &[(HEAD, END, "GET /stated HTTP/1.1\r\nHost: x\r\n\r\n")]);
     resets(4, &[(HEAD, END, "GET /streamed HTTP/1.1\r\nHost: x\r\n\r\n")]);
     get(&mut session, 5, "/four");
@@ -416,6 +438,45 @@ fn requests_that_must_not_be_forwarded_are_answered() {
         send(&mut session, HEAD, END, stream, head);
         let reset = next(&mut session);
         assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, stream, 6), "{head}");
+    }
+    stop(handle);
+}
+
+#[test]
+fn a_refused_request_gets_the_whole_refusal_whatever_comes_of_its_body() {
+    let gateway = ScriptedGateway::start();
+    let rules = vec!["deny /x".parse::<Rule>().unwrap()];
+    let (handle, mut session) = start_with(&gateway, builder(&gateway).service(echo).rules(rules), "");
+    for stream in 1..=50 {
+        send(&mut session, HEAD, OPEN, stream, "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n");
+        send(&mut session, DATA, OPEN, stream, "ab");
+        send(&mut session, DATA, END, stream, "cd");
+        let (head, body) = response(&mut session, stream);
+        assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+        assert!(String::from_utf8_lossy(&body).contains("filtered"));
+    }
+    send(&mut session, HEAD, END, 51, "HEAD /x HTTP/1.1\r\nHost: x\r\n\r\n");
+    let head = next(&mut session);
+    assert_eq!((head.kind, head.flags, head.stream), (HEAD, END, 51), "{head:?}");
+    stop(handle);
+}
+
+#[test]
+fn failures_as_responses_arrive_whole() {
+    let gateway = ScriptedGateway::start();
+    let fail = |request: Request| match request.uri().path() {
+        "/large" => Ok(Response::new(Body::from(vec![0; 2000]))),
+        _ => Err(Failure::new(FailureKind::Unreachable, "gone")),
+    };
+    let builder = builder(&gateway).service(fail).failure(FailureAnswer::Response).max_stream_body(1000);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    for stream in 1..=100 {
+        let (path, code) =
+            if stream % 2 == 0 { ("/", "unreachable") } else { ("/large", "response_too_large") };
+        get(&mut session, stream, path);
+        let (head, body) = response(&mut session, stream);
+        assert!(head.starts_with("HTTP/1.1 502"), "{head}");
+        assert!(String::from_utf8_lossy(&body).contains(code), "{path}");
     }
     stop(handle);
 }

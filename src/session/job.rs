@@ -99,11 +99,9 @@ impl Job {
             (Work::Whole(request, ticket), _) => {
                 refusal.log(Some((request.method(), request.uri().path())));
                 // A gateway that has stopped reading is the reader's to notice.
-                let _ = ticket.refuse(&refusal);
+                let _ = ticket.refuse(&refusal, request.method());
             }
-            (Work::Streamed(streamed), Reason::Full) => streamed.give_back(
-                "the agent has as many requests under way as it takes (see --max-streams and --queue)",
-            ),
+            (Work::Streamed(streamed), Reason::Full) => streamed.give_back(),
             (Work::Streamed(streamed), Reason::Waited) => {
                 streamed.refuse(&refusal, self.in_flight.counters());
             }
@@ -141,10 +139,10 @@ fn answer_whole(
         let refusal = Refusal::BadRequest(failure.to_string().into());
         refusal.log(Some((&line.method, &line.path)));
         in_flight.counters().request_refused(&refusal);
-        ticket.answer_refusal(&refusal);
+        ticket.answer_refusal(&refusal, &line.method);
         return;
     }
-    let (envelope, outcome) = encode(&ticket, result, config);
+    let (envelope, outcome) = encode(&ticket, &line.method, result, config);
     line.finish(&outcome);
     in_flight.answered(&outcome);
     if let Ok((_, bytes)) = &outcome {
@@ -194,7 +192,12 @@ pub(super) const FAILED: &str = "Failed to forward request to local server";
 /// Status and size of a response, or why there is none.
 pub(super) type Outcome = Result<(StatusCode, usize), Failure>;
 
-fn encode(ticket: &Ticket, result: Result<Whole, Failure>, config: &Config) -> (Vec<u8>, Outcome) {
+fn encode(
+    ticket: &Ticket,
+    method: &Method,
+    result: Result<Whole, Failure>,
+    config: &Config,
+) -> (Vec<u8>, Outcome) {
     let id = ticket.id();
     let respond = |head: &http::response::Parts, body: &[u8]| {
         answer::encode_response(id, head, body, None, OffsetDateTime::now_utc(), config.max_message)
@@ -218,7 +221,8 @@ fn encode(ticket: &Ticket, result: Result<Whole, Failure>, config: &Config) -> (
                 FailureAnswer::Error => None,
                 FailureAnswer::Response => {
                     let (head, body) = failed(&failure, &text).into_parts();
-                    respond(&head, body.as_bytes().unwrap_or_default()).ok()
+                    let body = body.as_bytes().filter(|_| *method != Method::HEAD);
+                    respond(&head, body.unwrap_or_default()).ok()
                 }
             };
             (response.unwrap_or_else(|| answer::encode_error(id, &text)), Err(failure))

@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
+use http::Method;
 use tungstenite::Bytes;
 
 use super::End;
@@ -340,16 +341,16 @@ impl Ticket {
     }
 
     /// Answers with the agent's own response, as [`answer`](Self::answer) does: for those who may wait.
-    pub(super) fn answer_refusal(self, refusal: &Refusal) -> bool {
-        let envelope = refusal_envelope(self.id.as_ref(), refusal);
+    pub(super) fn answer_refusal(self, refusal: &Refusal, method: &Method) -> bool {
+        let envelope = refusal_envelope(self.id.as_ref(), refusal, method);
         self.answer(envelope)
     }
 
     /// Answers with the agent's own response. Never blocks. False when too much of that waits already: then the
     /// session is to end.
     #[must_use]
-    pub(super) fn refuse(mut self, refusal: &Refusal) -> bool {
-        let envelope = refusal_envelope(self.id.as_ref(), refusal);
+    pub(super) fn refuse(mut self, refusal: &Refusal, method: &Method) -> bool {
+        let envelope = refusal_envelope(self.id.as_ref(), refusal, method);
         self.answer_as_control(envelope)
     }
 
@@ -390,11 +391,11 @@ impl Drop for Ticket {
     }
 }
 
-/// The envelope of a response that the agent itself makes.
-fn refusal_envelope(id: Option<&RequestId>, refusal: &Refusal) -> Vec<u8> {
+/// The envelope of a response that the agent itself makes, to a request with this method.
+fn refusal_envelope(id: Option<&RequestId>, refusal: &Refusal, method: &Method) -> Vec<u8> {
     let message = refusal.message();
     let (head, body) = refusal.response().into_parts();
-    let body = body.as_bytes().unwrap_or_default();
+    let body = body.as_bytes().filter(|_| *method != Method::HEAD).unwrap_or_default();
     let now = time::OffsetDateTime::now_utc();
     answer::encode_response(id, &head, body, Some(&message), now, usize::MAX)
         .unwrap_or_else(|error| answer::encode_error(id, &error.to_string()))
@@ -475,7 +476,7 @@ mod tests {
         let ticket = || outbox.issue(Some(RequestId::from(1)));
         assert!(ticket().answer(vec![0; 20]));
         let waiting = ticket();
-        let waiter = thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull));
+        let waiter = thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull, &Method::GET));
         let (_, room) = next(&inbox);
         assert!(room.as_ref().is_some_and(|room| !room.is_control()));
         drop(room);

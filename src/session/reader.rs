@@ -180,6 +180,8 @@ impl Reader {
     fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], end: bool) {
         let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
         if self.outbox.is_draining() {
+            Refusal::Draining.log(None);
+            self.counters.request_refused(&Refusal::Draining);
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
         let parsed = match RequestHead::parse(head) {
@@ -188,13 +190,16 @@ impl Reader {
         };
         let head = match admit_head(&parsed) {
             Ok(head) => head,
-            Err(refusal) => return self.refuse_stream(mux, number, &refusal, None),
+            Err(refusal) => {
+                let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
+                return self.refuse_stream(mux, (number, end), &refusal, &method, None);
+            }
         };
         let not_before = match self.pass(&head.method, &head.uri) {
             Ok(not_before) => not_before,
             Err(refusal) => {
-                let request = Some((&head.method, head.uri.path()));
-                return self.refuse_stream(mux, number, &refusal, request);
+                let path = Some(head.uri.path());
+                return self.refuse_stream(mux, (number, end), &refusal, &head.method, path);
             }
         };
         let Some(stream) = mux.accept(number, end) else { return };
@@ -204,18 +209,19 @@ impl Reader {
         self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
     }
 
-    /// Answers a stream with the agent's own response; none of its body is wanted.
+    /// Answers a stream with the agent's own response. What comes of its body is not looked at.
     fn refuse_stream(
         &self,
         mux: &Arc<Mux>,
-        number: u32,
+        (number, end): (u32, bool),
         refusal: &Refusal,
-        request: Option<(&Method, &str)>,
+        method: &Method,
+        path: Option<&str>,
     ) {
-        let Some(stream) = mux.accept(number, true) else { return };
-        refusal.log(request);
+        let Some(stream) = mux.accept(number, end) else { return };
+        refusal.log(path.map(|path| (method, path)));
         self.counters.request_refused(refusal);
-        streamed::refuse(&stream, refusal, &self.counters);
+        streamed::refuse(&stream, method, refusal, &self.counters);
     }
 
     /// Every request, however broken, gets a ticket and thereby one answer.
@@ -265,6 +271,10 @@ impl Reader {
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {
         refusal.log(request.map(|request| (request.method(), request.uri().path())));
         self.counters.request_refused(refusal);
-        if ticket.refuse(refusal) { Ok(()) } else { Err(End::NotReading) }
+        if ticket.refuse(refusal, request.map_or(&Method::GET, Request::method)) {
+            Ok(())
+        } else {
+            Err(End::NotReading)
+        }
     }
 }

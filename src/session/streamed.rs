@@ -1,11 +1,13 @@
 //! A request that is a stream: its body is read as it comes, and its response leaves as it comes.
 
+use std::cell::Cell;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, request, response};
-use log::info;
 
 use super::job::{FAILED, InFlight, LogLine, PANICKED, refuse_interim, survive, timed};
 use super::whole::state_no_length;
@@ -21,6 +23,10 @@ use crate::status::Counters;
 /// A response is read in pieces of this size at first: idle event streams should take up little. Pieces grow
 /// with what comes, up to a frame.
 const PIECE_MIN: usize = 4 << 10;
+
+/// Why a stream is given back. Another agent may have room.
+const FULL: &str = "the agent has as many requests under way and waiting as it takes (see --queue, --max-streams \
+                    and --max-in-flight)";
 
 /// A request that was taken on, and the stream on which it came.
 #[derive(Debug)]
@@ -66,16 +72,16 @@ impl Streamed {
         self.stream.given_up().is_some()
     }
 
-    /// Leaves it to somebody else: nothing was done about it.
-    pub(super) fn give_back(&self, text: &str) {
-        info!("{} {} refused: {text}", self.head.method, self.head.uri.path().escape_debug());
-        self.stream.reset(Reset::new(ResetCode::Refused, text));
+    /// Leaves it to somebody else, since there is no room: nothing was done about it.
+    pub(super) fn give_back(&self) {
+        Refusal::QueueFull.log(Some((&self.head.method, self.head.uri.path())));
+        self.stream.reset(Reset::new(ResetCode::Refused, FULL));
     }
 
     /// Answers with the agent's own response.
     pub(super) fn refuse(&self, refusal: &Refusal, counters: &Counters) {
         refusal.log(Some((&self.head.method, self.head.uri.path())));
-        refuse(&self.stream, refusal, counters);
+        refuse(&self.stream, &self.head.method, refusal, counters);
     }
 
     /// Has the request answered, and passes the answer on as it comes.
@@ -84,11 +90,20 @@ impl Streamed {
         let line = LogLine::start(&head.method, &head.uri);
         let method = head.method.clone();
         let counters = in_flight.counters();
-        let result = request(head, &stream, end, config, counters).and_then(|(request, upgrade)| {
-            let max = config.max_stream_body.filter(|_| !upgrade);
-            let answer = Answer { stream: &stream, method: &method, upgrade, max, counters };
-            survive(|| answer.pass_on(timed(service, request, counters)?))
+        let answer = Answer::new(&stream, &method, counters, config.failure);
+        let overrun = Overrun::default();
+        let request = request(head, &stream, end, config, counters, &overrun);
+        let result = request.and_then(|(request, upgrade)| {
+            let upgrade = upgrade.then_some(config.idle_timeout);
+            let passing = Passing { max: config.max_stream_body, upgrade };
+            survive(|| answer.pass_on(timed(service, request, counters)?, passing))
         });
+        let result = match (result, config.max_stream_body) {
+            (Err(Broken::Failed(_)), Some(max)) if overrun.is_told() && answer.is_open() => {
+                Err(Broken::Refused(Refusal::BodyTooLarge(max)))
+            }
+            (result, _) => result,
+        };
         match result {
             Ok(done) => {
                 in_flight.answered(&Ok(done));
@@ -102,15 +117,10 @@ impl Streamed {
                 (None, Broken::Refused(refusal)) => {
                     refusal.log(Some((line.method(), line.path())));
                     counters.request_refused(&refusal);
-                    refuse(&stream, &refusal, counters);
+                    answer.give(refusal.response());
                 }
                 (None, Broken::Failed(failure)) => {
-                    if config.failure == FailureAnswer::Response {
-                        let text = format!("{FAILED}: {failure}");
-                        respond(&stream, &method, failed(&failure, &text), counters);
-                    }
-                    // Too late for a response, or one that is complete already.
-                    stream.reset(reset(&failure));
+                    answer.fail(&failure);
                     let outcome = Err(failure);
                     in_flight.answered(&outcome);
                     line.finish(&outcome);
@@ -121,14 +131,8 @@ impl Streamed {
 }
 
 /// Answers with the agent's own response.
-pub(super) fn refuse(stream: &Stream, refusal: &Refusal, counters: &Counters) {
-    respond(stream, &Method::GET, refusal.response(), counters);
-}
-
-fn respond(stream: &Stream, method: &Method, response: Response, counters: &Counters) {
-    let answer = Answer { stream, method, upgrade: false, max: None, counters };
-    // Whoever asked may have left.
-    let _ = answer.pass_on(response);
+pub(super) fn refuse(stream: &Stream, method: &Method, refusal: &Refusal, counters: &Counters) {
+    Answer::new(stream, method, counters, FailureAnswer::Error).give(refusal.response());
 }
 
 fn reset(failure: &Failure) -> Reset {
@@ -150,6 +154,7 @@ fn request(
     end: bool,
     config: &Config,
     counters: &Arc<Counters>,
+    overrun: &Overrun,
 ) -> Result<(Request, bool), Broken> {
     let protocol = if end { None } else { wanted_protocol(&head.method, &head.headers) };
     let upgrade = protocol.is_some();
@@ -166,14 +171,20 @@ fn request(
     } else if upgrade {
         // It may be silent for as long as it likes.
         let reader = stream.reader(None);
-        Body::from_reader(Limited { reader, left: u64::MAX, counters: counters.clone() }, None)
+        Body::from_reader(
+            Limited { reader, left: u64::MAX, counters: counters.clone(), overrun: overrun.clone() },
+            None,
+        )
     } else if let Some(bytes) = stream.whole() {
         counters.received(bytes.len());
         Body::from(bytes)
     } else {
         let reader = stream.reader(Some(config.idle_timeout));
         let left = config.max_stream_body.unwrap_or(u64::MAX);
-        Body::from_reader(Limited { reader, left, counters: counters.clone() }, stated)
+        Body::from_reader(
+            Limited { reader, left, counters: counters.clone(), overrun: overrun.clone() },
+            stated,
+        )
     };
     let known = stated.or(body.length()).unwrap_or(0);
     if let Some(max) = config.max_stream_body.filter(|max| known > *max) {
@@ -194,14 +205,32 @@ struct Limited<R> {
     reader: R,
     left: u64,
     counters: Arc<Counters>,
+    overrun: Overrun,
+}
+
+/// Whether a request's body has turned out to be larger than it may be, whatever the service makes of that.
+#[derive(Clone, Default)]
+struct Overrun(Arc<AtomicBool>);
+
+impl Overrun {
+    fn tell(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_told(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
         self.counters.received(read);
-        let left = self.left.checked_sub(read as u64);
-        self.left = left.ok_or_else(|| io::Error::other(too_large("request")))?;
+        let Some(left) = self.left.checked_sub(read as u64) else {
+            self.overrun.tell();
+            return Err(io::Error::other(too_large("request")));
+        };
+        self.left = left;
         Ok(read)
     }
 }
@@ -220,68 +249,135 @@ fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     }
 }
 
-/// A response on its way.
+/// How much of a response's body passes, and for how long.
+#[derive(Debug, Clone, Copy, Default)]
+struct Passing {
+    /// Bytes that it may have.
+    max: Option<u64>,
+    /// The request asked for another protocol. When the service has said its last in it, the client may go on, but
+    /// not be silent for so long.
+    upgrade: Option<Duration>,
+}
+
+/// How far a response is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Nothing has left.
+    Open,
+    /// Its head has.
+    Begun,
+    /// It is complete, or broken off: nothing more is to be sent.
+    Done,
+}
+
+/// The one answer to a stream's request: a response, or the failure to give one.
 struct Answer<'a> {
     stream: &'a Stream,
     method: &'a Method,
-    /// The request asked for another protocol.
-    upgrade: bool,
-    /// Bytes that the body may have.
-    max: Option<u64>,
     counters: &'a Counters,
+    failure: FailureAnswer,
+    progress: Cell<Progress>,
 }
 
-impl Answer<'_> {
+impl<'a> Answer<'a> {
+    fn new(stream: &'a Stream, method: &'a Method, counters: &'a Counters, failure: FailureAnswer) -> Self {
+        Answer { stream, method, counters, failure, progress: Cell::new(Progress::Open) }
+    }
+
+    /// Whether nothing of it has left.
+    fn is_open(&self) -> bool {
+        self.progress.get() == Progress::Open
+    }
+
+    /// Answers with a response of the agent's own.
+    fn give(&self, response: Response) {
+        // Whoever asked may have left.
+        let _ = self.pass_on(response, Passing::default());
+    }
+
+    /// Answers with a failure, unless there was an answer. After the head it breaks the response off.
+    fn fail(&self, failure: &Failure) {
+        match (self.progress.get(), self.failure) {
+            (Progress::Done, _) => {}
+            (Progress::Open, FailureAnswer::Response) => {
+                self.give(failed(failure, &format!("{FAILED}: {failure}")));
+            }
+            (Progress::Open | Progress::Begun, _) => self.break_off(reset(failure)),
+        }
+    }
+
+    fn break_off(&self, reset: Reset) {
+        self.progress.set(Progress::Done);
+        self.stream.reset(reset);
+    }
+
     /// Passes a response on as it comes. Returns its status, and how many bytes its body had.
-    fn pass_on(&self, response: Response) -> Result<(StatusCode, usize), Broken> {
+    fn pass_on(&self, response: Response, passing: Passing) -> Result<(StatusCode, usize), Broken> {
         let (parts, mut body) = response.into_parts();
-        // Goes before the body does.
-        let panicked = Reset::new(ResetCode::Internal, PANICKED);
-        let mut unfinished = Unfinished { stream: self.stream, reset: Some(panicked) };
-        let result = self.send(parts, &mut body);
-        unfinished.reset = match &result {
-            Err(Broken::Failed(failure)) => Some(reset(failure)),
-            Ok(_) | Err(Broken::Refused(_)) => None,
-        };
+        // Before the body is dropped: that may wait for whoever reads the request's body, who waits for the stream.
+        let mut unfinished = Unfinished(Some(self));
+        let result = self.send(parts, &mut body, passing);
+        match &result {
+            Ok(_) => self.progress.set(Progress::Done),
+            Err(Broken::Failed(failure)) => self.fail(failure),
+            Err(Broken::Refused(_)) => {}
+        }
+        unfinished.0 = None;
         result
     }
 
-    fn send(&self, mut parts: response::Parts, body: &mut Body) -> Result<(StatusCode, usize), Broken> {
+    fn send(
+        &self,
+        mut parts: response::Parts,
+        body: &mut Body,
+        passing: Passing,
+    ) -> Result<(StatusCode, usize), Broken> {
         let status = parts.status;
-        let switched = self.upgrade && status == StatusCode::SWITCHING_PROTOCOLS;
-        if !switched {
+        let Passing { max, upgrade } = passing;
+        let switched = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+        if switched.is_none() {
             refuse_interim(status)?;
         }
-        let empty = *self.method == Method::HEAD || (has_no_body(status) && !switched);
-        prepare(&mut parts, body, switched, empty);
+        let empty = *self.method == Method::HEAD || (has_no_body(status) && switched.is_none());
+        prepare(&mut parts, body, switched.is_some(), empty);
         let head = encode_response_head(&parts);
         if head.len() > HEAD_MAX {
             let text = "the head of the response is too large";
             return Err(Failure::new(FailureKind::TooLarge, text).into());
         }
-        let stream = self.stream;
         if empty {
-            stream.send_head(head.into(), true)?;
+            self.begin().send_head(head.into(), true)?;
             return Ok((status, 0));
         }
-        if body.length().is_some_and(|length| self.is_too_large(length)) {
+        if let Some(idle) = switched {
+            self.begin().send_head(head.into(), false)?;
+            let sent = self.copy(body, None)?;
+            if !self.stream.ends_within(idle) {
+                let text = "nothing came after the local server's last word";
+                self.break_off(Reset::new(ResetCode::Timeout, text));
+            }
+            return Ok((status, sent));
+        }
+        if body.length().is_some_and(|length| is_above(length, max)) {
             return Err(too_large("response").into());
         }
         if let Some(bytes) = body.as_bytes() {
-            let sent = stream.send_head_with(head.into(), bytes)?;
-            stream.send_all(&bytes[sent..], true)?;
+            let sent = self.begin().send_head_with(head.into(), bytes)?;
+            self.stream.send_all(&bytes[sent..], true)?;
             self.counters.sent(bytes.len());
             return Ok((status, bytes.len()));
         }
-        stream.send_head(head.into(), false)?;
-        Ok((status, self.copy(body)?))
+        self.begin().send_head(head.into(), false)?;
+        Ok((status, self.copy(body, max)?))
     }
 
-    fn is_too_large(&self, length: u64) -> bool {
-        self.max.is_some_and(|max| length > max)
+    /// The stream, for its head.
+    fn begin(&self) -> &Stream {
+        self.progress.set(Progress::Begun);
+        self.stream
     }
 
-    fn copy(&self, body: &mut Body) -> Result<usize, Broken> {
+    fn copy(&self, body: &mut Body, max: Option<u64>) -> Result<usize, Broken> {
         let (mut sent, mut piece) = (0, PIECE_MIN);
         loop {
             let room = self.stream.capacity()?.min(piece);
@@ -293,7 +389,7 @@ impl Answer<'_> {
             };
             sent += read;
             self.counters.sent(read);
-            if self.is_too_large(sent as u64) {
+            if is_above(sent as u64, max) {
                 return Err(too_large("response").into());
             }
             // With the last bytes, when they are known to be: whoever has them all may leave at once.
@@ -306,6 +402,10 @@ impl Answer<'_> {
             piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
         }
     }
+}
+
+fn is_above(length: u64, max: Option<u64>) -> bool {
+    max.is_some_and(|max| length > max)
 }
 
 /// Makes of the service's head what the tunnel is to see.
@@ -325,17 +425,13 @@ fn prepare(parts: &mut response::Parts, body: &Body, switched: bool, empty: bool
     }
 }
 
-/// Resets the stream of a response that has failed, before its body is dropped: that may wait for whoever
-/// reads the request's body, who waits for the stream.
-struct Unfinished<'a> {
-    stream: &'a Stream,
-    reset: Option<Reset>,
-}
+/// Breaks a response off whose body panics, before that is dropped.
+struct Unfinished<'a, 'b>(Option<&'b Answer<'a>>);
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished<'_, '_> {
     fn drop(&mut self) {
-        if let Some(reset) = self.reset.take() {
-            self.stream.reset(reset);
+        if let Some(answer) = self.0.take() {
+            answer.break_off(Reset::new(ResetCode::Internal, PANICKED));
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Incoming {
     pub(super) has_head: bool,
     pub(super) ended: bool,
     received: VecDeque<u8>,
+    /// Bytes that were received so far.
+    pub(super) total: u64,
     window: u64,
     /// What the other side may still send.
     allowed: u64,
@@ -38,6 +40,7 @@ impl Incoming {
             has_head: false,
             ended: false,
             received: VecDeque::new(),
+            total: 0,
             window,
             allowed: window,
             consumed: 0,
@@ -57,6 +60,7 @@ impl Incoming {
             return Err("more data than the window or a frame takes");
         }
         self.allowed -= body.len() as u64;
+        self.total += body.len() as u64;
         self.received.extend(body);
         Ok(())
     }

@@ -343,6 +343,11 @@ impl<T> Streams<T> {
         self.table.get(&stream).map_or(Some(Over::Ended), |state| state.over.clone())
     }
 
+    /// Bytes of body that a stream has received so far.
+    pub fn received(&self, stream: u32) -> u64 {
+        self.table.get(&stream).map_or(0, |state| state.incoming.total)
+    }
+
     /// Whether all of a stream's incoming body is there to be read.
     pub fn is_complete(&self, stream: u32) -> bool {
         let in_order = |state: &Stream<T>| matches!(state.over, None | Some(Over::Ended));
