@@ -11,7 +11,7 @@ const SLEPT: Duration = Duration::from_secs(5);
 
 /// A time as seconds, of which the last may not be over: who comes back after them does not come too soon.
 pub(crate) fn whole_seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+    time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
 /// The wall clock, which goes on while the machine sleeps, and the monotonic one, which (on Linux and macOS)

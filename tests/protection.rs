@@ -155,7 +155,7 @@ fn a_circuit_opens_after_failures_in_a_row_and_closes_when_the_server_is_back() 
         text = session.answer().text;
         assert!(text == "back" || text.contains("circuit open after"), "{text}");
     }
-    agent.wait_for("answers again, after");
+    agent.wait_for("is up again, after");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn an_open_circuit_answers_at_once_and_says_when_it_is_tried_next() {
     check(&reply, 503, "circuit_open");
     let seconds = reply.header("retry-after").unwrap();
     assert!((1..=30).contains(&seconds.parse().unwrap()), "{seconds}");
-    let text = "Failed to forward request to local server: circuit open after 1 failures, next try in";
+    let text = "Failed to forward request to local server: circuit open after 1 failure, next try in";
     assert!(reply.text.contains(&format!("{text} {seconds} s")), "{}", reply.text);
 }
 

@@ -93,8 +93,9 @@ impl Origin {
         }
     }
 
-    /// Has a request answered. One that was not sent at all, since there is no connection, comes back.
-    pub(crate) fn attempt(&self, request: Request) -> Result<Response, Unanswered> {
+    /// Has a request answered. One that was not sent at all, since there is no connection, comes back. Tells when the
+    /// server is `reached`, on a connection that was not idle before.
+    pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, Unanswered> {
         let target = self.target(request.uri()).map_err(Unanswered::of_request)?;
         let upgrade = request.headers().contains_key(header::UPGRADE);
         // An upgrade takes its connection with it; it gets one of its own.
@@ -104,6 +105,9 @@ impl Origin {
             Ok(connection) => connection,
             Err(failure) => return Err(Unanswered::unsent(failure, request)),
         };
+        if !was_idle {
+            reached();
+        }
         let (mut head, body) = request.into_parts();
         self.prepare(&mut head, &body, upgrade);
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
@@ -126,6 +130,7 @@ impl Origin {
             // The server had closed the idle connection before it saw the request.
             (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
                 let connection = self.connect().map_err(Unanswered::of_server)?;
+                reached();
                 send(connection, replay)
             }
             (result, _) => result,
@@ -300,7 +305,7 @@ fn given_up() -> Failure {
 
 impl Service for Origin {
     fn call(&self, request: Request) -> Result<Response, Failure> {
-        self.attempt(request).map_err(|unanswered| unanswered.failure)
+        self.attempt(request, || ()).map_err(|unanswered| unanswered.failure)
     }
 
     fn interrupt(&self) {
@@ -389,7 +394,7 @@ mod tests {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         request.extensions_mut().insert(cancellation);
-        let unanswered = Origin::new(local, None, None, timeouts).attempt(request).unwrap_err();
+        let unanswered = Origin::new(local, None, None, timeouts).attempt(request, || ()).unwrap_err();
         assert_eq!(unanswered.blame, expected, "{}", unanswered.failure);
         drop(server.join().unwrap());
     }

@@ -32,6 +32,9 @@ impl Default for BreakerLimits {
     }
 }
 
+/// After this time another request may try, whatever the one that does is waiting for.
+const TRY_TIME: Duration = BreakerLimits::OPEN_MAX;
+
 /// A circuit breaker.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -43,16 +46,29 @@ pub(super) struct Breaker {
 
 #[derive(Debug)]
 enum State {
-    Closed { failures: u32 },
-    Open { failures: u32, since: Instant, delay: Duration, next: Next },
+    Closed { failures: u32, last: Trouble },
+    Open { failures: u32, last: Trouble, since: Instant, delay: Duration, next: Next },
+}
+
+/// What is wrong with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It cannot be reached.
+    Unreachable,
+    /// It does not answer in time.
+    Slow,
+}
+
+impl State {
+    const CALM: State = State::Closed { failures: 0, last: Trouble::Unreachable };
 }
 
 /// When an open circuit is tried.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     At(Instant),
-    /// A request is trying it, with this number.
-    Probing(u64),
+    /// The request with this number is trying it, since this time.
+    Probing(u64, Instant),
 }
 
 /// What a request was sent with, which is to be told what came of it.
@@ -81,7 +97,8 @@ impl Open {
 
 impl fmt::Display for Open {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "circuit open after {} failures, ", self.failures)?;
+        let plural = if self.failures == 1 { "" } else { "s" };
+        write!(f, "circuit open after {} failure{plural}, ", self.failures)?;
         match self.next_in {
             Some(time) => write!(f, "next try in {} s", whole_seconds(time)),
             None => f.write_str("a try is under way"),
@@ -91,12 +108,12 @@ impl fmt::Display for Open {
 
 impl Breaker {
     pub(super) fn new(limits: BreakerLimits) -> Self {
-        Breaker { limits, state: State::Closed { failures: 0 }, tries: 0 }
+        Breaker { limits, state: State::CALM, tries: 0 }
     }
 
     /// Whether nothing has failed since the last success.
     pub(super) fn is_calm(&self) -> bool {
-        matches!(self.state, State::Closed { failures: 0 })
+        matches!(self.state, State::Closed { failures: 0, .. })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -107,28 +124,35 @@ impl Breaker {
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match &self.state {
             State::Closed { .. } => true,
-            State::Open { next, .. } => matches!(next, Next::At(time) if *time <= now),
+            State::Open { next, .. } => next.left(now).is_none(),
         }
     }
 
     /// Whether a request may be sent, and with what. One that may while the circuit is open tries it.
     pub(super) fn admit(&mut self, now: Instant) -> Result<Pass, Open> {
         let State::Open { failures, next, .. } = &mut self.state else { return Ok(Pass::Closed) };
-        let next_in = match *next {
-            Next::At(time) if time <= now => {
-                self.tries += 1;
-                *next = Next::Probing(self.tries);
-                return Ok(Pass::Try(self.tries));
-            }
-            Next::At(time) => Some(time - now),
-            Next::Probing(_) => None,
-        };
-        Err(Open { failures: *failures, next_in })
+        if let Some(left) = next.left(now) {
+            let next_in = matches!(next, Next::At(_)).then_some(left);
+            return Err(Open { failures: *failures, next_in });
+        }
+        self.tries += 1;
+        *next = Next::Probing(self.tries, now);
+        Ok(Pass::Try(self.tries))
+    }
+
+    /// The server can be reached, which says nothing of how soon it answers. Returns how long the circuit was open,
+    /// if this closes it.
+    pub(super) fn reached(&mut self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Closed { last: Trouble::Unreachable, .. }
+            | State::Open { last: Trouble::Unreachable, .. } => self.succeeded(now),
+            State::Closed { .. } | State::Open { .. } => None,
+        }
     }
 
     /// The server answered. Returns how long the circuit was open, if this closes it.
     pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
-        let before = std::mem::replace(&mut self.state, State::Closed { failures: 0 });
+        let before = std::mem::replace(&mut self.state, State::CALM);
         match before {
             State::Open { since, .. } => Some(now - since),
             State::Closed { .. } => None,
@@ -136,19 +160,22 @@ impl Breaker {
     }
 
     /// The server could not be reached, or was too slow. Returns the number of failures, if this opens the circuit.
-    pub(super) fn failed(&mut self, pass: Pass, now: Instant) -> Option<u32> {
+    pub(super) fn failed(&mut self, trouble: Trouble, pass: Pass, now: Instant) -> Option<u32> {
         match &mut self.state {
-            State::Closed { failures } => {
+            State::Closed { failures, last } => {
+                *last = trouble;
                 *failures = failures.saturating_add(1);
                 let failures = *failures;
                 if self.limits.failures == 0 || failures < self.limits.failures {
                     return None;
                 }
                 let delay = self.limits.open;
-                self.state = State::Open { failures, since: now, delay, next: Next::At(now + delay) };
+                let next = Next::At(now + delay);
+                self.state = State::Open { failures, last: trouble, since: now, delay, next };
                 Some(failures)
             }
-            State::Open { failures, delay, next, .. } => {
+            State::Open { failures, last, delay, next, .. } => {
+                *last = trouble;
                 *failures = failures.saturating_add(1);
                 // Those that were sent before it opened have no say in when it is tried.
                 if pass.is_of(*next) {
@@ -170,10 +197,22 @@ impl Breaker {
     }
 }
 
+impl Next {
+    /// How long it is until another request may try, unless one may now. One that tries for too long is no reason to
+    /// wait: it may be a visitor who sends slowly.
+    fn left(self, now: Instant) -> Option<Duration> {
+        let at = match self {
+            Next::At(time) => time,
+            Next::Probing(_, since) => since + TRY_TIME,
+        };
+        (at > now).then(|| at - now)
+    }
+}
+
 impl Pass {
     /// Whether it is that of the try that is under way.
     fn is_of(self, next: Next) -> bool {
-        matches!((self, next), (Pass::Try(mine), Next::Probing(number)) if mine == number)
+        matches!((self, next), (Pass::Try(mine), Next::Probing(number, _)) if mine == number)
     }
 }
 
@@ -182,7 +221,8 @@ mod tests {
     use super::*;
 
     /// What happens at these seconds: `?` a request comes (`+` passes, else the text); of the one that passed last
-    /// `f` it fails, `n` it ends without a word; of one from before the circuit opened `F` and `N`; `s` one succeeds.
+    /// `f` it cannot reach the server, `t` it gets no answer in time, `n` it ends without a word; the same of one from
+    /// before the circuit opened `F`, `T`, `N`; `s` one succeeds, `r` one reaches the server.
     #[track_caller]
     fn check(failures: u32, events: &[(f64, char, &str)]) {
         let start = Instant::now();
@@ -201,7 +241,9 @@ mod tests {
                     }
                     Err(open) => open.to_string(),
                 },
-                'f' => breaker.failed(pass, now).map(opened).unwrap_or_default(),
+                'f' => breaker.failed(Trouble::Unreachable, pass, now).map(opened).unwrap_or_default(),
+                't' => breaker.failed(Trouble::Slow, pass, now).map(opened).unwrap_or_default(),
+                'r' => breaker.reached(now).map(closed).unwrap_or_default(),
                 's' => breaker.succeeded(now).map(closed).unwrap_or_default(),
                 _ => {
                     breaker.told_nothing(pass, now);
@@ -235,9 +277,9 @@ mod tests {
             1,
             &[
                 (0.0, 'f', "opened after 1"),
-                (0.9, '?', "circuit open after 1 failures, next try in 1 s"),
+                (0.9, '?', "circuit open after 1 failure, next try in 1 s"),
                 (1.0, '?', "+"),
-                (1.0, '?', "circuit open after 1 failures, a try is under way"),
+                (1.0, '?', "circuit open after 1 failure, a try is under way"),
                 (5.0, 's', "closed after 5 s"),
                 (5.0, '?', "+"),
             ],
@@ -249,7 +291,8 @@ mod tests {
         let mut events = vec![(0.0, 'f', "opened after 1".to_owned())];
         let mut now = 0.0;
         for (failures, delay) in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].into_iter().enumerate() {
-            let left = format!("circuit open after {} failures, next try in 1 s", failures + 1);
+            let plural = if failures == 0 { "" } else { "s" };
+            let left = format!("circuit open after {} failure{plural}, next try in 1 s", failures + 1);
             events.push((now + delay - 0.5, '?', left));
             now += delay;
             events.push((now, '?', "+".to_owned()));
@@ -286,6 +329,40 @@ mod tests {
                 (10.0, 'f', ""),
                 (10.0, '?', "circuit open after 3 failures, next try in 2 s"),
                 (12.0, '?', "+"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_server_that_could_not_be_reached_need_only_be() {
+        check(2, &[(0.0, 'f', ""), (0.0, 'r', ""), (0.0, 'f', ""), (0.0, '?', "+")]);
+        check(
+            1,
+            &[(0.0, 'f', "opened after 1"), (1.0, '?', "+"), (3.0, 'r', "closed after 3 s"), (3.0, '?', "+")],
+        );
+    }
+
+    #[test]
+    fn a_server_that_did_not_answer_has_to() {
+        check(2, &[(0.0, 't', ""), (0.0, 'r', ""), (0.0, 't', "opened after 2"), (0.5, 'r', "")]);
+        check(
+            1,
+            &[(0.0, 't', "opened after 1"), (1.0, '?', "+"), (1.0, 'r', ""), (2.0, 's', "closed after 2 s")],
+        );
+        // It is the last trouble that counts.
+        check(2, &[(0.0, 't', ""), (0.0, 'f', "opened after 2"), (1.0, 'r', "closed after 1 s")]);
+    }
+
+    #[test]
+    fn a_try_that_lasts_keeps_others_out_for_half_a_minute_at_most() {
+        check(
+            1,
+            &[
+                (0.0, 'f', "opened after 1"),
+                (1.0, '?', "+"),
+                (30.9, '?', "circuit open after 1 failure, a try is under way"),
+                (31.0, '?', "+"),
+                (31.0, '?', "circuit open after 1 failure, a try is under way"),
             ],
         );
     }

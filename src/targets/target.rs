@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use log::{info, warn};
 
 use super::Config;
-use super::breaker::{Breaker, Pass};
+use super::breaker::{Breaker, Pass, Trouble};
 use super::choice::Look;
 use super::health::{self, Health};
 use super::server::{Search, Server, Servers};
@@ -128,7 +128,7 @@ impl Target {
                 return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
             }
         };
-        let result = server.origin.attempt(request);
+        let result = server.origin.attempt(request, || self.reached(&server));
         // What became of one that was asked before says nothing of the one that is asked now.
         if self.servers.is_at(&server) {
             asked.tell(&result);
@@ -153,15 +153,27 @@ impl Target {
             self.proven.store(now.max(1), Ordering::Relaxed);
         }
         if !self.is_calm() {
-            let closed = self.update(|state| state.breaker.succeeded(Instant::now()));
-            if let Some(time) = closed {
-                info!("local server {} answers again, after {:.1} s", self.name(), time.as_secs_f64());
-            }
+            self.tell_closed(self.update(|state| state.breaker.succeeded(Instant::now())));
+        }
+    }
+
+    /// There is a connection to this server, if it is still the one that is asked.
+    fn reached(&self, server: &Arc<Server>) {
+        if !self.is_calm() && self.servers.is_at(server) {
+            self.tell_closed(self.update(|state| state.breaker.reached(Instant::now())));
+        }
+    }
+
+    fn tell_closed(&self, closed: Option<Duration>) {
+        if let Some(time) = closed {
+            info!("local server {} is up again, after {:.1} s", self.name(), time.as_secs_f64());
         }
     }
 
     fn failed(&self, failure: &Failure, pass: Pass) {
-        let opened = self.update(|state| state.breaker.failed(pass, Instant::now()));
+        let is_slow = failure.kind() == FailureKind::Timeout;
+        let trouble = if is_slow { Trouble::Slow } else { Trouble::Unreachable };
+        let opened = self.update(|state| state.breaker.failed(trouble, pass, Instant::now()));
         if let Some(failures) = opened {
             warn!(
                 "local server {} failed {failures} times in a row, the last time: {failure}; not asked again \
@@ -222,6 +234,7 @@ impl Target {
         let Ok(url) = found.url().parse() else { return };
         search.take(Server::new(url, &self.config));
         // Nothing is known of this one yet.
+        self.proven.store(0, Ordering::Relaxed);
         self.update(|state| {
             state.breaker.succeeded(Instant::now());
             state.health = Health::new();
@@ -253,8 +266,7 @@ impl Target {
         let now = Instant::now();
         let change = self.update(|state| match &result {
             Ok(()) => {
-                // A circuit closes with whatever was answered.
-                let closed = state.breaker.succeeded(now).map(health::Change::Up);
+                let closed = state.breaker.reached(now).map(health::Change::Up);
                 state.health.passed(now).or(closed)
             }
             Err(_) => state.health.failed(now),
@@ -355,6 +367,11 @@ mod tests {
 
     /// A server that is not there, and whose circuit opens after two failures.
     fn target() -> Target {
+        // Nobody listens at the port of a listener that is gone.
+        target_at(std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    }
+
+    fn target_at(address: std::net::SocketAddr) -> Target {
         let config = Config {
             host: None,
             tls: None,
@@ -364,9 +381,7 @@ mod tests {
             checks: Some(HealthChecks { path: "/up".parse().unwrap(), interval: INTERVAL }),
             except: Vec::new(),
         };
-        // Nobody listens at the port of a listener that is gone.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Target::named(format!("http://127.0.0.1:{port}").parse().unwrap(), Arc::new(config))
+        Target::named(format!("http://{address}").parse().unwrap(), Arc::new(config))
     }
 
     #[test]
@@ -392,6 +407,39 @@ mod tests {
         assert!(target.condition().1);
         target.answered(false);
         assert!(!target.condition().1);
+    }
+
+    #[test]
+    fn a_passed_check_closes_the_circuit_of_a_server_that_could_not_be_reached() {
+        let site = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = target_at(site.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut socket in site.incoming().flatten() {
+                let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);
+                let _ = std::io::Write::write_all(&mut socket, b"HTTP/1.0 204 Fine\r\n\r\n");
+            }
+        });
+        for (kind, is_closed) in [(FailureKind::Unreachable, true), (FailureKind::Timeout, false)] {
+            let failure = Failure::new(kind, "it failed");
+            target.failed(&failure, Pass::Closed);
+            target.failed(&failure, Pass::Closed);
+            assert!(target.condition().1);
+            target.check();
+            assert_eq!(target.condition().1, !is_closed, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn visitors_who_leave_while_they_try_it_make_room_for_another_try() {
+        let target = target();
+        let failure = Failure::new(FailureKind::Unreachable, "gone");
+        target.failed(&failure, Pass::Closed);
+        target.failed(&failure, Pass::Closed);
+        let later = Instant::now() + INTERVAL;
+        let pass = target.update(|state| state.breaker.admit(later)).unwrap();
+        assert!(target.update(|state| state.breaker.admit(later)).is_err());
+        drop(Asked { target: &target, pass });
+        assert!(target.update(|state| state.breaker.admit(later)).is_ok());
     }
 
     #[test]
