@@ -1,7 +1,7 @@
 //! Which requests are taken on: what HTTP allows, within the limits. Pure; for whatever way a request comes.
 
 use std::borrow::Cow;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -224,10 +224,20 @@ impl Entrance {
         if let Some(refusal) = Refusal::by(&self.decide(method, path)) {
             return Err(refusal);
         }
-        let Some(rate) = &self.rate else { return Ok(None) };
-        // Nothing panics while the lock is held.
-        let mut bucket = rate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(mut bucket) = self.bucket() else { return Ok(None) };
         bucket.take(now()).map(Some).map_err(Refusal::RateLimited)
+    }
+
+    /// Takes note that a request that might pass was refused for another reason, and counts for nothing.
+    pub(crate) fn was_refused(&self) {
+        if let Some(mut bucket) = self.bucket() {
+            bucket.put_back();
+        }
+    }
+
+    fn bucket(&self) -> Option<MutexGuard<'_, Bucket>> {
+        // Nothing panics while the lock is held.
+        self.rate.as_ref().map(|rate| rate.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
     }
 }
 
@@ -427,6 +437,48 @@ mod tests {
         let pairs = [("a", &long[1..]), ("b", &long[1..]), ("c", &long[1..])];
         assert_eq!(refused(message("GET", "/", &pairs)), "headers_too_large");
         assert_eq!(refused(message("GET", &format!("/{long}"), &[])), "path_too_long");
+    }
+
+    #[test]
+    fn what_the_rules_refuse_takes_no_token_and_what_the_queue_refuses_gives_it_back() {
+        let start = Instant::now();
+        let bucket = Bucket::new("1/m".parse().unwrap(), 1, Duration::ZERO, start);
+        let rules = vec!["deny /x".parse::<Rule>().unwrap()];
+        let entrance = Entrance::new(rules.into(), Some(bucket));
+        let pass = |path| entrance.pass(&Method::GET, path, || start);
+        assert_eq!(pass("/x"), Err(Refusal::Filtered));
+        assert_eq!(pass("/"), Ok(Some(start)));
+        assert_eq!(pass("/"), Err(Refusal::RateLimited(Duration::from_secs(60))));
+        entrance.was_refused();
+        assert_eq!(pass("/"), Ok(Some(start)));
+    }
+
+    #[test]
+    fn who_may_come_back_is_told_when() {
+        for (refusal, seconds) in [
+            (Refusal::RateLimited(Duration::from_millis(29_500)), Some("30")),
+            (Refusal::RateLimited(Duration::from_secs(30)), Some("30")),
+            (Refusal::RateLimited(Duration::MAX), Some("18446744073709551615")),
+            (Refusal::QueueTimeout, Some("1")),
+            (Refusal::Draining, Some("1")),
+            (Refusal::Filtered, None),
+        ] {
+            let response = refusal.response();
+            let header = response.headers().get("retry-after").map(|value| value.to_str().unwrap());
+            assert_eq!(header, seconds, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn failures_to_forward_are_gateway_errors() {
+        for (kind, status) in [
+            (FailureKind::Unreachable, 502),
+            (FailureKind::Truncated, 502),
+            (FailureKind::Timeout, 504),
+            (FailureKind::Unavailable, 503),
+        ] {
+            assert_eq!(failed(&Failure::new(kind, "why"), "text").status(), status, "{kind:?}");
+        }
     }
 
     #[test]

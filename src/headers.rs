@@ -34,15 +34,24 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that a request asks to change to (RFC 9110 §7.8): a `GET` without a body. Not HTTP/2, which
-/// would tunnel past every rule.
+/// The protocol that a request asks to change to (RFC 9110 §7.8): a `GET` without a body. Not HTTP in another guise,
+/// over TLS (RFC 2817) or as HTTP/2, which would tunnel past every rule.
 pub fn wanted_protocol(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(header::UPGRADE)?;
     let bodiless =
         !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
     let asks = *method == Method::GET && bodiless && has_token(headers, &header::CONNECTION, "upgrade");
-    let http2 = headers.contains_key(HTTP2_SETTINGS) || has_token(headers, &header::UPGRADE, "h2c");
-    (asks && !http2).then(|| protocol.clone())
+    let is_http = headers.contains_key(HTTP2_SETTINGS) || names_http(headers);
+    (asks && !is_http).then(|| protocol.clone())
+}
+
+fn names_http(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::UPGRADE).iter();
+    let mut protocols = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    protocols.any(|protocol| {
+        let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default().trim_ascii();
+        [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
+    })
 }
 
 /// Puts back what [`remove_hop_by_hop`] takes from an upgrade.
@@ -59,6 +68,19 @@ pub fn keep_one_length(headers: &mut HeaderMap) {
     headers.remove(header::CONTENT_LENGTH);
     if let Some(length) = first.filter(|length| same && crate::http1::number(length).is_some()) {
         headers.insert(header::CONTENT_LENGTH, length);
+    }
+}
+
+/// Removes a header in all its spellings: programs that get their headers as variables (CGI, WSGI) take an underscore
+/// for a hyphen.
+pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
+    headers.remove(name);
+    let as_variable = |name: &str| name.replace('-', "_");
+    if headers.keys().any(|other| other.as_str().contains('_')) {
+        let wanted = as_variable(name.as_str());
+        let same: Vec<_> =
+            headers.keys().filter(|other| as_variable(other.as_str()) == wanted).cloned().collect();
+        same.iter().for_each(|other| drop(headers.remove(other)));
     }
 }
 
@@ -92,6 +114,8 @@ mod tests {
             (Method::GET, &websocket[1..], None, None),
             (Method::GET, &websocket[..1], None, None),
             (Method::GET, &[("connection", "upgrade"), ("upgrade", "websocket, H2C")], None, None),
+            (Method::GET, &[("connection", "upgrade"), ("upgrade", "TLS/1.2")], None, None),
+            (Method::GET, &[("connection", "upgrade"), ("upgrade", "websocket, http/2.0")], None, None),
             (Method::GET, &[("connection", "x-upgrade"), ("upgrade", "websocket")], None, None),
         ] {
             let mut map = HeaderMap::new();

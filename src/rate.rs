@@ -106,6 +106,11 @@ impl Bucket {
         self.full_at = full_at;
         Ok(now + wait)
     }
+
+    /// Puts the token back that was taken last: the request did not pass after all.
+    pub(crate) fn put_back(&mut self) {
+        self.full_at = self.full_at.checked_sub(self.interval).unwrap_or(self.full_at);
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +159,23 @@ mod tests {
     #[test]
     fn a_refused_request_takes_no_token() {
         check("1/m", 1, 0, &[(0, Ok(0)), (0, Err(60_000)), (30_000, Err(30_000)), (60_000, Ok(0))]);
+    }
+
+    #[test]
+    fn a_token_that_is_put_back_is_there_for_the_next_request() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new("1/m".parse().unwrap(), 2, Duration::ZERO, start);
+        let mut takes = || bucket.take(start).map(|_| ());
+        assert_eq!((takes(), takes(), takes().is_err()), (Ok(()), Ok(()), true));
+        bucket.put_back();
+        assert!(bucket.take(start).is_ok() && bucket.take(start).is_err());
+    }
+
+    #[test]
+    fn the_burst_is_what_comes_in_a_second_and_one_at_least() {
+        for (rate, burst) in [("100/s", 100), ("1/s", 1), ("1/m", 1), ("60/m", 1), ("100/m", 2)] {
+            assert_eq!(rate.parse::<Rate>().unwrap().in_a_second(), burst, "{rate}");
+        }
     }
 
     #[test]

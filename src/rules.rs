@@ -48,7 +48,7 @@ pub enum InvalidPattern {
     Method,
     /// A segment holds `**` and more.
     Stars,
-    /// The path can never be a request's: it holds an empty or a dot segment, a query, a backslash, or a `;`.
+    /// The path can never be a request's: it holds an empty or a dot segment, a query, a backslash, a `;` or a `#`.
     Never,
     /// The path is percent-encoded.
     Encoded,
@@ -63,7 +63,7 @@ impl fmt::Display for InvalidPattern {
             InvalidPattern::Method => "expected methods with commas and without spaces, such as GET,POST /api/**",
             InvalidPattern::Stars => "** stands for whole segments: write /a/**, not /a**",
             InvalidPattern::Never => {
-                "no path that passes has an empty segment, `.`, `..`, `?`, `;`, a backslash or a control character"
+                "no path that passes has an empty segment, `.`, `..`, `?`, `#`, `;`, a backslash or a control character"
             }
             InvalidPattern::Action => "expected a rule such as: deny /admin/**",
             InvalidPattern::Encoded => "rules see decoded paths: write the characters themselves, without %",
@@ -99,7 +99,7 @@ fn read_path(path: &str) -> Result<Vec<Segment>, InvalidPattern> {
     if path.contains('%') {
         return Err(InvalidPattern::Encoded);
     }
-    if path.contains('?') || doubt(path.as_bytes(), path.as_bytes()).is_some() {
+    if doubt(path.as_bytes(), path.as_bytes()).is_some() {
         return Err(InvalidPattern::Never);
     }
     let read = |segment: &str| match segment {
@@ -318,8 +318,10 @@ fn doubt(raw: &[u8], decoded: &[u8]) -> Option<&'static str> {
         Some("a NUL")
     } else if decoded.iter().any(u8::is_ascii_control) {
         Some("a control character")
-    } else if raw.contains(&b';') {
+    } else if decoded.contains(&b';') {
         Some("a `;`, which some servers cut the segment at")
+    } else if decoded.iter().any(|byte| matches!(byte, b'?' | b'#')) {
+        Some("an encoded `?` or `#`, which some servers cut the path at")
     } else if decoded.windows(3).any(double) {
         Some("a double encoding")
     } else if is_dots(last) || segments.clone().any(is_dots) {
@@ -410,7 +412,14 @@ mod tests {
     fn methods_stand_in_a_list() {
         check(
             &["allow GET,POST /", "allow /any"],
-            &[("GET /", '+'), ("HEAD /", '+'), ("POST /", '+'), ("PUT /", '-'), ("PUT /any", '+')],
+            &[
+                ("GET /", '+'),
+                ("HEAD /", '+'),
+                ("head /", '+'),
+                ("POST /", '+'),
+                ("PUT /", '-'),
+                ("PUT /any", '+'),
+            ],
         );
         check(&["deny POST,DELETE /**"], &[("post /", '-'), ("Delete /", '-'), ("GET /", '+')]);
     }
@@ -445,6 +454,10 @@ mod tests {
                 ("GET /admin;x", '?'),
                 ("GET /admin;/x", '?'),
                 ("GET /..;/admin", '?'),
+                ("GET /admin%3bx", '?'),
+                ("GET /admin%3fx=1", '?'),
+                ("GET /admin%3Fx/y", '?'),
+                ("GET /admin%23x", '?'),
                 ("GET /%c0%afadmin", '?'),
                 ("GET /%c0%ae%c0%ae/admin", '?'),
                 ("GET /%zzadmin", '?'),
@@ -490,6 +503,7 @@ mod tests {
             ("/a/../b", InvalidPattern::Never),
             ("/a?b", InvalidPattern::Never),
             ("/a;b", InvalidPattern::Never),
+            ("/a#b", InvalidPattern::Never),
             ("/a\\b", InvalidPattern::Never),
             ("/a%20b", InvalidPattern::Encoded),
         ] {

@@ -78,7 +78,7 @@ fn ready_means_a_session_and_a_server_that_is_not_down() {
     session.get("/");
     session.answer();
     let (status, why) = json(admin, "/readyz");
-    assert_eq!((status, &why["because"][0]), (503, &"every local server is down".into()));
+    assert_eq!((status, &why["because"][0]), (503, &"every local server for / is down".into()));
     let (_, status) = json(admin, "/status");
     assert_eq!((&status["targets"][0]["circuit"], &status["totals"]["failed"]), (&"open".into(), &1.into()));
     assert_eq!(status["sessions"], 1);
@@ -173,17 +173,41 @@ fn what_is_no_request_for_it_is_refused() {
 }
 
 #[test]
-fn a_server_that_may_be_tried_again_is_not_known_to_be_down() {
+fn a_server_that_is_back_is_not_known_to_be_down_before_a_visitor_comes() {
     let gateway = ScriptedGateway::start();
-    let (_agent, admin) = start(&gateway, &nobody(), &["--breaker-failures", "1", "--breaker-open", "1ms"]);
+    let local = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let breaker = ["--breaker-failures", "1", "--breaker-open", "1ms"];
+    let (_agent, admin) = start(&gateway, &format!("http://{local}"), &breaker);
     let mut session = gateway.accept();
     session.get("/");
     session.answer();
+    // It may be tried by now, or soon; it is not there in any case.
+    for _ in 0..10 {
+        assert_eq!(json(admin, "/readyz").0, 503);
+    }
+    let _back = TcpListener::bind(local).unwrap();
     let deadline = Instant::now() + LIMIT;
     while json(admin, "/readyz").0 != 200 {
         assert!(Instant::now() < deadline, "it stays down");
     }
-    assert_eq!(json(admin, "/status").1["targets"][0]["circuit"], "open");
+    let target = &json(admin, "/status").1["targets"][0];
+    assert_eq!((&target["circuit"], &target["up"]), (&"open".into(), &false.into()));
+}
+
+#[test]
+fn each_route_needs_a_server() {
+    let gateway = ScriptedGateway::start();
+    let route = format!("/api={}", nobody());
+    let options = ["--route", &route, "--breaker-failures", "1", "--breaker-open", "30s"];
+    let (_agent, admin) = start(&gateway, &site(), &options);
+    let mut session = gateway.accept();
+    session.get("/");
+    session.answer();
+    assert_eq!(json(admin, "/readyz").0, 200);
+    session.get("/api/x");
+    session.answer();
+    let (status, why) = json(admin, "/readyz");
+    assert_eq!((status, &why["because"][0]), (503, &"every local server for /api/ is down".into()));
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn nobody() -> String {
 fn a_check_goes_through_all_steps() {
     let (mut gateway, address) = Program::gateway(&[]);
     let (url, site) = (format!("ws://{address}"), site());
-    let printed = check(&url, &site, &["--health-path", "/up"], "PPPSPPPPPSP", 0);
+    let printed = check(&url, &site, &["--health-path", "/up"], "PPPSPPPPPSPP", 0);
     for said in ["127.0.0.1 is 127.0.0.1", "kept for 1 s; mux/2", "answered with 200 OK", "agent_550e…"] {
         assert!(printed.contains(said), "{said} in {printed}");
     }
@@ -49,10 +49,16 @@ fn a_check_goes_through_all_steps() {
 fn a_local_server_that_is_down_or_ill_fails_it() {
     let (_gateway, address) = Program::gateway(&[]);
     let url = format!("ws://{address}");
-    let printed = check(&url, &format!("http://{}", nobody()), &["--health-path", "/"], "PPPSPPPPFSS", 1);
+    let printed = check(&url, &format!("http://{}", nobody()), &["--health-path", "/"], "PPPSPPPPFSSS", 1);
     assert!(printed.contains("start the local server, or check --local"), "{printed}");
     let ill = format!("http://{}", serve_http(|_| b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into()));
-    let printed = check(&url, &ill, &["--health-path", "/"], "PPPSPPPPPSF", 1);
+    let other = support::serve(|mut socket| {
+        let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);
+        let _ = std::io::Write::write_all(&mut socket, b"220 mail.test ESMTP\r\n\r\n");
+    });
+    let printed = check(&url, &format!("http://{other}"), &[], "PPPSPPPPPSFS", 1);
+    assert!(printed.contains("perhaps another program listens there"), "{printed}");
+    let printed = check(&url, &ill, &["--health-path", "/"], "PPPSPPPPPSPF", 1);
     assert!(printed.contains("it answered 500"), "{printed}");
 }
 
@@ -67,12 +73,13 @@ fn what_a_start_would_warn_of_stands_behind_the_configuration() {
 #[test]
 fn a_gateway_that_is_not_there_or_none_fails_it() {
     let site = site();
-    let printed = check(&format!("ws://{}", nobody()), &site, &[], "PPFSSSSPPSS", 1);
+    let printed = check(&format!("ws://{}", nobody()), &site, &[], "PPFSSSSPPSPS", 1);
     assert!(printed.contains("check --gateway, and that the gateway is running"), "{printed}");
     // No resolver asks anybody for so long a label.
-    let printed = check(&format!("ws://{}:1", "a".repeat(64)), &site, &[], "PFSSSSSPPSS", 1);
+    let printed = check(&format!("ws://{}:1", "a".repeat(64)), &site, &[], "PFSSSSSPPSPS", 1);
     assert!(printed.contains("check the host name in --gateway"), "{printed}");
-    let printed = check(&site.replace("http", "ws"), &site, &[], "PPPSFSSPPSS", 1);
+    let other = self::site().replace("http", "ws");
+    let printed = check(&other, &site, &[], "PPPSFSSPPSPS", 1);
     assert!(printed.contains("answered the WebSocket upgrade with 200"), "{printed}");
 }
 
@@ -81,7 +88,7 @@ fn a_gateway_that_closes_at_once_fails_it() {
     let gateway = ScriptedGateway::start();
     let url = gateway.url();
     let refuses = thread::spawn(move || drop(gateway.accept()));
-    let printed = check(&url, &site(), &[], "PPPSPFSPPSS", 1);
+    let printed = check(&url, &site(), &[], "PPPSPFSPPSPS", 1);
     assert!(printed.contains("check --tunnel-id"), "{printed}");
     refuses.join().unwrap();
 }
@@ -91,7 +98,7 @@ fn a_gateway_that_answers_no_ping_fails_it() {
     let gateway = ScriptedGateway::start();
     let url = gateway.url();
     let silent = thread::spawn(move || gateway.accept());
-    let printed = check(&url, &site(), &["--pong-timeout", "2s"], "PPPSPPFPPSS", 1);
+    let printed = check(&url, &site(), &["--pong-timeout", "2s"], "PPPSPPFPPSPS", 1);
     assert!(printed.contains("something on the way may drop WebSocket pings"), "{printed}");
     drop(silent.join().unwrap());
 }

@@ -19,6 +19,7 @@ use crate::link::dial::Endpoint;
 use crate::link::tls::{self, Trust};
 use crate::link::{DialError, Dialer, Link, Socket};
 use crate::pool::{Intake, Pool};
+use crate::service::FailureKind;
 use crate::session::job::Job;
 use crate::session::outbox::Outbox;
 use crate::session::{self, End, Heartbeat, Supervisor};
@@ -199,7 +200,17 @@ impl Agent {
         // The connection is closed again: some servers take one at a time.
         let is_reached = reach(server.origin.endpoint(), DialError::local_hint, log).is_some();
         if !is_reached {
-            return log.skip(&["health path"], "there is no connection");
+            return log.skip(&["HTTP", "health path"], "there is no connection");
+        }
+        match server.answer() {
+            Ok(status) => log.pass("HTTP", format!("HEAD / is answered with {status}")),
+            Err(failure) if failure.kind() == FailureKind::Protocol => {
+                log.fail(
+                    "HTTP",
+                    format!("{failure}; perhaps another program listens there, or one for https://"),
+                );
+            }
+            Err(failure) => log.fail("HTTP", format!("{failure}; look into the log of the local server")),
         }
         match server.check() {
             None => log.skip(&["health path"], "no --health-path is given"),

@@ -40,15 +40,15 @@ impl Report {
         self.targets.as_ref().map(|targets| targets.status()).unwrap_or_default()
     }
 
-    /// Why the agent cannot answer visitors now.
-    fn obstacles(&self) -> Vec<&'static str> {
-        let targets = self.targets();
+    /// Why the agent cannot answer visitors now, or not all of them.
+    fn obstacles(&self) -> Vec<String> {
         let obstacles = [
             (self.counters.status().sessions == 0, "no session with a gateway"),
             (self.control.is_stopping(), "the agent is stopping"),
-            (!targets.is_empty() && targets.iter().all(|target| !target.is_up), "every local server is down"),
         ];
-        obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect()
+        let stand = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what.to_owned());
+        let dead = self.targets.as_ref().map(|targets| targets.dead_routes()).unwrap_or_default();
+        stand.chain(dead.iter().map(|route| format!("every local server for {route} is down"))).collect()
     }
 
     fn ready(&self) -> Response<Vec<u8>> {
@@ -68,7 +68,7 @@ impl Report {
             json!({
                 "url": target.url,
                 "route": target.route,
-                "up": target.is_healthy,
+                "up": target.is_healthy && !target.is_circuit_open,
                 "circuit": if target.is_circuit_open { "open" } else { "closed" },
             })
         });
@@ -155,9 +155,10 @@ impl Report {
         let label = |target: &TargetStatus| {
             format!("{{route=\"{}\",url=\"{}\"}}", escaped(&target.route), escaped(&target.url))
         };
-        page.family("target_up", "gauge", "Whether checks find a local server up")?;
+        page.family("target_up", "gauge", "Whether nothing is known against a local server: it passes its checks, and its circuit is closed")?;
         for target in &targets {
-            page.sample("target_up", &label(target), u8::from(target.is_healthy))?;
+            let is_up = target.is_healthy && !target.is_circuit_open;
+            page.sample("target_up", &label(target), u8::from(is_up))?;
         }
         page.family("target_circuit_open", "gauge", "Whether a local server's circuit is open")?;
         for target in &targets {

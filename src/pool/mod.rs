@@ -201,7 +201,7 @@ impl<J: Send + 'static> Intake<J> {
                 Ok(worker) => (worker, started),
                 Err(error) => {
                     log::warn!("no thread for a request: {error}");
-                    self.state().jobs.lacks_thread(started.place);
+                    self.lacks_thread(started.place);
                     return Err((started.job, Reason::Full));
                 }
             },
@@ -209,11 +209,18 @@ impl<J: Send + 'static> Intake<J> {
         // It waits for exactly this, and its channel has room for one.
         match worker.try_send(Work::Run(started)) {
             Err(TrySendError::Full(Work::Run(refused)) | TrySendError::Disconnected(Work::Run(refused))) => {
-                self.state().jobs.lacks_thread(refused.place);
+                self.lacks_thread(refused.place);
                 Err((refused.job, Reason::Full))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Gives back the place of a job that has no thread; what waits may have it.
+    fn lacks_thread(&self, place: Place) {
+        let mut state = self.state();
+        state.jobs.lacks_thread(place);
+        self.tell_overseer(&mut state, Instant::now());
     }
 
     /// Has the overseer look in time.

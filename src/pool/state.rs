@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// A job that has run for this long counts as one that lasts.
 pub(super) const LASTING: Duration = Duration::from_millis(20);
 
+/// Between two looks for jobs that nobody waits for any more: each goes through the whole queue.
+const STALE_EVERY: Duration = Duration::from_millis(100);
+
 /// How many workers there are, and what may wait for one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -63,12 +66,14 @@ pub(super) struct State<J, W> {
     stopping: bool,
     /// Whether nobody waits for a job any more.
     is_stale: fn(&J) -> bool,
+    looked_for_stale: Option<Instant>,
 }
 
 struct Waiting<J> {
     job: J,
     terms: Terms,
-    since: Instant,
+    /// When it will have waited for too long.
+    expires: Instant,
 }
 
 /// A job to run, and what it takes up.
@@ -120,6 +125,7 @@ impl<J, W> State<J, W> {
             count: limits.workers,
             stopping: false,
             is_stale,
+            looked_for_stale: None,
         }
     }
 
@@ -163,7 +169,7 @@ impl<J, W> State<J, W> {
         // Those that have lasted are seen here in any case.
         let has_place = self.has_place(now);
         let first = self.queue.front()?;
-        if first.since + self.limits.time <= now {
+        if first.expires <= now {
             let waiting = self.pop()?;
             return Some(Fate::Refused(waiting.job, Reason::Waited));
         }
@@ -175,13 +181,12 @@ impl<J, W> State<J, W> {
     /// When to look at what waits again, though no job has ended.
     pub(super) fn look_at(&self, now: Instant) -> Option<Instant> {
         let first = self.queue.front()?;
-        let expires = first.since + self.limits.time;
         let starts = match (first.terms.not_before, self.brief.front()) {
             (Some(time), _) if time > now => Some(time),
             (_, Some((_, since))) => Some(*since + LASTING),
             _ => None,
         };
-        Some(starts.map_or(expires, |starts| starts.min(expires)))
+        Some(starts.map_or(first.expires, |starts| starts.min(first.expires)))
     }
 
     /// What the worker does next that has done the job with this place.
@@ -253,14 +258,19 @@ impl<J, W> State<J, W> {
         // Those for which there may be a worker in a moment do not count.
         let spare = if terms.may_last { self.limits.workers_max.saturating_sub(self.count) } else { 0 };
         let spare = spare.min(self.limits.running.saturating_sub(self.running));
-        if self.is_full(terms.weight, spare) {
+        if self.is_full(terms.weight, spare)
+            && self.looked_for_stale.is_none_or(|last| now >= last + STALE_EVERY)
+        {
+            self.looked_for_stale = Some(now);
             self.drop_stale();
         }
         if self.stopping || self.is_full(terms.weight, spare) {
             return Err(job);
         }
         self.queued_weight += terms.weight;
-        self.queue.push_back(Waiting { job, terms, since: now });
+        // While it may not start it does not wait for a worker.
+        let expires = terms.not_before.map_or(now, |time| time.max(now)) + self.limits.time;
+        self.queue.push_back(Waiting { job, terms, expires });
         Ok(())
     }
 
@@ -268,7 +278,8 @@ impl<J, W> State<J, W> {
     fn dequeue(&mut self, now: Instant) -> Option<Waiting<J>> {
         let first = self.queue.front()?;
         let is_due = first.terms.not_before.is_none_or(|time| time <= now);
-        if is_due && self.has_place(now) { self.pop() } else { None }
+        // One that has waited for too long is the overseer's to refuse.
+        if is_due && now < first.expires && self.has_place(now) { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<Waiting<J>> {
@@ -501,6 +512,47 @@ mod tests {
         let mut t = Test::new(Limits { workers: 0, ..LIMITS });
         t.comes(0, 1, Terms { weight: 1000, ..KEEPS }, "waits");
         t.comes(0, 2, Terms { weight: 1, ..KEEPS }, "full");
+    }
+
+    #[test]
+    fn a_worker_that_is_done_takes_no_job_that_has_waited_for_too_long() {
+        let mut t = Test::new(Limits { workers: 1, ..LIMITS });
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, KEEPS, "waits");
+        t.ends(10_000, 1, "wait");
+        t.looks_next(10_000, Some(10_000));
+        t.looks(10_000, "waited");
+    }
+
+    #[test]
+    fn a_job_waits_for_a_worker_only_from_when_it_may_start() {
+        let mut t = Test::new(Limits { workers: 1, ..LIMITS });
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, Terms { not_before: Some(t.at(10_000)), ..KEEPS }, "waits");
+        t.looks(19_999, "nothing");
+        t.looks(20_000, "waited");
+    }
+
+    #[test]
+    fn the_queue_is_not_searched_for_every_job_that_finds_it_full() {
+        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
+        t.comes(0, 1, KEEPS, "waits");
+        t.comes(0, STALE, KEEPS, "waits");
+        t.comes(0, 2, KEEPS, "waits");
+        t.state.queue[1].job = STALE;
+        t.comes(99, 3, KEEPS, "full");
+        t.comes(100, 3, KEEPS, "waits");
+    }
+
+    #[test]
+    fn as_much_weight_waits_as_may_and_what_leaves_makes_room() {
+        let mut t = Test::new(Limits { workers: 1, jobs: 9, ..LIMITS });
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, Terms { weight: 60, ..KEEPS }, "waits");
+        t.comes(0, 3, Terms { weight: 40, ..KEEPS }, "waits");
+        t.comes(0, 4, Terms { weight: 1, ..KEEPS }, "full");
+        t.ends(1, 1, "2");
+        t.comes(1, 4, Terms { weight: 60, ..KEEPS }, "waits");
     }
 
     #[test]

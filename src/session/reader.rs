@@ -206,7 +206,10 @@ impl Reader {
         let in_flight = InFlight::new(&self.counters);
         let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
         let terms = Terms { may_last: true, not_before, weight: 0 };
-        self.intake.submit(job, terms).unwrap_or_else(|job| job.refuse(Reason::Full));
+        if let Err(job) = self.intake.submit(job, terms) {
+            self.config.entrance.was_refused();
+            job.refuse(Reason::Full);
+        }
     }
 
     /// Answers a stream with the agent's own response. What comes of its body is not looked at.
@@ -262,6 +265,7 @@ impl Reader {
         let job = Job { work: Work::Whole(request, ticket), in_flight: InFlight::new(&self.counters) };
         match self.intake.submit(job, Terms { weight, not_before, may_last: false }) {
             Err(Job { work: Work::Whole(request, ticket), .. }) => {
+                self.config.entrance.was_refused();
                 self.refuse(ticket, &Refusal::QueueFull, Some(&request))
             }
             _ => Ok(()),

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::headers::remove_spellings;
+
 /// A header that requests get: `X-Api-Key: value`.
 ///
 /// ```
@@ -76,7 +78,7 @@ pub(crate) fn header_name(text: &str) -> Result<HeaderName, InvalidHeader> {
     }
 }
 
-/// All changes: what is removed goes first, and what is set takes the place of what was there.
+/// All changes: what is removed goes first, and what is set takes the place of what was there, in all its spellings.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HeaderEdits {
     pub(crate) set: Vec<SetHeader>,
@@ -86,7 +88,7 @@ pub(crate) struct HeaderEdits {
 impl HeaderEdits {
     pub(super) fn apply(&self, headers: &mut HeaderMap) {
         for name in self.remove.iter().chain(self.set.iter().map(|header| &header.name)) {
-            headers.remove(name);
+            remove_spellings(headers, name);
         }
         for SetHeader { name, value } in &self.set {
             headers.append(name, value.clone());
@@ -105,7 +107,9 @@ mod tests {
             remove: vec![header_name("Cookie").unwrap()],
         };
         let mut headers = HeaderMap::new();
-        for (name, value) in [("x-a", "old"), ("cookie", "a=1"), ("cookie", "b=2"), ("x-kept", "yes")] {
+        for (name, value) in
+            [("x-a", "old"), ("x_a", "forged"), ("cookie", "a=1"), ("cookie", "b=2"), ("x-kept", "yes")]
+        {
             headers.append(name, HeaderValue::from_static(value));
         }
         edits.apply(&mut headers);

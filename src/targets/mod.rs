@@ -76,14 +76,19 @@ struct Route {
     targets: Vec<Arc<Target>>,
 }
 
+impl Route {
+    /// For people and programs.
+    fn name(&self) -> String {
+        format!("{}/", self.prefix)
+    }
+}
+
 /// How a server is doing.
 pub(crate) struct TargetStatus {
     pub(crate) route: String,
     pub(crate) url: String,
     pub(crate) is_healthy: bool,
     pub(crate) is_circuit_open: bool,
-    /// Whether nothing speaks against asking it now.
-    pub(crate) is_up: bool,
 }
 
 impl Targets {
@@ -131,19 +136,20 @@ impl Targets {
     /// How each server is doing.
     pub(crate) fn status(&self) -> Vec<TargetStatus> {
         let of = |route: &Route, target: &Target| {
-            let (is_healthy, is_circuit_open, is_ready) = target.condition();
-            TargetStatus {
-                route: format!("{}/", route.prefix),
-                url: target.name(),
-                is_healthy,
-                is_circuit_open,
-                is_up: is_healthy && is_ready,
-            }
+            let (is_healthy, is_circuit_open, _) = target.condition();
+            TargetStatus { route: route.name(), url: target.name(), is_healthy, is_circuit_open }
         };
         self.routes
             .iter()
             .flat_map(|route| route.targets.iter().map(move |target| of(route, target)))
             .collect()
+    }
+
+    /// The routes of which every server is known to be down. One whose circuit is open, and may be tried, is connected
+    /// to: else it would count as down until a visitor comes.
+    pub(crate) fn dead_routes(&self) -> Vec<String> {
+        let is_dead = |route: &&Route| !route.targets.iter().any(|target| target.may_answer());
+        self.routes.iter().filter(is_dead).map(Route::name).collect()
     }
 
     /// The URL to which a request without a body would be sent, and its head as it would be.

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 
 use super::Config;
 use super::choice::{Choice, Look, Machine};
 use super::health::{self, CHECK_TIME};
 use crate::discover::{self, Found};
 use crate::origin::{LocalUrl, Origin, Timeouts};
-use crate::service::{Body, Request, Service};
+use crate::service::{Body, Failure, Request, Service};
 
 const USER_AGENT_OF_CHECKS: HeaderValue =
     HeaderValue::from_static(concat!("tunnel-agent/", env!("CARGO_PKG_VERSION"), " (health check)"));
@@ -61,6 +61,20 @@ impl Server {
         if let Some((origin, _)) = &self.checks {
             origin.interrupt();
         }
+    }
+
+    /// Asks for `HEAD /`, with the time that a request has.
+    pub(crate) fn answer(&self) -> Result<StatusCode, Failure> {
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::HEAD;
+        request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
+        self.origin.call(request).map(|response| response.status())
+    }
+
+    /// Whether it can be connected to.
+    pub(super) fn is_reachable(&self) -> bool {
+        let endpoint = self.origin.endpoint();
+        endpoint.resolve().and_then(|addresses| endpoint.connect(&addresses)).is_ok()
     }
 
     /// Asks for the path of the health checks, if there are any. Any status below 500 is a good answer.

@@ -94,6 +94,13 @@ impl Target {
         (state.health.is_up() && is_there, breaker.is_open(), breaker.is_ready(Instant::now()))
     }
 
+    /// Whether nothing is known that speaks against asking it. May connect to the server, to know.
+    pub(super) fn may_answer(&self) -> bool {
+        let (is_healthy, is_circuit_open, is_ready) = self.condition();
+        let is_reachable = || self.server().is_some_and(|server| server.is_reachable());
+        is_healthy && (!is_circuit_open || (is_ready && is_reachable()))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while the lock is held.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())

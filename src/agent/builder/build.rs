@@ -18,6 +18,12 @@ use crate::status::Counters;
 use crate::targets::{self, BreakerLimits, Place, TARGETS_MAX, Targets};
 use crate::{pool, protocol, session};
 
+/// Workers, where nobody says how many.
+const WORKERS: usize = 16;
+
+/// Streams at once, where nobody says how many.
+const STREAMS: usize = 256;
+
 /// Most worker threads.
 const WORKERS_MAX: usize = 1024;
 
@@ -87,6 +93,14 @@ impl Builder {
         }
     }
 
+    fn worker_count(&self) -> usize {
+        self.workers.unwrap_or_else(|| self.max_streams.map_or(WORKERS, |streams| streams.clamp(1, WORKERS)))
+    }
+
+    fn stream_count(&self) -> usize {
+        self.max_streams.unwrap_or_else(|| self.worker_count().max(STREAMS))
+    }
+
     fn dialers(&self) -> Result<Vec<Dialer>, ConfigError> {
         let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
         let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
@@ -151,7 +165,7 @@ impl Builder {
             max_message: self.max_message,
             max_body: self.max_body,
             max_stream_body: self.max_stream_body,
-            unnumbered_max: (self.workers + self.queue) as u64,
+            unnumbered_max: (self.worker_count() + self.queue) as u64,
             instance: protocol::random_uuid(),
             idle_timeout: self.timeouts.idle,
         }
@@ -159,8 +173,8 @@ impl Builder {
 
     fn pool(&self) -> pool::Limits {
         pool::Limits {
-            workers: self.workers,
-            workers_max: self.workers.max(self.max_streams),
+            workers: self.worker_count(),
+            workers_max: self.stream_count(),
             running: self.max_in_flight.unwrap_or(usize::MAX),
             jobs: self.queue,
             weight: self.max_message.saturating_mul(QUEUED_MESSAGES),
@@ -216,14 +230,21 @@ impl Builder {
         let checks = [
             (admin_is_safe, "--admin at anything but loopback needs --admin-token-file".to_owned()),
             (host_is_one, "--host-header must be a host such as site.test or site.test:8080".to_owned()),
-            ((1..=WORKERS_MAX).contains(&self.workers), format!("--workers must be 1 to {WORKERS_MAX}")),
             (
-                (1..=STREAMS_MAX).contains(&self.max_streams),
+                (1..=WORKERS_MAX).contains(&self.worker_count()),
+                format!("--workers must be 1 to {WORKERS_MAX}"),
+            ),
+            (
+                (1..=STREAMS_MAX).contains(&self.stream_count()),
                 format!("--max-streams must be 1 to {STREAMS_MAX}"),
             ),
             (
                 (1..=SESSIONS_MAX).contains(&(self.connections.saturating_mul(self.gateways.len()))),
                 format!("--connections times the number of gateways must be 1 to {SESSIONS_MAX}"),
+            ),
+            (
+                self.stream_count() >= self.worker_count(),
+                "--max-streams counts those of --workers, too, and must not be less".to_owned(),
             ),
             (self.queue <= QUEUE_MAX, format!("--queue must be at most {QUEUE_MAX}")),
             (self.max_in_flight != Some(0), "--max-in-flight must be 1 at least".to_owned()),
@@ -262,6 +283,23 @@ impl Builder {
         match twice {
             Some((_, (_, place))) => Err(ConfigError::OutOfRange(format!(
                 "the local server {place} is given twice (--local, --route)"
+            ))),
+            None => self.check_circle(),
+        }
+    }
+
+    /// A gateway that is its own local server asks itself without end.
+    fn check_circle(&self) -> Result<(), ConfigError> {
+        let is_gateway = |local: &&LocalUrl| {
+            self.gateways.iter().any(|gateway| {
+                let same_host = gateway.host() == local.host()
+                    || (is_this_machine(gateway.host()) && is_this_machine(local.host()));
+                same_host && gateway.port() == local.port()
+            })
+        };
+        match self.named_servers().find(is_gateway) {
+            Some(url) => Err(ConfigError::OutOfRange(format!(
+                "the local server {url} is the gateway itself, where requests would come round again (--local, --route)"
             ))),
             None => Ok(()),
         }

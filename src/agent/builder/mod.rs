@@ -43,8 +43,8 @@ pub struct Builder {
     rate: Option<Rate>,
     burst: Option<u32>,
     rate_wait: Duration,
-    workers: usize,
-    max_streams: usize,
+    workers: Option<usize>,
+    max_streams: Option<usize>,
     max_in_flight: Option<usize>,
     queue: usize,
     queue_timeout: Duration,
@@ -109,8 +109,8 @@ impl Builder {
             rate: None,
             burst: None,
             rate_wait: Duration::ZERO,
-            workers: 16,
-            max_streams: 256,
+            workers: None,
+            max_streams: None,
             max_in_flight: None,
             queue: 256,
             queue_timeout: Duration::from_secs(10),
@@ -242,16 +242,18 @@ impl Builder {
         self
     }
 
-    /// Requests that are answered side by side, 1 to 1,024. Default: 16.
+    /// Requests that are answered side by side, 1 to 1,024. Default: 16, or fewer where there may be fewer
+    /// [streams](Self::max_streams).
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
         self
     }
 
     /// Requests that are answered side by side at most, when they come as streams, which may last: up to
-    /// 4,096, each with a thread while it lasts. One more is refused, for another agent to take. Default: 256.
+    /// 4,096, each with a thread while it lasts, and as many as [workers](Self::workers) at least. One more is refused,
+    /// for another agent to take. Default: 256, or as many as workers.
     pub fn max_streams(mut self, streams: usize) -> Self {
-        self.max_streams = streams;
+        self.max_streams = Some(streams);
         self
     }
 
@@ -363,7 +365,7 @@ impl fmt::Debug for Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Agent;
+    use crate::{Agent, Rule};
 
     fn builder() -> Builder {
         Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap())
@@ -390,6 +392,18 @@ mod tests {
         check(builder().local(local.clone()).local(local.clone()), "twice");
         check(builder().route("/a", local.clone()).route("/a/", local), "twice");
         check(builder().local_auto().local_auto(), "twice");
+        check(builder().gateway("ws://127.0.0.1:8000".parse().unwrap()), "the gateway itself");
+        check(builder().workers(3).max_streams(2), "--max-streams");
+        check(builder().rules(vec!["deny /".parse::<Rule>().unwrap(); 1025]), "rules");
+        check(builder().burst(2), "--burst needs --rate");
+        let rate = || builder().rate("1/s".parse().unwrap());
+        check(rate().burst(0), "--burst must be");
+        check(rate().burst(1_000_001), "--burst must be");
+        check(rate().rate_wait(Duration::from_secs(11)), "--rate-wait must not exceed");
+        check(builder().rate_wait(Duration::from_secs(1)), "--rate-wait needs");
+        for address in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[::ffff:192.0.2.1]:1"] {
+            check(builder().admin(address.parse().unwrap(), None), "--admin-token-file");
+        }
         check(builder().queue(65_537), "queue");
         check(builder().max_streams(0), "streams");
         check(builder().connections(0), "connections");

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri, request};
 use serde_json::json;
 use tunnel_agent::TunnelId;
-use tunnel_agent::headers::remove_hop_by_hop;
+use tunnel_agent::headers::{remove_hop_by_hop, remove_spellings};
 use tunnel_agent::http1::{Connection, Error, Head, json_response};
 use tunnel_agent::link::Socket;
 
@@ -198,12 +198,15 @@ fn prepare(parts: &mut request::Parts, peer: &str, secure: bool) {
         headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     chain.push(peer);
     // Header values and an address joined by commas are a header value.
-    if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
+    let chain = HeaderValue::from_str(&chain.join(", "));
+    for name in [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST] {
+        remove_spellings(headers, name);
+    }
+    if let Ok(chain) = chain {
         headers.insert(X_FORWARDED_FOR, chain);
     }
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
-    match headers.get(header::HOST).cloned() {
-        Some(host) => drop(headers.insert(X_FORWARDED_HOST, host)),
-        None => drop(headers.remove(X_FORWARDED_HOST)),
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
     }
 }
