@@ -29,7 +29,7 @@ impl Default for Limits {
 }
 
 /// Exponential backoff with jitter over failures in a row. Pure: chance is an argument.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Backoff {
     limits: Limits,
     failures: u32,
@@ -54,6 +54,16 @@ impl Backoff {
         Some(self.delay(chance))
     }
 
+    /// Records that a gateway takes its leave, from a session that lived that long. Returns the delay before another
+    /// session is opened: none for one that lived, which is no failure.
+    pub fn left(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
+        if lived < LIVED {
+            return self.failed(lived, chance);
+        }
+        self.failures = 0;
+        Some(Duration::ZERO)
+    }
+
     fn delay(&self, chance: f64) -> Duration {
         let doublings = (self.failures - 1).min(31);
         let nominal = self.limits.min.saturating_mul(1 << doublings).min(self.limits.max);
@@ -75,6 +85,15 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_gateway_that_takes_its_leave_at_once_has_failed_and_one_that_stayed_has_not() {
+        let mut backoff = Backoff::new(Limits { max_retries: 3, ..Limits::default() });
+        let mut left =
+            |lived: u64| backoff.left(Duration::from_secs(lived), 0.5).map(|delay| delay.as_secs_f64());
+        assert_eq!([left(0), left(9), left(10)], [Some(1.0), Some(2.0), Some(0.0)]);
+        assert_eq!([left(1), left(1), left(1), left(1)], [Some(1.0), Some(2.0), Some(4.0), None]);
+    }
 
     fn delays(backoff: &mut Backoff, chance: f64, tries: usize) -> Vec<Option<f64>> {
         (0..tries).map(|_| backoff.failed(Duration::ZERO, chance).map(|d| d.as_secs_f64())).collect()

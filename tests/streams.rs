@@ -12,7 +12,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
     Agent, Backoff, Body, Breaker, Builder, Cancellation, Connection, Failure, FailureAnswer, FailureKind,
-    Handle, Origin, Request, Response, Rule, Service, Status, Timeouts,
+    Handle, Origin, Request, Response, Rule, RunError, Service, Status, Timeouts,
 };
 
 const HEAD: u8 = 1;
@@ -712,6 +712,26 @@ fn a_gateway_that_stops_is_left_for_another_session_first() {
     assert_eq!(handle.status().retries, 0);
     drop(new);
     stop(handle);
+}
+
+#[test]
+fn a_gateway_that_takes_its_leave_at_once_meets_the_backoff() {
+    let gateway = ScriptedGateway::start();
+    let delay = Duration::from_millis(100);
+    let limits = Backoff { min: delay, max: delay, max_retries: 2 };
+    let handle = builder(&gateway).service(echo).backoff(limits).build().unwrap().spawn().unwrap();
+    let begun = Instant::now();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        let mut session = gateway.accept();
+        welcome(&mut session, "");
+        send(&mut session, GOAWAY, OPEN, 0, "bye");
+        sessions.push(session);
+    }
+    assert!(begun.elapsed() >= 2 * delay);
+    // The last has no successor, and when it ends the tries are used up.
+    drop(sessions);
+    assert!(matches!(handle.join(), Err(RunError::GaveUp(_))));
 }
 
 #[test]

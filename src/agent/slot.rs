@@ -63,13 +63,13 @@ impl<'a> Slots<'a> {
         };
         thread::scope(|scope| {
             for number in 1..self.count {
-                slot(number).spawn(scope, None).map_err(|error| {
+                slot(number).spawn(scope, Start::first(agent)).map_err(|error| {
                     // The others end.
                     agent.control.shutdown(Duration::ZERO);
                     RunError::Threads(error)
                 })?;
             }
-            slot(0).keep_up(scope, None);
+            slot(0).keep_up(scope, Start::first(agent));
             Ok(())
         })?;
         let failures = self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -83,15 +83,30 @@ impl<'a> Slots<'a> {
     }
 }
 
+/// How a slot's thread begins.
+struct Start {
+    backoff: Backoff,
+    /// Before the first dial.
+    delay: Duration,
+    /// The session that finishes once there is another one.
+    predecessor: Option<Outbox>,
+}
+
+impl Start {
+    fn first(agent: &Agent) -> Self {
+        Start { backoff: Backoff::new(agent.backoff), delay: Duration::ZERO, predecessor: None }
+    }
+}
+
 impl<'scope, 'a: 'scope> Slot<'a> {
-    /// Starts a thread that keeps the session up. The `predecessor` finishes once there is one.
-    fn spawn(self, scope: &'scope Scope<'scope, '_>, predecessor: Option<Outbox>) -> std::io::Result<()> {
+    /// Starts a thread that keeps the session up.
+    fn spawn(self, scope: &'scope Scope<'scope, '_>, start: Start) -> std::io::Result<()> {
         let thread = thread::Builder::new().name("session".to_owned());
-        thread.spawn_scoped(scope, move || self.keep_up(scope, predecessor)).map(drop)
+        thread.spawn_scoped(scope, move || self.keep_up(scope, start)).map(drop)
     }
 
-    fn keep_up(self, scope: &'scope Scope<'scope, '_>, predecessor: Option<Outbox>) {
-        if let Err(error) = self.supervise(scope, predecessor) {
+    fn keep_up(self, scope: &'scope Scope<'scope, '_>, start: Start) {
+        if let Err(error) = self.supervise(scope, start) {
             let mut failures = self.slots.failures.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             failures.push(error);
             let left = self.slots.count.saturating_sub(failures.len());
@@ -103,16 +118,15 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         }
     }
 
-    fn supervise(
-        self,
-        scope: &'scope Scope<'scope, '_>,
-        mut predecessor: Option<Outbox>,
-    ) -> Result<(), RunError> {
+    fn supervise(self, scope: &'scope Scope<'scope, '_>, start: Start) -> Result<(), RunError> {
         let agent = self.slots.agent;
-        let mut backoff = Backoff::new(agent.backoff);
+        let Start { mut backoff, delay, mut predecessor } = start;
+        if !delay.is_zero() {
+            agent.control.wait(delay);
+        }
         while !agent.control.is_stopping() {
             let (lived, what) = match self.dialer.dial() {
-                Ok(link) => match self.serve(link, scope, &mut predecessor) {
+                Ok(link) => match self.serve(link, scope, &mut predecessor, &backoff) {
                     Some(end) => end,
                     // The slot is the successor's.
                     None => return Ok(()),
@@ -148,6 +162,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         link: Link,
         scope: &'scope Scope<'scope, '_>,
         predecessor: &mut Option<Outbox>,
+        backoff: &Backoff,
     ) -> Option<(Duration, String)> {
         let agent = self.slots.agent;
         let (start, url) = (Instant::now(), self.dialer.url());
@@ -157,6 +172,8 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         let sitting = Sitting {
             slot: self,
             scope,
+            start,
+            backoff: backoff.clone(),
             id: Cell::new(None),
             predecessor: RefCell::new(predecessor.take()),
             has_successor: Cell::new(false),
@@ -187,6 +204,9 @@ impl<'scope, 'a: 'scope> Slot<'a> {
 struct Sitting<'scope, 'env, 'a> {
     slot: Slot<'a>,
     scope: &'scope Scope<'scope, 'env>,
+    start: Instant,
+    /// What went before.
+    backoff: Backoff,
     /// What [`Control`](super::control::Control) knows it by.
     id: Cell<Option<u64>>,
     /// The session in whose place this one comes, until it may finish.
@@ -210,8 +230,14 @@ impl<'scope, 'a: 'scope> Supervisor for Sitting<'scope, '_, 'a> {
         if self.has_successor.get() || self.slot.slots.agent.control.is_stopping() {
             return;
         }
+        // One that leaves at once, again and again, must meet the backoff, too.
+        let mut backoff = self.backoff.clone();
+        let Some(delay) = backoff.left(self.start.elapsed(), backoff::chance()) else {
+            return warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
+        };
         info!("gateway {url} takes its leave: {}; opening another session", reason.escape_debug());
-        match self.slot.spawn(self.scope, Some(outbox.clone())) {
+        let start = Start { backoff, delay, predecessor: Some(outbox.clone()) };
+        match self.slot.spawn(self.scope, start) {
             Ok(()) => self.has_successor.set(true),
             Err(error) => warn!("no thread for another session: {error}"),
         }
