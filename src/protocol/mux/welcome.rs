@@ -1,8 +1,10 @@
 //! `welcome`: how a gateway switches mux/2 on, and within which limits.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::protocol::envelope;
+use crate::protocol::text::Text;
 
 /// `message_type` of this message.
 pub const TYPE: &str = "welcome";
@@ -40,22 +42,27 @@ pub enum Welcome {
 
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
-    protocol: &'a str,
-    window: Option<u64>,
-    max_streams: Option<u64>,
-    max_frame: Option<u64>,
+    #[serde(borrow)]
+    protocol: Text<'a>,
+    window: Option<Value>,
+    max_streams: Option<Value>,
+    max_frame: Option<Value>,
 }
 
 impl Welcome {
     /// Reads the payload of a `welcome`.
     pub fn decode(payload: &str) -> Welcome {
         let Ok(wire) = serde_json::from_str::<Wire<'_>>(payload) else { return Welcome::Other };
-        if wire.protocol != PROTOCOL {
+        if wire.protocol.0 != PROTOCOL {
             return Welcome::Other;
         }
-        let within = |value: Option<u64>, default: u32, min: u32, max: u32| match value {
+        let within = |value: Option<Value>, default: u32, min: u32, max: u32| match value {
             None => Some(default),
-            Some(value) => u32::try_from(value).ok().filter(|value| (min..=max).contains(value)),
+            // Some write whole numbers as 1.0.
+            Some(value) => value
+                .as_f64()
+                .filter(|value| value.fract() == 0.0 && (f64::from(min)..=f64::from(max)).contains(value))
+                .map(|value| value as u32),
         };
         let default = Limits::default();
         let Some(window) = within(wire.window, default.window, 16 << 10, 4 << 20) else {
@@ -75,7 +82,7 @@ impl Limits {
     /// Writes the envelope of a `welcome`.
     pub fn encode_welcome(&self) -> Vec<u8> {
         let wire = Wire {
-            protocol: PROTOCOL,
+            protocol: Text(PROTOCOL.into()),
             window: Some(self.window.into()),
             max_streams: Some(self.max_streams.into()),
             max_frame: Some(self.max_frame.into()),
@@ -105,9 +112,15 @@ mod tests {
             (",\"max_streams\":4097", "max_streams"),
             (",\"max_frame\":1023", "max_frame"),
             (",\"max_frame\":65537", "max_frame"),
+            (",\"window\":-1", "window"),
+            (",\"window\":16384.5", "window"),
+            (",\"max_streams\":\"9\"", "max_streams"),
         ] {
             assert_eq!(decode(rest), Welcome::OutOfRange(name), "{rest}");
         }
+        assert_eq!(decode(",\"window\":16384.0,\"max_streams\":1,\"max_frame\":1024"), Welcome::Mux(limits));
+        // As PHP writes it.
+        assert_eq!(Welcome::decode("{\"protocol\":\"mux\\/2\"}"), Welcome::Mux(Limits::default()));
         for other in ["", "{}", "[]", "{\"protocol\":\"mux/3\"}", "{\"protocol\":2}"] {
             assert_eq!(Welcome::decode(other), Welcome::Other, "{other}");
         }
