@@ -43,8 +43,8 @@ pub enum Incoming {
     Binary(Bytes),
     /// A ping, to be answered with a pong of the same payload.
     Ping(Bytes),
-    /// A pong.
-    Pong,
+    /// A pong, with its ping's payload.
+    Pong(Bytes),
     /// A close frame: code and reason, if it has them.
     Close(Option<(u16, String)>),
 }
@@ -90,7 +90,9 @@ impl<S: Read + Write> FrameReader<S> {
             Ok(Message::Text(text)) => Ok(Incoming::Text(text)),
             Ok(Message::Binary(bytes)) => Ok(Incoming::Binary(bytes)),
             Ok(Message::Ping(payload)) => Ok(Incoming::Ping(payload)),
-            Ok(Message::Pong(_) | Message::Frame(_)) => Ok(Incoming::Pong),
+            Ok(Message::Pong(payload)) => Ok(Incoming::Pong(payload)),
+            // Reading brings none.
+            Ok(Message::Frame(_)) => Ok(Incoming::Pong(Bytes::new())),
             Ok(Message::Close(frame)) => {
                 Ok(Incoming::Close(frame.map(|frame| (frame.code.into(), frame.reason.to_string()))))
             }
@@ -121,8 +123,8 @@ pub enum Outgoing {
     Text(Bytes),
     /// A binary message.
     Binary(Bytes),
-    /// A ping without a payload.
-    Ping,
+    /// A ping with a payload of 125 bytes at most.
+    Ping(Bytes),
     /// A pong.
     Pong(Bytes),
     /// A close frame.
@@ -152,7 +154,7 @@ impl FrameWriter {
         let frame = match message {
             Outgoing::Text(text) => Frame::message(text, OpCode::Data(Data::Text), true),
             Outgoing::Binary(bytes) => Frame::message(bytes, OpCode::Data(Data::Binary), true),
-            Outgoing::Ping => Frame::ping(Bytes::new()),
+            Outgoing::Ping(payload) => Frame::ping(payload),
             Outgoing::Pong(payload) => Frame::pong(payload),
             Outgoing::Close(code, reason) => {
                 Frame::close(Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) }))
@@ -256,7 +258,7 @@ mod tests {
     fn a_server_sends_frames_as_rfc_6455_writes_them() {
         let mut frames = FrameWriter::new(Role::Server);
         frames.push(Outgoing::Text(Bytes::from_static(b"Hello")));
-        frames.push(Outgoing::Ping);
+        frames.push(Outgoing::Ping(Bytes::new()));
         frames.push(Outgoing::Pong(Bytes::from_static(b"x")));
         frames.push(Outgoing::Close(1001, "bye"));
         let expected = b"\x81\x05Hello\x89\x00\x8a\x01x\x88\x05\x03\xe9bye";
@@ -372,7 +374,7 @@ mod tests {
         let partly = || Err(io::ErrorKind::WouldBlock.into());
         let mut half = Encrypting(vec![partly(), stalled()]);
         let mut frames = FrameWriter::new(Role::Server);
-        frames.push(Outgoing::Ping);
+        frames.push(Outgoing::Ping(Bytes::new()));
         // Nothing goes out, then a part of it, then the rest.
         let error = frames.write_step(&mut half).unwrap_err();
         assert_eq!((error.kind(), frames.is_empty(), frames.written()), (io::ErrorKind::TimedOut, false, 2));

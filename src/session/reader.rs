@@ -9,6 +9,7 @@ use tungstenite::Bytes;
 
 use super::job::{InFlight, Job, Work};
 use super::outbox::{CONTROL_MAX, Event, Outbox, Ticket};
+use super::pinged::Pinged;
 use super::streamed::{self, Streamed};
 use super::{Config, End};
 use crate::admission::{Refusal, admit, admit_head};
@@ -42,8 +43,8 @@ pub(super) struct Reader {
     pub(super) config: Config,
     pub(super) counters: Arc<Counters>,
     pub(super) closer: Closer,
-    /// When the ping was sent that is not answered yet.
-    pub(super) pinged: Arc<Mutex<Option<Instant>>>,
+    /// The pings that are not answered yet.
+    pub(super) pinged: Arc<Mutex<Pinged>>,
     /// The gateway has given up; what it still says changes nothing.
     pub(super) given_up: bool,
 }
@@ -105,9 +106,10 @@ impl Reader {
             Incoming::Text(text) => self.take_text(&text),
             Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(message) => self.take_frame(&message),
-            Incoming::Pong => {
-                let pinged = self.pinged.lock().ok().and_then(|mut pinged| pinged.take());
-                pinged.inspect(|at| self.counters.pong_took(at.elapsed()));
+            Incoming::Pong(payload) => {
+                // Nothing panics while the lock is held.
+                let sent = self.pinged.lock().ok().and_then(|mut pinged| pinged.answered(&payload));
+                sent.inspect(|at| self.counters.pong_took(at.elapsed()));
                 Ok(())
             }
             Incoming::Close(_) => Ok(()),

@@ -119,6 +119,8 @@ pub(super) struct State {
     heartbeat: Heartbeat,
     phase: Phase,
     next_ping: Instant,
+    /// How many were sent; a ping carries its number.
+    pings: u32,
     heard: Instant,
     written_since_heard: u64,
     /// Since when the gateway is asked whether it is still there.
@@ -133,6 +135,7 @@ impl State {
             heartbeat,
             phase: Phase::Open,
             next_ping: now + heartbeat.ping_interval,
+            pings: 0,
             heard: now,
             written_since_heard: 0,
             probe: None,
@@ -261,7 +264,8 @@ impl State {
         }
         if now >= self.next_ping {
             self.next_ping = now + self.heartbeat.ping_interval;
-            return Step::Send(Outgoing::Ping);
+            self.pings = self.pings.wrapping_add(1);
+            return Step::Send(Outgoing::Ping(self.pings.to_be_bytes().to_vec().into()));
         }
         let next = self.next_ping.min(dead_at);
         Step::Wait(drain_until.map_or(next, |until| until.min(next)))
@@ -314,6 +318,13 @@ mod tests {
             assert_eq!(self.state.step(self.at(at), 0), Step::Send(message), "at {at} s");
         }
 
+        /// With the number of the ping that comes next.
+        #[track_caller]
+        fn pings(&mut self, at: f64) {
+            let number = self.state.pings + 1;
+            self.sends(at, Outgoing::Ping(number.to_be_bytes().to_vec().into()));
+        }
+
         #[track_caller]
         fn waits(&mut self, at: f64, outstanding: u64, until: f64) {
             let step = self.state.step(self.at(at), outstanding);
@@ -331,11 +342,11 @@ mod tests {
     fn pings_go_out_at_every_interval() {
         let mut t = Transcript::new();
         t.waits(0.0, 0, 15.0);
-        t.sends(15.0, Outgoing::Ping);
+        t.pings(15.0);
         t.waits(15.0, 0, 25.0);
         t.state.heard(t.at(15.1));
         t.waits(15.1, 0, 30.0);
-        t.sends(30.5, Outgoing::Ping);
+        t.pings(30.5);
         t.state.heard(t.at(40.0));
         t.waits(40.0, 0, 45.5);
     }
@@ -344,7 +355,7 @@ mod tests {
     fn silence_ends_the_session_after_interval_and_timeout() {
         let mut t = Transcript::new();
         t.state.heard(t.at(3.0));
-        t.sends(15.0, Outgoing::Ping);
+        t.pings(15.0);
         t.waits(27.9, 0, 28.0);
         t.ends(28.0, End::Silent(25 * SECOND));
     }
@@ -354,12 +365,12 @@ mod tests {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
         t.state.woke(t.at(2.0));
-        t.sends(2.0, Outgoing::Ping);
+        t.pings(2.0);
         t.waits(2.0, 0, 5.0);
         t.state.heard(t.at(3.0));
         t.waits(3.0, 0, 17.0);
         t.state.woke(t.at(4.0));
-        t.sends(4.0, Outgoing::Ping);
+        t.pings(4.0);
         t.ends(7.0, End::Silent(4 * SECOND));
     }
 
@@ -368,7 +379,7 @@ mod tests {
         let mut t = Transcript::new();
         for second in [20.0, 40.0, 60.0] {
             t.state.heard(t.at(second));
-            t.sends(second, Outgoing::Ping);
+            t.pings(second);
         }
         t.waits(60.0, 0, 75.0);
     }
@@ -378,8 +389,8 @@ mod tests {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
         t.state.wrote(16 << 20);
-        t.sends(15.0, Outgoing::Ping);
-        t.sends(280.0, Outgoing::Ping);
+        t.pings(15.0);
+        t.pings(280.0);
         t.waits(281.9, 0, 282.0);
         t.ends(282.0, End::Silent(281 * SECOND));
     }
@@ -389,9 +400,9 @@ mod tests {
         let mut t = Transcript::new();
         t.state.wrote(1 << 20);
         t.state.heard(t.at(10.0));
-        t.sends(15.0, Outgoing::Ping);
+        t.pings(15.0);
         t.waits(16.0, 0, 30.0);
-        t.sends(30.0, Outgoing::Ping);
+        t.pings(30.0);
         t.ends(35.0, End::Silent(25 * SECOND));
     }
 

@@ -14,6 +14,7 @@ use tungstenite::protocol::Role;
 use super::job::Job;
 use super::order::Order;
 use super::outbox::{self, Answer, Event, Inbox, Outbox, Room};
+use super::pinged::Pinged;
 use super::reader::Reader;
 use super::state::{State, Step};
 use super::{Config, End};
@@ -127,8 +128,8 @@ struct Writer<'a> {
     stalled_since: Option<Instant>,
     /// A close frame is the last of `frames`.
     closing: bool,
-    /// When the ping was sent that is not answered yet.
-    pinged: Arc<Mutex<Option<Instant>>>,
+    /// The pings that are not answered yet.
+    pinged: Arc<Mutex<Pinged>>,
 }
 
 impl Writer<'_> {
@@ -152,8 +153,8 @@ impl Writer<'_> {
 
     fn send(&mut self, message: Outgoing) {
         self.closing |= matches!(message, Outgoing::Close(..));
-        if let (Outgoing::Ping, Ok(mut pinged)) = (&message, self.pinged.lock()) {
-            *pinged = Some(Instant::now());
+        if let (Outgoing::Ping(payload), Ok(mut pinged)) = (&message, self.pinged.lock()) {
+            pinged.sent(payload.clone(), Instant::now());
         }
         self.frames.push(message);
     }

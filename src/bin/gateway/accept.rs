@@ -123,7 +123,7 @@ fn read_handshake(reader: &mut FrameReader) -> Result<Handshake, String> {
     loop {
         match reader.read() {
             Ok(Incoming::Text(text)) => return Handshake::decode(&text),
-            Ok(Incoming::Ping(_) | Incoming::Pong | Incoming::Binary(_)) => {}
+            Ok(Incoming::Ping(_) | Incoming::Pong(_) | Incoming::Binary(_)) => {}
             Ok(Incoming::Close(_)) | Err(ReadError::Eof) => {
                 return Err("it left before its handshake".to_owned());
             }
@@ -160,7 +160,7 @@ fn read_agent(mut reader: FrameReader, agent: &Agent) -> String {
                     return violation.to_string();
                 }
             },
-            Ok(Incoming::Pong) => {}
+            Ok(Incoming::Pong(_)) => {}
             Ok(Incoming::Close(frame)) => {
                 let code = frame.as_ref().map_or(1000, |(code, _)| *code);
                 agent.control(Outgoing::Close(code, ""));

@@ -286,7 +286,7 @@ pub fn write(agent: &Agent, queue: &Receiver<Queued>, mut half: WriteHalf) {
     loop {
         match queue.recv_timeout(PING_INTERVAL) {
             Ok(queued) => push(&mut frames, queued),
-            Err(RecvTimeoutError::Timeout) => frames.push(Outgoing::Ping),
+            Err(RecvTimeoutError::Timeout) => frames.push(Outgoing::Ping(Bytes::new())),
             Err(RecvTimeoutError::Disconnected) => return drop(half.finish()),
         }
         // What streams have to send goes out before the queue is waited for again: a full queue takes no word
