@@ -151,6 +151,7 @@ impl Refusal {
         let (status, code) = (self.status().as_u16(), self.code());
         match request {
             Some((method, path)) => {
+                let path = &*shown_path(path);
                 let (method, shown) = (method.as_str(), path.escape_debug());
                 info!(method, path, status, code; "{method} {shown} refused: {status} {code}");
             }
@@ -171,6 +172,18 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+/// Most bytes of a path that are logged: strangers choose how long it is.
+const SHOWN_PATH_MAX: usize = 500;
+
+/// A path as the log shows it: cut where it is very long.
+pub(crate) fn shown_path(path: &str) -> Cow<'_, str> {
+    if path.len() <= SHOWN_PATH_MAX {
+        return path.into();
+    }
+    let cut = (0..=SHOWN_PATH_MAX).rev().find(|index| path.is_char_boundary(*index)).unwrap_or(0);
+    format!("{}…", &path[..cut]).into()
 }
 
 /// A response of the agent's own.
@@ -479,6 +492,12 @@ mod tests {
         ] {
             assert_eq!(failed(&Failure::new(kind, "why"), "text").status(), status, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_long_path_is_cut_in_the_log() {
+        assert_eq!(shown_path(&format!("/{}", "a".repeat(499))), format!("/{}", "a".repeat(499)));
+        assert_eq!(shown_path(&format!("/{}", "é".repeat(300))), format!("/{}…", "é".repeat(249)));
     }
 
     #[test]

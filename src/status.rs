@@ -27,7 +27,8 @@ pub struct Status {
     pub failed: u64,
     /// Requests that the agent refused on its own (400, 413, 503, …), since the start.
     pub refused: u64,
-    /// Requests whose client left before the answer was complete, since the start.
+    /// Requests whose client left before the answer was complete, or whose session was lost while they waited, since
+    /// the start.
     pub cancelled: u64,
     /// Failed tries and lost sessions, since the start.
     pub retries: u64,

@@ -30,6 +30,12 @@ impl TunnelId {
         &self.0
     }
 
+    /// A text of somebody else's, with the ID masked wherever it is in it.
+    pub(crate) fn mask_in(&self, text: &str) -> String {
+        let uuid = &self.0[PREFIX.len()..PREFIX.len() + UUID_LENGTH];
+        text.replace(uuid, &format!("{}…", &uuid[..4]))
+    }
+
     /// What stands behind the UUID.
     pub fn purpose(&self) -> &str {
         &self.0[PREFIX.len() + UUID_LENGTH + 1..]
@@ -44,9 +50,12 @@ impl FromStr for TunnelId {
 
     fn from_str(text: &str) -> Result<Self, InvalidTunnelId> {
         let rest = text.strip_prefix(PREFIX).ok_or(InvalidTunnelId::Prefix)?;
-        let (uuid, purpose) = rest.split_once('_').ok_or(InvalidTunnelId::NoPurpose)?;
+        let (uuid, purpose) = rest.split_once('_').unwrap_or((rest, ""));
         if !is_uuid(uuid) {
             return Err(InvalidTunnelId::Uuid);
+        }
+        if uuid.len() == rest.len() {
+            return Err(InvalidTunnelId::NoPurpose);
         }
         let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if purpose.is_empty() || purpose.len() > PURPOSE_MAX || !purpose.chars().all(allowed) {
@@ -111,6 +120,13 @@ impl std::error::Error for InvalidTunnelId {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_say_of_it_is_masked() {
+        let id: TunnelId = "agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap();
+        let said = "no tunnel agent_550e8400-e29b-41d4-a716-446655440000_prod (550e8400-e29b-41d4-a716-446655440000)";
+        assert_eq!(id.mask_in(said), "no tunnel agent_550e…_prod (550e…)");
+    }
 
     const GOOD: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
 

@@ -147,7 +147,7 @@ impl Agent {
             let run = move || {
                 let visit = Visit(visit);
                 // Who listens has gone only with the check.
-                let _ = ended.send(session::run(link, &self.tunnel_id, 0, &config, intake, counters, &visit));
+                let _ = ended.send(session::run(link, 0, &config, intake, counters, &visit));
             };
             if let Err(error) = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, run) {
                 log.fail("handshake", format!("the system gives no thread for it: {error}"));

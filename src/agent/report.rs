@@ -113,7 +113,7 @@ impl Report {
         page.by_name("failures_total", "code", &counters.failures)?;
         page.family("refused_total", "counter", "Requests that the agent refused by itself, by code")?;
         page.by_name("refused_total", "code", &counters.refusals)?;
-        let help = "Requests whose visitor left before the answer was complete";
+        let help = "Requests whose visitor left before the answer was complete, or whose session was lost while they waited";
         page.one("cancelled_total", "counter", help, "", status.cancelled)?;
         let help = "Answers that were dropped because their session was gone";
         page.one("answers_dropped_total", "counter", help, "", counters.dropped())?;

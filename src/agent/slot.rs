@@ -179,8 +179,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             has_successor: Cell::new(false),
         };
         let (config, intake) = (&agent.session, self.slots.intake.clone());
-        let end =
-            session::run(link, &agent.tunnel_id, self.number, config, intake, &agent.counters, &sitting);
+        let end = session::run(link, self.number, config, intake, &agent.counters, &sitting);
         sitting.id.get().inspect(|id| agent.control.detach(*id));
         agent.counters.session_ended(start);
         let lived = start.elapsed();

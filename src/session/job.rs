@@ -1,5 +1,6 @@
 //! One request on its way through a worker.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,8 @@ use super::outbox::Ticket;
 use super::streamed::Streamed;
 use super::whole::{self, Whole};
 use super::{Config, FailureAnswer};
-use crate::admission::{Refusal, failed};
+use crate::TunnelId;
+use crate::admission::{Refusal, failed, shown_path};
 use crate::pool::Reason;
 use crate::protocol::mux::{Over, Reset, ResetCode};
 use crate::protocol::{TooLarge, answer};
@@ -40,12 +42,25 @@ pub(super) enum Work {
 pub(super) struct InFlight {
     counters: Arc<Counters>,
     since: Instant,
+    /// What came of it has been counted.
+    told: Cell<bool>,
 }
 
 impl InFlight {
     pub(super) fn new(counters: &Arc<Counters>) -> Self {
         counters.request_started();
-        InFlight { counters: counters.clone(), since: Instant::now() }
+        InFlight { counters: counters.clone(), since: Instant::now(), told: Cell::new(false) }
+    }
+
+    /// What came of it is counted elsewhere.
+    pub(super) fn is_told(&self) {
+        self.told.set(true);
+    }
+
+    /// It was refused.
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        self.is_told();
+        self.counters.request_refused(refusal);
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -54,12 +69,14 @@ impl InFlight {
 
     /// It was answered, or could not be.
     pub(super) fn answered(&self, outcome: &Outcome) {
+        self.is_told();
         let outcome = outcome.as_ref().map(|(status, _)| *status).map_err(Failure::kind);
         self.counters.request_answered(outcome, self.since.elapsed());
     }
 
     /// Nobody waits for the answer any more.
     pub(super) fn given_up(&self, over: &Over) {
+        self.is_told();
         match over {
             Over::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
                 self.counters.request_answered(Err(FailureKind::Timeout), self.since.elapsed());
@@ -72,6 +89,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if !self.told.get() {
+            // It waited, and nobody waits for it any more.
+            self.counters.request_cancelled();
+        }
         self.counters.request_ended();
     }
 }
@@ -94,7 +115,7 @@ impl Job {
             Reason::Full => Refusal::QueueFull,
             Reason::Waited => Refusal::QueueTimeout,
         };
-        self.in_flight.counters().request_refused(&refusal);
+        self.in_flight.refused(&refusal);
         match (self.work, reason) {
             (Work::Whole(request, ticket), _) => {
                 refusal.log(Some((request.method(), request.uri().path())));
@@ -138,7 +159,7 @@ fn answer_whole(
     {
         let refusal = Refusal::BadRequest(failure.to_string().into());
         refusal.log(Some((&line.method, &line.path)));
-        in_flight.counters().request_refused(&refusal);
+        in_flight.refused(&refusal);
         ticket.answer_refusal(&refusal, &line.method);
         return;
     }
@@ -242,7 +263,7 @@ impl LogLine {
     pub(super) fn start(method: &Method, uri: &Uri) -> Self {
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let logged = log::log_enabled!(log::Level::Warn);
-        let path = if logged { uri.path().to_owned() } else { String::new() };
+        let path = if logged { shown_path(uri.path()).into_owned() } else { String::new() };
         LogLine { method: method.clone(), path, started: Instant::now() }
     }
 
@@ -277,14 +298,16 @@ impl LogLine {
 
 impl LogLine {
     /// Nobody waits for the answer any more. Visitors who leave are no errors.
-    pub(super) fn given_up(self, over: &Over) {
+    pub(super) fn given_up(self, over: &Over, tunnel_id: &TunnelId) {
         let LogLine { method, path: raw, started } = self;
         let (method, path, took) = (method.as_str(), raw.escape_debug(), milliseconds(started));
         let (level, code, what) = match over {
             Over::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
                 (Level::Debug, "cancelled", "the visitor left".to_owned())
             }
-            Over::ByPeer(reset) => (Level::Warn, "given_up", format!("the gateway gave it up: {reset}")),
+            Over::ByPeer(reset) => {
+                (Level::Warn, "given_up", tunnel_id.mask_in(&format!("the gateway gave it up: {reset}")))
+            }
             _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
         log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {what} ({took:.1} ms)");

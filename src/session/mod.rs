@@ -31,6 +31,7 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::TunnelId;
 use crate::admission::Entrance;
 pub use order::Correlation;
 pub(crate) use state::End;
@@ -50,6 +51,7 @@ pub enum FailureAnswer {
 /// How a session behaves.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    pub(crate) tunnel_id: TunnelId,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) correlation: Correlation,
     /// What is let through.

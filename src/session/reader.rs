@@ -70,6 +70,7 @@ impl Reader {
         last.end = loop {
             match self.frames.read() {
                 Ok(Incoming::Close(frame)) => {
+                    let frame = frame.map(|(code, reason)| (code, self.masked(&reason)));
                     self.outbox.tell(Event::Close(frame));
                     self.frames.discard(DISCARD_MAX);
                     break End::Eof;
@@ -100,6 +101,11 @@ impl Reader {
         end
     }
 
+    /// What the gateway says, for the log.
+    fn masked(&self, text: &str) -> String {
+        self.config.tunnel_id.mask_in(text)
+    }
+
     fn take(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
             _ if self.given_up => Ok(()),
@@ -126,8 +132,9 @@ impl Reader {
             request::TYPE => self.take_request(&envelope),
             answer::ERROR => {
                 self.given_up = true;
-                let text = envelope.payload().unwrap_or_default().chars().take(ERROR_TEXT_MAX).collect();
-                self.outbox.tell(Event::GatewayError(text));
+                let text: String =
+                    envelope.payload().unwrap_or_default().chars().take(ERROR_TEXT_MAX).collect();
+                self.outbox.tell(Event::GatewayError(self.masked(&text)));
                 Ok(())
             }
             mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
@@ -146,7 +153,7 @@ impl Reader {
                 Ok(())
             }
             Welcome::Mux(_) => {
-                info!("ignored a second or late `welcome`");
+                debug!("ignored a second or late `welcome`");
                 Ok(())
             }
             Welcome::Other => {
@@ -171,7 +178,7 @@ impl Reader {
                 if mux.control_bytes() > CONTROL_MAX { Err(End::NotReading) } else { Ok(()) }
             }
             mux::Event::GoAway { text, .. } => {
-                self.outbox.tell(Event::GoesAway(text));
+                self.outbox.tell(Event::GoesAway(self.masked(&text)));
                 Ok(())
             }
             _ => Ok(()),
@@ -266,7 +273,8 @@ impl Reader {
         let weight = request.body().length().unwrap_or(0) as usize;
         let job = Job { work: Work::Whole(request, ticket), in_flight: InFlight::new(&self.counters) };
         match self.intake.submit(job, Terms { weight, not_before, may_last: false }) {
-            Err(Job { work: Work::Whole(request, ticket), .. }) => {
+            Err(Job { work: Work::Whole(request, ticket), in_flight }) => {
+                in_flight.is_told();
                 self.config.entrance.was_refused();
                 self.refuse(ticket, &Refusal::QueueFull, Some(&request))
             }

@@ -111,12 +111,12 @@ impl Streamed {
             }
             Err(broken) => match (stream.given_up(), broken) {
                 (Some(given_up), _) => {
-                    line.given_up(&given_up);
+                    line.given_up(&given_up, &config.tunnel_id);
                     in_flight.given_up(&given_up);
                 }
                 (None, Broken::Refused(refusal)) => {
                     refusal.log(Some((line.method(), line.path())));
-                    counters.request_refused(&refusal);
+                    in_flight.refused(&refusal);
                     answer.give(refusal.response());
                 }
                 (None, Broken::Failed(failure)) => {

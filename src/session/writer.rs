@@ -18,7 +18,6 @@ use super::pinged::Pinged;
 use super::reader::Reader;
 use super::state::{State, Step};
 use super::{Config, End};
-use crate::TunnelId;
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
 use crate::link::{FrameWriter, Link, Outgoing, WriteHalf};
@@ -51,7 +50,6 @@ pub(crate) trait Supervisor {
 /// Serves one session until it ends. `slot` tells the gateway which session of this process it is.
 pub(crate) fn run(
     link: Link,
-    tunnel_id: &TunnelId,
     slot: u32,
     config: &Config,
     intake: Intake<Job>,
@@ -96,7 +94,7 @@ pub(crate) fn run(
         closing: false,
         pinged,
     };
-    writer.frames.push(Outgoing::Text(Handshake::encode(tunnel_id, &config.instance, slot).into()));
+    writer.frames.push(Outgoing::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
     let end = writer.run(|| link.heard.at());
     link.closer.close();
     // It reads from a closed socket now.

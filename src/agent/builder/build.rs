@@ -158,6 +158,7 @@ impl Builder {
             Bucket::new(rate, burst, self.rate_wait, Instant::now())
         });
         session::Config {
+            tunnel_id: self.tunnel_id.clone(),
             entrance: Arc::new(Entrance::new(self.rules.clone(), bucket)),
             failure: self.failure,
             heartbeat: self.heartbeat,
