@@ -18,7 +18,8 @@ use crate::http1::{Connection, Error, Head, response};
 use crate::link::dial::Token;
 use crate::link::{Closer, Socket};
 
-/// Connections at once; one more takes the place of the oldest.
+/// Connections at once; one more takes the place of the oldest that has shown nothing yet: no request, or not the token
+/// where one is wanted. Where all have, that of the oldest.
 const CONNECTIONS_MAX: usize = 8;
 
 /// A connection's stack: heads, and texts that others make.
@@ -51,8 +52,25 @@ struct State {
     stopping: bool,
     next_id: u64,
     /// By age.
-    open: BTreeMap<u64, Closer>,
+    open: BTreeMap<u64, Client>,
     threads: Vec<JoinHandle<()>>,
+}
+
+struct Client {
+    closer: Closer,
+    /// It has made a request that it may make.
+    is_known: bool,
+}
+
+impl State {
+    /// Ends the connection that is missed least.
+    fn make_room(&mut self) {
+        let least = self.open.iter().min_by_key(|(id, client)| (client.is_known, **id)).map(|(id, _)| *id);
+        if let Some(client) = least.and_then(|id| self.open.remove(&id)) {
+            debug!("admin: closed one of {CONNECTIONS_MAX} connections for a new one");
+            client.closer.close();
+        }
+    }
 }
 
 impl Admin {
@@ -78,7 +96,7 @@ impl Drop for Admin {
         {
             let mut state = self.shared.state();
             state.stopping = true;
-            state.open.values().for_each(Closer::close);
+            state.open.values().for_each(|client| client.closer.close());
         }
         // The acceptor waits for somebody to come.
         if TcpStream::connect_timeout(&self.address, WAKE_TIME).is_ok()
@@ -103,7 +121,9 @@ impl Shared {
     fn answer(&self, head: &Head) -> Response<Vec<u8>> {
         let path = head.request.uri().path();
         if !matches!(*head.request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         if path != "/healthz" && !self.is_allowed(head.request.headers()) {
             let mut response = text(StatusCode::UNAUTHORIZED, "this wants the token of --admin-token-file\n");
@@ -143,20 +163,17 @@ fn take(socket: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     let socket = Socket::plain(socket)?;
     let mut state = shared.state();
     state.threads.retain(|thread| !thread.is_finished());
-    if state.open.len() >= CONNECTIONS_MAX
-        && let Some((_, oldest)) = state.open.pop_first()
-    {
-        debug!("admin: closed the oldest of {CONNECTIONS_MAX} connections for a new one");
-        oldest.close();
+    if state.open.len() >= CONNECTIONS_MAX {
+        state.make_room();
     }
     let id = state.next_id;
     state.next_id += 1;
-    state.open.insert(id, socket.closer());
+    state.open.insert(id, Client { closer: socket.closer(), is_known: false });
     let serving = shared.clone();
     let thread = thread::Builder::new().name("admin".to_owned()).stack_size(STACK);
     let spawned = thread.spawn(move || {
         // An error means that the client has left.
-        let _ = serve(socket, &serving);
+        let _ = serve(socket, id, &serving);
         serving.state().open.remove(&id);
     });
     match spawned {
@@ -169,13 +186,18 @@ fn take(socket: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     Ok(())
 }
 
-fn serve(socket: Socket, shared: &Shared) -> io::Result<()> {
+fn serve(socket: Socket, id: u64, shared: &Shared) -> io::Result<()> {
     let mut connection = Connection::new(socket)?;
     while connection.wait() {
         let head = match connection.read_head() {
             Ok(head) => head,
             Err(error) => return refuse(connection, error),
         };
+        if shared.is_allowed(head.request.headers())
+            && let Some(client) = shared.state().open.get_mut(&id)
+        {
+            client.is_known = true;
+        }
         if let Err(error) = connection.read_body(&head, 0) {
             return refuse(connection, error);
         }

@@ -215,7 +215,19 @@ fn slow_clients_disturb_nobody() {
     let gateway = ScriptedGateway::start();
     let (mut agent, admin) = start(&gateway, &site(), &[]);
     let mut session = gateway.accept();
-    // Those who say half a word take all the places there are; who comes then takes that of the oldest.
+    let mut known = BufReader::new(TcpStream::connect(admin).unwrap());
+    known.get_mut().set_read_timeout(Some(LIMIT)).unwrap();
+    let mut asks = || {
+        known.get_mut().write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut line = String::new();
+        while line != "ok\n" {
+            line.clear();
+            assert_ne!(known.read_line(&mut line).unwrap(), 0);
+        }
+    };
+    asks();
+    // Those who say half a word take all the places there are, but for those of others who have asked; who comes then
+    // takes that of the oldest.
     let clients: Vec<TcpStream> = (0..8)
         .map(|_| {
             let mut socket = TcpStream::connect(admin).unwrap();
@@ -230,6 +242,7 @@ fn slow_clients_disturb_nobody() {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("{other:?}"),
     }
+    asks();
     session.get("/");
     assert_eq!(session.answer().text, "hello");
     // It ends at once with all of them there.

@@ -124,6 +124,17 @@ fn who_waits_for_too_long_is_answered_and_never_reaches_the_server() {
 }
 
 #[test]
+fn what_a_gateway_says_neither_commands_a_terminal_nor_shows_the_tunnel_id() {
+    let (mut agent, mut session) = start(&["--local", &url(nobody()), "--max-retries", "1"]);
+    let reason = format!("no\u{1b}[31m {TUNNEL_ID}\nfake line");
+    let frame = tungstenite::protocol::CloseFrame { code: 4001.into(), reason: reason.into() };
+    session.0.close(Some(frame)).unwrap();
+    let line = agent.wait_for("closed it with code 4001");
+    assert!(line.contains("no\\u{1b}[31m agent_550e…_prod\\nfake line"), "{line}");
+    assert!(!line.contains(TUNNEL_ID), "{line}");
+}
+
+#[test]
 fn a_circuit_opens_after_failures_in_a_row_and_closes_when_the_server_is_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -588,6 +588,27 @@ fn what_a_gateway_waited_for_in_vain_is_a_failure_of_the_server() {
 }
 
 #[test]
+fn clients_that_leave_while_they_wait_are_counted_and_never_served() {
+    let gateway = ScriptedGateway::start();
+    let (service, signal) = lasting();
+    let builder = builder(&gateway).service(service).max_in_flight(1);
+    let (handle, mut session) = start_with(&gateway, builder, "");
+    get(&mut session, 1, "/lasting");
+    assert_eq!(signal.wait(), "began");
+    for stream in 2..=4 {
+        get(&mut session, stream, "/lasting");
+        send(&mut session, RESET, 0, stream, "\x01the client left");
+    }
+    get(&mut session, 5, "/next");
+    send(&mut session, RESET, 0, 1, "\x01the client left");
+    assert_eq!(signal.wait(), "ended");
+    assert_eq!(response(&mut session, 5).1, b"/next");
+    drop(session);
+    let status = stop_and_count(handle);
+    assert_eq!((status.served, status.cancelled, status.failed, status.in_flight), (1, 4, 0, 0));
+}
+
+#[test]
 fn an_answer_ends_the_reading_of_a_body_that_goes_on() {
     let gateway = ScriptedGateway::start();
     let ended = Signal::new();

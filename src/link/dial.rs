@@ -148,6 +148,11 @@ impl Token {
     /// Whether an `Authorization` header shows it. How long it takes does not tell where the difference is.
     pub fn is_shown_by(&self, authorization: &HeaderValue) -> bool {
         let (ours, theirs) = (self.0.as_bytes(), authorization.as_bytes());
+        // The scheme's capitals make no difference (RFC 9110 §11.1).
+        let scheme = "Bearer ".len();
+        let has_scheme =
+            theirs.get(..scheme).is_some_and(|theirs| theirs.eq_ignore_ascii_case(&ours[..scheme]));
+        let (ours, theirs) = if has_scheme { (&ours[scheme..], &theirs[scheme..]) } else { (ours, theirs) };
         let difference = ours.iter().zip(theirs).fold(0, |difference, (a, b)| difference | (a ^ b));
         ours.len() == theirs.len() && difference == 0
     }
@@ -457,9 +462,15 @@ mod tests {
     fn a_token_is_printable_and_never_shown() {
         let token = Token::new("s3cret").unwrap();
         assert_eq!(format!("{token:?}"), "Token(…)");
-        for (shown, is_it) in
-            [("Bearer s3cret", true), ("Bearer s3cre", false), ("Bearer s3crets", false), ("", false)]
-        {
+        for (shown, is_it) in [
+            ("Bearer s3cret", true),
+            ("bearer s3cret", true),
+            ("Bearer S3cret", false),
+            ("s3cret", false),
+            ("Bearer s3cre", false),
+            ("Bearer s3crets", false),
+            ("", false),
+        ] {
             assert_eq!(token.is_shown_by(&HeaderValue::from_static(shown)), is_it, "{shown:?}");
         }
         for bad in ["", "two words", "line\nbreak", "é"] {
