@@ -22,10 +22,13 @@ use crate::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::{Body, Request, Service};
 
 /// How long all of a search may take. Whoever has not answered by then is not found.
-const SEARCH_TIME: Duration = Duration::from_secs(5);
+pub(crate) const SEARCH_TIME: Duration = Duration::from_secs(5);
 
-/// How long a server may take for each step of its answers.
-const TIME: Duration = Duration::from_millis(700);
+/// How long a connection may take.
+const CONNECT_TIME: Duration = Duration::from_millis(700);
+
+/// How long a server may take for its answer: an application that was just started may think a while.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// Ports that are asked at most.
 const PORTS_MAX: usize = 256;
@@ -162,7 +165,7 @@ impl Search {
 
     fn begin(&self, address: SocketAddr) -> Option<(SocketAddr, Arc<Origin>)> {
         let url: LocalUrl = format!("http://{address}").parse().ok()?;
-        let time = Timeouts { connect: TIME, response: TIME, idle: TIME };
+        let time = Timeouts { connect: CONNECT_TIME, response: ANSWER_TIME, idle: ANSWER_TIME };
         let origin = Arc::new(Origin::new(url, None, None, time));
         let mut state = self.state();
         if state.is_over || state.is_stopped {
@@ -185,6 +188,11 @@ impl Search {
         // Nothing panics while the lock is held.
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Whether it is a usual port of a development server.
+pub(crate) fn is_usual(port: u16) -> bool {
+    USUAL.contains(&port)
 }
 
 /// The likelier a port is one of a development server, the lower.
@@ -282,14 +290,17 @@ fn title(page: &str) -> Option<String> {
     let start = start + lower[start..].find('>')? + 1;
     let end = start + lower[start..].find("</title")?;
     let title = page[start..end].split_whitespace().collect::<Vec<_>>().join(" ");
-    (!title.is_empty()).then(|| shown(&title, TITLE_MAX))
+    let title = shown(&title, TITLE_MAX);
+    (!title.is_empty()).then_some(title)
 }
 
 /// A text of a stranger's on one line of a terminal, which it can neither command nor turn round.
 fn shown(text: &str, max: usize) -> String {
-    let turns =
-        |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().filter(|c| !c.is_control() && !turns(c)).take(max).collect()
+    let is_unseen = |c: &char| {
+        let marks = matches!(c, '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+        marks || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    text.chars().filter(|c| !c.is_control() && !is_unseen(c)).take(max).collect()
 }
 
 /// What a server is probably made with, by its headers and its page.
@@ -413,6 +424,8 @@ mod tests {
             ("<html><head><TITLE lang=en>\n My\t site </Title>", Some("My site")),
             ("<title>a\u{1b}[31mb</title>", Some("a[31mb")),
             ("<title>\u{202e}txt.exe</title>", Some("txt.exe")),
+            ("<title>a\u{200b}\u{feff}\u{61c}\u{e0041}b</title>", Some("ab")),
+            ("<title>\u{1}</title>", None),
             ("<title></title>", None),
             ("<title>never ends", None),
             ("none", None),

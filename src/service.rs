@@ -208,6 +208,8 @@ pub struct Failure {
     kind: FailureKind,
     text: String,
     retry_after: Option<Duration>,
+    /// For the log alone: where it was, and what a person might try.
+    hint: Option<String>,
 }
 
 /// What kind of [`Failure`] it is.
@@ -258,20 +260,12 @@ impl FailureKind {
             FailureKind::Internal => "internal",
         }
     }
-
-    /// What a person might try, to stand behind the failure's text in a log.
-    pub(crate) fn hint(self) -> &'static str {
-        match self {
-            FailureKind::Unreachable => "; check --local, and that it is running",
-            _ => "",
-        }
-    }
 }
 
 impl Failure {
     /// A failure of this kind. The text is one line for a person, without secrets.
     pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
-        Failure { kind, text: text.into(), retry_after: None }
+        Failure { kind, text: text.into(), retry_after: None, hint: None }
     }
 
     /// The same, with the time after which another try may do better. A response that is made of it says so in
@@ -283,6 +277,16 @@ impl Failure {
     /// The time after which another try may do better, if that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// The same, with where it was and what the agent's owner might try, which visitors are not told.
+    pub(crate) fn with_hint(self, hint: String) -> Self {
+        Failure { hint: Some(hint), ..self }
+    }
+
+    /// Where it was, and what the agent's owner might try.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// What kind it is.

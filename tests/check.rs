@@ -50,7 +50,7 @@ fn a_local_server_that_is_down_or_ill_fails_it() {
     let (_gateway, address) = Program::gateway(&[]);
     let url = format!("ws://{address}");
     let printed = check(&url, &format!("http://{}", nobody()), &["--health-path", "/"], "PPPSPPPPFSSS", 1);
-    assert!(printed.contains("start the local server, or check --local"), "{printed}");
+    assert!(printed.contains("start the local server, or check its address"), "{printed}");
     let ill = format!("http://{}", serve_http(|_| b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into()));
     let other = support::serve(|mut socket| {
         let _ = std::io::Read::read(&mut socket, &mut [0; 1000]);

@@ -231,7 +231,7 @@ fn without_an_agent_there_is_503_and_without_a_site_502() {
     let line = agent.wait_for("GET /x ");
     assert!(
         line.contains("WARN")
-            && line.contains("check --local, and that it is running")
+            && line.contains("; start the local server, or check its address")
             && !line.contains("secret"),
         "{line}"
     );

@@ -133,19 +133,31 @@ impl Connection {
 
     /// Reads a request's body, up to `max` bytes of it.
     pub fn read_body(&mut self, head: &Head, max: usize) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        self.read_pieces(head, max, |piece| body.extend_from_slice(piece))?;
+        Ok(body)
+    }
+
+    /// Reads a request's body that nobody wants, up to `max` bytes of it.
+    pub fn skip_body(&mut self, head: &Head, max: usize) -> Result<(), Error> {
+        self.read_pieces(head, max, |_| {})
+    }
+
+    fn read_pieces(&mut self, head: &Head, max: usize, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
         let start = Instant::now();
         let mut decoder = Decoder::limited(head.framing, max as u64).map_err(io::Error::from)?;
-        self.send_continue(head)?;
-        let mut body = Vec::new();
-        while !decoder.is_done() {
-            self.input.socket_mut().set_deadline(Some(body_deadline(start, body.len())))?;
-            let filled = body.len();
-            let expected = decoder.left().unwrap_or(PIECE as u64).clamp(1, PIECE as u64);
-            body.resize(filled + expected as usize, 0);
-            let read = self.input.read_body(&mut decoder, &mut body[filled..])?;
-            body.truncate(filled + read);
+        if decoder.is_done() {
+            return Ok(());
         }
-        Ok(body)
+        self.send_continue(head)?;
+        let (mut buffer, mut total) = (vec![0; PIECE], 0);
+        while !decoder.is_done() {
+            self.input.socket_mut().set_deadline(Some(body_deadline(start, total)))?;
+            let read = self.input.read_body(&mut decoder, &mut buffer)?;
+            take(&buffer[..read]);
+            total += read;
+        }
+        Ok(())
     }
 
     /// Sends a whole response. Returns whether the connection can take another request.

@@ -255,14 +255,14 @@ impl DialError {
     /// What a person might try where it is the local server that is not reached.
     pub(crate) fn local_hint(&self) -> &'static str {
         match self {
-            DialError::Resolve(_) => "check the host name in --local",
+            DialError::Resolve(_) => "check the host name",
             DialError::Tls(error) if tls::is_not_tls(error) => "if it is not meant to speak TLS, use http://",
             DialError::Tls(error) => match tls::flaw(error) {
-                Some(Flaw::WrongName) => "give in --local a name that the certificate has",
+                Some(Flaw::WrongName) => "give a name that the certificate has",
                 Some(Flaw::Expired | Flaw::NotYetValid) => OUT_OF_DATE,
                 None => "check the certificate, or name its authority with --local-ca-file",
             },
-            _ => "start the local server, or check --local",
+            _ => "start the local server, or check its address (--local, --route)",
         }
     }
 }

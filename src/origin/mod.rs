@@ -20,7 +20,7 @@ use self::connection::{Begun, Broken, Connection, Outgoing};
 use self::connections::Connections;
 use self::response::ResponseBody;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
-use crate::http1::{Decoder, Framing, write_request_head};
+use crate::http1::{BadResponse, Decoder, Framing, write_request_head};
 use crate::link::dial::{self, DialError, Endpoint};
 use crate::link::resolve::Resolver;
 use crate::link::tls::ClientTls;
@@ -178,6 +178,10 @@ impl Origin {
                 let text = "it did not answer for as long as the gateway waits";
                 (Failure::new(FailureKind::Timeout, text), Blame::Server)
             }
+            (_, broken @ Broken::BadResponse(BadResponse::Invalid(_))) => {
+                let hint = format!("at {}; perhaps it is no HTTP server, or one for https://", self.local);
+                (broken.explain(&self.timeouts).with_hint(hint), Blame::Nobody)
+            }
             (None, broken @ Broken::Stalled(_)) => (broken.explain(&self.timeouts), Blame::Server),
             (_, broken) => (broken.explain(&self.timeouts), Blame::Nobody),
         };
@@ -232,6 +236,7 @@ impl Origin {
 
     /// The system's error, which says most in the fewest words; TLS and look-up failures name themselves.
     fn unreachable(&self, error: DialError) -> Failure {
+        let hint = format!("at {}; {}", self.local, error.local_hint());
         let text = match error {
             DialError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
                 format!("no connection to {} within {:?}", self.local, self.timeouts.connect)
@@ -239,7 +244,7 @@ impl Origin {
             DialError::Connect(_, error) => error.to_string(),
             other => other.to_string(),
         };
-        Failure::new(FailureKind::Unreachable, text)
+        Failure::new(FailureKind::Unreachable, text).with_hint(hint)
     }
 
     /// Makes the local server's response ours.

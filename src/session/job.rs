@@ -286,10 +286,11 @@ impl LogLine {
                 info!(method, path = raw, status, bytes = *bytes as u64, duration_ms = took; "{method} {path} {status} {bytes} B {took:.1} ms");
             }
             Err(failure) => {
-                let (code, hint) = (failure.kind().code(), failure.kind().hint());
+                let code = failure.kind().code();
+                let hint = failure.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
                 // That a circuit opened was said once, and louder.
                 let is_told = failure.kind() == FailureKind::Unavailable;
-                let (level, hint) = if is_told { (Level::Info, "") } else { (Level::Warn, hint) };
+                let level = if is_told { Level::Info } else { Level::Warn };
                 log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
             }
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::discover::Found;
+use crate::discover::{Found, is_usual};
 
 /// How long nobody may listen at the server's port before another one is taken: most restarts are shorter.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -42,9 +42,12 @@ pub(super) enum Look {
 
 /// The server that is taken. It is kept for as long as somebody listens at its port, since a server that is slow
 /// is not another one. When it comes back after another one was taken, it is taken again.
+///
+/// In its place only one is taken that may be the same application, or is at a usual port: what else listens on this
+/// machine, an administrator's page, say, was not meant for everybody.
 #[derive(Debug)]
 pub(super) struct Choice {
-    first: Option<SocketAddr>,
+    first: Option<Found>,
     taken: Option<SocketAddr>,
     gone_since: Option<Instant>,
     /// When to look whether the first is back.
@@ -85,11 +88,15 @@ impl Choice {
     /// The server that was taken first, if another one is taken and it is time to look for the first.
     fn home(&mut self, now: Instant) -> Option<SocketAddr> {
         let is_time = self.home_at.is_some_and(|at| at <= now);
-        self.first.filter(|_| is_time).inspect(|_| self.home_at = Some(now + HOME_EVERY))
+        let first = self.first.as_ref().map(|first| first.address);
+        first.filter(|_| is_time).inspect(|_| self.home_at = Some(now + HOME_EVERY))
     }
 
     fn search(&mut self, now: Instant, machine: &impl Machine) -> (Look, Option<Duration>) {
         let mut found = machine.servers();
+        if let Some(first) = &self.first {
+            found.retain(|found| may_replace(first, found));
+        }
         if found.is_empty() {
             let look = if self.delay.is_none() { Look::Nothing } else { Look::Stay };
             let delay = self.delay.map_or(SOON, |delay| (delay * 2).min(SEARCH_EVERY));
@@ -102,12 +109,18 @@ impl Choice {
     }
 
     fn take(&mut self, found: Found, others: Vec<Found>, now: Instant) -> Look {
-        let first = *self.first.get_or_insert(found.address);
+        let first = self.first.get_or_insert_with(|| found.clone());
         self.taken = Some(found.address);
-        self.home_at = (first != found.address).then(|| now + HOME_EVERY);
+        self.home_at = (first.address != found.address).then(|| now + HOME_EVERY);
         (self.gone_since, self.delay) = (None, None);
         Look::Take(found, others)
     }
+}
+
+fn may_replace(first: &Found, other: &Found) -> bool {
+    let port = other.address.port();
+    let is_alike = first.framework.is_some() && first.framework == other.framework;
+    port == first.address.port() || is_usual(port) || is_alike
 }
 
 #[cfg(test)]
@@ -198,6 +211,20 @@ mod tests {
             (15, false, Ports(&[5173], &[8000]), "stay; never"),
             (16, false, Ports(&[5173], &[]), "stay; 1 s"),
         ]);
+    }
+
+    #[test]
+    fn what_else_listens_is_not_taken_for_one_that_is_gone() {
+        check(&[
+            (0, true, Ports(&[8000, 9090], &[]), "take 8000, not 1; never"),
+            (10, false, Ports(&[9090], &[]), "stay; 1 s"),
+            (15, false, Ports(&[9090], &[]), "nothing; 1 s"),
+            (16, false, Ports(&[9090, 3000], &[]), "take 3000, not 0; 10 s"),
+        ]);
+        let of = |port, framework| Found { framework, ..found(port) };
+        assert!(may_replace(&of(4000, Some("Vite")), &of(4001, Some("Vite"))));
+        assert!(!may_replace(&of(4000, Some("Vite")), &of(4001, Some("PHP"))));
+        assert!(!may_replace(&of(4000, None), &of(4001, None)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use http::header::{HeaderValue, USER_AGENT};
@@ -33,6 +33,8 @@ pub(super) struct Search {
     choice: Mutex<Choice>,
     /// The last is the one that is taken. Those before it still have answers to give.
     servers: RwLock<Vec<Arc<Server>>>,
+    /// Whether the first look is over: until then nobody knows that there is no server.
+    has_looked: (Mutex<bool>, Condvar),
 }
 
 /// How requests reach one server.
@@ -130,6 +132,7 @@ impl Search {
             except,
             choice: Mutex::new(Choice::new()),
             servers: RwLock::default(),
+            has_looked: Default::default(),
         }
     }
 
@@ -143,6 +146,26 @@ impl Search {
     /// Ends a search that is under way, and all that would come.
     pub(super) fn stop(&self) {
         self.machine.stop();
+        self.has_looked();
+    }
+
+    /// A look is over, and what it found is taken.
+    pub(super) fn has_looked(&self) {
+        let (has_looked, changed) = &self.has_looked;
+        // Nothing panics while the lock is held.
+        *has_looked.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
+        changed.notify_all();
+    }
+
+    /// Waits until the first look is over, for as long as that may take.
+    pub(super) fn wait_for_first_look(&self) {
+        if !self.servers().is_empty() {
+            return;
+        }
+        let (has_looked, changed) = &self.has_looked;
+        let has_looked = has_looked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let waited = changed.wait_timeout_while(has_looked, discover::SEARCH_TIME, |looked| !*looked);
+        drop(waited.unwrap_or_else(|poisoned| poisoned.into_inner()));
     }
 
     fn servers(&self) -> RwLockReadGuard<'_, Vec<Arc<Server>>> {

@@ -34,6 +34,8 @@ pub(super) struct Target {
     started: Instant,
     /// When a request was answered well last, in milliseconds since the start; 0 for never.
     proven: AtomicU64,
+    /// A server was found where none was named.
+    is_found: AtomicBool,
     /// Wakes the thread that looks after it.
     bell: Bell,
 }
@@ -68,6 +70,7 @@ impl Target {
             is_calm: AtomicBool::new(true),
             started: Instant::now(),
             proven: AtomicU64::new(0),
+            is_found: AtomicBool::new(false),
             bell: Bell::default(),
         }
     }
@@ -124,6 +127,9 @@ impl Target {
 
     /// Has a request answered, if the breaker lets it pass.
     pub(super) fn call(&self, request: Request) -> Result<Response, Unanswered> {
+        if let Servers::Searched(search) = &self.servers {
+            search.wait_for_first_look();
+        }
         let Some(server) = self.server() else {
             self.bell.ring();
             let failure = Failure::new(FailureKind::Unreachable, NONE_FOUND);
@@ -233,6 +239,7 @@ impl Target {
             ),
             Look::Take(found, others) => self.take(search, &found, &others),
         }
+        search.has_looked();
         next
     }
 
@@ -247,6 +254,9 @@ impl Target {
             state.health = Health::new();
         });
         let others: Vec<_> = others.iter().map(Found::to_string).collect();
+        if self.is_found.swap(true, Ordering::Relaxed) {
+            return warn!("requests go to another local server from now on: {found}");
+        }
         match others.as_slice() {
             [] => info!("found the local server: {found}"),
             _ => info!("chose the local server: {found}; there are also {}", others.join(", ")),

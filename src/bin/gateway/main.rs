@@ -38,6 +38,9 @@ use clients::{Clients, Stage};
 /// Most connections at once, agents and clients together; one more is closed at once.
 const CONNECTIONS_MAX: usize = 1024;
 
+/// Whether the last connection was one too many: that is said once.
+static IS_FULL: AtomicBool = AtomicBool::new(false);
+
 /// A connection's stack: HTTP heads and JSON, nothing that recurses.
 const STACK: usize = 512 << 10;
 
@@ -178,9 +181,14 @@ fn take(socket: TcpStream, gateway: &Arc<Gateway>) {
     let count = gateway.connections.fetch_add(1, Ordering::Relaxed);
     let counted = Counted(gateway.clone());
     if count >= CONNECTIONS_MAX {
-        debug!("closed a connection: there are {CONNECTIONS_MAX} already");
+        if !IS_FULL.swap(true, Ordering::Relaxed) {
+            warn!(
+                "closing connections, since there are {CONNECTIONS_MAX} already, agents and visitors together"
+            );
+        }
         return;
     }
+    IS_FULL.store(false, Ordering::Relaxed);
     let socket = match Socket::plain(socket) {
         Ok(socket) => socket,
         Err(error) => return debug!("connection failed at once: {error}"),

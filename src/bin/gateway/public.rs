@@ -42,7 +42,10 @@ pub fn serve(socket: Socket, client: Client, gateway: &Arc<Gateway>) -> io::Resu
         head.keep_alive &= !gateway.clients.is_draining();
         let next = match route(&head, to_agent, gateway) {
             Route::Agent(to) => forward(connection, &head, to, &peer, &client, gateway)?,
-            Route::Here(response) => answer(connection, &head, |_| response, gateway)?,
+            Route::Here(response) => {
+                let read = |connection: &mut Connection, max| connection.skip_body(&head, max);
+                answer(connection, &head, read, |()| response, gateway)?
+            }
         };
         match next {
             Some(next) if client.is_now(Stage::Idle) => connection = next,
@@ -125,18 +128,19 @@ fn forward(
             Err(no_answer) => no_answer.response(),
         }
     };
-    answer(connection, head, forward, gateway)
+    answer(connection, head, |connection, max| connection.read_body(head, max), forward, gateway)
 }
 
 /// Reads a whole request, and answers it with a whole response. Gives the connection back when it can take
 /// another request.
-fn answer(
+fn answer<B>(
     mut connection: Connection,
     head: &Head,
-    respond: impl FnOnce(Vec<u8>) -> Response<Vec<u8>>,
+    read: impl FnOnce(&mut Connection, usize) -> Result<B, Error>,
+    respond: impl FnOnce(B) -> Response<Vec<u8>>,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let body = match connection.read_body(head, gateway.settings.max_body) {
+    let body = match read(&mut connection, gateway.settings.max_body) {
         Ok(body) => body,
         Err(error) => return refuse(connection, Some(head), error).map(|()| None),
     };
