@@ -3,6 +3,7 @@
 //! One table per program says which options there are; the help, the environment variables and the hints
 //! all come from it. A flag beats its variable beats the default; an empty variable counts as unset.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write;
@@ -290,6 +291,7 @@ fn check(table: &[Opt], arguments: &[OsString]) -> Result<Vec<(&'static str, Str
     let mut seen: Vec<(&'static str, String)> = Vec::new();
     let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
     while let Some(argument) = rest.next() {
+        let is_text = matches!(argument, Cow::Borrowed(_));
         let (flag, value) = match argument.split_once('=') {
             Some((flag, value)) => (flag, Some(value)),
             None => (argument.as_ref(), None),
@@ -303,10 +305,14 @@ fn check(table: &[Opt], arguments: &[OsString]) -> Result<Vec<(&'static str, Str
             (true, None) => String::new(),
             (false, Some(value)) => value.to_owned(),
             (false, None) => match rest.next().filter(|value| !value.starts_with("--")) {
-                Some(value) => value.into_owned(),
+                Some(Cow::Borrowed(value)) if is_text => value.to_owned(),
+                Some(_) => return Err(UsageError(format!("{flag}: not valid UTF-8"))),
                 None => return Err(UsageError(format!("{flag} needs a value"))),
             },
         };
+        if !is_text {
+            return Err(UsageError(format!("{}: not valid UTF-8", opt.flag)));
+        }
         seen.push((opt.flag, value));
     }
     Ok(seen)
@@ -417,7 +423,11 @@ fn secret_file(path: &str) -> Result<String, String> {
     /// Longer than any token.
     const MAX: u64 = 16 << 10;
     let mut content = String::new();
-    let file = std::fs::File::open(path).map_err(|error| format!("{path}: {error}"))?;
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        // Perhaps it is no path, but the secret itself.
+        std::io::ErrorKind::NotFound => format!("no such file, of {} characters", path.chars().count()),
+        _ => format!("{path}: {error}"),
+    })?;
     std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX), &mut content)
         .map_err(|error| format!("{path}: {error}"))?;
     Ok(content.trim_end_matches(['\r', '\n']).to_owned())

@@ -29,7 +29,7 @@ pub struct InvalidRate;
 
 impl fmt::Display for InvalidRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a rate such as 100/s or 30/m")
+        f.write_str("expected a rate such as 100/s or 30/m, of 1 to 1000000")
     }
 }
 

@@ -241,6 +241,11 @@ fn what_cannot_be_meant_is_refused_by_name() {
     for (options, text) in [
         (&["--allow", "admin"][..], "--allow: expected a path"),
         (&["--deny", "GET/x"], "--deny: expected methods"),
+        (&["--allow", "/a", "--deny", "b"], "--deny, rule 2: expected a path"),
+        (&["--gateway", "ws://x", "--gateway", "ws://x/ws"], "is given twice"),
+        (&["--workers", "9", "--max-streams", "8"], "--max-streams counts those of --workers"),
+        (&["--local", "http://127.0.0.1:3000"], "is the gateway itself"),
+        (&["--admin-token-file", "s3cret"], "--admin-token-file: no such file"),
         (&["--rate", "100"], "--rate: expected a rate such as 100/s"),
         (&["--burst", "5"], "--burst needs --rate"),
         (&["--rate-wait", "1s"], "--rate-wait needs --rate"),
@@ -254,7 +259,7 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--health-path", "up"], "--health-path: expected a path"),
         (&["--health-interval", "1s"], "--health-interval needs --health-path"),
         (&["--failure", "maybe"], "--failure: expected error or response"),
-        (&["--breaker-failures", "x"], "--breaker-failures"),
+        (&["--breaker-failures", "x"], "--breaker-failures: expected a whole number"),
         (&["--breaker-open", "31s"], "--breaker-open must be"),
     ] {
         let mut agent = Program::agent(&[&["--tunnel-id", TUNNEL_ID], options].concat());

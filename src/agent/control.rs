@@ -47,11 +47,6 @@ impl Control {
         self.lock().drain_until.is_some()
     }
 
-    /// Whether the agent is to stop, and the time to finish is over.
-    pub(super) fn is_out_of_time(&self) -> bool {
-        self.lock().drain_until.is_some_and(|until| until <= Instant::now())
-    }
-
     /// Takes note of a session, for as long as it is not [detached](Self::detach).
     pub(super) fn attach(&self, session: Outbox) -> u64 {
         let mut state = self.lock();

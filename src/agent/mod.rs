@@ -68,8 +68,8 @@ pub struct Agent {
 pub enum RunError {
     /// The gateway knows who asks and says no: 401 or 403 on the upgrade.
     Refused(StatusCode),
-    /// The admin server cannot listen.
-    Admin(io::Error),
+    /// The admin server cannot listen at this address.
+    Admin(SocketAddr, io::Error),
     /// The tries are used up; what went wrong last.
     GaveUp(String),
     /// The system gives no more threads.
@@ -86,7 +86,9 @@ impl fmt::Display for RunError {
                 )
             }
             RunError::GaveUp(last) => write!(f, "gave up on the gateway (see --max-retries): {last}"),
-            RunError::Admin(error) => write!(f, "cannot listen for --admin: {error}; choose another address"),
+            RunError::Admin(address, error) => {
+                write!(f, "cannot listen at {address} (--admin): {error}; choose another address")
+            }
             RunError::Threads(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -122,16 +124,12 @@ impl Agent {
             Ok(admin) => admin,
             Err(error) => {
                 pool.join();
-                return Err(RunError::Admin(error));
+                return Err(error);
             }
         };
         let care = self.targets.as_ref().map(|targets| targets.look_after()).transpose();
         let care = care.inspect_err(|error| warn!("no thread to look after local servers: {error}"));
         let result = Slots::new(&self, pool.intake()).run();
-        let unfinished = self.counters.status().in_flight;
-        if unfinished > 0 && self.control.is_out_of_time() {
-            warn!("requests given up, since the time to finish them is over: {unfinished}");
-        }
         // No other local server is taken from now on.
         drop(care);
         self.service.interrupt();
@@ -144,7 +142,7 @@ impl Agent {
         result
     }
 
-    fn start_admin(&self, pool: &Pool<Job>) -> io::Result<Option<Admin>> {
+    fn start_admin(&self, pool: &Pool<Job>) -> Result<Option<Admin>, RunError> {
         let Some((address, token)) = self.admin.clone() else { return Ok(None) };
         let report = Report {
             counters: self.counters.clone(),
@@ -152,7 +150,8 @@ impl Agent {
             intake: pool.intake(),
             targets: self.targets.clone(),
         };
-        Admin::start(address, token, move |path| report.answer(path)).map(Some)
+        let admin = Admin::start(address, token, move |path| report.answer(path));
+        admin.map(Some).map_err(|error| RunError::Admin(address, error))
     }
 
     /// Serves the tunnel on threads of its own. Fails when the system gives no thread.

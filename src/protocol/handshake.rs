@@ -7,6 +7,9 @@ use crate::TunnelId;
 /// What this agent can do beyond part 1: request IDs, base64 bodies, and streams.
 pub const CAPABILITIES: [&str; 3] = ["id", "base64", super::mux::PROTOCOL];
 
+/// Longest handshake that a gateway reads, in bytes: what is in it is kept, logged and shown.
+const HANDSHAKE_MAX: usize = 4 << 10;
+
 /// The agent's handshake as a gateway reads it.
 #[derive(Debug, Clone)]
 pub struct Handshake {
@@ -58,6 +61,9 @@ impl Handshake {
 
     /// Reads an agent's handshake, or says what is wrong with it.
     pub fn decode(frame: &str) -> Result<Self, String> {
+        if frame.len() > HANDSHAKE_MAX {
+            return Err(format!("its handshake is longer than {HANDSHAKE_MAX} bytes"));
+        }
         let wire: In =
             serde_json::from_str(frame).map_err(|_| "the first message is no handshake".to_owned())?;
         Ok(Handshake {

@@ -16,14 +16,15 @@ pub struct Program(Child);
 impl Program {
     pub fn agent(gateway: SocketAddr, local: SocketAddr, more: &[&str]) -> Program {
         let agent = std::env::var("BENCH_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
-        let mut command = Command::new(agent);
+        let mut command = Command::new(&agent);
         command
             .args(["--tunnel-id", TUNNEL_ID, "--gateway", &format!("ws://{gateway}")])
             .args(["--local", &format!("http://{local}")])
             .args(more)
             .env("RUST_LOG", "error")
             .stdin(Stdio::null());
-        Program(command.spawn().expect("the agent starts"))
+        let started = command.spawn();
+        Program(started.unwrap_or_else(|error| panic!("cannot start {agent} (see BENCH_AGENT): {error}")))
     }
 
     pub fn gateway(more: &[&str]) -> (Program, SocketAddr) {

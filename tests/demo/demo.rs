@@ -42,7 +42,9 @@ fn main() -> ExitCode {
 fn port(variable: &str, default: u16) -> io::Result<SocketAddr> {
     let text = std::env::var(variable).unwrap_or_default();
     let port = if text.is_empty() { Ok(default) } else { text.parse() };
-    let port = port.map_err(|_| io::Error::other(format!("{variable} is not a port number")))?;
+    let port = port.ok().filter(|port| *port != 0);
+    let port =
+        port.ok_or_else(|| io::Error::other(format!("{variable} is not a port number, 1 to 65535")))?;
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
@@ -60,6 +62,9 @@ fn run() -> io::Result<()> {
     thread::spawn(move || signals.forever().for_each(|_| stop.send(()).unwrap_or_default()));
 
     let (gateway_at, site_at) = (port("GATEWAY_PORT", 3000)?, port("SITE_PORT", 8000)?);
+    if gateway_at == site_at {
+        return Err(io::Error::other("GATEWAY_PORT and SITE_PORT must not be the same"));
+    }
     let site =
         TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at, ("GATEWAY_PORT", gateway_at)))?;
     drop(
@@ -80,7 +85,7 @@ fn run() -> io::Result<()> {
         show_requests(gateway_at)?;
         println!("\nThe tunnel is up: http://{gateway_at}/ is the site on {site_at}. Try");
         println!("    curl -N http://{gateway_at}/events");
-        println!("    curl http://{gateway_at}/download?bytes=1073741824 | sha1sum");
+        println!("    curl 'http://{gateway_at}/download?bytes=1073741824' | sha1sum");
         println!("    curl -T FILE http://{gateway_at}/upload");
         println!("or open it in two browser windows, for the chat. Ctrl-C ends it.\n");
         stopped.recv().map_err(io::Error::other)

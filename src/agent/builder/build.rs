@@ -270,8 +270,19 @@ impl Builder {
                 return Err(ConfigError::OutOfRange(text));
             }
         }
+        self.check_gateways()?;
         self.check_servers()?;
         self.check_times()
+    }
+
+    fn check_gateways(&self) -> Result<(), ConfigError> {
+        let urls: Vec<String> = self.gateways.iter().map(GatewayUrl::to_string).collect();
+        match urls.iter().enumerate().find(|(index, url)| urls[..*index].contains(url)) {
+            Some((_, url)) => Err(ConfigError::OutOfRange(format!(
+                "the gateway {url} is given twice (--gateway); for more sessions there is --connections"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn check_servers(&self) -> Result<(), ConfigError> {

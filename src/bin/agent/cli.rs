@@ -241,7 +241,9 @@ fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
         |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
     match (o.value("--admin", address)?, token) {
         (Some(address), token) => Ok(builder.admin(address, token)),
-        (None, Some(_)) => Err(UsageError("--admin-token-file needs --admin".to_owned())),
+        (None, Some(_)) => {
+            Err(UsageError("a token for --admin (--admin-token-file, ADMIN_TOKEN) needs --admin".to_owned()))
+        }
         (None, None) => Ok(builder),
     }
 }
@@ -263,6 +265,23 @@ impl FromStr for Local {
     }
 }
 
+/// A value of `--route`.
+struct Route {
+    prefix: String,
+    url: LocalUrl,
+}
+
+impl FromStr for Route {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, url) =
+            text.split_once('=').ok_or("expected PREFIX=URL, such as /api=http://127.0.0.1:9000")?;
+        let url = url.parse().map_err(|error: InvalidLocalUrl| error.to_string())?;
+        Ok(Route { prefix: prefix.to_owned(), url })
+    }
+}
+
 /// What concerns the local servers.
 fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, UsageError> {
     for local in o.all_parsed("--local")? {
@@ -273,14 +292,9 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
     }
     builder = with(builder, o.value("--host-header", HeaderValue::from_str)?, Builder::host_header);
     builder = builder.local_trust(trust(o, "--local-insecure", "--local-ca-file")?);
-    let routes: Vec<String> = o.all_parsed("--route")?;
-    for route in routes {
-        let wrong = |what: &str| UsageError(format!("--route: {what}"));
-        let (prefix, url) = route
-            .split_once('=')
-            .ok_or_else(|| wrong("expected PREFIX=URL, such as /api=http://127.0.0.1:9000"))?;
-        let url: LocalUrl = url.parse().map_err(|error: InvalidLocalUrl| wrong(&error.to_string()))?;
-        builder = builder.route(prefix, url);
+    let routes: Vec<Route> = o.all_parsed("--route")?;
+    for Route { prefix, url } in routes {
+        builder = builder.route(&prefix, url);
     }
     for header in set_headers(o)? {
         builder = builder.set_header(header);
@@ -291,7 +305,7 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
     }
     let default = Breaker::default();
     builder = builder.breaker(Breaker {
-        failures: o.value("--breaker-failures", str::parse::<u32>)?.unwrap_or(default.failures),
+        failures: o.value("--breaker-failures", count)?.unwrap_or(default.failures),
         open: o.value("--breaker-open", cli::duration)?.unwrap_or(default.open),
     });
     let interval = o.value("--health-interval", cli::duration)?;
@@ -337,16 +351,19 @@ fn failure(text: &str) -> Result<FailureAnswer, &'static str> {
 
 /// The rules in the order in which they were typed; else those of the variable.
 fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
-    let read = |(source, text): (&str, String)| {
+    let rules = o.in_order(&["--allow", "--deny"], "RULES")?;
+    let count = rules.len();
+    let read = |(index, (source, text)): (usize, (&str, String))| {
         let rule = |action| text.parse().map(|pattern| Rule { action, pattern });
         let rule = match source {
             "--allow" => rule(Action::Allow),
             "--deny" => rule(Action::Deny),
             _ => text.parse(),
         };
-        rule.map_err(|error| UsageError(format!("{source}: {error}")))
+        let which = if count > 1 { format!(", rule {}", index + 1) } else { String::new() };
+        rule.map_err(|error| UsageError(format!("{source}{which}: {error}")))
     };
-    let rules = o.in_order(&["--allow", "--deny"], "RULES")?.into_iter().map(read);
+    let rules = rules.into_iter().enumerate().map(read);
     rules.collect::<Result<Vec<_>, _>>().map(Rules::from)
 }
 
@@ -373,12 +390,15 @@ fn heartbeat(o: &mut Options<'_>) -> Result<Heartbeat, UsageError> {
 
 fn backoff(o: &mut Options<'_>) -> Result<Backoff, UsageError> {
     let default = Backoff::default();
-    let retries = |text: &str| text.parse::<u32>().map_err(|_| "expected a whole number");
     Ok(Backoff {
         min: o.value("--backoff-min", cli::duration)?.unwrap_or(default.min),
         max: o.value("--backoff-max", cli::duration)?.unwrap_or(default.max),
-        max_retries: o.value("--max-retries", retries)?.unwrap_or(default.max_retries),
+        max_retries: o.value("--max-retries", count)?.unwrap_or(default.max_retries),
     })
+}
+
+fn count(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "expected a whole number")
 }
 
 fn trust(o: &mut Options<'_>, insecure: &'static str, ca_file: &'static str) -> Result<Trust, UsageError> {

@@ -74,7 +74,7 @@ fn end(error: RunError) -> ExitCode {
     error!("{error}");
     ExitCode::from(match error {
         RunError::Refused(_) => REFUSED,
-        RunError::GaveUp(_) | RunError::Threads(_) | RunError::Admin(_) => GAVE_UP,
+        RunError::GaveUp(_) | RunError::Threads(_) | RunError::Admin(..) => GAVE_UP,
     })
 }
 
