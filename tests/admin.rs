@@ -8,7 +8,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use support::{
-    LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, http, ok, serve_http, split, threads_and_descriptors,
+    LIMIT, Program, ScriptedGateway, Signal, TUNNEL_ID, get, http, ok, serve_http, split,
+    threads_and_descriptors,
 };
 
 /// An agent with an admin server, and the server's address.
@@ -121,6 +122,48 @@ fn metrics_count_what_happened() {
     assert!(up.len() == 1 && *up[0].1 == 1.0, "{up:?}");
     // Neither paths nor IDs.
     assert!(samples.keys().all(|name| !name.contains("secret") && !name.contains("550e")), "{samples:?}");
+}
+
+#[test]
+fn metrics_count_what_was_lost_and_which_circuit_is_open() {
+    let gateway = ScriptedGateway::start();
+    let release = Signal::new();
+    let (reached, may_go) = (Signal::new(), release.clone());
+    let at_site = reached.clone();
+    let slow = serve_http(move |_| {
+        at_site.send(());
+        may_go.wait();
+        ok("late")
+    });
+    let route = format!("/dead={}", nobody());
+    let options = ["--route", &route, "--breaker-failures", "1", "--breaker-open", "30s"];
+    let (mut agent, admin) = start(&gateway, &format!("http://{slow}"), &options);
+    let mut session = gateway.accept();
+    session.get("/dead/x");
+    session.answer();
+    session.get("/");
+    reached.wait();
+    drop(session);
+    agent.wait_for("trying again");
+    release.send(());
+    // The worker notices when it has the answer.
+    let deadline = Instant::now() + LIMIT;
+    while metrics(admin)["tunnel_agent_answers_dropped_total"] != 1.0 {
+        assert!(Instant::now() < deadline, "it is counted");
+    }
+    let samples = metrics(admin);
+    let of = |name: &str, url: &str| {
+        samples.iter().find(|(key, _)| key.contains(name) && key.contains(url)).map(|(_, value)| *value)
+    };
+    let (dead, alive) = (nobody_of(&route), slow.to_string());
+    assert_eq!((of("target_circuit_open", &dead), of("target_up", &dead)), (Some(1.0), Some(0.0)));
+    assert_eq!((of("target_circuit_open", &alive), of("target_up", &alive)), (Some(0.0), Some(1.0)));
+    assert_eq!(samples["tunnel_agent_failures_total{code=\"unreachable\"}"], 1.0);
+}
+
+/// The address in a route.
+fn nobody_of(route: &str) -> String {
+    route.rsplit('/').next().unwrap().to_owned()
 }
 
 #[test]

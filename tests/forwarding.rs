@@ -7,10 +7,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method};
-use support::{Signal, ok, read_request, serve, serve_http};
+use support::{LIMIT, Signal, ok, read_request, serve, serve_http};
 use tunnel_agent::{Body, Cancellation, Failure, FailureKind, Origin, Request, Response, Service, Timeouts};
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -669,6 +669,37 @@ fn a_request_that_fails_on_a_new_connection_is_not_sent_again() {
 }
 
 #[test]
+fn what_a_server_says_unasked_is_nobodys_answer() {
+    let (say, said) = (Signal::new(), Signal::new());
+    let (may_say, has_said) = (say.clone(), said.clone());
+    let (address, log) = serve_plan(move |number, mut socket, log| {
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        log.read(number, &mut reader);
+        let _ = socket.write_all(&ok("right"));
+        if number == 0 {
+            may_say.wait();
+            let _ = socket.write_all(&ok("wrong"));
+            has_said.send(());
+            // It stays open.
+            log.read(number, &mut reader);
+        }
+    });
+    let origin = origin(address);
+    assert_eq!(read(origin.call(get("/"))).unwrap(), "right");
+    say.send(());
+    said.wait();
+    assert_eq!(read(origin.call(get("/"))).unwrap(), "right");
+    assert_eq!(log.connections(), [0, 1]);
+}
+
+#[test]
+fn interim_responses_have_an_end() {
+    let bytes =
+        "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(33) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    check_fails(serve_bytes(bytes.as_bytes()), FailureKind::Protocol, "interim responses without end");
+}
+
+#[test]
 fn a_request_that_is_slow_to_be_answered_is_not_sent_again() {
     let (address, log) = serve_plan(|number, mut socket, log| {
         let mut reader = BufReader::new(socket.try_clone().unwrap());
@@ -677,10 +708,17 @@ fn a_request_that_is_slow_to_be_answered_is_not_sent_again() {
         // The second request is read and never answered, on a connection that stays open.
         while log.read(number, &mut reader) {}
     });
-    let origin = origin_at(&format!("http://{address}"), Timeouts { response: SHORT, ..Timeouts::default() });
+    // Long enough for the first request, however busy this machine is.
+    let timeouts = Timeouts { response: Duration::from_secs(1), ..Timeouts::default() };
+    let origin = origin_at(&format!("http://{address}"), timeouts);
     assert_eq!(read(origin.call(get("/"))).unwrap(), "x");
     let failure = origin.call(request("DELETE", "/", &[], Body::empty())).unwrap_err();
     assert_eq!(failure.kind(), FailureKind::Timeout);
+    // The server may not have read it yet.
+    let deadline = Instant::now() + LIMIT;
+    while log.connections().len() < 2 && Instant::now() < deadline {
+        thread::yield_now();
+    }
     assert_eq!(log.connections(), [0, 0]);
 }
 

@@ -556,6 +556,20 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_has_no_thread_gives_its_place_and_its_worker_back() {
+        let limits = Limits { workers: 1, workers_max: 2, jobs: 0, ..LIMITS };
+        for terms in [KEEPS, LASTS] {
+            let mut t = Test::new(limits);
+            t.comes(0, 1, LASTS, "idle");
+            t.comes(30, 2, terms, "new");
+            let place = t.running.pop().unwrap().place;
+            t.comes(60, 3, KEEPS, "full");
+            t.state.lacks_thread(place);
+            t.comes(60, 3, KEEPS, "new");
+        }
+    }
+
+    #[test]
     fn jobs_that_nobody_waits_for_make_room() {
         let mut t = Test::new(Limits { workers: 0, ..LIMITS });
         t.comes(0, STALE, Terms { weight: 90, ..KEEPS }, "waits");

@@ -4,7 +4,8 @@
 //! | --- | --- | --- |
 //! | answers with an ID, and the one whose turn it is | 2 × max-message | workers |
 //! | answers held back for their turn | 2 × max-message of their own | workers |
-//! | control: pongs, refusals | [`CONTROL_MAX`], then the session ends | nobody |
+//! | control: pongs, refusals of requests with an ID | [`CONTROL_MAX`], then the session ends | nobody |
+//! | refusals of requests without one | their number | nobody |
 //!
 //! One answer always fits, and the answer whose turn it is never waits, or those behind it could keep it
 //! out. Whoever waits is woken when the session dies.
@@ -336,7 +337,7 @@ impl Ticket {
         let room = self.outbox.shared.take_room(self.place, envelope.len());
         self.answered = true;
         let Some(room) = room else { return false };
-        self.send(envelope, room);
+        self.send(envelope, Some(room));
         true
     }
 
@@ -356,17 +357,18 @@ impl Ticket {
 
     fn answer_as_control(&mut self, envelope: Vec<u8>) -> bool {
         self.answered = true;
+        // Those that have a place are limited by number, and may have to wait for it for long.
+        if self.place.is_some() {
+            self.send(envelope, None);
+            return true;
+        }
         let (room, fits) = self.outbox.shared.take_control_room(envelope.len());
-        self.send(envelope, room);
+        self.send(envelope, Some(room));
         fits
     }
 
-    fn send(&self, envelope: Vec<u8>, room: Room) {
-        self.outbox.tell(Event::Answer(Answer {
-            place: self.place,
-            text: envelope.into(),
-            room: Some(room),
-        }));
+    fn send(&self, envelope: Vec<u8>, room: Option<Room>) {
+        self.outbox.tell(Event::Answer(Answer { place: self.place, text: envelope.into(), room }));
     }
 }
 
@@ -492,6 +494,17 @@ mod tests {
         let (text, room) = next(&inbox);
         assert!(text.starts_with(br#"{"message_type":"error","id":7,"payload":"Failed to forward"#));
         assert!(room.is_some_and(|room| room.is_control()));
+    }
+
+    #[test]
+    fn refusals_that_have_a_place_are_limited_by_number_alone() {
+        let (outbox, inbox) = channel(10);
+        for _ in 0..20_000 {
+            assert!(outbox.issue(None).refuse(&Refusal::QueueFull, &Method::GET));
+        }
+        assert!(next(&inbox).1.is_none());
+        let refuse = || outbox.issue(Some(RequestId::from(1))).refuse(&Refusal::QueueFull, &Method::GET);
+        assert!((0..20_000).any(|_| !refuse()));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
+use crate::service::{Failure, FailureKind};
+
 /// Failed checks in a row after which a server counts as down.
 const DOWN_AFTER: u32 = 3;
 
@@ -23,6 +25,15 @@ pub struct HealthChecks {
 /// Whether a server that answers with this status is well.
 pub(super) fn is_good(status: StatusCode) -> bool {
     status.as_u16() < 500
+}
+
+/// What a check tells: nothing when it was not answered in time by a server that `is_busy` with requests. Some answer
+/// one at a time, and busy is not down.
+pub(super) fn verdict(result: Result<StatusCode, Failure>, is_busy: bool) -> Option<Result<(), Failure>> {
+    match result {
+        Err(failure) if failure.kind() == FailureKind::Timeout && is_busy => None,
+        result => Some(result.map(drop)),
+    }
 }
 
 /// What is known of one server.
@@ -75,6 +86,21 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn busy_is_not_down() {
+        let failed = |kind| Err(Failure::new(kind, "why"));
+        for (result, is_busy, expected) in [
+            (Ok(StatusCode::OK), true, Some(true)),
+            (Ok(StatusCode::OK), false, Some(true)),
+            (failed(FailureKind::Timeout), true, None),
+            (failed(FailureKind::Timeout), false, Some(false)),
+            (failed(FailureKind::Unreachable), true, Some(false)),
+            (failed(FailureKind::Protocol), true, Some(false)),
+        ] {
+            assert_eq!(verdict(result.clone(), is_busy).map(|v| v.is_ok()), expected, "{result:?} {is_busy}");
+        }
+    }
 
     #[test]
     fn down_after_three_failures_in_a_row_and_up_after_one_success() {

@@ -14,7 +14,7 @@ use super::choice::{Choice, Look, Machine};
 use super::health::{self, CHECK_TIME};
 use crate::discover::{self, Found};
 use crate::origin::{LocalUrl, Origin, Timeouts};
-use crate::service::{Body, Failure, Request, Service};
+use crate::service::{Body, Failure, FailureKind, Request, Service};
 
 const USER_AGENT_OF_CHECKS: HeaderValue =
     HeaderValue::from_static(concat!("tunnel-agent/", env!("CARGO_PKG_VERSION"), " (health check)"));
@@ -80,15 +80,15 @@ impl Server {
     }
 
     /// Asks for the path of the health checks, if there are any. Any status below 500 is a good answer.
-    pub(crate) fn check(&self) -> Option<Result<StatusCode, String>> {
+    pub(crate) fn check(&self) -> Option<Result<StatusCode, Failure>> {
         let (origin, path) = self.checks.as_ref()?;
         let mut request = Request::new(Body::empty());
         *request.uri_mut() = Uri::from(path.clone());
         request.headers_mut().insert(USER_AGENT, USER_AGENT_OF_CHECKS);
         Some(match origin.call(request).map(|response| response.status()) {
             Ok(status) if health::is_good(status) => Ok(status),
-            Ok(status) => Err(format!("it answered {status}")),
-            Err(failure) => Err(failure.to_string()),
+            Ok(status) => Err(Failure::new(FailureKind::Protocol, format!("it answered {status}"))),
+            Err(failure) => Err(failure),
         })
     }
 }

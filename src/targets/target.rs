@@ -273,13 +273,17 @@ impl Target {
             self.checked(Ok(()));
             return checks.interval - since;
         }
-        if let Some(result) = self.server().and_then(|server| server.check()) {
-            self.checked(result.map(drop));
+        let verdict = self.server().and_then(|server| {
+            let result = server.check()?;
+            health::verdict(result, !server.origin.is_idle())
+        });
+        if let Some(verdict) = verdict {
+            self.checked(verdict);
         }
         checks.interval
     }
 
-    fn checked(&self, result: Result<(), String>) {
+    fn checked(&self, result: Result<(), Failure>) {
         let now = Instant::now();
         let change = self.update(|state| match &result {
             Ok(()) => {

@@ -93,7 +93,12 @@ const TABLE: [Opt; 49] = [
     opt("--max-message", "MAX_MESSAGE", "SIZE", "largest message, either way; at least 80KiB; default 16MiB"),
     opt("--max-body", "MAX_BODY", "SIZE", "largest body, either way, without mux/2; default 10MiB"),
     opt("--max-stream-body", "MAX_STREAM_BODY", "SIZE", "the same with mux/2; default no limit"),
-    opt("--correlation", "CORRELATION", "RULE", "for requests without an id: order or latest; default order"),
+    opt(
+        "--correlation",
+        "CORRELATION",
+        "RULE",
+        "order, or latest for gateways with one waiting slot and no others; default order",
+    ),
     opt("--ca-file", "CA_FILE", "FILE", "PEM file with the only authorities trusted for the gateway"),
     opt("--local-ca-file", "LOCAL_CA_FILE", "FILE", "the same for the local server"),
     opt("--insecure", "INSECURE", "", "do not verify the gateway's certificate"),
