@@ -21,7 +21,7 @@
 pub(crate) mod job;
 mod order;
 pub(crate) mod outbox;
-mod pinged;
+mod ping;
 mod reader;
 mod state;
 mod streamed;

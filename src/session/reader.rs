@@ -1,6 +1,6 @@
 //! The thread that reads: takes requests on and hands them out, and never writes.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Uri};
@@ -9,9 +9,8 @@ use tungstenite::Bytes;
 
 use super::job::{InFlight, Job, Work};
 use super::outbox::{CONTROL_MAX, Event, Outbox, Ticket};
-use super::pinged::Pinged;
 use super::streamed::{self, Streamed};
-use super::{Config, End};
+use super::{Config, End, ping};
 use crate::admission::{Refusal, admit, admit_head};
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
 use crate::mux::Mux;
@@ -43,8 +42,8 @@ pub(super) struct Reader {
     pub(super) config: Config,
     pub(super) counters: Arc<Counters>,
     pub(super) closer: Closer,
-    /// The pings that are not answered yet.
-    pub(super) pinged: Arc<Mutex<Pinged>>,
+    /// When the session began.
+    pub(super) began: Instant,
     /// The gateway has given up; what it still says changes nothing.
     pub(super) given_up: bool,
 }
@@ -113,9 +112,8 @@ impl Reader {
             Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(message) => self.take_frame(&message),
             Incoming::Pong(payload) => {
-                // Nothing panics while the lock is held.
-                let sent = self.pinged.lock().ok().and_then(|mut pinged| pinged.answered(&payload));
-                sent.inspect(|at| self.counters.pong_took(at.elapsed()));
+                let took = ping::round_trip(&payload, self.began.elapsed());
+                took.inspect(|time| self.counters.pong_took(*time));
                 Ok(())
             }
             Incoming::Close(_) => Ok(()),

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::CLOSE_WAIT;
+use super::{CLOSE_WAIT, ping};
 use crate::link::Outgoing;
 
 /// For each of these many bytes written since anything was last heard, the liveness deadline moves by
@@ -119,8 +119,7 @@ pub(super) struct State {
     heartbeat: Heartbeat,
     phase: Phase,
     next_ping: Instant,
-    /// How many were sent; a ping carries its number.
-    pings: u32,
+    began: Instant,
     heard: Instant,
     written_since_heard: u64,
     /// Since when the gateway is asked whether it is still there.
@@ -135,7 +134,7 @@ impl State {
             heartbeat,
             phase: Phase::Open,
             next_ping: now + heartbeat.ping_interval,
-            pings: 0,
+            began: now,
             heard: now,
             written_since_heard: 0,
             probe: None,
@@ -264,8 +263,7 @@ impl State {
         }
         if now >= self.next_ping {
             self.next_ping = now + self.heartbeat.ping_interval;
-            self.pings = self.pings.wrapping_add(1);
-            return Step::Send(Outgoing::Ping(self.pings.to_be_bytes().to_vec().into()));
+            return Step::Send(Outgoing::Ping(ping::payload(now - self.began)));
         }
         let next = self.next_ping.min(dead_at);
         Step::Wait(drain_until.map_or(next, |until| until.min(next)))
@@ -318,11 +316,9 @@ mod tests {
             assert_eq!(self.state.step(self.at(at), 0), Step::Send(message), "at {at} s");
         }
 
-        /// With the number of the ping that comes next.
         #[track_caller]
         fn pings(&mut self, at: f64) {
-            let number = self.state.pings + 1;
-            self.sends(at, Outgoing::Ping(number.to_be_bytes().to_vec().into()));
+            self.sends(at, Outgoing::Ping(ping::payload(Duration::from_secs_f64(at))));
         }
 
         #[track_caller]

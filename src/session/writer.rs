@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,6 @@ use tungstenite::protocol::Role;
 use super::job::Job;
 use super::order::Order;
 use super::outbox::{self, Answer, Event, Inbox, Outbox, Room};
-use super::pinged::Pinged;
 use super::reader::Reader;
 use super::state::{State, Step};
 use super::{Config, End};
@@ -57,6 +56,7 @@ pub(crate) fn run(
     supervisor: &dyn Supervisor,
 ) -> End {
     let (outbox, inbox) = outbox::channel(config.max_message);
+    let began = Instant::now();
     let reader = Reader {
         frames: link.reader,
         outbox: outbox.clone(),
@@ -65,9 +65,8 @@ pub(crate) fn run(
         counters: counters.clone(),
         closer: link.closer.clone(),
         given_up: false,
-        pinged: Arc::default(),
+        began,
     };
-    let pinged = reader.pinged.clone();
     let reader =
         thread::Builder::new().name("reader".to_owned()).stack_size(READER_STACK).spawn(move || reader.run());
     let reader = match reader {
@@ -81,7 +80,7 @@ pub(crate) fn run(
         outbox,
         open_by: Some(now + OPEN_WAIT),
         clocks: Clocks::new(SystemTime::now(), now),
-        state: State::new(config.heartbeat, now),
+        state: State::new(config.heartbeat, began),
         order: Order::new(config.correlation),
         inbox,
         answers: VecDeque::new(),
@@ -92,7 +91,6 @@ pub(crate) fn run(
         in_frames: VecDeque::new(),
         stalled_since: None,
         closing: false,
-        pinged,
     };
     writer.frames.push(Outgoing::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
     let end = writer.run(|| link.heard.at());
@@ -126,8 +124,6 @@ struct Writer<'a> {
     stalled_since: Option<Instant>,
     /// A close frame is the last of `frames`.
     closing: bool,
-    /// The pings that are not answered yet.
-    pinged: Arc<Mutex<Pinged>>,
 }
 
 impl Writer<'_> {
@@ -151,9 +147,6 @@ impl Writer<'_> {
 
     fn send(&mut self, message: Outgoing) {
         self.closing |= matches!(message, Outgoing::Close(..));
-        if let (Outgoing::Ping(payload), Ok(mut pinged)) = (&message, self.pinged.lock()) {
-            pinged.sent(payload.clone(), Instant::now());
-        }
         self.frames.push(message);
     }
 

@@ -1,0 +1,37 @@
+//! What a ping carries: when it was sent. So its pong, however late and among however many, tells how long it took.
+
+use std::time::Duration;
+
+use tungstenite::Bytes;
+
+/// The payload of a ping that is sent so long after the session's start.
+pub(super) fn payload(sent: Duration) -> Bytes {
+    micros(sent).to_be_bytes().to_vec().into()
+}
+
+/// How long a pong with this payload took, which came so long after the session's start; nothing when it answers none
+/// of our pings.
+pub(super) fn round_trip(payload: &[u8], came: Duration) -> Option<Duration> {
+    let sent = u64::from_be_bytes(payload.try_into().ok()?);
+    micros(came).checked_sub(sent).map(Duration::from_micros)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pong_tells_how_long_its_ping_took() {
+        let at = Duration::from_millis;
+        let (first, second) = (payload(at(1_000)), payload(at(2_000)));
+        assert_eq!(round_trip(&first, at(2_500)), Some(at(1_500)));
+        assert_eq!(round_trip(&second, at(2_501)), Some(at(501)));
+        for unasked in [&b""[..], b"unasked", &payload(at(9_000))] {
+            assert_eq!(round_trip(unasked, at(3_000)), None, "{unasked:?}");
+        }
+    }
+}
