@@ -20,7 +20,7 @@ use crate::link::{Closer, Socket};
 
 /// Connections at once; one more takes the place of the oldest that has shown nothing yet: no request, or not the token
 /// where one is wanted. Where all have, that of the oldest.
-const CONNECTIONS_MAX: usize = 8;
+const CONNECTIONS_MAX: usize = 32;
 
 /// A connection's stack: heads, and texts that others make.
 const STACK: usize = 256 << 10;

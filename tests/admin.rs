@@ -271,7 +271,7 @@ fn slow_clients_disturb_nobody() {
     asks();
     // Those who say half a word take all the places there are, but for those of others who have asked; who comes then
     // takes that of the oldest.
-    let clients: Vec<TcpStream> = (0..8)
+    let clients: Vec<TcpStream> = (0..32)
         .map(|_| {
             let mut socket = TcpStream::connect(admin).unwrap();
             socket.set_read_timeout(Some(LIMIT)).unwrap();
