@@ -18,6 +18,7 @@
 //! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends
 //! that do so, with both directions full, wait for each other for ever.
 
+mod answer;
 pub(crate) mod job;
 mod order;
 pub(crate) mod outbox;
