@@ -76,7 +76,8 @@ pub fn keep_one_length(headers: &mut HeaderMap) {
 pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
     headers.remove(name);
     let as_variable = |name: &str| name.replace('-', "_");
-    if headers.keys().any(|other| other.as_str().contains('_')) {
+    let is_odd = |name: &HeaderName| name.as_str().contains('_');
+    if is_odd(name) || headers.keys().any(is_odd) {
         let wanted = as_variable(name.as_str());
         let same: Vec<_> =
             headers.keys().filter(|other| as_variable(other.as_str()) == wanted).cloned().collect();
@@ -175,6 +176,25 @@ mod tests {
             ],
             &[("x-kept", "3")],
         );
+    }
+
+    #[test]
+    fn a_header_goes_in_all_its_spellings() {
+        for name in ["x-api-key", "x_api_key", "x-api_key"] {
+            let mut headers = HeaderMap::new();
+            for spelling in ["x-api-key", "X_Api_Key", "x-api_key", "x-api-keys"] {
+                headers.append(
+                    HeaderName::from_bytes(spelling.as_bytes()).unwrap(),
+                    HeaderValue::from_static("x"),
+                );
+            }
+            remove_spellings(&mut headers, &HeaderName::from_static(name));
+            assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-api-keys"], "{name}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_static("x"));
+        remove_spellings(&mut headers, &HeaderName::from_static("x_api_key"));
+        assert!(headers.is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tungstenite::Bytes;
 
@@ -334,10 +334,17 @@ impl std::error::Error for Failure {}
 #[derive(Clone, Default)]
 pub struct Cancellation(Arc<Mutex<Cancelled>>);
 
-#[derive(Default)]
 struct Cancelled {
+    /// When the request came.
+    since: Instant,
     cause: Option<Cause>,
     hook: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Default for Cancelled {
+    fn default() -> Self {
+        Cancelled { since: Instant::now(), cause: None, hook: None }
+    }
 }
 
 /// Why nobody waits any more.
@@ -353,6 +360,11 @@ impl Cancellation {
     /// Whether nobody waits any more.
     pub fn is_cancelled(&self) -> bool {
         self.cause().is_some()
+    }
+
+    /// How long ago the request came.
+    pub(crate) fn age(&self) -> Duration {
+        self.lock().since.elapsed()
     }
 
     /// Why nobody waits any more, when that is so.

@@ -33,7 +33,17 @@ impl TunnelId {
     /// A text of somebody else's, with the ID masked wherever it is in it.
     pub(crate) fn mask_in(&self, text: &str) -> String {
         let uuid = &self.0[PREFIX.len()..PREFIX.len() + UUID_LENGTH];
-        text.replace(uuid, &format!("{}…", &uuid[..4]))
+        // In ASCII, small letters are as long as capitals.
+        let (lower, uuid) = (text.to_ascii_lowercase(), uuid.to_ascii_lowercase());
+        let mut shown = String::with_capacity(text.len());
+        let mut from = 0;
+        for (at, _) in lower.match_indices(&uuid) {
+            shown.push_str(&text[from..at + 4]);
+            shown.push('…');
+            from = at + UUID_LENGTH;
+        }
+        shown.push_str(&text[from..]);
+        shown
     }
 
     /// What stands behind the UUID.
@@ -124,8 +134,8 @@ mod tests {
     #[test]
     fn what_others_say_of_it_is_masked() {
         let id: TunnelId = "agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap();
-        let said = "no tunnel agent_550e8400-e29b-41d4-a716-446655440000_prod (550e8400-e29b-41d4-a716-446655440000)";
-        assert_eq!(id.mask_in(said), "no tunnel agent_550e…_prod (550e…)");
+        let said = "no tunnel agent_550e8400-e29b-41d4-a716-446655440000_prod (550E8400-E29B-41D4-A716-446655440000)";
+        assert_eq!(id.mask_in(said), "no tunnel agent_550e…_prod (550E…)");
     }
 
     const GOOD: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";

@@ -177,6 +177,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             id: Cell::new(None),
             predecessor: RefCell::new(predecessor.take()),
             has_successor: Cell::new(false),
+            has_had_enough: Cell::new(false),
         };
         let (config, intake) = (&agent.session, self.slots.intake.clone());
         let end = session::run(link, self.number, config, intake, &agent.counters, &sitting);
@@ -188,6 +189,9 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             return None;
         }
         *predecessor = sitting.predecessor.take();
+        if sitting.has_had_enough.get() {
+            return Some((Duration::ZERO, format!("gateway {url} takes its leave each time")));
+        }
         let mut what = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
         // Not when it said why: that it goes away, say.
         if end.is_unexplained() && lived < REFUSED_WITHIN && answered == agent.counters.status().served {
@@ -211,6 +215,8 @@ struct Sitting<'scope, 'env, 'a> {
     /// The session in whose place this one comes, until it may finish.
     predecessor: RefCell<Option<Outbox>>,
     has_successor: Cell<bool>,
+    /// The gateway has taken its leave once too often.
+    has_had_enough: Cell<bool>,
 }
 
 impl<'scope, 'a: 'scope> Supervisor for Sitting<'scope, '_, 'a> {
@@ -232,13 +238,19 @@ impl<'scope, 'a: 'scope> Supervisor for Sitting<'scope, '_, 'a> {
         // One that leaves at once, again and again, must meet the backoff, too.
         let mut backoff = self.backoff.clone();
         let Some(delay) = backoff.left(self.start.elapsed(), backoff::chance()) else {
-            return warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
+            warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
+            self.has_had_enough.set(true);
+            return outbox.drain(after(self.slot.slots.agent.drain), MOVED);
         };
         info!("gateway {url} takes its leave: {}; opening another session", reason.escape_debug());
         let start = Start { backoff, delay, predecessor: Some(outbox.clone()) };
         match self.slot.spawn(self.scope, start) {
             Ok(()) => self.has_successor.set(true),
-            Err(error) => warn!("no thread for another session: {error}"),
+            Err(error) => {
+                warn!("no thread for another session: {error}");
+                // This one's thread dials when it has ended.
+                outbox.drain(after(self.slot.slots.agent.drain), MOVED);
+            }
         }
     }
 }

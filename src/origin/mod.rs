@@ -96,6 +96,7 @@ impl Origin {
     /// Has a request answered. One that was not sent at all, since there is no connection, comes back. Tells when the
     /// server is `reached`, on a connection that was not idle before.
     pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, Unanswered> {
+        let asked = Instant::now();
         let target = self.target(request.uri()).map_err(Unanswered::of_request)?;
         let upgrade = request.headers().contains_key(header::UPGRADE);
         // An upgrade takes its connection with it; it gets one of its own.
@@ -137,7 +138,7 @@ impl Origin {
         };
         match begun {
             Ok(begun) => Ok(self.adopt(begun, &cancellation)),
-            Err(broken) => Err(self.unanswered(broken, &cancellation)),
+            Err(broken) => Err(self.unanswered(broken, &cancellation, asked)),
         }
     }
 
@@ -171,12 +172,15 @@ impl Origin {
         self.connections.are_idle()
     }
 
-    fn unanswered(&self, broken: Broken, cancellation: &Cancellation) -> Unanswered {
+    fn unanswered(&self, broken: Broken, cancellation: &Cancellation, asked: Instant) -> Unanswered {
         let (failure, blame) = match (cancellation.cause(), broken) {
             _ if self.connections.are_stopped() => (given_up(), Blame::Nobody),
             (Some(Cause::TooSlow), _) => {
                 let text = "it did not answer for as long as the gateway waits";
-                (Failure::new(FailureKind::Timeout, text), Blame::Server)
+                // What waited in the agent's queue for longer says little of the server.
+                let is_its_time = asked.elapsed() * 2 >= cancellation.age();
+                let blame = if is_its_time { Blame::Server } else { Blame::Nobody };
+                (Failure::new(FailureKind::Timeout, text), blame)
             }
             (_, broken @ Broken::BadResponse(BadResponse::Invalid(_))) => {
                 let hint = format!("at {}; perhaps it is no HTTP server, or one for https://", self.local);
@@ -339,6 +343,7 @@ fn authority(uri: &Uri) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::connection::Stalled;
     use super::*;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -389,6 +394,11 @@ mod tests {
         let cancelled = cancellation.clone();
         let server = thread::spawn(move || {
             let (socket, _) = listener.accept().unwrap();
+            // Most of the request's time is the server's.
+            let accepted = Instant::now();
+            while accepted.elapsed() < cancelled.age() / 2 {
+                thread::yield_now();
+            }
             cause.inspect(|cause| cancelled.cancel_because(*cause));
             begin(socket)
         });
@@ -402,6 +412,19 @@ mod tests {
         let unanswered = Origin::new(local, None, None, timeouts).attempt(request, || ()).unwrap_err();
         assert_eq!(unanswered.blame, expected, "{}", unanswered.failure);
         drop(server.join().unwrap());
+    }
+
+    #[test]
+    fn time_in_the_agents_queue_is_not_the_servers() {
+        let local: LocalUrl = "http://127.0.0.1:8000".parse().unwrap();
+        let origin = Origin::new(local, None, None, Timeouts::default());
+        let cancellation = Cancellation::default();
+        let asked = Instant::now();
+        cancellation.cancel_because(Cause::TooSlow);
+        while asked.elapsed() < Duration::from_millis(2) {}
+        let blame =
+            |asked| origin.unanswered(Broken::Stalled(Stalled::Answering), &cancellation, asked).blame;
+        assert_eq!((blame(asked), blame(Instant::now())), (Blame::Server, Blame::Nobody));
     }
 
     #[test]

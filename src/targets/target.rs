@@ -1,6 +1,6 @@
 //! One local server: named, or searched for; asked only while that makes sense.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ pub(super) const NONE_FOUND: &str = "no HTTP server found on this machine";
 /// Between two looks for connections that nobody needs any more.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 
+/// How long it is believed that a server can be connected to, or cannot.
+const REACHABLE_FOR: Duration = Duration::from_secs(1);
+
 /// Least time between two looks at what there is.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,10 @@ pub(super) struct Target {
     started: Instant,
     /// When a request was answered well last, in milliseconds since the start; 0 for never.
     proven: AtomicU64,
+    /// Whether the server could be connected to, and when that was found.
+    reachable: Mutex<Option<(Instant, bool)>>,
+    /// Requests that wait for the head of their answer.
+    asking: AtomicUsize,
     /// A server was found where none was named.
     is_found: AtomicBool,
     /// Wakes the thread that looks after it.
@@ -70,6 +77,8 @@ impl Target {
             is_calm: AtomicBool::new(true),
             started: Instant::now(),
             proven: AtomicU64::new(0),
+            reachable: Mutex::new(None),
+            asking: AtomicUsize::new(0),
             is_found: AtomicBool::new(false),
             bell: Bell::default(),
         }
@@ -100,8 +109,21 @@ impl Target {
     /// Whether nothing is known that speaks against asking it. May connect to the server, to know.
     pub(super) fn may_answer(&self) -> bool {
         let (is_healthy, is_circuit_open, is_ready) = self.condition();
-        let is_reachable = || self.server().is_some_and(|server| server.is_reachable());
-        is_healthy && (!is_circuit_open || (is_ready && is_reachable()))
+        is_healthy && (!is_circuit_open || (is_ready && self.is_reachable()))
+    }
+
+    /// Whether the server can be connected to, as was found within the last second. Not while somebody else finds out:
+    /// however many ask, one at a time connects.
+    fn is_reachable(&self) -> bool {
+        let Ok(mut last) = self.reachable.try_lock() else { return false };
+        match *last {
+            Some((at, is_reachable)) if at.elapsed() < REACHABLE_FOR => is_reachable,
+            _ => {
+                let is_reachable = self.server().is_some_and(|server| server.is_reachable());
+                *last = Some((Instant::now(), is_reachable));
+                is_reachable
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -136,7 +158,7 @@ impl Target {
             return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
         };
         let asked = match self.admit() {
-            Ok(pass) => Asked { target: self, pass },
+            Ok(pass) => Asked::new(self, pass),
             Err(failure) => {
                 return Err(Unanswered { failure, request: Some(Box::new(request)), blame: Blame::Nobody });
             }
@@ -275,7 +297,7 @@ impl Target {
         }
         let verdict = self.server().and_then(|server| {
             let result = server.check()?;
-            health::verdict(result, !server.origin.is_idle())
+            health::verdict(result, self.asking.load(Ordering::Relaxed) > 0)
         });
         if let Some(verdict) = verdict {
             self.checked(verdict);
@@ -313,7 +335,12 @@ struct Asked<'a> {
     pass: Pass,
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    fn new(target: &'a Target, pass: Pass) -> Self {
+        target.asking.fetch_add(1, Ordering::Relaxed);
+        Asked { target, pass }
+    }
+
     /// Tells what came of it.
     fn tell(&self, result: &Result<Response, Unanswered>) {
         match result {
@@ -326,6 +353,7 @@ impl Asked<'_> {
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
+        self.target.asking.fetch_sub(1, Ordering::Relaxed);
         if self.pass != Pass::Closed {
             self.target.update(|state| state.breaker.told_nothing(self.pass, Instant::now()));
         }
@@ -411,7 +439,7 @@ mod tests {
             let target = target();
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
-            Asked { target: &target, pass: Pass::Closed }.tell(&Ok(response));
+            Asked::new(&target, Pass::Closed).tell(&Ok(response));
             for _ in 0..3 {
                 target.check();
             }
@@ -459,7 +487,7 @@ mod tests {
         let later = Instant::now() + INTERVAL;
         let pass = target.update(|state| state.breaker.admit(later)).unwrap();
         assert!(target.update(|state| state.breaker.admit(later)).is_err());
-        drop(Asked { target: &target, pass });
+        drop(Asked::new(&target, pass));
         assert!(target.update(|state| state.breaker.admit(later)).is_ok());
     }
 
@@ -469,7 +497,7 @@ mod tests {
         let failure = Failure::new(FailureKind::Unreachable, "gone");
         let says_nothing = || {
             let failure = Failure::new(FailureKind::Truncated, "it closed the connection");
-            Asked { target: &target, pass: Pass::Closed }.tell(&Err(Unanswered {
+            Asked::new(&target, Pass::Closed).tell(&Err(Unanswered {
                 failure,
                 request: None,
                 blame: Blame::Nobody,

@@ -304,12 +304,14 @@ impl Builder {
     fn check_circle(&self) -> Result<(), ConfigError> {
         let is_gateway = |local: &&LocalUrl| {
             self.gateways.iter().any(|gateway| {
-                let same_host = gateway.host() == local.host()
-                    || (is_this_machine(gateway.host()) && is_this_machine(local.host()));
+                let is_usual = |host: &str| matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]");
+                let same_host =
+                    gateway.host() == local.host() || (is_usual(gateway.host()) && is_usual(local.host()));
                 same_host && gateway.port() == local.port()
             })
         };
-        match self.named_servers().find(is_gateway) {
+        // With another name it may be another site behind the same proxy.
+        match self.named_servers().find(|url| self.host_header.is_none() && is_gateway(url)) {
             Some(url) => Err(ConfigError::OutOfRange(format!(
                 "the local server {url} is the gateway itself, where requests would come round again (--local, --route)"
             ))),
