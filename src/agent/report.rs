@@ -68,7 +68,7 @@ impl Report {
             json!({
                 "url": target.url,
                 "route": target.route,
-                "up": target.is_healthy && !target.is_circuit_open,
+                "up": target.is_up(),
                 "circuit": if target.is_circuit_open { "open" } else { "closed" },
             })
         });
@@ -113,7 +113,8 @@ impl Report {
         page.by_name("failures_total", "code", &counters.failures)?;
         page.family("refused_total", "counter", "Requests that the agent refused by itself, by code")?;
         page.by_name("refused_total", "code", &counters.refusals)?;
-        let help = "Requests whose visitor left before the answer was complete, or whose session was lost while they waited";
+        let help = "Requests whose visitor left before the answer was complete, or whose session was lost \
+                    while they waited";
         page.one("cancelled_total", "counter", help, "", status.cancelled)?;
         let help = "Answers that were dropped because their session was gone";
         page.one("answers_dropped_total", "counter", help, "", counters.dropped())?;
@@ -155,10 +156,11 @@ impl Report {
         let label = |target: &TargetStatus| {
             format!("{{route=\"{}\",url=\"{}\"}}", escaped(&target.route), escaped(&target.url))
         };
-        page.family("target_up", "gauge", "Whether nothing is known against a local server: it passes its checks, and its circuit is closed")?;
+        let help = "Whether nothing is known against a local server: it passes its checks, and its circuit \
+                    is closed";
+        page.family("target_up", "gauge", help)?;
         for target in &targets {
-            let is_up = target.is_healthy && !target.is_circuit_open;
-            page.sample("target_up", &label(target), u8::from(is_up))?;
+            page.sample("target_up", &label(target), u8::from(target.is_up()))?;
         }
         page.family("target_circuit_open", "gauge", "Whether a local server's circuit is open")?;
         for target in &targets {

@@ -91,6 +91,13 @@ pub(crate) struct TargetStatus {
     pub(crate) is_circuit_open: bool,
 }
 
+impl TargetStatus {
+    /// Whether nothing is known against it.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_healthy && !self.is_circuit_open
+    }
+}
+
 impl Targets {
     /// The servers of each prefix; the empty one takes what lies under no other.
     pub(crate) fn new(routes: Vec<(String, Place)>, config: Config) -> Self {

@@ -50,6 +50,11 @@ fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError
     secure.then(|| tls::client(trust)).transpose()
 }
 
+/// The first of these that stands before already.
+fn twice<T: PartialEq>(items: &[T]) -> Option<&T> {
+    items.iter().enumerate().find(|(index, item)| items[..*index].contains(item)).map(|(_, item)| item)
+}
+
 /// What answers, and the same where it is local servers.
 type Answering = (Arc<dyn Service>, Option<Arc<Targets>>);
 
@@ -277,8 +282,8 @@ impl Builder {
 
     fn check_gateways(&self) -> Result<(), ConfigError> {
         let urls: Vec<String> = self.gateways.iter().map(GatewayUrl::to_string).collect();
-        match urls.iter().enumerate().find(|(index, url)| urls[..*index].contains(url)) {
-            Some((_, url)) => Err(ConfigError::OutOfRange(format!(
+        match twice(&urls) {
+            Some(url) => Err(ConfigError::OutOfRange(format!(
                 "the gateway {url} is given twice (--gateway); for more sessions there is --connections"
             ))),
             None => Ok(()),
@@ -291,9 +296,8 @@ impl Builder {
             let text = format!("there may be {TARGETS_MAX} local servers (--local, --route)");
             return Err(ConfigError::OutOfRange(text));
         }
-        let twice = servers.iter().enumerate().find(|(index, server)| servers[..*index].contains(server));
-        match twice {
-            Some((_, (_, place))) => Err(ConfigError::OutOfRange(format!(
+        match twice(servers) {
+            Some((_, place)) => Err(ConfigError::OutOfRange(format!(
                 "the local server {place} is given twice (--local, --route)"
             ))),
             None => self.check_circle(),
