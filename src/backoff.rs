@@ -6,9 +6,15 @@ use std::time::Duration;
 /// that accepts and closes at once meets the growing delay like one that does not accept at all.
 pub const LIVED: Duration = Duration::from_secs(10);
 
-/// Largest deviation of a delay from its nominal value, as a fraction of it. Agents that lost the same
-/// gateway come back spread out.
-const JITTER: f64 = 0.2;
+/// How much longer than the shortest a delay may be, as a factor. Agents that lost the same gateway come back spread out,
+/// from the first try on.
+const SPREAD: f64 = 1.5;
+
+/// For so long a gateway that has said that it is about to stop is expected back.
+const RETURN_TIME: Duration = Duration::from_secs(30);
+
+/// Longest delay between tries while it is.
+const RETURN_EVERY: Duration = Duration::from_millis(500);
 
 /// How long an agent waits between tries, and how often it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +39,32 @@ impl Default for Limits {
 pub struct Backoff {
     limits: Limits,
     failures: u32,
+    /// For how much longer the gateway is expected back.
+    returns_within: Duration,
 }
 
 impl Backoff {
     /// Starts with no failure behind it.
     pub fn new(limits: Limits) -> Self {
-        Backoff { limits, failures: 0 }
+        Backoff { limits, failures: 0, returns_within: Duration::ZERO }
+    }
+
+    /// Tries that are left before giving up; nothing where there is no end of them.
+    pub fn left(&self) -> Option<u32> {
+        (self.limits.max_retries != 0).then(|| self.limits.max_retries.saturating_sub(self.failures))
     }
 
     /// Records a failed dial (`lived` is zero) or a lost session that lived that long. Returns the delay
     /// before the next try, or `None` when the tries are used up. `chance` lies in 0..1.
     pub fn failed(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived >= LIVED {
-            self.failures = 0;
+            (self.failures, self.returns_within) = (0, Duration::ZERO);
+        }
+        if !self.returns_within.is_zero() {
+            // A gateway that is restarted is looked for often, and not given up meanwhile.
+            let delay = between(RETURN_EVERY.div_f64(SPREAD), RETURN_EVERY, chance);
+            self.returns_within = self.returns_within.saturating_sub(delay);
+            return Some(delay);
         }
         self.failures = self.failures.saturating_add(1);
         if self.limits.max_retries != 0 && self.failures > self.limits.max_retries {
@@ -56,20 +75,27 @@ impl Backoff {
 
     /// Records that a gateway takes its leave, from a session that lived that long. Returns the delay before another
     /// session is opened: none for one that lived, which is no failure.
-    pub fn left(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
+    pub fn leaves(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived < LIVED {
+            self.returns_within = Duration::ZERO;
             return self.failed(lived, chance);
         }
         self.failures = 0;
+        self.returns_within = RETURN_TIME;
         Some(Duration::ZERO)
     }
 
+    /// From the doubled delay to half as much again; where that would be above the limit, from two thirds of it up to it.
     fn delay(&self, chance: f64) -> Duration {
+        let Limits { min, max, .. } = self.limits;
         let doublings = (self.failures - 1).min(31);
-        let nominal = self.limits.min.saturating_mul(1 << doublings).min(self.limits.max);
-        let factor = 1.0 + JITTER * (2.0 * chance - 1.0);
-        nominal.mul_f64(factor).clamp(self.limits.min, self.limits.max)
+        let longest = min.saturating_mul(1 << doublings).min(max).mul_f64(SPREAD).min(max);
+        between(longest.div_f64(SPREAD).max(min), longest, chance)
     }
+}
+
+fn between(shortest: Duration, longest: Duration, chance: f64) -> Duration {
+    shortest + longest.saturating_sub(shortest).mul_f64(chance)
 }
 
 /// A number in 0..1 that differs from call to call and from process to process: good enough to spread
@@ -89,10 +115,26 @@ mod tests {
     #[test]
     fn a_gateway_that_takes_its_leave_at_once_has_failed_and_one_that_stayed_has_not() {
         let mut backoff = Backoff::new(Limits { max_retries: 3, ..Limits::default() });
-        let mut left =
-            |lived: u64| backoff.left(Duration::from_secs(lived), 0.5).map(|delay| delay.as_secs_f64());
-        assert_eq!([left(0), left(9), left(10)], [Some(1.0), Some(2.0), Some(0.0)]);
-        assert_eq!([left(1), left(1), left(1), left(1)], [Some(1.0), Some(2.0), Some(4.0), None]);
+        let mut leaves =
+            |lived: u64| backoff.leaves(Duration::from_secs(lived), 0.0).map(|delay| delay.as_secs_f64());
+        assert_eq!([leaves(0), leaves(9), leaves(10)], [Some(1.0), Some(2.0), Some(0.0)]);
+        assert_eq!([leaves(1), leaves(1), leaves(1), leaves(1)], [Some(1.0), Some(2.0), Some(4.0), None]);
+    }
+
+    #[test]
+    fn a_gateway_that_is_restarted_is_looked_for_twice_a_second_and_half_a_minute_long() {
+        let mut backoff = Backoff::new(Limits { max_retries: 1, ..Limits::default() });
+        assert_eq!(backoff.leaves(LIVED, 0.0), Some(Duration::ZERO));
+        let mut tries = 0;
+        let mut passed = Duration::ZERO;
+        while passed < Duration::from_secs(30) {
+            let delay = backoff.failed(Duration::ZERO, (tries % 10) as f64 / 10.0).unwrap();
+            assert!((Duration::from_millis(333)..=Duration::from_millis(500)).contains(&delay), "{delay:?}");
+            (tries, passed) = (tries + 1, passed + delay);
+        }
+        // Then it is one that has failed, for the first time.
+        assert_eq!(backoff.failed(Duration::ZERO, 0.0), Some(SECOND));
+        assert_eq!(backoff.failed(Duration::ZERO, 0.0), None);
     }
 
     fn delays(backoff: &mut Backoff, chance: f64, tries: usize) -> Vec<Option<f64>> {
@@ -102,17 +144,36 @@ mod tests {
     #[test]
     fn doubles_from_min_to_max_and_then_gives_up() {
         let mut backoff = Backoff::new(Limits { max_retries: 7, ..Limits::default() });
-        let expected = [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].map(Some);
-        assert_eq!(delays(&mut backoff, 0.5, 7), expected);
-        assert_eq!(backoff.failed(Duration::ZERO, 0.5), None);
+        let expected = [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0].map(Some);
+        assert_eq!(backoff.left(), Some(7));
+        assert_eq!(delays(&mut backoff, 0.0, 7), expected);
+        assert_eq!(backoff.left(), Some(0));
+        assert_eq!(backoff.failed(Duration::ZERO, 0.0), None);
     }
 
     #[test]
-    fn jitter_stays_within_a_fifth_and_within_the_limits() {
+    fn delays_are_spread_upwards_and_stay_within_the_limits() {
         let limits = Limits { max_retries: 0, ..Limits::default() };
-        assert_eq!(delays(&mut Backoff::new(limits), 0.0, 3), [Some(1.0), Some(1.6), Some(3.2)]);
-        let high = delays(&mut Backoff::new(limits), 1.0, 6);
-        assert_eq!(high, [Some(1.2), Some(2.4), Some(4.8), Some(9.6), Some(19.2), Some(30.0)]);
+        let all = |limits, chance| delays(&mut Backoff::new(limits), chance, 7);
+        let high = [1.5, 3.0, 6.0, 12.0, 24.0, 30.0, 30.0].map(Some);
+        assert_eq!(all(limits, 1.0), high);
+        assert_eq!(all(limits, 0.5)[..3], [1.25, 2.5, 5.0].map(Some));
+        // Where the doubled delay is just under the limit, and where there is but one.
+        let narrow = Limits { min: Duration::from_secs(25), ..limits };
+        assert_eq!([all(narrow, 0.0)[0], all(narrow, 1.0)[0]], [Some(25.0), Some(30.0)]);
+        let fixed = Limits { min: SECOND, max: SECOND, ..limits };
+        assert_eq!([all(fixed, 0.0)[3], all(fixed, 1.0)[3]], [Some(1.0), Some(1.0)]);
+    }
+
+    #[test]
+    fn a_fleet_that_lost_its_gateway_does_not_come_back_at_one_instant() {
+        let mut first: Vec<_> = (0..1000)
+            .map(|agent| {
+                Backoff::new(Limits::default()).failed(Duration::ZERO, f64::from(agent) / 1000.0).unwrap()
+            })
+            .collect();
+        first.dedup();
+        assert!(first.len() > 990, "{}", first.len());
     }
 
     #[test]
@@ -124,9 +185,9 @@ mod tests {
     #[test]
     fn only_a_session_that_lived_resets_the_row() {
         let mut backoff = Backoff::new(Limits::default());
-        delays(&mut backoff, 0.5, 4);
-        assert_eq!(backoff.failed(LIVED - SECOND, 0.5), Some(16 * SECOND));
-        assert_eq!(backoff.failed(LIVED, 0.5), Some(SECOND));
+        delays(&mut backoff, 0.0, 4);
+        assert_eq!(backoff.failed(LIVED - SECOND, 0.0), Some(16 * SECOND));
+        assert_eq!(backoff.failed(LIVED, 0.0), Some(SECOND));
     }
 
     #[test]

@@ -24,6 +24,39 @@ pub struct Mux {
     state: Mutex<State>,
     /// Tells the connection's writer that there is something to send.
     wake: Box<dyn Fn() + Send + Sync>,
+    spares: Spares,
+}
+
+/// Memory of large frames that were sent, for those that come. Else one thread would allocate what another frees, and
+/// the allocator keep what it cannot put together again.
+#[derive(Debug, Default)]
+struct Spares(Mutex<Vec<Vec<u8>>>);
+
+/// Spares that are kept: what a few streams at full speed have under way.
+const SPARES_MAX: usize = 16;
+
+/// Smaller buffers are not worth keeping.
+const SPARE_MIN: usize = 32 << 10;
+
+impl Spares {
+    fn state(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // Nothing panics while the lock is held.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn take(&self, size: usize) -> DataBuffer {
+        let spare = if size < SPARE_MIN { None } else { self.state().pop() };
+        spare.map_or_else(|| DataBuffer::new(size), |memory| DataBuffer::again(memory, size))
+    }
+
+    fn put(&self, memory: Vec<u8>) {
+        if memory.capacity() >= SPARE_MIN {
+            let mut spares = self.state();
+            if spares.len() < SPARES_MAX {
+                spares.push(memory);
+            }
+        }
+    }
 }
 
 struct State {
@@ -83,7 +116,7 @@ impl Mux {
     /// For a new connection. `wake` is called, without a lock, when there is something to send again.
     pub fn new(side: Side, limits: Limits, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
         let state = State { streams: Streams::new(side, limits), writer_waits: true };
-        Arc::new(Mux { state: Mutex::new(state), wake: Box::new(wake) })
+        Arc::new(Mux { state: Mutex::new(state), wake: Box::new(wake), spares: Spares::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,8 +163,18 @@ impl Mux {
         Ok(event)
     }
 
+    /// Takes the memory of a message back that was sent.
+    pub fn recycle(&self, message: Vec<u8>) {
+        self.spares.put(message);
+    }
+
+    /// Makes frames no larger than this from now on.
+    pub fn limit_frames(&self, bytes: usize) {
+        self.state().streams.limit_frames(bytes);
+    }
+
     /// The next message to send. When there is none, the writer will be woken.
-    pub fn next_message(&self) -> Option<Bytes> {
+    pub fn next_message(&self) -> Option<Vec<u8>> {
         let mut state = self.state();
         match state.streams.next_message() {
             Some((message, roomier)) => {
@@ -330,10 +373,21 @@ impl Stream {
     pub fn send_all(&self, mut bytes: &[u8], end: bool) -> Result<(), StreamError> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(self.capacity()?.min(bytes.len()));
-            self.send(DataBuffer::copy_of(now), now.len(), end && later.is_empty())?;
+            self.send(self.copy_of(now), now.len(), end && later.is_empty())?;
             bytes = later;
         }
         Ok(())
+    }
+
+    /// Room for so many bytes of body.
+    pub fn buffer(&self, size: usize) -> DataBuffer {
+        self.0.mux.spares.take(size)
+    }
+
+    fn copy_of(&self, bytes: &[u8]) -> DataBuffer {
+        let mut buffer = self.buffer(bytes.len());
+        buffer.space().copy_from_slice(bytes);
+        buffer
     }
 
     /// Sends the end of a body alone.
@@ -342,8 +396,14 @@ impl Stream {
     }
 
     /// Sends the first `length` bytes of a buffer, for which there must be [room](Self::capacity).
-    pub fn send(&self, buffer: DataBuffer, length: usize, end: bool) -> Result<(), StreamError> {
+    pub fn send(&self, mut buffer: DataBuffer, length: usize, end: bool) -> Result<(), StreamError> {
         let number = self.0.number;
+        let room = buffer.space().len();
+        if room >= SPARE_MIN && length < room / 2 {
+            // What waits takes up what it counts for.
+            let few = DataBuffer::copy_of(&buffer.space()[..length]);
+            self.0.mux.recycle(std::mem::replace(&mut buffer, few).into_memory());
+        }
         let sent = self.0.mux.act(|streams| streams.send_data(number, buffer, length, end));
         Ok(sent?)
     }

@@ -306,8 +306,8 @@ fn both_directions_run_at_once_under_tls() {
         for id in 0..40 {
             let payload = format!("{{\"id\":{id},\"method\":\"POST\",\"path\":\"/\",\"body\":\"{body}\"}}");
             let text = format!("{{\"message_type\":\"request\",\"payload\":{payload}}}");
-            frames.push(tunnel_agent::link::Outgoing::Text(text.into_bytes().into()));
-            frames.push(tunnel_agent::link::Outgoing::Ping(b"7"[..].into()));
+            frames.push(&tunnel_agent::link::Outgoing::Text(text.into_bytes().into()));
+            frames.push(&tunnel_agent::link::Outgoing::Ping(b"7"[..].into()));
         }
         while !frames.is_empty() {
             frames.write_step(&mut half).unwrap();

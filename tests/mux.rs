@@ -36,7 +36,7 @@ fn receives(streams: &mut Streams<()>, message: Bytes, event: Event) {
 
 #[track_caller]
 fn sends(streams: &mut Streams<()>, message: Bytes) {
-    assert_eq!(streams.next_message().map(|(message, _)| message), Some(message));
+    assert_eq!(streams.next_message().map(|(message, _)| Bytes::from(message)), Some(message));
 }
 
 #[track_caller]
@@ -164,6 +164,36 @@ fn control_goes_before_data_and_streams_take_turns() {
     sends(&mut streams, bytes(2, 0, 2, b"c"));
     sends(&mut streams, bytes(2, 0, 1, b"b"));
     assert_eq!((streams.next_message(), streams.control_bytes()), (None, 0));
+}
+
+#[test]
+fn the_first_data_of_a_stream_does_not_wait_behind_what_lasts() {
+    let mut streams = gateway();
+    for _ in 0..3 {
+        streams.open((), Bytes::from_static(GET), false, false).unwrap();
+    }
+    while streams.next_message().is_some() {}
+    for body in [b"a", b"b", b"c", b"d"] {
+        send(&mut streams, 1, body, false);
+    }
+    sends(&mut streams, bytes(2, 0, 1, b"a"));
+    send(&mut streams, 2, b"x", false);
+    send(&mut streams, 3, b"y", false);
+    send(&mut streams, 2, b"z", false);
+    for (stream, body) in [(2, b"x"), (3, b"y"), (1, b"b"), (2, b"z"), (1, b"c"), (1, b"d")] {
+        sends(&mut streams, bytes(2, 0, stream, body));
+    }
+}
+
+#[test]
+fn frames_become_as_small_as_they_are_wanted_and_no_larger_than_the_other_side_takes() {
+    let mut streams = gateway();
+    streams.open((), Bytes::from_static(GET), false, false).unwrap();
+    let usual = streams.capacity(1).unwrap();
+    streams.limit_frames(100);
+    assert_eq!(streams.capacity(1), Ok(100));
+    streams.limit_frames(usize::MAX);
+    assert_eq!(streams.capacity(1), Ok(usual));
 }
 
 #[test]
@@ -502,7 +532,7 @@ impl World {
             (&mut self.gateway, &mut self.agent, &mut self.to_agent)
         };
         while let Some((message, _)) = from.streams.next_message() {
-            wire.0.push_back(message);
+            wire.0.push_back(message.into());
         }
         let Some(message) = wire.0.pop_front() else { return false };
         match to.streams.receive(&message).expect("neither side breaks the protocol") {

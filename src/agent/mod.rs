@@ -85,7 +85,9 @@ impl fmt::Display for RunError {
                     "the gateway refused this agent with {status}; check the token (--token-file or TOKEN)"
                 )
             }
-            RunError::GaveUp(last) => write!(f, "gave up on the gateway (see --max-retries): {last}"),
+            RunError::GaveUp(last) => {
+                write!(f, "gave up on the gateway; with --max-retries 0 an agent tries for ever: {last}")
+            }
             RunError::Admin(address, error) => {
                 write!(f, "cannot listen at {address} (--admin): {error}; choose another address")
             }

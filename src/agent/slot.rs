@@ -147,7 +147,8 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             let Some(delay) = backoff.failed(lived, backoff::chance()) else {
                 return Err(RunError::GaveUp(what));
             };
-            warn!("{what}; trying again in {:.1} s", delay.as_secs_f64());
+            let tries = backoff.left().map(|left| format!("; tries left: {left}")).unwrap_or_default();
+            warn!("{what}; trying again in {:.1} s{tries}", delay.as_secs_f64());
             if let Some(why) = agent.control.wait(delay) {
                 info!("{why}: trying again at once");
             }
@@ -237,12 +238,13 @@ impl<'scope, 'a: 'scope> Supervisor for Sitting<'scope, '_, 'a> {
         }
         // One that leaves at once, again and again, must meet the backoff, too.
         let mut backoff = self.backoff.clone();
-        let Some(delay) = backoff.left(self.start.elapsed(), backoff::chance()) else {
+        let Some(delay) = backoff.leaves(self.start.elapsed(), backoff::chance()) else {
             warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
             self.has_had_enough.set(true);
             return outbox.drain(after(self.slot.slots.agent.drain), MOVED);
         };
-        info!("gateway {url} takes its leave: {}; opening another session", reason.escape_debug());
+        let when = if delay.is_zero() { String::new() } else { format!(" in {:.1} s", delay.as_secs_f64()) };
+        info!("gateway {url} takes its leave: {}; opening another session{when}", reason.escape_debug());
         let start = Start { backoff, delay, predecessor: Some(outbox.clone()) };
         match self.slot.spawn(self.scope, start) {
             Ok(()) => self.has_successor.set(true),

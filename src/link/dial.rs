@@ -1,24 +1,30 @@
 //! From a gateway's URL to an open WebSocket, within one time limit.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::{Error, HandshakeError};
+use tungstenite::WebSocket;
+use tungstenite::handshake::client::generate_key;
+use tungstenite::handshake::derive_accept_key;
+use tungstenite::protocol::Role;
 
 use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
 use super::tls::{self, ClientTls, Flaw};
+use crate::http1::{has_token, parse_response};
 
 /// What to do about a certificate that is over, or seems not to have begun.
 const OUT_OF_DATE: &str = "renew the certificate, or set this machine's clock";
+
+/// Most bytes of the head that answers an upgrade.
+const HEAD_MAX: usize = 16 << 10;
 
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
@@ -315,25 +321,79 @@ impl Dialer {
 
     /// Asks on this connection for a WebSocket.
     pub(crate) fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, DialError> {
-        socket.set_deadline(Some(deadline)).map_err(DialError::Upgrade)?;
-        let mut request = self.url.uri.clone().into_client_request().map_err(handshake_error)?;
-        if let Some(token) = &self.token {
-            request.headers_mut().insert(AUTHORIZATION, token.0.clone());
-        }
-        let config = Some(frames::config(self.max_message));
-        let (mut websocket, _) = match tungstenite::client::client_with_config(request, socket, config) {
-            Ok(done) => done,
-            Err(HandshakeError::Failure(error)) => return Err(handshake_error(error)),
-            Err(HandshakeError::Interrupted(_)) => {
-                return Err(DialError::Upgrade(named(io::ErrorKind::TimedOut.into())));
-            }
-        };
-        let socket = websocket.get_mut();
-        socket.set_deadline(None).map_err(DialError::Upgrade)?;
+        let failed = |error| DialError::Upgrade(named(error));
+        socket.set_deadline(Some(deadline)).map_err(failed)?;
+        let key = generate_key();
+        socket.write_all(&self.upgrade_request(&key)).and_then(|()| socket.flush()).map_err(failed)?;
+        let rest = read_upgrade(&mut socket, &key)?;
+        socket.set_deadline(None).map_err(failed)?;
         let (heard, closer) = (socket.heard(), socket.closer());
-        let writer = socket.split().ok_or_else(|| DialError::Upgrade(io::ErrorKind::NotConnected.into()))?;
-        writer.set_timeout(WRITE_STEP_TIME).map_err(DialError::Upgrade)?;
+        let writer = socket.split().ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))?;
+        writer.set_timeout(WRITE_STEP_TIME).map_err(failed)?;
+        let config = Some(frames::config(self.max_message));
+        let websocket = WebSocket::from_partially_read(socket, rest, Role::Client, config);
         Ok(Link { reader: FrameReader::new(websocket), writer, heard, closer })
+    }
+
+    /// RFC 6455 §4.1.
+    fn upgrade_request(&self, key: &str) -> Vec<u8> {
+        let uri = &self.url.uri;
+        let host = uri.authority().map_or("", |authority| authority.as_str());
+        let mut request = format!(
+            "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+            uri.path()
+        )
+        .into_bytes();
+        if let Some(token) = &self.token {
+            request.extend_from_slice(b"Authorization: ");
+            request.extend_from_slice(token.0.as_bytes());
+            request.extend_from_slice(b"\r\n");
+        }
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+}
+
+/// Reads the answer to an upgrade with this key. Returns what came behind its head.
+fn read_upgrade(socket: &mut impl Read, key: &str) -> Result<Vec<u8>, DialError> {
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 1 << 10]);
+    loop {
+        match parse_response(&bytes, HEAD_MAX) {
+            Ok(Some((length, response))) => {
+                check_upgrade(response.status(), response.headers(), key)?;
+                return Ok(bytes.split_off(length));
+            }
+            Ok(None) => {}
+            Err(error) => return Err(DialError::NotWebSocket(error.to_string())),
+        }
+        match socket.read(&mut buffer) {
+            Ok(0) => return Err(DialError::Upgrade(named(io::ErrorKind::UnexpectedEof.into()))),
+            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+            Err(error) => return Err(DialError::Upgrade(named(error))),
+        }
+    }
+}
+
+/// Whether the head of an answer opens a WebSocket, as RFC 6455 §4.1 asks for.
+fn check_upgrade(status: StatusCode, headers: &HeaderMap, key: &str) -> Result<(), DialError> {
+    if status != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(DialError::Status(status));
+    }
+    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
+    let checks = [
+        (has_token(headers, &header::UPGRADE, "websocket"), "its 101 has no `Upgrade: websocket`"),
+        (has_token(headers, &header::CONNECTION, "upgrade"), "its 101 has no `Connection: Upgrade`"),
+        (
+            accept == Some(derive_accept_key(key.as_bytes()).as_bytes()),
+            "the Sec-WebSocket-Accept of its 101 is missing or wrong",
+        ),
+        (!headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS), "its 101 names an extension unasked"),
+        (!headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL), "its 101 names a subprotocol unasked"),
+    ];
+    match checks.into_iter().find(|(holds, _)| !holds) {
+        Some((_, what)) => Err(DialError::NotWebSocket(what.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -411,17 +471,6 @@ fn named(error: io::Error) -> io::Error {
     }
 }
 
-fn handshake_error(error: Error) -> DialError {
-    match error {
-        Error::Http(response) => DialError::Status(response.status()),
-        Error::Io(error) => DialError::Upgrade(named(error)),
-        Error::Protocol(tungstenite::error::ProtocolError::HandshakeIncomplete) => {
-            DialError::Upgrade(named(io::ErrorKind::UnexpectedEof.into()))
-        }
-        other => DialError::NotWebSocket(other.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -475,6 +524,49 @@ mod tests {
         }
         for bad in ["", "two words", "line\nbreak", "é"] {
             assert!(Token::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_is_judged_by_what_rfc_6455_asks_for_and_no_more() {
+        const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+        const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        let plain = format!("Upgrade: websocket\r\nConnection: Upgrade\r\n{ACCEPT}");
+        for (headers, wrong) in [
+            (plain.clone(), ""),
+            (format!("upgrade: WebSocket\r\nconnection: upgrade\r\n{ACCEPT}"), ""),
+            (format!("Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n{ACCEPT}"), ""),
+            (format!("Upgrade: websocket\r\nConnection: Upgrade, Keep-Alive\r\n{ACCEPT}"), ""),
+            (format!("Connection: keep-alive\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{ACCEPT}"), ""),
+            (format!("Connection: Upgrade\r\n{ACCEPT}"), "no `Upgrade: websocket`"),
+            (format!("Upgrade: websocket\r\nConnection: keep-alive\r\n{ACCEPT}"), "no `Connection: Upgrade`"),
+            ("Upgrade: websocket\r\nConnection: Upgrade\r\n".to_owned(), "Sec-WebSocket-Accept"),
+            (plain.replace("s3pP", "S3PP"), "Sec-WebSocket-Accept"),
+            (format!("{plain}Sec-WebSocket-Extensions: permessage-deflate\r\n"), "extension"),
+            (format!("{plain}Sec-WebSocket-Protocol: chat\r\n"), "subprotocol"),
+        ] {
+            let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{headers}\r\n\u{81}");
+            match read_upgrade(&mut answer.as_bytes(), KEY) {
+                Ok(rest) => assert!(wrong.is_empty() && rest == "\u{81}".as_bytes(), "{headers}"),
+                Err(error) => {
+                    assert!(!wrong.is_empty() && error.to_string().contains(wrong), "{headers}: {error}")
+                }
+            }
+            // Cut anywhere before its end, it is none.
+            let head = answer.find("\r\n\r\n").unwrap() + 4;
+            for cut in 0..head {
+                let error = read_upgrade(&mut &answer.as_bytes()[..cut], KEY).unwrap_err();
+                assert!(matches!(error, DialError::Upgrade(_)), "{cut}: {error}");
+            }
+        }
+        let endless = [b"HTTP/1.1 101 X\r\nX: ".as_slice(), &[b'x'; HEAD_MAX]].concat();
+        for (answer, wrong) in [
+            (&b"HTTP/1.1 404 Not Found\r\n\r\n"[..], "404"),
+            (b"SSH-2.0-OpenSSH\r\n", "does not speak WebSocket"),
+            (&endless, "does not speak WebSocket"),
+        ] {
+            let error = read_upgrade(&mut { answer }, KEY).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
         }
     }
 

@@ -1,10 +1,12 @@
 //! WebSocket messages on the two halves of a [`Socket`].
 
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 
@@ -71,6 +73,11 @@ impl FrameReader {
         self.0.get_ref().set_read_timeout(Some(timeout))
     }
 
+    /// Takes no larger messages than this from now on.
+    pub fn limit(&mut self, max_message: usize) {
+        self.0.set_config(|config| *config = self::config(max_message));
+    }
+
     /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.
     pub fn discard(mut self, max: usize) {
         self.0.get_mut().discard(max);
@@ -132,11 +139,15 @@ pub enum Outgoing {
 }
 
 /// Collects frames, masked for a client, and hands them to the kernel in steps.
+///
+/// The buffer holds what waits to be written and at most as much again of what is written already, however long frames
+/// are added faster than the kernel takes them.
 #[derive(Debug)]
 pub struct FrameWriter {
-    role: Role,
-    encoder: WebSocket<Collected>,
-    /// How much of what is collected is written.
+    /// The masks of a client; a server sends frames without one (RFC 6455 §5.1).
+    masks: Option<Masks>,
+    buffer: Vec<u8>,
+    /// How much of the buffer is written.
     written: usize,
     /// How much was written before that.
     written_before: u64,
@@ -145,33 +156,50 @@ pub struct FrameWriter {
 impl FrameWriter {
     /// Frames as this side of a WebSocket sends them.
     pub fn new(role: Role) -> Self {
-        let encoder = WebSocket::from_raw_socket(Collected(Vec::new()), role, Some(config(usize::MAX)));
-        FrameWriter { role, encoder, written: 0, written_before: 0 }
+        let masks = (role == Role::Client).then(Masks::new);
+        FrameWriter { masks, buffer: Vec::new(), written: 0, written_before: 0 }
     }
 
     /// Adds a frame to what is waiting.
-    pub fn push(&mut self, message: Outgoing) {
-        let frame = match message {
-            Outgoing::Text(text) => Frame::message(text, OpCode::Data(Data::Text), true),
-            Outgoing::Binary(bytes) => Frame::message(bytes, OpCode::Data(Data::Binary), true),
-            Outgoing::Ping(payload) => Frame::ping(payload),
-            Outgoing::Pong(payload) => Frame::pong(payload),
+    pub fn push(&mut self, message: &Outgoing) {
+        match message {
+            Outgoing::Text(text) => self.add(OpCode::Data(Data::Text), &[text]),
+            Outgoing::Binary(bytes) => self.push_binary(bytes),
+            Outgoing::Ping(payload) => self.add(OpCode::Control(Control::Ping), &[payload]),
+            Outgoing::Pong(payload) => self.add(OpCode::Control(Control::Pong), &[payload]),
             Outgoing::Close(code, reason) => {
-                Frame::close(Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) }))
+                self.add(OpCode::Control(Control::Close), &[&code.to_be_bytes(), reason.as_bytes()]);
             }
-        };
+        }
+    }
+
+    /// Adds a binary message to what is waiting.
+    pub fn push_binary(&mut self, message: &[u8]) {
+        self.add(OpCode::Data(Data::Binary), &[message]);
+    }
+
+    fn add(&mut self, opcode: OpCode, payload: &[&[u8]]) {
+        let mask = self.masks.as_mut().map(Masks::next);
+        let header = FrameHeader { opcode, mask, ..FrameHeader::default() };
+        let length = payload.iter().map(|part| part.len()).sum::<usize>();
+        self.buffer.reserve(header.len(length as u64) + length);
         // It goes to memory, which takes everything.
-        let _ = self.encoder.write(Message::Frame(frame));
+        let _ = header.format(length as u64, &mut self.buffer);
+        let start = self.buffer.len();
+        payload.iter().for_each(|part| self.buffer.extend_from_slice(part));
+        if let Some(mask) = mask {
+            apply_mask(&mut self.buffer[start..], mask);
+        }
     }
 
     /// Whether all of it is written and has gone out.
     pub fn is_empty(&self) -> bool {
-        self.encoder.get_ref().0.is_empty()
+        self.buffer.is_empty()
     }
 
     /// How many bytes wait to be written.
     pub fn waiting(&self) -> usize {
-        self.encoder.get_ref().0.len() - self.written
+        self.buffer.len() - self.written
     }
 
     /// How many bytes were added so far, in all.
@@ -195,59 +223,76 @@ impl FrameWriter {
     }
 
     fn write_and_flush(&mut self, half: &mut impl Write) -> io::Result<()> {
-        let collected = &self.encoder.get_ref().0;
-        let end = collected.len().min(self.written + WRITE_STEP);
+        let end = self.buffer.len().min(self.written + WRITE_STEP);
         if self.written < end {
-            match half.write(&collected[self.written..end])? {
+            match half.write(&self.buffer[self.written..end])? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 taken => self.written += taken,
             }
         }
-        if self.written == collected.len() {
+        if self.written == self.buffer.len() {
             // Under TLS, what was taken may still wait to go out; until then this is not empty.
             half.flush()?;
-            self.clear();
+            self.drop_written();
+            if self.buffer.capacity() > WRITE_BUFFER_KEPT {
+                self.buffer = Vec::new();
+            }
+        } else if self.written > self.waiting() {
+            // Each byte is moved once at most for one that is written.
+            self.drop_written();
         }
         Ok(())
     }
 
-    fn clear(&mut self) {
+    fn drop_written(&mut self) {
         self.written_before += self.written as u64;
+        self.buffer.drain(..self.written);
         self.written = 0;
-        let collected = &mut self.encoder.get_mut().0;
-        collected.clear();
-        if collected.capacity() > WRITE_BUFFER_KEPT {
-            // The encoder has a buffer of that size too.
-            *self = FrameWriter { written_before: self.written_before, ..FrameWriter::new(self.role) };
-        }
     }
 
     /// What is waiting, as bytes.
     #[cfg(test)]
     fn bytes(&self) -> &[u8] {
-        &self.encoder.get_ref().0[self.written..]
+        &self.buffer[self.written..]
     }
 }
 
-#[derive(Debug)]
-struct Collected(Vec<u8>);
+/// Masks that nobody can foresee who sees those before (RFC 6455 §10.3): numbers through SipHash, whose key is the
+/// system's chance.
+struct Masks {
+    keyed: RandomState,
+    number: u64,
+}
 
-impl Write for Collected {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
+impl Masks {
+    fn new() -> Self {
+        Masks { keyed: RandomState::new(), number: 0 }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn next(&mut self) -> [u8; 4] {
+        self.number += 1;
+        let [a, b, c, d, ..] = self.keyed.hash_one(self.number).to_ne_bytes();
+        [a, b, c, d]
     }
 }
 
-impl Read for Collected {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        // Never called: this object only encodes.
-        Err(io::ErrorKind::Unsupported.into())
+impl fmt::Debug for Masks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Masks(…)")
     }
+}
+
+/// RFC 6455 §5.3, eight bytes at a time.
+fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut words = payload.chunks_exact_mut(8);
+    for word in &mut words {
+        // A chunk of eight is eight bytes.
+        let plain = u64::from_ne_bytes(word.try_into().unwrap_or_default());
+        word.copy_from_slice(&(plain ^ wide).to_ne_bytes());
+    }
+    words.into_remainder().iter_mut().zip(mask.into_iter().cycle()).for_each(|(byte, key)| *byte ^= key);
 }
 
 #[cfg(test)]
@@ -257,10 +302,10 @@ mod tests {
     #[test]
     fn a_server_sends_frames_as_rfc_6455_writes_them() {
         let mut frames = FrameWriter::new(Role::Server);
-        frames.push(Outgoing::Text(Bytes::from_static(b"Hello")));
-        frames.push(Outgoing::Ping(Bytes::new()));
-        frames.push(Outgoing::Pong(Bytes::from_static(b"x")));
-        frames.push(Outgoing::Close(1001, "bye"));
+        frames.push(&Outgoing::Text(Bytes::from_static(b"Hello")));
+        frames.push(&Outgoing::Ping(Bytes::new()));
+        frames.push(&Outgoing::Pong(Bytes::from_static(b"x")));
+        frames.push(&Outgoing::Close(1001, "bye"));
         let expected = b"\x81\x05Hello\x89\x00\x8a\x01x\x88\x05\x03\xe9bye";
         assert_eq!(frames.bytes(), expected);
     }
@@ -268,11 +313,52 @@ mod tests {
     #[test]
     fn a_client_masks_every_frame() {
         let mut frames = FrameWriter::new(Role::Client);
-        frames.push(Outgoing::Text(Bytes::from_static(b"Hello")));
-        let bytes = frames.bytes();
-        assert_eq!(bytes[..2], [0x81, 0x85]);
-        let unmasked: Vec<u8> = (0..5).map(|i| bytes[6 + i] ^ bytes[2 + i % 4]).collect();
-        assert_eq!(unmasked, b"Hello");
+        let text = b"Hello, a text that is longer than a few words";
+        for length in 0..text.len() {
+            let before = frames.bytes().len();
+            frames.push(&Outgoing::Text(Bytes::from_static(&text[..length])));
+            let bytes = &frames.bytes()[before..];
+            assert_eq!(bytes[..2], [0x81, 0x80 | length as u8]);
+            let unmasked: Vec<u8> = (0..length).map(|i| bytes[6 + i] ^ bytes[2 + i % 4]).collect();
+            assert_eq!(unmasked, text[..length]);
+        }
+    }
+
+    #[test]
+    fn no_two_masks_are_alike_and_no_two_connections() {
+        let masks = |mut masks: Masks| (0..100).map(move |_| masks.next());
+        let all: std::collections::HashSet<_> = masks(Masks::new()).chain(masks(Masks::new())).collect();
+        assert!(all.len() > 195, "{}", all.len());
+    }
+
+    /// Takes what a kernel with a full buffer takes of each write.
+    struct Narrow(usize);
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            Ok(bytes.len().min(self.0))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_written_takes_up_no_memory_however_long_more_is_added() {
+        let mut frames = FrameWriter::new(Role::Client);
+        let message = Outgoing::Binary(vec![0; 64 << 10].into());
+        for _ in 0..2_000 {
+            while frames.waiting() < 64 << 10 {
+                frames.push(&message);
+            }
+            frames.write_step(&mut Narrow(50_000)).unwrap();
+            assert!(frames.buffer.capacity() <= 512 << 10, "{}", frames.buffer.capacity());
+        }
+        assert_eq!(
+            (frames.written(), frames.pushed() - frames.written()),
+            (100_000_000, frames.waiting() as u64)
+        );
     }
 
     /// A stream that gives these bytes in pieces of one size, and then ends.
@@ -374,7 +460,7 @@ mod tests {
         let partly = || Err(io::ErrorKind::WouldBlock.into());
         let mut half = Encrypting(vec![partly(), stalled()]);
         let mut frames = FrameWriter::new(Role::Server);
-        frames.push(Outgoing::Ping(Bytes::new()));
+        frames.push(&Outgoing::Ping(Bytes::new()));
         // Nothing goes out, then a part of it, then the rest.
         let error = frames.write_step(&mut half).unwrap_err();
         assert_eq!((error.kind(), frames.is_empty(), frames.written()), (io::ErrorKind::TimedOut, false, 2));

@@ -10,7 +10,8 @@ use time::OffsetDateTime;
 
 use super::envelope::{self, Envelope};
 use super::request::RequestId;
-use super::text::{self, Pair, Text};
+use super::text::{self, Pair, Pairs, Text};
+use crate::http1::HEADERS_MAX;
 
 /// `message_type` of a response, the local server's or the agent's own.
 pub const RESPONSE: &str = "response";
@@ -137,7 +138,7 @@ struct ResponseIn<'a> {
 struct DataIn<'a> {
     status_code: u16,
     #[serde(borrow)]
-    headers: Option<Vec<Pair<'a>>>,
+    headers: Option<Pairs<'a>>,
     #[serde(borrow)]
     body: Option<Text<'a>>,
     #[serde(borrow)]
@@ -175,14 +176,18 @@ impl Answer {
 
 fn response(data: DataIn<'_>) -> Result<http::Response<Vec<u8>>, &'static str> {
     let mut headers = HeaderMap::new();
-    for (name, value) in data.headers.unwrap_or_default() {
+    let pairs = data.headers.unwrap_or_default().0;
+    if pairs.len() > HEADERS_MAX {
+        return Err("too many headers");
+    }
+    for (name, value) in pairs {
         let name =
             HeaderName::from_bytes(name.0.as_bytes()).map_err(|_| "header name not allowed in HTTP")?;
         // Sent on as its UTF-8 bytes, like a request's value towards the local server: what was no UTF-8
         // at its origin arrives as UTF-8 of the same characters.
         let value =
             HeaderValue::from_bytes(value.0.as_bytes()).map_err(|_| "header value not allowed in HTTP")?;
-        headers.try_append(name, value).map_err(|_| "too many headers")?;
+        headers.append(name, value);
     }
     // Interim responses are not passed on, so one in the place of a final response is none.
     let status = StatusCode::from_u16(data.status_code).ok().filter(|status| !status.is_informational());

@@ -8,7 +8,7 @@ use crate::TunnelId;
 pub const CAPABILITIES: [&str; 3] = ["id", "base64", super::mux::PROTOCOL];
 
 /// Longest handshake that a gateway reads, in bytes: what is in it is kept, logged and shown.
-const HANDSHAKE_MAX: usize = 4 << 10;
+pub const HANDSHAKE_MAX: usize = 4 << 10;
 
 /// The agent's handshake as a gateway reads it.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::envelope::{self, Envelope};
-use super::text::{self, Pair, Text};
+use super::text::{self, Pair, Pairs, Text};
 
 /// `message_type` of this message.
 pub const TYPE: &str = "request";
@@ -89,7 +89,7 @@ struct Wire<'a> {
     #[serde(borrow)]
     path: Text<'a>,
     #[serde(borrow)]
-    headers: Option<Vec<Pair<'a>>>,
+    headers: Option<Pairs<'a>>,
     #[serde(borrow)]
     body: Option<Text<'a>>,
     #[serde(borrow)]
@@ -126,7 +126,7 @@ fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
         id,
         method: wire.method.0,
         path: wire.path.0,
-        headers: headers.into_iter().map(|(name, value)| (name.0, value.0)).collect(),
+        headers: headers.0.into_iter().map(|(name, value)| (name.0, value.0)).collect(),
         body: text::body_from_text(wire.body, wire.body_encoding)?,
     })
 }

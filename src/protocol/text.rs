@@ -1,9 +1,13 @@
 //! Bodies and header values as JSON text, and back.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use data_encoding::BASE64;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+
+use crate::http1::HEADERS_MAX;
 
 /// The only value of `body_encoding`.
 pub(super) const BASE64_NAME: &str = "base64";
@@ -15,6 +19,40 @@ pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// A header as it travels: a name and a value.
 pub(super) type Pair<'a> = (Text<'a>, Text<'a>);
+
+/// Headers that are read of a message: more than any message may have, so that one with too many is refused by name, and
+/// not so many that a long list costs more memory than its text.
+const PAIRS_MAX: usize = 2 * HEADERS_MAX;
+
+/// A list of headers, of which [`PAIRS_MAX`] are kept.
+#[derive(Default)]
+pub(super) struct Pairs<'a>(pub(super) Vec<Pair<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(PairsVisitor).map(Pairs)
+    }
+}
+
+struct PairsVisitor;
+
+impl<'de> Visitor<'de> for PairsVisitor {
+    type Value = Vec<Pair<'de>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of headers")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = list.next_element::<Pair<'de>>()? {
+            if pairs.len() < PAIRS_MAX {
+                pairs.push(pair);
+            }
+        }
+        Ok(pairs)
+    }
+}
 
 /// Writes a body as text: itself when it is UTF-8, else as padded base64, and whether it is the latter.
 pub(super) fn body_to_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {

@@ -13,7 +13,7 @@ use crate::admission::{Refusal, failed};
 use crate::headers::{remove_hop_by_hop, set_upgrade};
 use crate::http1::has_no_body;
 use crate::mux::{Stream, StreamError};
-use crate::protocol::mux::{DataBuffer, HEAD_MAX, Reset, ResetCode, encode_response_head};
+use crate::protocol::mux::{HEAD_MAX, Reset, ResetCode, encode_response_head};
 use crate::service::{Body, Failure, FailureKind, Response};
 use crate::status::Counters;
 
@@ -187,7 +187,7 @@ impl<'a> Answer<'a> {
         let (mut sent, mut piece) = (0, PIECE_MIN);
         loop {
             let room = self.stream.capacity()?.min(piece);
-            let mut buffer = DataBuffer::new(room);
+            let mut buffer = self.stream.buffer(room);
             let read = match body.read(buffer.space()) {
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -12,6 +12,7 @@ use super::outbox::{CONTROL_MAX, Event, Outbox, Ticket};
 use super::streamed::{self, Streamed};
 use super::{Config, End, ping};
 use crate::admission::{Refusal, admit, admit_head};
+use crate::link::frames::MESSAGE_MIN;
 use crate::link::{Closer, FrameReader, Incoming, ReadError};
 use crate::mux::Mux;
 use crate::pool::{Intake, Reason, Terms};
@@ -135,6 +136,10 @@ impl Reader {
                 self.outbox.tell(Event::GatewayError(self.masked(&text)));
                 Ok(())
             }
+            mux::WELCOME if text.len() > mux::WELCOME_MAX => {
+                let what = format!("its `welcome` is longer than {} KiB", mux::WELCOME_MAX >> 10);
+                Err(End::Violation(PROTOCOL_ERROR, what))
+            }
             mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
             _ => {
                 debug!("ignored an envelope of a type that this agent does not know");
@@ -147,6 +152,7 @@ impl Reader {
         match Welcome::decode(payload) {
             Welcome::Mux(limits) if self.outbox.start_mux(limits) => {
                 debug!("the gateway speaks mux/2");
+                self.frames.limit(MESSAGE_MIN);
                 self.outbox.tell(Event::Opened);
                 Ok(())
             }

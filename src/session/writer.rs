@@ -92,7 +92,7 @@ pub(crate) fn run(
         stalled_since: None,
         closing: false,
     };
-    writer.frames.push(Outgoing::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
+    writer.frames.push(&Outgoing::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
     let end = writer.run(|| link.heard.at());
     link.closer.close();
     // It reads from a closed socket now.
@@ -147,7 +147,7 @@ impl Writer<'_> {
 
     fn send(&mut self, message: Outgoing) {
         self.closing |= matches!(message, Outgoing::Close(..));
-        self.frames.push(message);
+        self.frames.push(&message);
     }
 
     /// The close frame is on the wire. Where the peer closes too, or has done what the connection does not
@@ -237,7 +237,7 @@ impl Writer<'_> {
         if self.frames.waiting() < BATCH
             && let Some(payload) = self.pong.take()
         {
-            self.frames.push(Outgoing::Pong(payload));
+            self.frames.push(&Outgoing::Pong(payload));
         }
         self.take_from_streams();
     }
@@ -246,7 +246,8 @@ impl Writer<'_> {
         let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
         while self.frames.waiting() < BATCH {
             let Some(message) = mux.next_message() else { break };
-            self.frames.push(Outgoing::Binary(message));
+            self.frames.push_binary(&message);
+            mux.recycle(message);
         }
     }
 
@@ -280,7 +281,7 @@ impl Writer<'_> {
 
     fn enqueue(&mut self, answer: Answer) {
         if self.state.can_send() {
-            self.frames.push(Outgoing::Text(answer.text));
+            self.frames.push(&Outgoing::Text(answer.text));
             let end = self.frames.pushed();
             self.in_frames.extend(answer.room.map(|room| (end, room)));
         }

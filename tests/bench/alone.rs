@@ -43,12 +43,12 @@ pub fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: Duration
     let writer = thread::spawn(move || {
         let mut frames = FrameWriter::new(Role::Server);
         if wire == Wire::Mux {
-            frames.push(Outgoing::Text(Limits::default().encode_welcome().into()));
+            frames.push(&Outgoing::Text(Limits::default().encode_welcome().into()));
         }
         while let Ok(number) = to_send.recv() {
-            frames.push(wire.request(number));
+            frames.push(&wire.request(number));
             while let Ok(number) = to_send.try_recv() {
-                frames.push(wire.request(number));
+                frames.push(&wire.request(number));
             }
             while !frames.is_empty() && frames.write_step(&mut half).is_ok() {}
         }

@@ -158,7 +158,7 @@ impl Chat {
         }
         self.everybody().retain_mut(|(other, frames, half)| {
             if *other == id {
-                frames.push(Outgoing::Close(1000, "bye"));
+                frames.push(&Outgoing::Close(1000, "bye"));
                 let _ = frames.write_step(half).and_then(|()| half.finish());
             }
             *other != id
@@ -173,7 +173,7 @@ impl Chat {
 
     fn say(&self, text: &str) {
         for (_, frames, half) in self.everybody().iter_mut() {
-            frames.push(Outgoing::Text(text.to_owned().into_bytes().into()));
+            frames.push(&Outgoing::Text(text.to_owned().into_bytes().into()));
             // Whoever does not listen any more is noticed by its reader.
             let _ = frames.write_step(half);
         }

@@ -14,7 +14,8 @@ use tunnel_agent::Token;
 use tunnel_agent::http1::{Connection, Head, has_token};
 use tunnel_agent::link::dial::WRITE_STALL;
 use tunnel_agent::link::{FrameReader, Incoming, Outgoing, ReadError, Socket, WriteHalf, frames};
-use tunnel_agent::protocol::mux::Event;
+use tunnel_agent::protocol::handshake::HANDSHAKE_MAX;
+use tunnel_agent::protocol::mux::{Event, PROTOCOL};
 use tunnel_agent::protocol::{Answer, Envelope, Handshake};
 
 use super::Gateway;
@@ -57,7 +58,8 @@ pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) 
     tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
     connection.output.send(&accepted)?;
     let (socket, rest) = connection.input.into_parts();
-    let config = Some(frames::config(gateway.settings.max_message));
+    // No more is taken from a stranger; what follows its handshake has limits of its own.
+    let config = Some(frames::config(HANDSHAKE_MAX));
     let websocket = WebSocket::from_partially_read(socket, rest, Role::Server, config);
     serve_agent(websocket, connection.output.into_half(), gateway)
 }
@@ -81,7 +83,7 @@ fn serve_agent(
     socket.set_deadline(Some(Instant::now() + HANDSHAKE_TIME))?;
     let closer = socket.closer();
     let mut frames = tunnel_agent::link::FrameWriter::new(Role::Server);
-    frames.push(Outgoing::Text(connection_id.clone().into_bytes().into()));
+    frames.push(&Outgoing::Text(connection_id.clone().into_bytes().into()));
     while !frames.is_empty() {
         frames.write_step(&mut half)?;
     }
@@ -95,6 +97,8 @@ fn serve_agent(
             return Ok(());
         }
     };
+    let speaks_mux = !gateway.settings.legacy && handshake.can(PROTOCOL);
+    reader.limit(if speaks_mux { frames::MESSAGE_MIN } else { gateway.settings.max_message });
     reader.set_timeout(AGENT_SILENCE)?;
     half.set_timeout(WRITE_STALL)?;
     let (agent, queue) = Agent::new(connection_id, handshake, gateway.settings.legacy, closer.clone());

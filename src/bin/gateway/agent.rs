@@ -280,13 +280,13 @@ pub fn write(agent: &Agent, queue: &Receiver<Queued>, mut half: WriteHalf) {
     let push = |frames: &mut FrameWriter, queued| {
         if let Queued::Message(message) = queued {
             agent.outgoing_bytes.fetch_sub(length(&message), Ordering::Relaxed);
-            frames.push(message);
+            frames.push(&message);
         }
     };
     loop {
         match queue.recv_timeout(PING_INTERVAL) {
             Ok(queued) => push(&mut frames, queued),
-            Err(RecvTimeoutError::Timeout) => frames.push(Outgoing::Ping(Bytes::new())),
+            Err(RecvTimeoutError::Timeout) => frames.push(&Outgoing::Ping(Bytes::new())),
             Err(RecvTimeoutError::Disconnected) => return drop(half.finish()),
         }
         // What streams have to send goes out before the queue is waited for again: a full queue takes no word
@@ -313,8 +313,11 @@ fn collect(
     while frames.waiting() < BATCH {
         if let Ok(queued) = queue.try_recv() {
             push(frames, queued);
-        } else if let Some(message) = agent.mux.as_ref().and_then(|mux| mux.next_message()) {
-            frames.push(Outgoing::Binary(message));
+        } else if let Some(mux) = &agent.mux
+            && let Some(message) = mux.next_message()
+        {
+            frames.push_binary(&message);
+            mux.recycle(message);
         } else {
             break;
         }

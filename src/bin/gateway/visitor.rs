@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tunnel_agent::http1::{Decoder, Error, Framing, Input};
 use tunnel_agent::mux::{Stream, StreamError};
-use tunnel_agent::protocol::mux::{DataBuffer, Reset, ResetCode};
+use tunnel_agent::protocol::mux::{Reset, ResetCode};
 
 /// How long a visitor may send nothing in the middle of a body, or take nothing of a response.
 pub const STALL: Duration = Duration::from_secs(60);
@@ -223,7 +223,7 @@ impl Reader {
                     return Ok(false);
                 }
             };
-            let mut buffer = DataBuffer::new(room);
+            let mut buffer = self.stream.buffer(room);
             let read = self.input.read_body(&mut decoder, buffer.space())?;
             if let Err(error) = self.stream.send(buffer, read, decoder.is_done()) {
                 self.give_up(&error);

@@ -195,6 +195,11 @@ impl Frame {
 
     /// Writes a message.
     pub fn encode(&self) -> Bytes {
+        self.to_vec().into()
+    }
+
+    /// Writes a message into memory that can be used again.
+    pub(super) fn to_vec(&self) -> Vec<u8> {
         match self {
             Frame::Head { stream, end, head } => frame(HEAD, *end, *stream, &[head]),
             Frame::Data { stream, end, body } => frame(DATA, *end, *stream, &[body]),
@@ -209,11 +214,11 @@ impl Frame {
     }
 }
 
-fn frame(kind: u8, end: bool, stream: u32, payload: &[&[u8]]) -> Bytes {
+fn frame(kind: u8, end: bool, stream: u32, payload: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + payload.iter().map(|part| part.len()).sum::<usize>());
     bytes.extend_from_slice(&header(kind, end, stream));
     payload.iter().for_each(|part| bytes.extend_from_slice(part));
-    bytes.into()
+    bytes
 }
 
 fn header(kind: u8, end: bool, stream: u32) -> [u8; HEADER] {
@@ -244,11 +249,22 @@ impl DataBuffer {
         DataBuffer(vec![0; HEADER + size])
     }
 
+    /// The same in memory that was used before; what is still in it is not sent.
+    pub(crate) fn again(mut memory: Vec<u8>, size: usize) -> Self {
+        memory.resize(HEADER + size, 0);
+        DataBuffer(memory)
+    }
+
     /// A buffer that holds these bytes.
     pub fn copy_of(bytes: &[u8]) -> Self {
         let mut buffer = DataBuffer::new(bytes.len());
         buffer.space().copy_from_slice(bytes);
         buffer
+    }
+
+    /// Its memory.
+    pub(crate) fn into_memory(self) -> Vec<u8> {
+        self.0
     }
 
     /// Where the body goes.
@@ -257,7 +273,7 @@ impl DataBuffer {
     }
 
     /// The frame, with the first `length` bytes of the space as its body.
-    pub(super) fn finish(mut self, stream: u32, length: usize, end: bool) -> Bytes {
+    pub(super) fn finish(mut self, stream: u32, length: usize, end: bool) -> Vec<u8> {
         let room = self.0.len();
         self.0.truncate(HEADER + length);
         self.0[..HEADER].copy_from_slice(&header(DATA, end, stream));
@@ -265,6 +281,6 @@ impl DataBuffer {
             // What waits is to take up what it counts for.
             self.0.shrink_to_fit();
         }
-        self.0.into()
+        self.0
     }
 }

@@ -18,4 +18,4 @@ mod welcome;
 pub use frame::{DataBuffer, Frame, HEAD_MAX, HEADER, MESSAGE_MAX, Reset, ResetCode, TEXT_MAX, Violation};
 pub use head::{RequestHead, decode_response_head, encode_request_head, encode_response_head};
 pub use streams::{Event, OpenError, Over, Read, Side, Streams};
-pub use welcome::{Limits, PROTOCOL, TYPE as WELCOME, Welcome};
+pub use welcome::{Limits, MAX as WELCOME_MAX, PROTOCOL, TYPE as WELCOME, Welcome};

@@ -9,6 +9,9 @@ use crate::protocol::text::Text;
 /// `message_type` of this message.
 pub const TYPE: &str = "welcome";
 
+/// Most bytes of its envelope.
+pub const MAX: usize = 4 << 10;
+
 /// The protocol's name, here and among the capabilities of a handshake.
 pub const PROTOCOL: &str = "mux/2";
 

@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use tungstenite::Bytes;
-
 use super::weight;
 
 /// Bytes of one stream's frames that wait to be sent, at most; one frame always fits.
@@ -107,7 +105,9 @@ pub(super) struct Outgoing {
     pub(super) has_head: bool,
     /// The end is queued, or sent.
     pub(super) ended: bool,
-    waiting: VecDeque<Bytes>,
+    /// Some of the body has gone out.
+    pub(super) has_begun: bool,
+    waiting: VecDeque<Vec<u8>>,
     waiting_weight: usize,
     /// What may still be queued.
     credit: u64,
@@ -118,6 +118,7 @@ impl Outgoing {
         Outgoing {
             has_head: false,
             ended: false,
+            has_begun: false,
             waiting: VecDeque::new(),
             waiting_weight: 0,
             credit: u64::from(window),
@@ -145,7 +146,7 @@ impl Outgoing {
     }
 
     /// Queues a frame with so many bytes of body. Returns whether it is the only one.
-    pub(super) fn push(&mut self, frame: Bytes, length: usize, end: bool) -> bool {
+    pub(super) fn push(&mut self, frame: Vec<u8>, length: usize, end: bool) -> bool {
         debug_assert!(!self.ended && length <= self.credit());
         self.credit = self.credit.saturating_sub(length as u64);
         self.ended = end;
@@ -154,9 +155,10 @@ impl Outgoing {
         self.waiting.len() == 1
     }
 
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         let frame = self.waiting.pop_front()?;
         self.waiting_weight -= weight(&frame);
+        self.has_begun = true;
         Some(frame)
     }
 

@@ -100,15 +100,19 @@ pub struct Streams<T> {
     open: usize,
     control: VecDeque<Control>,
     control_bytes: usize,
-    /// Streams with data that waits, in the order of their turns.
+    /// Streams whose first data waits. They come before those whose turn it is.
+    beginners: VecDeque<u32>,
+    /// The other streams with data that waits, in the order of their turns.
     turns: VecDeque<u32>,
+    /// Bytes of body in one frame that is sent.
+    frame_max: usize,
     lost: bool,
 }
 
 /// What goes out before data.
 #[derive(Debug)]
 enum Control {
-    Frame(Bytes),
+    Frame(Vec<u8>),
     /// The window of this stream, as it is when its turn comes.
     Window(u32),
 }
@@ -152,7 +156,9 @@ impl<T> Streams<T> {
             open: 0,
             control: VecDeque::new(),
             control_bytes: 0,
+            beginners: VecDeque::new(),
             turns: VecDeque::new(),
+            frame_max: limits.max_frame as usize,
             lost: false,
         }
     }
@@ -187,6 +193,12 @@ impl<T> Streams<T> {
         self.control_bytes
     }
 
+    /// Makes frames no larger than this from now on, and no larger than the other side takes: on a slow connection a
+    /// large one delays all that come behind it.
+    pub fn limit_frames(&mut self, bytes: usize) {
+        self.frame_max = bytes.min(self.limits.max_frame as usize);
+    }
+
     /// Opens a stream.
     pub fn open(&mut self, attached: T, head: Bytes, end: bool, upgrade: bool) -> Result<u32, OpenError> {
         debug_assert_eq!(self.side, Side::Gateway);
@@ -202,7 +214,7 @@ impl<T> Streams<T> {
         stream.outgoing.ended = end;
         self.table.insert(number, stream);
         self.open += 1;
-        self.push_control(Frame::Head { stream: number, end, head }.encode());
+        self.push_control(Frame::Head { stream: number, end, head }.to_vec());
         Ok(number)
     }
 
@@ -221,7 +233,7 @@ impl<T> Streams<T> {
 
     /// Does not take on a stream that was [opened](Event::Opened).
     pub fn refuse(&mut self, stream: u32, reset: Reset) {
-        self.push_control(Frame::Reset { stream, reset }.encode());
+        self.push_control(Frame::Reset { stream, reset }.to_vec());
     }
 
     /// Sends the head of a response. With `end` there is no body; a 101 has one that never counts as done
@@ -231,7 +243,7 @@ impl<T> Streams<T> {
         debug_assert!(!state.outgoing.has_head, "a response has one head");
         state.outgoing.has_head = true;
         state.switched = is_switch(&head) && !end;
-        self.push_control(Frame::Head { stream, end, head }.encode());
+        self.push_control(Frame::Head { stream, end, head }.to_vec());
         if end {
             self.sent_end(stream);
         }
@@ -240,7 +252,7 @@ impl<T> Streams<T> {
 
     /// How many bytes of body may be queued now.
     pub fn capacity(&mut self, stream: u32) -> Result<usize, Over> {
-        let max_frame = self.limits.max_frame as usize;
+        let max_frame = self.frame_max;
         Ok(self.get(stream)?.outgoing.capacity(max_frame))
     }
 
@@ -259,8 +271,12 @@ impl<T> Streams<T> {
         end: bool,
     ) -> Result<(), Over> {
         let state = self.get(stream)?;
-        if state.outgoing.push(buffer.finish(stream, length, end), length, end) {
-            self.turns.push_back(stream);
+        let begins = !state.outgoing.has_begun;
+        match state.outgoing.push(buffer.finish(stream, length, end), length, end) {
+            // What has just begun is not kept waiting by what lasts.
+            true if begins => self.beginners.push_back(stream),
+            true => self.turns.push_back(stream),
+            false => {}
         }
         Ok(())
     }
@@ -298,7 +314,7 @@ impl<T> Streams<T> {
     /// Ends a stream before its time.
     pub fn reset(&mut self, stream: u32, reset: Reset) {
         if self.table.get(&stream).is_some_and(|state| state.over.is_none()) {
-            self.push_control(Frame::Reset { stream, reset: reset.clone() }.encode());
+            self.push_control(Frame::Reset { stream, reset: reset.clone() }.to_vec());
             self.end(stream, Over::ByUs(reset));
         }
     }
@@ -317,7 +333,7 @@ impl<T> Streams<T> {
 
     /// Tells the other side that no stream above this one is served, or with 0 that none will be opened.
     pub fn go_away(&mut self, last: u32, text: &str) {
-        self.push_control(Frame::GoAway { last, text: text.to_owned() }.encode());
+        self.push_control(Frame::GoAway { last, text: text.to_owned() }.to_vec());
     }
 
     /// The connection is lost: ends the streams that are not over, and names them. What came of the others
@@ -326,6 +342,7 @@ impl<T> Streams<T> {
         self.lost = true;
         self.control.clear();
         self.control_bytes = 0;
+        self.beginners.clear();
         self.turns.clear();
         let open = self.table.iter().filter(|(_, state)| state.over.is_none());
         let open: Vec<u32> = open.map(|(stream, _)| *stream).collect();
@@ -335,7 +352,7 @@ impl<T> Streams<T> {
 
     /// Whether there is nothing to send.
     pub fn is_idle(&self) -> bool {
-        self.control.is_empty() && self.turns.is_empty()
+        self.control.is_empty() && self.beginners.is_empty() && self.turns.is_empty()
     }
 
     /// How the stream ended, if it has.
@@ -375,7 +392,7 @@ impl<T> Streams<T> {
         }
     }
 
-    fn push_control(&mut self, frame: Bytes) {
+    fn push_control(&mut self, frame: Vec<u8>) {
         if self.lost {
             return;
         }
@@ -385,7 +402,7 @@ impl<T> Streams<T> {
 }
 
 /// What a frame takes up while it waits, with what surrounds it.
-fn weight(frame: &Bytes) -> usize {
+fn weight(frame: &[u8]) -> usize {
     frame.len() + 64
 }
 

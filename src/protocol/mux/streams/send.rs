@@ -1,14 +1,13 @@
 //! What goes out, in which order.
 
-use tungstenite::Bytes;
-
 use super::{Control, Over, Side, Streams, weight};
 use crate::protocol::mux::frame::{Frame, Reset, ResetCode};
 
 impl<T> Streams<T> {
-    /// The next message to be sent: control first, then the data of one stream after the other. The number is
+    /// The next message to be sent: control first, then the first data of streams, then that of one stream after the
+    /// other. The number is
     /// that of a stream that has room again.
-    pub fn next_message(&mut self) -> Option<(Bytes, Option<u32>)> {
+    pub fn next_message(&mut self) -> Option<(Vec<u8>, Option<u32>)> {
         while let Some(control) = self.control.pop_front() {
             match control {
                 Control::Frame(frame) => {
@@ -22,7 +21,7 @@ impl<T> Streams<T> {
                 }
             }
         }
-        while let Some(stream) = self.turns.pop_front() {
+        while let Some(stream) = self.beginners.pop_front().or_else(|| self.turns.pop_front()) {
             let Some(state) = self.table.get_mut(&stream) else { continue };
             let Some(frame) = state.outgoing.pop() else { continue };
             if !state.outgoing.is_empty() {
@@ -35,10 +34,10 @@ impl<T> Streams<T> {
         None
     }
 
-    fn grant(&mut self, stream: u32) -> Option<Bytes> {
+    fn grant(&mut self, stream: u32) -> Option<Vec<u8>> {
         let state = self.table.get_mut(&stream).filter(|state| state.over.is_none())?;
         let grant = state.incoming.grant()?;
-        Some(Frame::Window { stream, grant }.encode())
+        Some(Frame::Window { stream, grant }.to_vec())
     }
 
     /// Our end is on its way: after the agent's nothing more follows, but for an upgrade.
