@@ -22,6 +22,7 @@ mod answer;
 pub(crate) mod job;
 mod order;
 pub(crate) mod outbox;
+mod pace;
 mod ping;
 mod reader;
 mod state;

@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use tungstenite::Bytes;
@@ -45,6 +45,8 @@ pub(super) enum Event {
     GatewayError(String),
     /// The reader read its last.
     ReaderEnded(End),
+    /// The pong came of a ping that was sent so long after the session's start.
+    Pong(Duration),
     /// Finish until this time at most, and why.
     Drain(Instant, &'static str),
     /// The gateway takes requests for this session, or may do so from now on.
@@ -119,6 +121,9 @@ struct Shared {
     answer_bytes_max: usize,
     control_bytes: AtomicUsize,
     alive: AtomicBool,
+    /// The gateway is told to send no more requests.
+    leaving: AtomicBool,
+    /// New requests are refused.
     draining: AtomicBool,
     /// Requests that came in, each of which sends exactly one answer.
     issued: AtomicU64,
@@ -162,6 +167,7 @@ pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
         answer_bytes_max: max_message.saturating_mul(2),
         control_bytes: AtomicUsize::new(0),
         alive: AtomicBool::new(true),
+        leaving: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         issued: AtomicU64::new(0),
         places: AtomicU64::new(0),
@@ -241,14 +247,34 @@ impl Outbox {
         fits
     }
 
-    /// Finish until this time at most; what comes from now on is refused.
+    /// Tells the writer of a pong, where it waits for one.
+    pub(super) fn tell_pong(&self, sent: Duration) {
+        if self.shared.leaving.load(Ordering::Acquire) {
+            self.tell(Event::Pong(sent));
+        }
+    }
+
+    /// Finish until this time at most. What comes from now on is refused; streams that were opened before the gateway
+    /// heard of it are served.
     pub(crate) fn drain(&self, until: Instant, why: &'static str) {
-        if !self.shared.draining.swap(true, Ordering::AcqRel)
-            && let Some(mux) = self.mux()
-        {
-            mux.go_away(mux.last(), why);
+        if !self.shared.leaving.swap(true, Ordering::AcqRel) {
+            match self.mux() {
+                Some(mux) => mux.go_away(u32::MAX, why),
+                None => self.refuse_more(),
+            }
         }
         self.tell(Event::Drain(until, why));
+    }
+
+    fn refuse_more(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Refuses streams from now on, and tells the gateway which is the last that is served.
+    pub(super) fn name_last_stream(&self, why: &'static str) {
+        self.refuse_more();
+        // One that the reader is just taking on may be above it, and is served all the same.
+        self.mux().inspect(|mux| mux.go_away(mux.last(), why));
     }
 
     /// Switches mux/2 on. False when it is on already, or a request came before.

@@ -1,4 +1,4 @@
-//! What a ping carries: when it was sent. So its pong, however late and among however many, tells how long it took.
+//! What a ping carries: when it was sent. So its pong, however late and among however many, tells which one it answers.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ pub(super) fn payload(sent: Duration) -> Bytes {
     micros(sent).to_be_bytes().to_vec().into()
 }
 
-/// How long a pong with this payload took, which came so long after the session's start; nothing when it answers none
-/// of our pings.
-pub(super) fn round_trip(payload: &[u8], came: Duration) -> Option<Duration> {
+/// How long after the session's start the ping was sent that a pong with this payload answers, which came so long after
+/// it; nothing when it answers none of our pings.
+pub(super) fn sent(payload: &[u8], came: Duration) -> Option<Duration> {
     let sent = u64::from_be_bytes(payload.try_into().ok()?);
-    micros(came).checked_sub(sent).map(Duration::from_micros)
+    (sent <= micros(came)).then(|| Duration::from_micros(sent))
 }
 
 fn micros(time: Duration) -> u64 {
@@ -25,13 +25,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pong_tells_how_long_its_ping_took() {
+    fn a_pong_tells_when_its_ping_was_sent() {
         let at = Duration::from_millis;
         let (first, second) = (payload(at(1_000)), payload(at(2_000)));
-        assert_eq!(round_trip(&first, at(2_500)), Some(at(1_500)));
-        assert_eq!(round_trip(&second, at(2_501)), Some(at(501)));
+        assert_eq!(sent(&first, at(2_500)), Some(at(1_000)));
+        assert_eq!(sent(&second, at(2_501)), Some(at(2_000)));
         for unasked in [&b""[..], b"unasked", &payload(at(9_000))] {
-            assert_eq!(round_trip(unasked, at(3_000)), None, "{unasked:?}");
+            assert_eq!(sent(unasked, at(3_000)), None, "{unasked:?}");
         }
     }
 }

@@ -113,8 +113,11 @@ impl Reader {
             Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
             Incoming::Binary(message) => self.take_frame(&message),
             Incoming::Pong(payload) => {
-                let took = ping::round_trip(&payload, self.began.elapsed());
-                took.inspect(|time| self.counters.pong_took(*time));
+                let now = self.began.elapsed();
+                if let Some(sent) = ping::sent(&payload, now) {
+                    self.counters.pong_took(now - sent);
+                    self.outbox.tell_pong(sent);
+                }
                 Ok(())
             }
             Incoming::Close(_) => Ok(()),

@@ -14,12 +14,19 @@ use std::time::{Duration, Instant};
 use super::{CLOSE_WAIT, ping};
 use crate::link::Outgoing;
 
-/// For each of these many bytes written since anything was last heard, the liveness deadline moves by
-/// [`SLACK_TIME`]: on a slow uplink the ping waits in the kernel behind what was written before it.
+/// While more than this waits to be written, a ping waits behind it: what the kernel takes of it then proves that the
+/// gateway reads, as well as a pong.
+const AHEAD_OF_PING: usize = 64 << 10;
+
+/// Where the kernel holds what it likes unsent, a ping waits in it, too: for each of these many bytes that it has taken
+/// since anything was last heard, the liveness deadline moves by [`SLACK_TIME`].
 const SLACK_BYTES: u64 = 64 << 10;
 
 /// See [`SLACK_BYTES`].
 const SLACK_TIME: Duration = Duration::from_secs(1);
+
+/// How long a session that is drained waits for what has crossed its first GOAWAY on the wire.
+const CROSSING_TIME: Duration = Duration::from_secs(1);
 
 /// How long the gateway may take to answer after the machine slept.
 const PROBE_TIME: Duration = Duration::from_secs(3);
@@ -99,6 +106,8 @@ impl End {
 pub(super) enum Step {
     /// Sends this.
     Send(Outgoing),
+    /// Says which stream is the last: what crossed the first GOAWAY has arrived.
+    LastStream(&'static str),
     /// Nothing, until something happens or this time comes.
     Wait(Instant),
     /// Ends the session.
@@ -108,9 +117,36 @@ pub(super) enum Step {
 #[derive(Debug)]
 enum Phase {
     Open,
-    Draining { until: Instant, why: &'static str },
+    Draining { until: Instant, why: &'static str, crossing: Crossing },
     Closing { until: Instant, by_us: bool, end: End },
     Ended(End),
+}
+
+/// Whether requests come as streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Streams {
+    Off,
+    On,
+}
+
+/// Whether requests may still arrive that were sent before the gateway heard of the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Crossing {
+    /// A ping is to be sent, whose pong says that all of them have arrived.
+    Unasked,
+    /// It was sent so long after the session's start, and is waited for until this time.
+    Asked(Duration, Instant),
+    /// None may, or they need not be waited for.
+    Over,
+}
+
+/// How much the kernel holds back unsent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// Little: what it takes is on its way.
+    Bounded,
+    /// As much as it likes.
+    Unbounded,
 }
 
 /// The rules of a session: heartbeat, liveness, drain, close.
@@ -121,23 +157,31 @@ pub(super) struct State {
     next_ping: Instant,
     began: Instant,
     heard: Instant,
+    unsent: Unsent,
+    /// When the kernel last took some of what a ping would have waited behind.
+    progressed: Instant,
     written_since_heard: u64,
     /// Since when the gateway is asked whether it is still there.
     probe: Option<Instant>,
+    /// The last stream is still to be named, for this reason.
+    last_stream: Option<&'static str>,
     /// A close frame that is still to be sent.
     close: Option<(u16, &'static str)>,
 }
 
 impl State {
-    pub(super) fn new(heartbeat: Heartbeat, now: Instant) -> Self {
+    pub(super) fn new(heartbeat: Heartbeat, unsent: Unsent, now: Instant) -> Self {
         State {
             heartbeat,
+            unsent,
+            progressed: now,
             phase: Phase::Open,
             next_ping: now + heartbeat.ping_interval,
             began: now,
             heard: now,
             written_since_heard: 0,
             probe: None,
+            last_stream: None,
             close: None,
         }
     }
@@ -151,9 +195,24 @@ impl State {
         }
     }
 
-    /// The kernel took these bytes.
-    pub(super) fn wrote(&mut self, bytes: u64) {
-        self.written_since_heard += bytes;
+    /// The kernel took these bytes, of so many that waited.
+    pub(super) fn wrote(&mut self, bytes: u64, waiting: usize, now: Instant) {
+        if bytes > 0 && waiting > AHEAD_OF_PING {
+            self.progressed = now;
+        }
+        if self.unsent == Unsent::Unbounded {
+            self.written_since_heard += bytes;
+        }
+    }
+
+    /// The pong came of a ping that was sent so long after the session's start.
+    pub(super) fn pong(&mut self, sent: Duration) {
+        if let Phase::Draining { crossing, why, .. } = &mut self.phase
+            && matches!(crossing, Crossing::Asked(asked, _) if sent >= *asked)
+        {
+            *crossing = Crossing::Over;
+            self.last_stream = Some(why);
+        }
     }
 
     /// The machine slept: the gateway may have given the session up, and is asked at once.
@@ -162,10 +221,14 @@ impl State {
         self.next_ping = now;
     }
 
-    /// Finish what runs until this time at most, then close. A later call can only shorten it.
-    pub(super) fn drain(&mut self, until: Instant, why: &'static str) {
+    /// Finish what runs until this time at most, then close. A later call can only shorten it. `streams`: requests
+    /// come as streams, of which some may cross the word of it.
+    pub(super) fn drain(&mut self, until: Instant, why: &'static str, streams: Streams) {
         match &mut self.phase {
-            Phase::Open => self.phase = Phase::Draining { until, why },
+            Phase::Open => {
+                let crossing = if streams == Streams::On { Crossing::Unasked } else { Crossing::Over };
+                self.phase = Phase::Draining { until, why, crossing };
+            }
             Phase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
             Phase::Closing { end, .. } => *end = End::Shutdown,
             Phase::Ended(_) => {}
@@ -241,6 +304,9 @@ impl State {
 
     /// What to do next, when `outstanding` requests are not answered yet.
     pub(super) fn step(&mut self, now: Instant, outstanding: u64) -> Step {
+        if let Some(why) = self.last_stream.take() {
+            return Step::LastStream(why);
+        }
         if let Some((code, reason)) = self.close.take() {
             return Step::Send(Outgoing::Close(code, reason));
         }
@@ -248,12 +314,22 @@ impl State {
             Phase::Ended(end) => return Step::End(end.clone()),
             Phase::Closing { until, end, .. } if now >= *until => return Step::End(end.clone()),
             Phase::Closing { until, .. } => return Step::Wait(*until),
-            Phase::Draining { until, why } if outstanding == 0 || now >= *until => {
+            Phase::Draining { until, why, crossing }
+                if now >= *until || (outstanding == 0 && *crossing == Crossing::Over) =>
+            {
                 // What is answered but not written yet has the rest of the time.
                 let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
                 self.start_closing(GOING_AWAY, why, true, End::Shutdown, until);
                 return self.step(now, outstanding);
             }
+            Phase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),
+            // Whoever does not answer has had its time.
+            Phase::Draining { crossing: Crossing::Asked(sent, limit), .. } if now >= *limit => {
+                let sent = *sent;
+                self.pong(sent);
+                return self.step(now, outstanding);
+            }
+            Phase::Draining { until, crossing: Crossing::Asked(_, limit), .. } => Some(*until.min(limit)),
             Phase::Draining { until, .. } => Some(*until),
             Phase::Open => None,
         };
@@ -269,9 +345,19 @@ impl State {
         Step::Wait(drain_until.map_or(next, |until| until.min(next)))
     }
 
+    /// Sends a ping, whose pong comes behind all that was sent before the gateway heard of the drain.
+    fn ask_for_crossing(&mut self, now: Instant) -> Step {
+        let sent = now - self.began;
+        if let Phase::Draining { crossing, .. } = &mut self.phase {
+            *crossing = Crossing::Asked(sent, now + CROSSING_TIME);
+        }
+        Step::Send(Outgoing::Ping(ping::payload(sent)))
+    }
+
     fn dead_at(&self) -> Instant {
         let slack = SLACK_TIME * u32::try_from(self.written_since_heard / SLACK_BYTES).unwrap_or(u32::MAX);
-        let dead_at = self.heard + self.heartbeat.ping_interval + self.heartbeat.pong_timeout;
+        let alive = self.heard.max(self.progressed);
+        let dead_at = alive + self.heartbeat.ping_interval + self.heartbeat.pong_timeout;
         self.probe.map_or(dead_at, |since| dead_at.min(since + PROBE_TIME)) + slack
     }
 }
@@ -304,7 +390,7 @@ mod tests {
     impl Transcript {
         fn new() -> Self {
             let start = Instant::now();
-            Transcript { start, state: State::new(Heartbeat::default(), start) }
+            Transcript { start, state: State::new(Heartbeat::default(), Unsent::Bounded, start) }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -381,10 +467,35 @@ mod tests {
     }
 
     #[test]
-    fn a_large_answer_on_a_slow_uplink_is_not_a_dead_peer() {
+    fn what_the_kernel_takes_of_a_large_answer_is_life_as_a_pong_is() {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
-        t.state.wrote(16 << 20);
+        t.pings(15.0);
+        for second in [10.0, 20.0, 30.0, 40.0] {
+            t.state.wrote(16 << 10, 10 << 20, t.at(second));
+        }
+        t.pings(64.9);
+        t.waits(64.9, 0, 65.0);
+        t.ends(65.0, End::Silent(64 * SECOND));
+    }
+
+    #[test]
+    fn what_a_ping_does_not_wait_behind_does_not_move_the_deadline() {
+        let mut t = Transcript::new();
+        t.state.heard(t.at(1.0));
+        t.pings(15.0);
+        t.state.wrote(64 << 10, 64 << 10, t.at(20.0));
+        // The kernel took nothing.
+        t.state.wrote(0, 10 << 20, t.at(20.0));
+        t.ends(26.0, End::Silent(25 * SECOND));
+    }
+
+    #[test]
+    fn where_the_kernel_holds_back_what_it_likes_a_ping_may_wait_in_it() {
+        let mut t = Transcript::new();
+        t.state.unsent = Unsent::Unbounded;
+        t.state.heard(t.at(1.0));
+        t.state.wrote(16 << 20, 0, t.at(1.0));
         t.pings(15.0);
         t.pings(280.0);
         t.waits(281.9, 0, 282.0);
@@ -394,7 +505,8 @@ mod tests {
     #[test]
     fn hearing_something_takes_the_slack_back() {
         let mut t = Transcript::new();
-        t.state.wrote(1 << 20);
+        t.state.unsent = Unsent::Unbounded;
+        t.state.wrote(1 << 20, 0, t.at(0.0));
         t.state.heard(t.at(10.0));
         t.pings(15.0);
         t.waits(16.0, 0, 30.0);
@@ -405,7 +517,7 @@ mod tests {
     #[test]
     fn drains_until_everything_is_answered() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING);
+        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
         t.waits(1.0, 2, 11.0);
         t.sends(3.0, Outgoing::Close(1001, "the agent is stopping"));
         t.waits(3.0, 0, 11.0);
@@ -416,9 +528,40 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_waits_for_the_streams_that_have_crossed_its_word() {
+        let mut t = Transcript::new();
+        t.state.heard(t.at(1.0));
+        t.pings(15.0);
+        t.state.drain(t.at(30.0), STOPPING, Streams::On);
+        t.pings(20.0);
+        t.waits(20.0, 0, 21.0);
+        // Of a ping from before.
+        t.state.pong(15 * SECOND);
+        t.waits(20.1, 0, 21.0);
+        t.state.pong(20 * SECOND);
+        assert_eq!(t.state.step(t.at(20.2), 1), Step::LastStream(STOPPING));
+        t.state.heard(t.at(20.2));
+        t.waits(20.2, 1, 30.0);
+        t.sends(22.0, Outgoing::Close(1001, STOPPING));
+    }
+
+    #[test]
+    fn a_gateway_that_answers_no_ping_holds_a_drain_up_for_a_second() {
+        let mut t = Transcript::new();
+        t.state.drain(t.at(10.0), STOPPING, Streams::On);
+        t.pings(1.0);
+        assert_eq!(t.state.step(t.at(2.0), 0), Step::LastStream(STOPPING));
+        t.sends(2.0, Outgoing::Close(1001, STOPPING));
+        // Who may not wait does not.
+        let mut t = Transcript::new();
+        t.state.drain(t.at(0.0), STOPPING, Streams::On);
+        t.sends(0.0, Outgoing::Close(1001, STOPPING));
+    }
+
+    #[test]
     fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING);
+        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
         assert_eq!(t.state.step(t.at(11.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
         t.waits(11.0, 2, 12.0);
         t.ends(12.0, End::Shutdown);
@@ -427,9 +570,9 @@ mod tests {
     #[test]
     fn a_second_signal_skips_the_drain() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING);
+        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
         t.waits(1.0, 2, 11.0);
-        t.state.drain(t.at(2.0), STOPPING);
+        t.state.drain(t.at(2.0), STOPPING, Streams::Off);
         assert_eq!(t.state.step(t.at(2.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
     }
 
@@ -479,7 +622,7 @@ mod tests {
         let mut t = Transcript::new();
         t.state.closed_by_peer(None, t.at(1.0));
         t.sends(1.0, Outgoing::Close(1000, ""));
-        t.state.drain(t.at(9.0), STOPPING);
+        t.state.drain(t.at(9.0), STOPPING, Streams::Off);
         t.ends(2.0, End::Shutdown);
     }
 }

@@ -14,11 +14,13 @@ use tungstenite::protocol::Role;
 use super::job::Job;
 use super::order::Order;
 use super::outbox::{self, Answer, Event, Inbox, Outbox, Room};
+use super::pace::{Pace, Speed};
 use super::reader::Reader;
-use super::state::{State, Step};
+use super::state::{State, Step, Streams, Unsent};
 use super::{Config, End};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
+use crate::link::duplex::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
 use crate::link::{FrameWriter, Link, Outgoing, WriteHalf};
 use crate::pool::Intake;
 use crate::protocol::Handshake;
@@ -27,6 +29,10 @@ use crate::status::Counters;
 /// Answers are collected up to this many bytes before they are written, so that many small ones cost one
 /// system call.
 const BATCH: usize = 64 << 10;
+
+/// The same on a slow connection, and the largest frame that is made there: what is collected delays all that comes
+/// behind it.
+const SMALL_BATCH: usize = 16 << 10;
 
 /// A gateway that has sent no `welcome` for this long since the handshake is one that sends none.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
@@ -75,12 +81,17 @@ pub(crate) fn run(
     };
     supervisor.began(&outbox);
     let now = Instant::now();
+    link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
+    let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
     let mut writer = Writer {
         supervisor,
         outbox,
         open_by: Some(now + OPEN_WAIT),
         clocks: Clocks::new(SystemTime::now(), now),
-        state: State::new(config.heartbeat, began),
+        next_look: now + LOOK_EVERY,
+        pace: Pace::new(),
+        batch: BATCH,
+        state: State::new(config.heartbeat, unsent, began),
         order: Order::new(config.correlation),
         inbox,
         answers: VecDeque::new(),
@@ -106,6 +117,12 @@ struct Writer<'a> {
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
     clocks: Clocks,
+    /// When to look at them again.
+    next_look: Instant,
+    /// How fast the gateway's side takes what is written.
+    pace: Pace,
+    /// Frames are collected up to this many bytes before they are written.
+    batch: usize,
     state: State,
     order: Order<Answer>,
     inbox: Inbox,
@@ -132,9 +149,12 @@ impl Writer<'_> {
             self.state.heard(heard());
             let streams = self.inbox.mux().map_or(0, |mux| mux.open_count() as u64);
             let outstanding = self.inbox.issued() - self.answered + streams;
-            match self.state.step(Instant::now(), outstanding) {
+            let now = Instant::now();
+            self.look_at_clocks(now);
+            match self.state.step(now, outstanding) {
                 Step::End(end) => return end,
                 Step::Send(message) => self.send(message),
+                Step::LastStream(why) => self.outbox.name_last_stream(why),
                 Step::Wait(_) if !self.frames.is_empty() => {
                     self.write();
                     // A drain, say, must not wait until all of it is written.
@@ -162,9 +182,13 @@ impl Writer<'_> {
     }
 
     fn write(&mut self) {
-        let before = self.frames.written();
+        let (before, waiting) = (self.frames.written(), self.frames.waiting());
+        let start = Instant::now();
         let result = self.frames.write_step(&mut self.half);
-        self.state.wrote(self.frames.written() - before);
+        let now = Instant::now();
+        let written = self.frames.written() - before;
+        self.state.wrote(written, waiting, now);
+        self.pace.wrote(written, now - start).inspect(|speed| self.set_speed(*speed));
         match result {
             Ok(()) => self.stalled_since = None,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
@@ -182,6 +206,19 @@ impl Writer<'_> {
         }
     }
 
+    /// Collects less on a slow connection, and lets the kernel hold less back.
+    fn set_speed(&mut self, speed: Speed) {
+        self.batch = if speed == Speed::Slow { SMALL_BATCH } else { BATCH };
+        self.half.keep_unsent(if speed == Speed::Slow { UNSENT_SLOW } else { UNSENT_FAST });
+        self.limit_frames();
+    }
+
+    fn limit_frames(&self) {
+        if let Some(mux) = self.inbox.mux() {
+            mux.limit_frames(if self.batch == BATCH { usize::MAX } else { SMALL_BATCH });
+        }
+    }
+
     /// The socket took nothing for [`WRITE_STEP_TIME`].
     fn stalled(&mut self) {
         let now = Instant::now();
@@ -195,23 +232,25 @@ impl Writer<'_> {
     fn wait(&mut self, until: Instant) {
         let now = Instant::now();
         let until = self.open_by.map_or(until, |by| by.min(until));
-        let timeout = until.saturating_duration_since(now).min(LOOK_EVERY);
+        let timeout = until.min(self.next_look).saturating_duration_since(now);
         match self.inbox.events.recv_timeout(timeout) {
             Ok(event) => {
                 self.handle(event);
                 self.handle_waiting();
             }
-            Err(RecvTimeoutError::Timeout) => self.look_at_clocks(),
             // This writer has a sender itself.
-            Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
 
-    fn look_at_clocks(&mut self) {
-        let now = Instant::now();
-        if self.clocks.slept(SystemTime::now(), now) {
-            info!("this machine seems to have slept; asking whether the gateway is still there");
-            self.state.woke(now);
+    /// Looks now and then, however much happens meanwhile.
+    fn look_at_clocks(&mut self, now: Instant) {
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            if self.clocks.slept(SystemTime::now(), now) {
+                info!("this machine seems to have slept; asking whether the gateway is still there");
+                self.state.woke(now);
+            }
         }
         if self.open_by.is_some_and(|by| by <= now) {
             self.opened();
@@ -230,11 +269,11 @@ impl Writer<'_> {
         while let Ok(event) = self.inbox.events.try_recv() {
             self.handle(event);
         }
-        while self.frames.waiting() < BATCH {
+        while self.frames.waiting() < self.batch {
             let Some(answer) = self.answers.pop_front() else { break };
             self.handle_answer(answer);
         }
-        if self.frames.waiting() < BATCH
+        if self.frames.waiting() < self.batch
             && let Some(payload) = self.pong.take()
         {
             self.frames.push(&Outgoing::Pong(payload));
@@ -244,7 +283,7 @@ impl Writer<'_> {
 
     fn take_from_streams(&mut self) {
         let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
-        while self.frames.waiting() < BATCH {
+        while self.frames.waiting() < self.batch {
             let Some(message) = mux.next_message() else { break };
             self.frames.push_binary(&message);
             mux.recycle(message);
@@ -260,8 +299,15 @@ impl Writer<'_> {
             Event::Violation(code, what) => self.state.violation(code, what, now),
             Event::GatewayError(text) => self.state.gateway_error(text, now),
             Event::ReaderEnded(end) => self.state.reader_ended(end),
-            Event::Drain(until, why) => self.state.drain(until, why),
-            Event::Opened => self.opened(),
+            Event::Pong(sent) => self.state.pong(sent),
+            Event::Drain(until, why) => {
+                let streams = if self.inbox.mux().is_some() { Streams::On } else { Streams::Off };
+                self.state.drain(until, why, streams);
+            }
+            Event::Opened => {
+                self.limit_frames();
+                self.opened();
+            }
             Event::GoesAway(reason) => self.supervisor.goes_away(&self.outbox, &reason),
             // They are looked at after the events.
             Event::Streams => {}

@@ -101,6 +101,7 @@ fn serve_agent(
     reader.limit(if speaks_mux { frames::MESSAGE_MIN } else { gateway.settings.max_message });
     reader.set_timeout(AGENT_SILENCE)?;
     half.set_timeout(WRITE_STALL)?;
+    half.set_user_timeout(AGENT_SILENCE);
     let (agent, queue) = Agent::new(connection_id, handshake, gateway.settings.legacy, closer.clone());
     let writing = agent.clone();
     let writer = thread::Builder::new()

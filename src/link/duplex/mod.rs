@@ -19,8 +19,10 @@ use self::tls::Tls;
 use super::tls::{ClientTls, ServerTls};
 
 /// What the kernel may hold unsent before a write waits, in bytes; what is under way comes on top.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT_MAX: u32 = 128 << 10;
+pub(crate) const UNSENT_FAST: u32 = 128 << 10;
+
+/// The same on a slow connection, where all of it delays what comes behind it.
+pub(crate) const UNSENT_SLOW: u32 = 16 << 10;
 
 /// After this long without a byte the system asks whether the other side is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -100,7 +102,7 @@ impl Socket {
     pub fn plain(tcp: TcpStream) -> io::Result<Self> {
         // Without it, small frames wait up to 40 ms for an acknowledgement.
         tcp.set_nodelay(true)?;
-        keep_unsent_small(&tcp);
+        keep_unsent(&tcp, UNSENT_FAST);
         let tcp = Arc::new(tcp);
         let write = WriteHalf {
             tcp: tcp.clone(),
@@ -280,12 +282,15 @@ impl Socket {
 
 /// Keeps what the kernel holds back unsent small, so that what is written is on its way, and a write that
 /// waits goes on as soon as the other side reads. Where the system has no such setting, it is as it is.
-fn keep_unsent_small(tcp: &TcpStream) {
+fn keep_unsent(tcp: &TcpStream, max: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_MAX);
+    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(max);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = tcp;
+    let _ = (tcp, max);
 }
+
+/// Whether [`keep_unsent`] has an effect on this system.
+pub(crate) const KEEPS_UNSENT: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// The time until `deadline`, or an error when it has passed.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
@@ -343,6 +348,20 @@ impl WriteHalf {
             tls.finish(&self.tcp)?;
         }
         self.tcp.shutdown(Shutdown::Write)
+    }
+
+    /// Keeps what the kernel holds back unsent below so many bytes, where the system has such a setting.
+    pub(crate) fn keep_unsent(&self, max: u32) {
+        keep_unsent(&self.tcp, max);
+    }
+
+    /// Lets the system end the connection when the other side acknowledges nothing of what was sent for this long.
+    /// Where it has no such setting, it waits as long as it likes.
+    pub fn set_user_timeout(&self, timeout: Duration) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&*self.tcp).set_tcp_user_timeout(Some(timeout));
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = timeout;
     }
 
     /// Lets a write fail when it makes no progress for this long.
