@@ -4,17 +4,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::Authority;
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
 use crate::admission::X_TUNNEL_SOURCE;
-use crate::http1::{Connection, Error, Head, response};
+use crate::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, response};
 use crate::link::dial::Token;
 use crate::link::{Closer, Socket};
 
@@ -42,6 +43,7 @@ pub(crate) struct Admin {
 }
 
 struct Shared {
+    address: SocketAddr,
     token: Option<Token>,
     answers: Box<Answers>,
     state: Mutex<State>,
@@ -82,7 +84,7 @@ impl Admin {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { token, answers: Box::new(answers), state: Mutex::default() });
+        let shared = Arc::new(Shared { address, token, answers: Box::new(answers), state: Mutex::default() });
         let accepting = shared.clone();
         let acceptor =
             thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
@@ -125,6 +127,11 @@ impl Shared {
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
+        if path != "/healthz" && !self.is_meant(head.request.headers()) {
+            let what =
+                "this answers to its own address and to localhost; other names want --admin-token-file\n";
+            return text(StatusCode::MISDIRECTED_REQUEST, what);
+        }
         if path != "/healthz" && !self.is_allowed(head.request.headers()) {
             let mut response = text(StatusCode::UNAUTHORIZED, "this wants the token of --admin-token-file\n");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -132,6 +139,17 @@ impl Shared {
         }
         let nothing = || text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /status and /metrics\n");
         (self.answers)(path).unwrap_or_else(nothing)
+    }
+
+    /// Whether a request names this server. One by another name may come from a page that a browser shows, whose own name
+    /// was made to lead here; where a token is wanted, it has none.
+    fn is_meant(&self, headers: &HeaderMap) -> bool {
+        let Some(host) = headers.get(header::HOST) else { return true };
+        let Ok(authority) = Authority::try_from(host.as_bytes()) else { return self.token.is_some() };
+        let host = authority.host();
+        let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+        let is_own = address.is_some_and(|ip| ip.is_loopback() || ip == self.address.ip());
+        is_own || host.eq_ignore_ascii_case("localhost") || self.token.is_some()
     }
 
     fn is_allowed(&self, headers: &HeaderMap) -> bool {
@@ -188,8 +206,8 @@ fn take(socket: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
 
 fn serve(socket: Socket, id: u64, shared: &Shared) -> io::Result<()> {
     let mut connection = Connection::new(socket)?;
-    while connection.wait() {
-        let head = match connection.read_head() {
+    while connection.wait(KEEP_ALIVE) {
+        let head = match connection.read_head(HEAD_TIME) {
             Ok(head) => head,
             Err(error) => return refuse(connection, error),
         };
@@ -198,7 +216,7 @@ fn serve(socket: Socket, id: u64, shared: &Shared) -> io::Result<()> {
         {
             client.is_known = true;
         }
-        if let Err(error) = connection.read_body(&head, 0) {
+        if let Err(error) = connection.read_body(&head, 0, |_| true) {
             return refuse(connection, error);
         }
         let mut response = shared.answer(&head);

@@ -5,13 +5,14 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri};
 use log::info;
 
 use crate::clock::whole_seconds;
-use crate::protocol::RequestMessage;
+use crate::http1::{RawTarget, is_host, parse_target};
 use crate::protocol::mux::RequestHead;
+use crate::protocol::{RequestMessage, RequestName};
 use crate::rate::Bucket;
 use crate::rules::{Action, Rule, Rules, Verdict};
 use crate::service::{Body, Failure, FailureKind, Request, Response};
@@ -23,8 +24,8 @@ pub(crate) const X_TUNNEL_SOURCE: HeaderName = HeaderName::from_static("x-tunnel
 /// came through would be taken for one.
 pub(crate) const X_TUNNEL_SEARCH: HeaderName = HeaderName::from_static("x-tunnel-search");
 
-/// Most headers of one request.
-pub const HEADERS_MAX: usize = 128;
+/// Most headers of one request: as many as a gateway takes from its visitors, and what it adds.
+pub const HEADERS_MAX: usize = crate::http1::HEADERS_MAX + 16;
 
 /// Most bytes of one request's header names and values together.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
@@ -147,21 +148,35 @@ impl Refusal {
     }
 
     /// Leaves a line in the log, with method and path (without its query) where they could be read.
-    pub(crate) fn log(&self, request: Option<(&Method, &str)>) {
-        let (status, code) = (self.status().as_u16(), self.code());
+    pub(crate) fn log(&self, name: RequestName, request: Option<(&Method, &str)>) {
+        let (status, code, name) = (self.status().as_u16(), self.code(), name.to_string());
+        let request_name = name.as_str();
         match request {
             Some((method, path)) => {
                 let path = &*shown_path(path);
                 let (method, shown) = (method.as_str(), path.escape_debug());
-                info!(method, path, status, code; "{method} {shown} refused: {status} {code}");
+                let hint = self.hint();
+                info!(method, path, status, code, request = request_name; "{method} {shown} refused: {status} {code}{hint} [{name}]");
             }
-            None => info!(status, code; "refused a request: {status} {code}: {}", self.message()),
+            None => {
+                let text = self.message();
+                info!(status, code, request = request_name; "refused a request: {status} {code}: {text} [{name}]");
+            }
+        }
+    }
+
+    /// What the agent's owner might change, for the log alone.
+    fn hint(&self) -> &'static str {
+        match self {
+            Refusal::QueueFull => " (see --concurrency and --queue)",
+            Refusal::QueueTimeout => " (see --concurrency and --queue-timeout)",
+            _ => "",
         }
     }
 
     /// The response: a small JSON object, marked as the agent's own.
-    pub fn response(&self) -> Response {
-        problem(self.status(), self.code(), &self.message(), self.retry_after())
+    pub fn response(&self, name: RequestName) -> Response {
+        problem(self.status(), self.code(), &self.message(), name, self.retry_after())
     }
 
     /// After how many seconds it may be tried again, where waiting helps.
@@ -187,8 +202,14 @@ pub(crate) fn shown_path(path: &str) -> Cow<'_, str> {
 }
 
 /// A response of the agent's own.
-fn problem(status: StatusCode, code: &str, text: &str, retry_after: Option<u64>) -> Response {
-    let body = serde_json::json!({ "error": text, "code": code });
+fn problem(
+    status: StatusCode,
+    code: &str,
+    text: &str,
+    name: RequestName,
+    retry_after: Option<u64>,
+) -> Response {
+    let body = serde_json::json!({ "error": text, "code": code, "request": name.to_string() });
     let mut response = Response::new(Body::from(body.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -200,14 +221,19 @@ fn problem(status: StatusCode, code: &str, text: &str, retry_after: Option<u64>)
     response
 }
 
-/// A failure to forward as a response.
-pub(crate) fn failed(failure: &Failure, text: &str) -> Response {
-    let status = match failure.kind() {
-        FailureKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+/// The status of a response that says that there is none of the local server's.
+pub(crate) fn failed_status(kind: FailureKind) -> StatusCode {
+    match kind {
+        FailureKind::Unavailable | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
         FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         _ => StatusCode::BAD_GATEWAY,
-    };
-    problem(status, failure.kind().code(), text, failure.retry_after().map(whole_seconds))
+    }
+}
+
+/// A failure to forward as a response.
+pub(crate) fn failed(failure: &Failure, text: &str, name: RequestName) -> Response {
+    let kind = failure.kind();
+    problem(failed_status(kind), kind.code(), text, name, failure.retry_after().map(whole_seconds))
 }
 
 /// What an agent's owner lets through, and how much of it.
@@ -257,7 +283,7 @@ impl Entrance {
 /// Turns a message into a request that HTTP allows, or says why it is none.
 pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Refusal> {
     let method = method(&message.method)?;
-    let path = path(&message.path)?;
+    let (path, raw) = path(&message.path)?;
     let pairs = message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
     let headers = headers(pairs)?;
     if message.body.len() > body_max {
@@ -267,6 +293,7 @@ pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Re
     *request.method_mut() = method;
     *request.uri_mut() = Uri::from(path);
     *request.headers_mut() = headers;
+    raw.map(|raw| request.extensions_mut().insert(raw));
     Ok(request)
 }
 
@@ -274,7 +301,9 @@ pub fn admit(message: RequestMessage<'_>, body_max: usize) -> Result<Request, Re
 pub(crate) fn admit_head(head: &RequestHead<'_>) -> Result<http::request::Parts, Refusal> {
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = method(head.method)?;
-    parts.uri = Uri::from(path(head.target)?);
+    let (path, raw) = path(head.target)?;
+    parts.uri = Uri::from(path);
+    raw.map(|raw| parts.extensions.insert(raw));
     parts.headers = headers(head.headers.iter().map(|&(name, value)| (name.as_bytes(), value)))?;
     Ok(parts)
 }
@@ -287,18 +316,13 @@ fn method(name: &str) -> Result<Method, Refusal> {
     }
 }
 
-/// Takes a request target in origin form (RFC 9112 §3.2.1) and nothing else. A second slash at its start
-/// would make an authority of the first segment for whoever reads it as a reference; a fragment never
-/// travels.
-fn path(target: &str) -> Result<PathAndQuery, Refusal> {
-    const WHAT: &str = "the path is not in origin form: one `/`, then a path and query";
-    if !target.starts_with('/') || target.starts_with("//") || target.contains('#') {
-        return Err(Refusal::bad_request(WHAT));
-    }
+/// Takes a request target in origin form (RFC 9112 §3.2.1) and nothing else.
+fn path(target: &str) -> Result<(PathAndQuery, Option<RawTarget>), Refusal> {
+    const WHAT: &str = "the path is not in origin form: `/`, then a path and query without blanks or `#`";
     if target.len() > LINE_MAX {
         return Err(Refusal::PathTooLong);
     }
-    target.parse().map_err(|_| Refusal::bad_request(WHAT))
+    parse_target(target).ok_or(Refusal::bad_request(WHAT))
 }
 
 fn headers<'a>(
@@ -335,14 +359,11 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
     if valid { Ok(()) } else { Err(Refusal::bad_request("the Host header is no host and port")) }
 }
 
-/// Whether this is a host, perhaps with a port.
-pub(crate) fn is_host(bytes: &[u8]) -> bool {
-    !bytes.contains(&b'@') && Authority::try_from(bytes).is_ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NAME: RequestName = RequestName { connection: 0x0c8f_3d52, number: 17 };
 
     fn message<'a>(method: &'a str, path: &'a str, headers: &[(&'a str, &'a str)]) -> RequestMessage<'a> {
         RequestMessage {
@@ -351,6 +372,7 @@ mod tests {
             path: path.into(),
             headers: headers.iter().map(|&(name, value)| (name.into(), value.into())).collect(),
             body: b"body".to_vec(),
+            names_encoding: false,
         }
     }
 
@@ -367,8 +389,6 @@ mod tests {
             "x",
             "?q",
             "http://evil/",
-            "//evil/",
-            "///",
             "\\\\evil\\",
             "/a b",
             "/a\r\nHost: x",
@@ -388,8 +408,19 @@ mod tests {
 
     #[test]
     fn paths_in_origin_form_pass_unchanged() {
-        for path in ["/", "/a//b", "/?", "/a?b=c&d=//e", "/@evil", "/a/../b", "/%2e%2e/x", "/{id}|é", "/:80"]
-        {
+        for path in [
+            "/",
+            "/a//b",
+            "//evil/",
+            "///",
+            "/?",
+            "/a?b=c&d=//e",
+            "/@evil",
+            "/a/../b",
+            "/%2e%2e/x",
+            "/{id}|é",
+            "/:80",
+        ] {
             let request = admit(message("GET", path, &[]), 4).unwrap();
             assert_eq!(request.uri().path_and_query().unwrap().as_str(), path);
             assert_eq!((request.uri().scheme(), request.uri().authority()), (None, None));
@@ -421,6 +452,7 @@ mod tests {
             ("host", "a b"),
             ("host", "a@b"),
             ("host", "a/b"),
+            ("host", "a:99999"),
         ] {
             assert_eq!(refused(message("GET", "/", &[(name, value)])), "bad_request", "{name:?}: {value:?}");
         }
@@ -476,7 +508,7 @@ mod tests {
             (Refusal::Draining, Some("1")),
             (Refusal::Filtered, None),
         ] {
-            let response = refusal.response();
+            let response = refusal.response(NAME);
             let header = response.headers().get("retry-after").map(|value| value.to_str().unwrap());
             assert_eq!(header, seconds, "{refusal:?}");
         }
@@ -489,8 +521,9 @@ mod tests {
             (FailureKind::Truncated, 502),
             (FailureKind::Timeout, 504),
             (FailureKind::Unavailable, 503),
+            (FailureKind::Exhausted, 503),
         ] {
-            assert_eq!(failed(&Failure::new(kind, "why"), "text").status(), status, "{kind:?}");
+            assert_eq!(failed(&Failure::new(kind, "why"), "text", NAME).status(), status, "{kind:?}");
         }
     }
 
@@ -502,12 +535,13 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_marked_json_response() {
-        let response = Refusal::QueueFull.response();
+        let response = Refusal::QueueFull.response(NAME);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["x-tunnel-source"], "agent");
         let body = response.into_body().read_to_end_limited(1000).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(json["code"], "queue_full");
+        assert_eq!(json["request"], "0c8f3d52-17");
     }
 }

@@ -4,13 +4,18 @@
 //! all come from it. A flag beats its variable beats the default; an empty variable counts as unset.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
+
+use crate::link::dial::read_secret;
+use crate::logging::Format;
 
 /// One line of a program's table.
 #[derive(Debug, Clone, Copy)]
@@ -59,11 +64,18 @@ impl std::error::Error for UsageError {}
 /// What was typed, and the environment.
 pub struct Options<'a> {
     table: &'a [Opt],
+    /// What variables begin with that are meant for this program and no other: `TUNNEL_AGENT_`, say.
+    prefix: &'static str,
     /// Flags with their values, in the order in which they were typed.
     typed: Vec<(&'static str, String)>,
     arguments: pico_args::Arguments,
     environment: &'a dyn Fn(&str) -> Option<OsString>,
+    /// Variables that were obeyed though other programs may use their names.
+    bare: RefCell<BTreeSet<&'static str>>,
 }
+
+/// Variables whose names say whose they are, with or without the prefix.
+const OWN_NAMES: [&str; 4] = ["TUNNEL_ID", "GATEWAY_URL", "LOCAL_URL", "RUST_LOG"];
 
 /// What a program was asked to do.
 #[derive(Debug)]
@@ -92,6 +104,7 @@ pub type Invoked = Option<(&'static str, Vec<String>)>;
 pub fn read<T>(
     verbs: &[Verb],
     table: &[Opt],
+    prefix: &'static str,
     settings: impl FnOnce(Invoked, Options<'_>) -> Result<T, UsageError>,
 ) -> Result<Command<T>, UsageError> {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -104,7 +117,7 @@ pub fn read<T>(
     }
     let environment = |name: &str| std::env::var_os(name);
     let invoked = take_verb(verbs, &mut arguments)?;
-    settings(invoked, Options::new(table, arguments, &environment)?).map(Command::Run)
+    settings(invoked, Options::new(table, prefix, arguments, &environment)?).map(Command::Run)
 }
 
 /// Takes a command and its operands from the front.
@@ -162,11 +175,13 @@ impl<'a> Options<'a> {
     /// read: a misspelt option is the cause where a missing one is only the consequence.
     pub fn new(
         table: &'a [Opt],
+        prefix: &'static str,
         arguments: Vec<OsString>,
         environment: &'a dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, UsageError> {
         let typed = check(table, &arguments)?;
-        Ok(Options { table, typed, arguments: pico_args::Arguments::from_vec(arguments), environment })
+        let arguments = pico_args::Arguments::from_vec(arguments);
+        Ok(Options { table, prefix, typed, arguments, environment, bare: RefCell::default() })
     }
 
     /// An option without a value: on when given, or by its variable.
@@ -178,7 +193,7 @@ impl<'a> Options<'a> {
             None => Ok(false),
             Some((_, value)) if value == "1" || value == "true" => Ok(true),
             Some((_, value)) if value == "0" || value == "false" => Ok(false),
-            Some((variable, _)) => Err(UsageError(format!("{variable}: expected 1, true, 0 or false"))),
+            Some((source, _)) => Err(UsageError(format!("{source}: expected 1, true, 0 or false"))),
         }
     }
 
@@ -240,50 +255,91 @@ impl<'a> Options<'a> {
         &self,
         flags: &[&'static str],
         variable: &'static str,
-    ) -> Result<Vec<(&'static str, String)>, UsageError> {
+    ) -> Result<Vec<(String, String)>, UsageError> {
         let typed = self.typed.iter().filter(|(flag, _)| flags.contains(flag));
-        let typed: Vec<_> = typed.cloned().collect();
+        let typed: Vec<_> = typed.map(|(flag, text)| ((*flag).to_owned(), text.clone())).collect();
         if !typed.is_empty() {
             return Ok(typed);
         }
-        let text = self.variable(variable)?.unwrap_or_default();
+        let Some((source, text)) = self.variable(variable)? else { return Ok(Vec::new()) };
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        Ok(lines.map(|line| (variable, line.to_owned())).collect())
+        Ok(lines.map(|line| (source.clone(), line.to_owned())).collect())
     }
 
-    /// A secret, from the file that an option names or from a variable. `read` refuses what cannot be one.
+    /// A secret, from the file that an option names or from a variable, and the file. `read` refuses what cannot be one.
     pub fn secret<T>(
         &mut self,
         file: &'static str,
         variable: &'static str,
         read: impl Fn(&str) -> Option<T>,
-    ) -> Result<Option<T>, UsageError> {
-        let (source, text) = match self.value(file, secret_file)? {
-            Some(text) => (file, text),
+    ) -> Result<Option<(T, Option<PathBuf>)>, UsageError> {
+        let in_file = self.value(file, |path| secret_file(path).map(|text| (text, PathBuf::from(path))))?;
+        let (source, text, path) = match in_file {
+            Some((text, path)) => (file.to_owned(), text, Some(path)),
             None => match self.variable(variable)? {
-                Some(text) => (variable, text),
+                Some((source, text)) => (source, text, None),
                 None => return Ok(None),
             },
         };
         let unusable = "the token is empty, or holds a space or a character that is not ASCII";
-        read(&text).map(Some).ok_or_else(|| UsageError(format!("{source}: {unusable}")))
+        match read(&text) {
+            Some(secret) => Ok(Some((secret, path))),
+            None => Err(UsageError(format!("{source}: {unusable}"))),
+        }
     }
 
-    /// A variable's name and value, unless it is unset or empty.
+    /// What the variable of an option is called in an error, and its value, unless it is unset or empty.
     fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
         let variable = self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable);
-        Ok(self.variable(variable)?.map(|value| (variable.to_owned(), value)))
+        self.variable(variable)
     }
 
-    /// The value of a variable that has no flag.
-    pub fn variable(&self, variable: &str) -> Result<Option<String>, UsageError> {
-        if variable.is_empty() {
-            return Ok(None);
+    /// What a variable is called in an error, and its value, unless it is unset or empty. The name that no other program
+    /// uses hides the bare one.
+    pub fn variable(&self, variable: &'static str) -> Result<Option<(String, String)>, UsageError> {
+        let Some(own) = self.own_name(variable) else { return Ok(None) };
+        let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
+        let (source, value) = match (set(&own), set(variable)) {
+            (Some(value), _) => (format!("the variable {own}"), value),
+            (None, Some(value)) if OWN_NAMES.contains(&variable) => {
+                (format!("the variable {variable}"), value)
+            }
+            (None, Some(value)) => {
+                self.bare.borrow_mut().insert(variable);
+                // It may be another program's, and stand in the way.
+                (format!("the variable {variable} (which {own} hides)"), value)
+            }
+            (None, None) => return Ok(None),
+        };
+        match value.into_string() {
+            Ok(text) => Ok(Some((source, text))),
+            Err(_) => Err(UsageError(format!("{source}: not valid UTF-8"))),
         }
-        let value = (self.environment)(variable).filter(|value| !value.is_empty());
-        let text = value.map(OsString::into_string).transpose();
-        text.map_err(|_| UsageError(format!("{variable}: not valid UTF-8")))
     }
+
+    /// The name of a variable that no other program uses: the prefix, and its option's name, if it has one.
+    fn own_name(&self, variable: &str) -> Option<String> {
+        let opt = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty())?;
+        Some(own_name(self.prefix, opt))
+    }
+
+    /// Whether this variable was read by its bare name.
+    pub fn is_bare(&self, variable: &str) -> bool {
+        self.bare.borrow().contains(variable)
+    }
+
+    /// What the log says of variables that were obeyed though other programs may use their names.
+    pub fn bare_variables(&self) -> Option<String> {
+        let bare = self.bare.borrow();
+        let named = |variable: &&str| Some(format!("{variable} (better {})", self.own_name(variable)?));
+        let names: Vec<_> = bare.iter().filter_map(named).collect();
+        (!names.is_empty()).then(|| format!("taken from the environment: {}", names.join(", ")))
+    }
+}
+
+fn own_name(prefix: &str, opt: &Opt) -> String {
+    let name = if opt.flag.is_empty() { opt.variable } else { opt.flag };
+    format!("{prefix}{}", name.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
 }
 
 /// Looks whether the arguments are options of the table with their values, each given once. Returns what was typed.
@@ -359,9 +415,12 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The table as help, with the two options that every program has.
-pub fn help(table: &[Opt]) -> String {
-    let mut text =
-        String::from("Options, each with its environment variable in brackets; a flag beats its variable:\n");
+pub fn help(table: &[Opt], prefix: &str) -> String {
+    let mut text = format!(
+        "Options, each with its environment variable in brackets; a flag beats its variable. Each is read as\n\
+         {prefix}… with the flag's name, too, such as {}, which hides the other:\n",
+        table.first().map(|opt| own_name(prefix, opt)).unwrap_or_default(),
+    );
     for opt in table {
         let name = match (opt.flag, opt.value) {
             ("", _) => format!("${}", opt.variable),
@@ -413,6 +472,15 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
+/// Reads `text` or `json`.
+pub fn log_format(text: &str) -> Result<Format, &'static str> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json"),
+    }
+}
+
 /// Reads a whole number.
 pub fn number(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a whole number")
@@ -420,17 +488,11 @@ pub fn number(text: &str) -> Result<usize, &'static str> {
 
 /// Reads a secret from a file: its content without the line's end.
 fn secret_file(path: &str) -> Result<String, String> {
-    /// Longer than any token.
-    const MAX: u64 = 16 << 10;
-    let mut content = String::new();
-    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+    read_secret(Path::new(path)).map_err(|error| match error.kind() {
         // Perhaps it is no path, but the secret itself.
         std::io::ErrorKind::NotFound => format!("no such file, of {} characters", path.chars().count()),
         _ => format!("{path}: {error}"),
-    })?;
-    std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX), &mut content)
-        .map_err(|error| format!("{path}: {error}"))?;
-    Ok(content.trim_end_matches(['\r', '\n']).to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -453,7 +515,7 @@ mod tests {
             line.map(OsString::from)
         };
         let arguments = arguments.iter().map(OsString::from).collect();
-        let mut options = Options::new(&TABLE, arguments, &environment)?;
+        let mut options = Options::new(&TABLE, "MY_", arguments, &environment)?;
         let got = (
             options.text("--tunnel-id")?,
             options.value("--workers", number)?,
@@ -486,12 +548,31 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_no_other_program_uses_hides_the_bare_one() {
+        let environment = |name: &str| match name {
+            "WORKERS" | "TUNNEL_ID" => Some(OsString::from("7")),
+            "MY_INSECURE" => Some(OsString::from("1")),
+            "INSECURE" => Some(OsString::from("redis")),
+            _ => None,
+        };
+        let mut options = Options::new(&TABLE, "MY_", Vec::new(), &environment).unwrap();
+        assert_eq!(options.switch("--insecure"), Ok(true));
+        assert_eq!(options.bare_variables(), None);
+        assert_eq!(options.text("--tunnel-id"), Ok(Some("7".to_owned())));
+        assert_eq!(options.bare_variables(), None);
+        assert_eq!(options.value("--workers", number), Ok(Some(7)));
+        assert!(options.is_bare("WORKERS") && !options.is_bare("INSECURE"));
+        let said = "taken from the environment: WORKERS (better MY_WORKERS)";
+        assert_eq!(options.bare_variables().as_deref(), Some(said));
+    }
+
+    #[test]
     fn an_option_that_repeats_gives_all_its_values() {
         let table = [Opt::new("--port", "PORTS", "N", "").repeats()];
         let ports = |arguments: &[&str], variable: &str| {
-            let environment = |_: &str| Some(OsString::from(variable));
+            let environment = |name: &str| (name == "PORTS").then(|| OsString::from(variable));
             let arguments = arguments.iter().map(OsString::from).collect();
-            Options::new(&table, arguments, &environment)?.all_parsed::<u16>("--port")
+            Options::new(&table, "MY_", arguments, &environment)?.all_parsed::<u16>("--port")
         };
         assert_eq!(ports(&["--port", "1", "--port=2"], "3"), Ok(vec![1, 2]));
         assert_eq!(ports(&[], "3, 4"), Ok(vec![3, 4]));
@@ -512,8 +593,17 @@ mod tests {
     fn errors_name_the_option_and_never_the_value() {
         for (arguments, environment, message) in [
             (&["--workers", "s3cret"][..], &[][..], "--workers: expected a whole number"),
-            (&[], &["WORKERS=s3cret"], "WORKERS: expected a whole number"),
-            (&[], &["INSECURE=s3cret"], "INSECURE: expected 1, true, 0 or false"),
+            (
+                &[],
+                &["WORKERS=s3cret"],
+                "the variable WORKERS (which MY_WORKERS hides): expected a whole number",
+            ),
+            (&[], &["MY_WORKERS=s3cret"], "the variable MY_WORKERS: expected a whole number"),
+            (
+                &[],
+                &["INSECURE=s3cret"],
+                "the variable INSECURE (which MY_INSECURE hides): expected 1, true, 0 or false",
+            ),
             (&["--workers"], &[], "--workers needs a value"),
             (&["--tunnel-id", "--workers", "2"], &[], "--tunnel-id needs a value"),
             (&["--workers", "1", "--workers", "2"], &[], "--workers was given twice"),

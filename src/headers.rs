@@ -2,6 +2,7 @@
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tungstenite::handshake::derive_accept_key;
 
 use crate::http1::has_token;
 
@@ -22,7 +23,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// Removes hop-by-hop headers, and those that `Connection` names. `Connection` cannot name away what
-/// framing and security rest on: `Host`, `Content-*` and `X-Forwarded-*` stay.
+/// framing and security rest on: `Host`, `Content-*` and what says where a request came from stay.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         for name in named_by_connection(headers) {
@@ -34,15 +35,64 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that a request asks to change to (RFC 9110 §7.8): a `GET` without a body. Not HTTP in another guise,
-/// over TLS (RFC 2817) or as HTTP/2, which would tunnel past every rule.
-pub fn wanted_protocol(method: &Method, headers: &HeaderMap) -> Option<HeaderValue> {
-    let protocol = headers.get(header::UPGRADE)?;
-    let bodiless =
-        !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING);
-    let asks = *method == Method::GET && bodiless && has_token(headers, &header::CONNECTION, "upgrade");
-    let is_http = headers.contains_key(HTTP2_SETTINGS) || names_http(headers);
-    (asks && !is_http).then(|| protocol.clone())
+/// A change of protocol that a request asks for (RFC 9110 §7.8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The protocols that it names.
+    protocols: HeaderValue,
+    /// The key of a WebSocket's handshake.
+    key: Option<HeaderValue>,
+}
+
+impl Upgrade {
+    /// What a request asks for: a `GET` without a body. Not HTTP in another guise, over TLS (RFC 2817) or as HTTP/2,
+    /// which would tunnel past every rule.
+    pub fn asked_for(method: &Method, headers: &HeaderMap) -> Option<Self> {
+        let lengths = headers.get_all(header::CONTENT_LENGTH);
+        let bodiless = lengths.iter().all(|length| crate::http1::number(length) == Some(0))
+            && !headers.contains_key(header::TRANSFER_ENCODING);
+        let asks = *method == Method::GET && bodiless && has_token(headers, &header::CONNECTION, "upgrade");
+        let is_http = headers.contains_key(HTTP2_SETTINGS) || names_http(headers);
+        Self::named_in(headers).filter(|_| asks && !is_http)
+    }
+
+    /// What the headers of a request name that asks for a change in any case.
+    pub(crate) fn named_in(headers: &HeaderMap) -> Option<Self> {
+        let protocols = headers.get(header::UPGRADE)?.clone();
+        Some(Upgrade { protocols, key: headers.get(header::SEC_WEBSOCKET_KEY).cloned() })
+    }
+
+    /// Puts back what [`remove_hop_by_hop`] takes from a request.
+    pub fn set(&self, headers: &mut HeaderMap) {
+        set_upgrade(headers, self.protocols.clone());
+    }
+
+    /// Whether a 101 with these headers changes to what was asked for, or what is wrong with it. A page that lets its
+    /// visitor choose a status would else open a way past every rule.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+        let protocols = |value: &HeaderValue| -> Vec<Vec<u8>> {
+            let names = value
+                .as_bytes()
+                .split(|&byte| byte == b',')
+                .map(|name| name.trim_ascii().to_ascii_lowercase());
+            names.filter(|name| !name.is_empty()).collect()
+        };
+        let asked = protocols(&self.protocols);
+        let answered: Vec<_> = headers.get_all(header::UPGRADE).iter().flat_map(protocols).collect();
+        if answered.is_empty() || !answered.iter().all(|protocol| asked.contains(protocol)) {
+            return Err("it changes to a protocol that was not asked for");
+        }
+        if !answered.iter().any(|protocol| protocol == b"websocket") {
+            return Ok(());
+        }
+        // A client must fail otherwise (RFC 6455 §4.1).
+        let accept = self.key.as_ref().map(|key| derive_accept_key(key.as_bytes()));
+        let shown = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
+        match accept {
+            Some(accept) if shown == Some(accept.as_bytes()) => Ok(()),
+            _ => Err("its Sec-WebSocket-Accept does not fit the request's key"),
+        }
+    }
 }
 
 fn names_http(headers: &HeaderMap) -> bool {
@@ -54,10 +104,17 @@ fn names_http(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Puts back what [`remove_hop_by_hop`] takes from an upgrade.
+/// Puts back what [`remove_hop_by_hop`] takes from a 101.
 pub fn set_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, protocol);
+}
+
+/// Removes a `Content-Length` that a transfer coding overrides (RFC 9112 §6.3), before that is removed itself.
+pub fn remove_overridden_length(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
 }
 
 /// Leaves a `Content-Length` that states one number, and once; whatever else there is of it goes.
@@ -94,7 +151,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .filter(|name| {
             let name = name.as_str();
-            name != "host" && !name.starts_with("content-") && !name.starts_with("x-forwarded-")
+            let says_whence = matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-");
+            name != "host" && !name.starts_with("content-") && !says_whence
         })
         .collect()
 }
@@ -109,7 +167,9 @@ mod tests {
         for (method, headers, more, wanted) in [
             (Method::GET, websocket, None, Some("websocket")),
             (Method::POST, websocket, None, None),
-            (Method::GET, websocket, Some(("content-length", "0")), None),
+            (Method::GET, websocket, Some(("content-length", "0")), Some("websocket")),
+            (Method::GET, websocket, Some(("content-length", "1")), None),
+            (Method::GET, websocket, Some(("content-length", "")), None),
             (Method::GET, websocket, Some(("transfer-encoding", "chunked")), None),
             (Method::GET, websocket, Some(("http2-settings", "AAMAAABk")), None),
             (Method::GET, &websocket[1..], None, None),
@@ -123,11 +183,41 @@ mod tests {
             for (name, value) in headers.iter().chain(&more) {
                 map.append(*name, HeaderValue::from_static(value));
             }
-            assert_eq!(
-                wanted_protocol(&method, &map),
-                wanted.map(HeaderValue::from_static),
-                "{method} {map:?}"
-            );
+            let got = Upgrade::asked_for(&method, &map).map(|upgrade| upgrade.protocols);
+            assert_eq!(got, wanted.map(HeaderValue::from_static), "{method} {map:?}");
+        }
+    }
+
+    #[test]
+    fn a_101_counts_only_when_it_names_what_was_asked_for() {
+        const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        for (asked, key, answer, holds) in [
+            ("websocket", true, &[("upgrade", "websocket"), ("sec-websocket-accept", ACCEPT)][..], true),
+            ("websocket", true, &[("upgrade", "WebSocket"), ("sec-websocket-accept", ACCEPT)], true),
+            ("websocket", true, &[("upgrade", "websocket")], false),
+            ("websocket", true, &[("upgrade", "websocket"), ("sec-websocket-accept", "x")], false),
+            ("websocket", true, &[("sec-websocket-accept", ACCEPT)], false),
+            ("websocket", true, &[], false),
+            ("websocket", false, &[("upgrade", "websocket"), ("sec-websocket-accept", ACCEPT)], false),
+            ("websocket", true, &[("upgrade", "raw"), ("sec-websocket-accept", ACCEPT)], false),
+            ("websocket", true, &[("upgrade", "websocket, raw"), ("sec-websocket-accept", ACCEPT)], false),
+            ("x/1, y/2", false, &[("upgrade", "Y/2")], true),
+            ("x/1, y/2", false, &[("upgrade", "y/1")], false),
+            ("x/1, y/2", false, &[("upgrade", "x/1"), ("upgrade", "y/2")], true),
+            ("x/1", false, &[("upgrade", ", ,")], false),
+        ] {
+            let mut request = HeaderMap::new();
+            request.insert(header::UPGRADE, HeaderValue::from_static(asked));
+            if key {
+                let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+                request.insert(header::SEC_WEBSOCKET_KEY, key);
+            }
+            let mut headers = HeaderMap::new();
+            for (name, value) in answer {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let upgrade = Upgrade::named_in(&request).unwrap();
+            assert_eq!(upgrade.check(&headers).is_ok(), holds, "{asked}: {answer:?}");
         }
     }
 
@@ -221,7 +311,9 @@ mod tests {
     fn connection_cannot_name_away_what_must_stay() {
         check(
             &[
-                ("Connection", "host, content-length, content-type, x-forwarded-for"),
+                ("Connection", "host, content-length, content-type, x-forwarded-for, forwarded, x-real-ip"),
+                ("Forwarded", "for=192.0.2.1"),
+                ("X-Real-IP", "192.0.2.1"),
                 ("Host", "example.org"),
                 ("Content-Length", "3"),
                 ("Content-Type", "text/plain"),
@@ -230,8 +322,10 @@ mod tests {
             &[
                 ("content-length", "3"),
                 ("content-type", "text/plain"),
+                ("forwarded", "for=192.0.2.1"),
                 ("host", "example.org"),
                 ("x-forwarded-for", "192.0.2.1"),
+                ("x-real-ip", "192.0.2.1"),
             ],
         );
     }

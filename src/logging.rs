@@ -1,17 +1,47 @@
 //! The programs' logger: one line per record on standard error.
 //!
-//! Not simple_logger, which writes with `eprintln!` and therefore panics when standard error is a pipe
-//! whose reader has gone: an agent must outlive whoever collects its log.
+//! Whoever logs never waits: lines go to a bounded buffer, which one thread writes. Where nobody takes what is written, as
+//! of a pipe whose reader hangs, lines are dropped, counted, and the count is said. What is said again and again within a
+//! second is said a few times and then counted, too; but not the lines about requests that were answered.
+//!
+//! Not simple_logger, which writes with `eprintln!` and therefore waits for its reader, and panics when that has gone: an
+//! agent must outlive whoever collects its log.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use log::kv;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 /// Libraries that would print paths, headers, tokens and bodies below this level.
 const CAPPED: [&str; 2] = ["tungstenite", "rustls"];
+
+/// The target of lines that are never collapsed: one per request that was answered.
+pub const ACCESS: &str = "tunnel_agent::access";
+
+/// Bytes of lines that wait to be written, at most.
+const WAITING_MAX: usize = 1 << 20;
+
+/// Longest line, in bytes; what is longer is cut.
+const LINE_MAX: usize = 8 << 10;
+
+/// Lines of one kind in a second; further ones are counted.
+const SAME_MAX: u64 = 5;
+
+/// Kinds of lines that are told apart. There are fewer places in the source that log.
+const KINDS_MAX: usize = 512;
+
+/// Between two writes: lines that come meanwhile go out together.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long the end of a program waits for its last lines to be taken.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,41 +53,249 @@ pub enum Format {
     Json,
 }
 
-struct Stderr {
+struct Logger {
     level: LevelFilter,
     format: Format,
+    start: Instant,
+    queue: Queue,
+    repeats: Mutex<Repeats>,
 }
 
-/// Installs the logger at the level that `RUST_LOG` names, else at `info`.
-pub fn install(format: Format) {
-    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Installs the logger at this level, else at `info`.
+pub fn install(format: Format, level: Option<&str>) {
+    let asked = level.unwrap_or_default();
     let level = asked.parse().ok();
-    let logger = Stderr { level: level.unwrap_or(LevelFilter::Info), format };
+    let logger = LOGGER.get_or_init(|| Logger {
+        level: level.unwrap_or(LevelFilter::Info),
+        format,
+        start: Instant::now(),
+        queue: Queue::default(),
+        repeats: Mutex::default(),
+    });
+    // Without a thread nothing would ever be written.
+    if thread::Builder::new().name("log".to_owned()).spawn(|| logger.write()).is_err() {
+        return;
+    }
     log::set_max_level(logger.level);
     // It fails only when there is one already.
-    let _ = log::set_boxed_logger(Box::new(logger));
+    let _ = log::set_logger(logger);
     if level.is_none() && !asked.is_empty() {
         log::warn!("RUST_LOG is not one of off, error, warn, info, debug, trace; logging at info");
     }
 }
 
-impl Log for Stderr {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+impl Logger {
+    fn is_enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
         let library = metadata.target().split(':').next().unwrap_or_default();
         let cap = if CAPPED.contains(&library) { LevelFilter::Warn } else { LevelFilter::Trace };
-        metadata.level() <= self.level.min(cap)
+        metadata.level() <= level.min(cap)
+    }
+
+    fn repeats(&self) -> MutexGuard<'_, Repeats> {
+        // Nothing panics while the lock is held.
+        self.repeats.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Writes what waits, for as long as the program runs.
+    fn write(&self) {
+        loop {
+            // The lock is not held while this waits.
+            let next_look = self.repeats().next_look(self.start.elapsed().as_secs());
+            let (mut out, dropped) = self.queue.take(next_look);
+            if dropped > 0 {
+                let text = format!("{dropped} lines of the log were dropped: nobody took them");
+                out.extend_from_slice(plain(self.format, Level::Warn, &text).as_bytes());
+            }
+            let repeats = self.repeats().ended(self.start.elapsed().as_secs());
+            for repeated in repeats {
+                let Repeated { level, count, like } = repeated;
+                let text = format!("{count} more lines within a second like: {like}");
+                out.extend_from_slice(plain(self.format, level, &text).as_bytes());
+            }
+            // When nobody reads, nobody misses it.
+            let _ = std::io::stderr().write_all(&out);
+            self.queue.written(out);
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        Logger::is_enabled(self.level, metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let line = line(self.format, OffsetDateTime::now_utc(), record);
-        // One write per line keeps lines of several threads apart; when nobody reads, nobody misses it.
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        if record.target() != ACCESS && !self.repeats().admit(record, self.start.elapsed().as_secs()) {
+            return;
+        }
+        self.queue.push(&line(self.format, OffsetDateTime::now_utc(), record));
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        self.queue.wait_until_written(FLUSH_TIME);
+    }
+}
+
+/// Lines that wait to be written.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    /// Memory for the next lines.
+    spare: Vec<u8>,
+    /// Lines for which there was no room.
+    dropped: u64,
+    /// The thread that writes waits for something to write.
+    idle: bool,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds a line, if there is room. Never waits for whoever reads.
+    fn push(&self, line: &str) {
+        let mut state = self.state();
+        if state.lines.len() + line.len() > WAITING_MAX {
+            state.dropped += 1;
+        } else {
+            state.lines.extend_from_slice(line.as_bytes());
+        }
+        if std::mem::take(&mut state.idle) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for lines, no longer than this if a time is given. Returns them, and how many were dropped.
+    fn take(&self, limit: Option<Duration>) -> (Vec<u8>, u64) {
+        let mut state = self.state();
+        if state.lines.is_empty() && state.dropped == 0 {
+            state.idle = true;
+            // Somebody may wait until all is written.
+            self.changed.notify_all();
+            let is_idle = |state: &mut Waiting| state.idle;
+            state = match limit {
+                Some(limit) => {
+                    let waited = self.changed.wait_timeout_while(state, limit, is_idle);
+                    waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                }
+                None => {
+                    let waited = self.changed.wait_while(state, is_idle);
+                    waited.unwrap_or_else(|poisoned| poisoned.into_inner())
+                }
+            };
+            state.idle = false;
+        }
+        let spare = std::mem::take(&mut state.spare);
+        (std::mem::replace(&mut state.lines, spare), std::mem::take(&mut state.dropped))
+    }
+
+    /// What was taken is written.
+    fn written(&self, mut lines: Vec<u8>) {
+        lines.clear();
+        lines.shrink_to(LINE_MAX);
+        self.state().spare = lines;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, at most this long.
+    fn wait_until_written(&self, limit: Duration) {
+        // While lines are being written, their memory is away.
+        let is_busy = |state: &mut Waiting| !state.idle || !state.lines.is_empty();
+        let _ = self.changed.wait_timeout_while(self.state(), limit, is_busy);
+    }
+}
+
+/// What was said how often in this second, by the place in the source that says it.
+#[derive(Default)]
+struct Repeats(HashMap<(&'static str, u32), Kind>);
+
+struct Kind {
+    second: u64,
+    /// How often it was said.
+    said: u64,
+    level: Level,
+    /// The first line that was not written.
+    like: String,
+}
+
+/// Lines of one kind that were not written.
+#[derive(Debug, PartialEq, Eq)]
+struct Repeated {
+    level: Level,
+    count: u64,
+    like: String,
+}
+
+impl Repeats {
+    /// Whether a line is to be written, and not only counted.
+    fn admit(&mut self, record: &Record<'_>, second: u64) -> bool {
+        let Some(place) = record.file_static().zip(record.line()) else { return true };
+        if self.0.len() >= KINDS_MAX && !self.0.contains_key(&place) {
+            return true;
+        }
+        let kind = self.0.entry(place).or_insert_with(|| Kind::new(second, record.level()));
+        if kind.second != second && kind.said <= SAME_MAX {
+            *kind = Kind::new(second, record.level());
+        }
+        kind.said += 1;
+        if kind.said == SAME_MAX + 1 {
+            kind.like = cut(&record.args().to_string(), LINE_MAX / 8).to_owned();
+        }
+        kind.said <= SAME_MAX
+    }
+
+    /// How long it is until lines that were not written are to be told of, if there are any.
+    fn next_look(&self, second: u64) -> Option<Duration> {
+        let unsaid = self.0.values().any(|kind| kind.said > SAME_MAX && kind.second >= second);
+        let overdue = self.0.values().any(|kind| kind.said > SAME_MAX && kind.second < second);
+        match (overdue, unsaid) {
+            (true, _) => Some(Duration::ZERO),
+            (false, true) => Some(Duration::from_secs(1)),
+            (false, false) => None,
+        }
+    }
+
+    /// What was not written in the seconds before this one.
+    fn ended(&mut self, second: u64) -> Vec<Repeated> {
+        let ended = self.0.values_mut().filter(|kind| kind.second < second && kind.said > SAME_MAX);
+        ended
+            .map(|kind| {
+                let Kind { said, level, like, .. } = std::mem::replace(kind, Kind::new(second, kind.level));
+                Repeated { level, count: said - SAME_MAX, like }
+            })
+            .collect()
+    }
+}
+
+impl Kind {
+    fn new(second: u64, level: Level) -> Self {
+        Kind { second, said: 0, level, like: String::new() }
+    }
+}
+
+/// As much of a text as fits, in whole characters.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+fn plain(format: Format, level: Level, text: &str) -> String {
+    let record = &mut Record::builder();
+    line(format, OffsetDateTime::now_utc(), &record.level(level).args(format_args!("{text}")).build())
 }
 
 fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
@@ -70,7 +308,10 @@ fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
         now.millisecond()
     );
     match format {
-        Format::Text => format!("{time} {:5} {}\n", record.level(), record.args()),
+        Format::Text => {
+            let line = format!("{time} {:5} {}", record.level(), record.args());
+            format!("{}\n", cut(&line, LINE_MAX))
+        }
         Format::Json => {
             let mut fields = Fields(Map::new());
             // Collecting cannot fail.
@@ -78,10 +319,33 @@ fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
             let Fields(mut object) = fields;
             object.insert("time".to_owned(), time.into());
             object.insert("level".to_owned(), record.level().as_str().to_lowercase().into());
-            object.insert("message".to_owned(), record.args().to_string().into());
-            format!("{}\n", Value::Object(object))
+            object.insert("message".to_owned(), cut(&record.args().to_string(), LINE_MAX).into());
+            let mut line = escaped(&Value::Object(object).to_string());
+            line.push('\n');
+            line
         }
     }
+}
+
+/// JSON in which no character commands a terminal or turns a line round: those that JSON lets stand are escaped, too.
+fn escaped(json: &str) -> String {
+    let is_odd = |c: char| {
+        let marks =
+            matches!(c, '\u{7f}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+        marks || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
+    let mut out = String::with_capacity(json.len() + 1);
+    for c in json.chars() {
+        if is_odd(c) {
+            // They stand in strings alone, where an escape may stand for each.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// What a record says besides its message.
@@ -99,7 +363,6 @@ impl<'a> kv::VisitSource<'a> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use log::Level;
 
     #[test]
     fn a_line_is_text_or_an_object() {
@@ -118,15 +381,62 @@ mod tests {
     }
 
     #[test]
+    fn json_neither_commands_a_terminal_nor_turns_a_line_round() {
+        let text = "a\u{9b}31m\u{202e}b\u{e0041}\u{1b}\u{7f}é";
+        let json = escaped(&Value::from(text).to_string());
+        assert_eq!(json, "\"a\\u009b31m\\u202eb\\udb40\\udc41\\u001b\\u007fé\"");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+    }
+
+    #[test]
     fn libraries_are_capped_whatever_the_level() {
-        let logger = Stderr { level: LevelFilter::Trace, format: Format::Text };
-        let enabled =
-            |target, level| logger.enabled(&Metadata::builder().target(target).level(level).build());
-        assert!(enabled("tunnel_agent::agent", Level::Trace));
+        let enabled = |level, target, of| {
+            Logger::is_enabled(level, &Metadata::builder().target(target).level(of).build())
+        };
+        assert!(enabled(LevelFilter::Trace, "tunnel_agent::agent", Level::Trace));
         for target in ["tungstenite::handshake::client", "tungstenite", "rustls::client"] {
-            assert!(enabled(target, Level::Warn) && !enabled(target, Level::Info), "{target}");
+            assert!(enabled(LevelFilter::Trace, target, Level::Warn), "{target}");
+            assert!(!enabled(LevelFilter::Trace, target, Level::Info), "{target}");
         }
-        let quiet = Stderr { level: LevelFilter::Error, format: Format::Text };
-        assert!(!quiet.enabled(&Metadata::builder().target("rustls").level(Level::Warn).build()));
+        assert!(!enabled(LevelFilter::Error, "rustls", Level::Warn));
+    }
+
+    #[test]
+    fn what_is_said_again_and_again_is_counted() {
+        let mut repeats = Repeats::default();
+        let mut say = |line: u32, second| {
+            let mut record = Record::builder();
+            record.level(Level::Info).file_static(Some("file.rs")).line(Some(line));
+            (
+                repeats.admit(&record.args(format_args!("text")).build(), second),
+                repeats.next_look(second).is_some(),
+            )
+        };
+        for _ in 0..SAME_MAX {
+            assert_eq!(say(1, 7), (true, false));
+        }
+        assert_eq!(say(1, 7), (false, true));
+        assert_eq!(say(1, 7), (false, true));
+        // Another kind is another matter.
+        assert!(say(2, 7).0);
+        assert_eq!(repeats.ended(7), []);
+        let told = Repeated { level: Level::Info, count: 2, like: "text".to_owned() };
+        assert_eq!((repeats.ended(8), repeats.ended(8)), (vec![told], vec![]));
+        let mut record = Record::builder();
+        let record = record.file_static(Some("file.rs")).line(Some(1)).build();
+        assert!(repeats.admit(&record, 8));
+    }
+
+    #[test]
+    fn whoever_logs_waits_for_nobody() {
+        let queue = Queue::default();
+        let line = "x".repeat(1000);
+        let count = WAITING_MAX / 1000;
+        (0..count + 3).for_each(|_| queue.push(&line));
+        let (lines, dropped) = queue.take(None);
+        assert_eq!((lines.len(), dropped), (count * 1000, 3));
+        queue.push("later");
+        assert_eq!(queue.take(None), (b"later".to_vec(), 0));
+        assert_eq!(queue.take(Some(Duration::ZERO)), (Vec::new(), 0));
     }
 }

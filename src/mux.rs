@@ -408,6 +408,21 @@ impl Stream {
         Ok(sent?)
     }
 
+    /// Whether both are the same stream.
+    pub fn is_same(&self, other: &Stream) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The stream's number.
+    pub fn number(&self) -> u32 {
+        self.0.number
+    }
+
+    /// Whether the other side has granted more than the first window: it has begun to read what was sent.
+    pub fn is_granted(&self) -> bool {
+        self.0.mux.state().streams.is_granted(self.0.number)
+    }
+
     /// How the other side ended the stream before its time, or lost the connection, if it has.
     pub fn given_up(&self) -> Option<Over> {
         let over = self.0.mux.state().streams.over(self.0.number);

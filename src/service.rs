@@ -107,8 +107,8 @@ impl Body {
     /// Reads the body to its end, or fails with [`FailureKind::TooLarge`] past `max` bytes.
     pub fn read_to_end_limited(self, max: usize) -> Result<Vec<u8>, Failure> {
         let too_large = || {
-            let text = format!("the response body is larger than {max} bytes (see --max-body)");
-            Failure::new(FailureKind::TooLarge, text)
+            let text = format!("the response body is larger than {max} bytes");
+            Failure::new(FailureKind::TooLarge, text).with_hint("(see --max-body)".to_owned())
         };
         let (mut reader, length) = match self.0 {
             // Without a copy, when nobody else holds them.
@@ -212,6 +212,9 @@ pub struct Failure {
     hint: Option<String>,
 }
 
+/// What the log adds where the local server stands still.
+pub(crate) const SEE_IDLE_TIMEOUT: &str = "(see --idle-timeout)";
+
 /// What kind of [`Failure`] it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -220,6 +223,8 @@ pub enum FailureKind {
     Unreachable,
     /// The local server has failed before, and was not asked this time.
     Unavailable,
+    /// The system gives the agent no more connections. The local server was not asked.
+    Exhausted,
     /// The local server did not answer in time.
     Timeout,
     /// The local server broke off before its response was complete.
@@ -228,6 +233,8 @@ pub enum FailureKind {
     TooLarge,
     /// What the local server sent is no HTTP response.
     Protocol,
+    /// The gateway knows no responses but texts, and this is none.
+    TextOnly,
     /// The request itself is at fault. It is answered with a response of status 400.
     BadRequest,
     /// The service failed for a reason of its own.
@@ -236,13 +243,15 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// All that [`code`](Self::code) gives.
-    pub(crate) const CODES: [&str; 8] = [
+    pub(crate) const CODES: [&str; 10] = [
         "unreachable",
         "circuit_open",
+        "exhausted",
         "timeout",
         "truncated",
         "response_too_large",
         "bad_response",
+        "text_only_gateway",
         "bad_request",
         "internal",
     ];
@@ -252,10 +261,12 @@ impl FailureKind {
         match self {
             FailureKind::Unreachable => "unreachable",
             FailureKind::Unavailable => "circuit_open",
+            FailureKind::Exhausted => "exhausted",
             FailureKind::Timeout => "timeout",
             FailureKind::Truncated => "truncated",
             FailureKind::TooLarge => "response_too_large",
             FailureKind::Protocol => "bad_response",
+            FailureKind::TextOnly => "text_only_gateway",
             FailureKind::BadRequest => "bad_request",
             FailureKind::Internal => "internal",
         }
@@ -304,7 +315,8 @@ impl Failure {
 
     /// The local server takes nothing of the request.
     pub(crate) fn stalled() -> Self {
-        Failure::new(FailureKind::Timeout, "it stopped reading the request (see --idle-timeout)")
+        Failure::new(FailureKind::Timeout, "it stopped reading the request")
+            .with_hint(SEE_IDLE_TIMEOUT.to_owned())
     }
 
     pub(crate) fn broken_off(read: usize, length: Option<u64>, error: io::Error) -> Self {

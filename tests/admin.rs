@@ -207,9 +207,15 @@ fn what_is_no_request_for_it_is_refused() {
     let (_agent, admin) = start(&gateway, &site(), &[]);
     for (request, status) in [
         (&b"nonsense\r\n\r\n"[..], 400),
+        // A page in a browser whose name leads here.
+        (b"GET /status HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /metrics HTTP/1.1\r\nHost: 192.0.2.1\r\nConnection: close\r\n\r\n", 421),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n", 200),
+        (b"GET /status HTTP/1.1\r\nHost: LocalHost:80\r\nConnection: close\r\n\r\n", 200),
+        (b"GET /status HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n", 200),
         (b"POST /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
-        (b"GET /status HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", 413),
-        (b"GET /other HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 404),
+        (b"GET /status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n", 413),
+        (b"GET /other HTTP/1.1\r\nHost: 127.0.0.1:9\r\nConnection: close\r\n\r\n", 404),
     ] {
         assert_eq!(split(&http(admin, request)).0, status, "{:?}", String::from_utf8_lossy(request));
     }
@@ -233,8 +239,11 @@ fn a_server_that_is_back_is_not_known_to_be_down_before_a_visitor_comes() {
     while json(admin, "/readyz").0 != 200 {
         assert!(Instant::now() < deadline, "it stays down");
     }
-    let target = &json(admin, "/status").1["targets"][0];
-    assert_eq!((&target["circuit"], &target["up"]), (&"open".into(), &false.into()));
+    // The agent itself tries it, so that visitors need not.
+    let circuit = || json(admin, "/status").1["targets"][0]["circuit"].clone();
+    while circuit() != "closed" {
+        assert!(Instant::now() < deadline, "the circuit stays open");
+    }
 }
 
 #[test]

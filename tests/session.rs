@@ -91,6 +91,52 @@ fn the_handshake_comes_at_once_and_requests_are_answered() {
 }
 
 #[test]
+fn an_answer_of_the_agents_own_names_its_request_as_the_gateway_does() {
+    let gateway = ScriptedGateway::start();
+    let handle = start(builder(&gateway).service(echo));
+    let mut session = gateway.accept();
+    session.send("0c8f3d52-1d94-438c-a187-c210549d315a");
+    session.request(r#"{"method":"CONNECT","path":"/"}"#);
+    session.request(r#"{"id":17,"method":"CONNECT","path":"/"}"#);
+    for expected in ["0c8f3d52-1", "0c8f3d52-17"] {
+        let body: serde_json::Value = serde_json::from_str(&session.answer().text).unwrap();
+        assert_eq!(body["request"], expected);
+    }
+    drop(session);
+    stop(handle);
+}
+
+#[test]
+fn a_gateway_of_part_1_alone_gets_texts_alone() {
+    let gateway = ScriptedGateway::start();
+    let handle = start(builder(&gateway).service(|request: Request| {
+        let (kind, body) = match request.uri().path() {
+            "/latin" => ("text/html; charset=iso-8859-1", &b"caf\xe9"[..]),
+            "/text" => ("text/html; charset=iso-8859-1", &b"cafe"[..]),
+            _ => ("image/png", &b"\x89PNG"[..]),
+        };
+        Ok(http::Response::builder().header("content-type", kind).body(Body::from(body.to_vec())).unwrap())
+    }));
+    let mut session = gateway.accept();
+    session.get("/latin");
+    let page = session.answer();
+    assert_eq!((page.status, page.text.as_str()), (Some(200), "café"));
+    assert_eq!(page.header("content-type"), Some("text/html; charset=UTF-8"));
+    session.get("/text");
+    assert_eq!(session.answer().header("content-type"), Some("text/html; charset=iso-8859-1"));
+    session.get("/picture");
+    let refused = session.answer();
+    assert_eq!((refused.status, refused.header("x-tunnel-source")), (Some(502), Some("agent")));
+    assert!(refused.text.contains("\"text_only_gateway\""), "{}", refused.text);
+    // It knows part 2 after all.
+    session.request(r#"{"id":1,"method":"GET","path":"/picture"}"#);
+    assert_eq!((session.answer().status, session.get("/picture")), (Some(200), ()));
+    assert_eq!(session.answer().json["data"]["body_encoding"], "base64");
+    drop(session);
+    stop(handle);
+}
+
+#[test]
 fn answers_without_ids_keep_their_order_and_answers_with_ids_do_not_wait() {
     let gateway = ScriptedGateway::start();
     let held = Arc::new(Held::default());
@@ -124,7 +170,7 @@ fn every_request_however_broken_takes_one_place_in_the_order() {
     session.get("/1");
     let first = held.wait_for("/1");
     session.request("5");
-    session.request(r#"{"method":"GET","path":"//evil/"}"#);
+    session.request(r#"{"method":"GET","path":"/a#b"}"#);
     session.request(r#"{"method":"CONNECT","path":"/"}"#);
     session.send("{\"message_type\":\"unknown\"}");
     session.send("not an envelope");

@@ -46,6 +46,16 @@ fn read_head(reader: &mut impl BufRead) -> String {
     head.to_ascii_lowercase()
 }
 
+/// The head of a response of stated length, whose body is read, too.
+#[track_caller]
+fn read_answer(reader: &mut impl BufRead) -> String {
+    let head = read_head(reader);
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let mut body = vec![0; length.parse().expect("a number")];
+    reader.read_exact(&mut body).expect("the body");
+    head
+}
+
 /// One chunk of a chunked body; empty for the last.
 #[track_caller]
 fn read_chunk(reader: &mut impl BufRead) -> Vec<u8> {
@@ -429,16 +439,19 @@ fn a_gateway_that_stops_finishes_what_runs_and_takes_nobody_new() {
         waiting.wait();
         ok("finished")
     });
-    let (mut gateway, address, mut agent) = start(site, &["--drain", "50s"]);
-    let (_idle, mut idle) = visit(address, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
-    read_head(&mut idle);
+    let (mut gateway, address, mut agent) = start(site, &["--drain", "50s", "--drain-delay", "0s"]);
+    let (mut idling, mut idle) = visit(address, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(!read_answer(&mut idle).contains("connection: close"));
     let (_socket, mut reader) = visit(address, "GET /held HTTP/1.1\r\nHost: x\r\n\r\n");
     reached.wait();
     gateway.signal("TERM");
+    gateway.wait_for("stopping");
+    // Whoever waits may ask once more, and only then do agents hear of it.
+    idling.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(read_answer(&mut idle).contains("connection: close"));
+    assert_eq!(idle.read_to_end(&mut Vec::new()).unwrap(), 0);
     agent.wait_for("takes its leave");
     assert!(TcpStream::connect(address).is_err());
-    // Whoever waits with nothing to ask is sent away.
-    let _ = idle.read_to_end(&mut Vec::new());
     release.send(());
     assert!(read_head(&mut reader).starts_with("http/1.1 200 "));
     let mut body = Vec::new();
@@ -471,7 +484,7 @@ fn ask_either(addresses: [SocketAddr; 2]) {
 #[test]
 fn either_of_two_gateways_is_restarted_under_load_without_a_failed_request() {
     let site = serve_http(|_| ok("x"));
-    let mut gateways: Vec<_> = (0..2).map(|_| Program::gateway(&[])).collect();
+    let mut gateways: Vec<_> = (0..2).map(|_| Program::gateway(&["--drain-delay", "0s"])).collect();
     let addresses = [gateways[0].1, gateways[1].1];
     let _agent = start_agent(&addresses, site);
     for (gateway, _) in &mut gateways {
@@ -503,7 +516,11 @@ fn either_of_two_gateways_is_restarted_under_load_without_a_failed_request() {
         gateway.signal("TERM");
         assert_eq!(gateway.wait().code(), Some(0));
         more(&visitors);
-        *gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), &["--listen", &address.to_string()], &[]);
+        *gateway = Program::start(
+            env!("CARGO_BIN_EXE_gateway"),
+            &["--listen", &address.to_string(), "--drain-delay", "0s"],
+            &[],
+        );
         gateway.wait_for("agent agent_550e…_prod connected");
     }
     more(&visitors);

@@ -259,7 +259,7 @@ fn reach(endpoint: Endpoint<'_>, hint: fn(&DialError) -> &'static str, log: &mut
     let time = start.elapsed().as_secs_f64() * 1e3;
     let peer = socket.peer().map_or_else(|_| String::new(), |peer| format!("{peer} "));
     log.pass(steps[1], format!("{peer}answers within {time:.1} ms"));
-    let Some(tls) = endpoint.tls else {
+    let Some(tls) = &endpoint.tls else {
         log.skip(&steps[2..], "the URL asks for none");
         return Some(socket);
     };
@@ -269,7 +269,7 @@ fn reach(endpoint: Endpoint<'_>, hint: fn(&DialError) -> &'static str, log: &mut
             Some(socket)
         }
         Err(error) => {
-            let certificate = unverified(endpoint, &addresses).map(|text| format!("; {text}"));
+            let certificate = unverified(&endpoint, &addresses).map(|text| format!("; {text}"));
             log.fail(steps[2], format!("{error}{}; {}", certificate.unwrap_or_default(), hint(&error)));
             None
         }
@@ -297,7 +297,7 @@ fn certificate_of(_: &Socket) -> Option<String> {
 }
 
 /// The certificate of a server that is not trusted, which is told nothing.
-fn unverified(endpoint: Endpoint<'_>, addresses: &[SocketAddr]) -> Option<String> {
+fn unverified(endpoint: &Endpoint<'_>, addresses: &[SocketAddr]) -> Option<String> {
     let anybody = tls::client(&Trust::Insecure).ok()?;
     let socket = endpoint.connect(addresses).ok()?;
     certificate_of(&endpoint.start_tls(socket, &anybody).ok()?)

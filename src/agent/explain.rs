@@ -5,7 +5,7 @@ use std::fmt;
 use http::{Method, StatusCode, request};
 
 use super::Agent;
-use crate::admission::{Refusal, admit_head, failed};
+use crate::admission::{Refusal, admit_head, failed_status};
 use crate::protocol::mux::RequestHead;
 use crate::rules::{Action, Verdict};
 use crate::service::FailureKind;
@@ -94,7 +94,7 @@ impl Agent {
             Err(failure) => {
                 let status = match failure.kind() {
                     FailureKind::BadRequest => StatusCode::BAD_REQUEST,
-                    _ => failed(&failure, "").status(),
+                    _ => failed_status(failure.kind()),
                 };
                 let decided_by = format!("{decided_by}; {failure}");
                 Explanation { decided_by, outcome: Outcome::Refused(status, failure.kind().code()) }

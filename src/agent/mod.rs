@@ -27,8 +27,8 @@ use crate::TunnelId;
 use crate::admin::Admin;
 use crate::backoff;
 use crate::discover::{self, Found};
-use crate::link::Dialer;
 use crate::link::dial::Token;
+use crate::link::{Dialer, TrustStore};
 use crate::pool::{self, Pool};
 use crate::service::Service;
 use crate::session;
@@ -59,6 +59,8 @@ pub struct Agent {
     warnings: Vec<&'static str>,
     counters: Arc<Counters>,
     control: Arc<Control>,
+    /// Whom it believes to be a local server.
+    local_tls: Option<TrustStore>,
     /// Where it tells how it is doing, and who may ask.
     admin: Option<(SocketAddr, Option<Token>)>,
 }
@@ -158,7 +160,7 @@ impl Agent {
 
     /// Serves the tunnel on threads of its own. Fails when the system gives no thread.
     pub fn spawn(self) -> io::Result<Handle> {
-        let remote = Remote(self.control.clone());
+        let remote = Remote { control: self.control.clone(), local_tls: self.local_tls.clone() };
         let counters = self.counters.clone();
         let thread = thread::Builder::new().name("tunnel".to_owned()).spawn(move || self.run())?;
         Ok(Handle { remote, counters, thread })
@@ -194,6 +196,12 @@ impl Handle {
         self.remote.retry_now();
     }
 
+    /// Reads the file of authorities for local servers again; the token and the authorities for the gateway are read
+    /// before each dial in any case.
+    pub fn reload(&self) {
+        self.remote.reload();
+    }
+
     /// What can be done with the agent from anywhere; for a signal handler's thread, say.
     pub fn remote(&self) -> Remote {
         self.remote.clone()
@@ -215,16 +223,24 @@ impl Handle {
 
 /// Stops or hurries an agent from anywhere; see [`Handle::remote`].
 #[derive(Debug, Clone)]
-pub struct Remote(Arc<Control>);
+pub struct Remote {
+    control: Arc<Control>,
+    local_tls: Option<TrustStore>,
+}
 
 impl Remote {
     /// See [`Handle::shutdown`].
     pub fn shutdown(&self, drain: Duration) {
-        self.0.shutdown(drain);
+        self.control.shutdown(drain);
     }
 
     /// See [`Handle::retry_now`].
     pub fn retry_now(&self) {
-        self.0.hurry();
+        self.control.hurry();
+    }
+
+    /// See [`Handle::reload`].
+    pub fn reload(&self) {
+        self.local_tls.as_ref().inspect(|tls| tls.reload());
     }
 }

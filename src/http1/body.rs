@@ -201,7 +201,7 @@ fn chunk_size(input: &[u8]) -> Result<Option<(usize, u64)>, Invalid> {
 /// Trailers are not passed on.
 fn trailers(input: &[u8]) -> Result<Option<usize>, Invalid> {
     const UNREADABLE: Invalid = Invalid::Framing("the trailers cannot be read");
-    let mut trailers = [httparse::EMPTY_HEADER; 32];
+    let mut trailers = [httparse::EMPTY_HEADER; super::HEADERS_MAX];
     match httparse::parse_headers(input, &mut trailers) {
         Ok(Status::Complete((length, _))) if has_bare_line_feed(&input[..length]) => Err(UNREADABLE),
         Ok(Status::Complete((length, _))) => Ok(Some(length)),

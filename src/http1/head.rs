@@ -1,5 +1,7 @@
 //! A request's head, and what it means for the framing of its body.
 
+use std::borrow::Cow;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Uri;
 use http::{Method, Request, StatusCode, Version};
@@ -7,6 +9,7 @@ use httparse::Status;
 
 use super::body::{Framing, has_bare_line_feed};
 use super::server::{Error, bad};
+use super::target::{is_host, parse_target};
 use super::{HEAD_MAX, HEADERS_MAX};
 
 /// A request's head, and how its body is framed.
@@ -35,7 +38,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
             ));
         }
         Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::Version) => {
+        // A blank too many moves the version out of its place.
+        Err(httparse::Error::Version) if blanks(bytes) == 2 => {
             return Err(Error::Refused(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1"));
         }
         Err(_) => return Err(bad("not an HTTP/1.1 request")),
@@ -54,6 +58,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
         && has_token(request.headers(), &header::EXPECT, "100-continue");
     let keep_alive = wants_keep_alive(&request);
     Ok(Some((length, Head { request, framing, expects_continue, keep_alive })))
+}
+
+/// Blanks in the first line.
+fn blanks(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|&&byte| byte != b'\n').filter(|&&byte| byte == b' ').count()
 }
 
 /// What httparse found as a map, or what HTTP does not allow in it.
@@ -80,17 +89,38 @@ fn set_target(request: &mut Request<()>, target: &str) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "CONNECT cannot be forwarded"));
     }
-    let path = if target.starts_with('/') {
-        target.parse().map_err(|_| WHAT)?
-    } else {
-        let url: Uri = target.parse().map_err(|_| WHAT)?;
-        let (Some(_), Some(authority)) = (url.scheme(), url.authority()) else { return Err(WHAT) };
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| WHAT)?;
-        request.headers_mut().insert(header::HOST, host);
-        url.path_and_query().cloned().ok_or(WHAT)?
+    // Also where the target's takes its place. An empty one is that of a request without an authority (RFC 9110 §7.2).
+    let host = request.headers().get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    if !host.is_empty() && !is_host(host) {
+        return Err(bad("the Host header is no host and port"));
+    }
+    let path = match target.split_once("://") {
+        Some((scheme, rest)) if !target.starts_with('/') => {
+            Cow::Borrowed(absolute(scheme, rest, request).ok_or(WHAT)?)
+        }
+        _ if target.starts_with('/') => Cow::Borrowed(target),
+        _ => return Err(WHAT),
     };
+    if request.method() == Method::OPTIONS && path.is_empty() {
+        // It asks about the server, as `*` does (RFC 9112 §3.2.4), and not about any page.
+        return Err(WHAT);
+    }
+    let path = if path.starts_with('/') { path } else { Cow::Owned(format!("/{path}")) };
+    let (path, raw) = parse_target(&path).ok_or(WHAT)?;
     *request.uri_mut() = Uri::from(path);
+    raw.map(|raw| request.extensions_mut().insert(raw));
     Ok(())
+}
+
+/// Takes the authority out of a target behind its scheme, for the `Host` header. Returns the path.
+fn absolute<'a>(scheme: &str, rest: &'a str, request: &mut Request<()>) -> Option<&'a str> {
+    let is_scheme = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    if !is_scheme || !is_host(authority.as_bytes()) {
+        return None;
+    }
+    request.headers_mut().insert(header::HOST, HeaderValue::from_str(authority).ok()?);
+    Some(path)
 }
 
 /// RFC 9112 §6.3, with everything ambiguous refused.
@@ -100,18 +130,30 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Error> {
     if lengths.next().is_some() {
         return Err(bad("more than one Content-Length"));
     }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(_), _) if length.is_some() => return Err(bad("both Content-Length and Transfer-Encoding")),
-        (Some(_), _) if version == Version::HTTP_10 => return Err(bad("Transfer-Encoding in HTTP/1.0")),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            return Ok(Framing::Chunked);
-        }
-        _ => return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding other than chunked")),
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return match length {
+            Some(_) => Err(bad("both Content-Length and Transfer-Encoding")),
+            None if version == Version::HTTP_10 => Err(bad("Transfer-Encoding in HTTP/1.0")),
+            None => coded(headers),
+        };
     }
     let Some(length) = length else { return Ok(Framing::Length(0)) };
     number(length).map(Framing::Length).ok_or(bad("Content-Length is not a number"))
+}
+
+/// The framing by transfer codings, of which the last must be chunked, and be it once (RFC 9112 §6.1, §6.3).
+fn coded(headers: &HeaderMap) -> Result<Framing, Error> {
+    let values = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings =
+        values.flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let is_chunked: Vec<bool> = codings.map(|coding| coding.eq_ignore_ascii_case(b"chunked")).collect();
+    match is_chunked.split_last() {
+        Some((true, [])) => Ok(Framing::Chunked),
+        Some((true, others)) if !others.contains(&true) => {
+            Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding beside chunked"))
+        }
+        _ => Err(bad("Transfer-Encoding does not end with chunked, once")),
+    }
 }
 
 /// Whether a value is digits and nothing else: `u64` would take a plus sign too.
@@ -192,20 +234,41 @@ mod tests {
         ] {
             refused(&format!("POST / HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\n"), 400);
         }
-        for coding in [
-            "gzip, chunked",
-            "identity",
-            "chunked, chunked",
-            "xchunked",
-            "chunked\r\nTransfer-Encoding: chunked",
+        for (coding, status) in [
+            ("gzip, chunked", 501),
+            ("gzip\r\nTransfer-Encoding: chunked", 501),
+            ("identity", 400),
+            ("chunked, chunked", 400),
+            ("chunked, gzip", 400),
+            ("chunked;q=1", 400),
+            ("\"chunked\"", 400),
+            ("", 400),
+            ("xchunked", 400),
+            ("chunked\r\nTransfer-Encoding: chunked", 400),
         ] {
-            refused(&format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n"), 501);
+            refused(&format!("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n"), status);
         }
         refused("GET / HTTP/1.1\nHost: x\r\n\r\n", 400);
         refused("GET / HTTP/1.1\r\nHost: x\n\r\n", 400);
         refused("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400);
         refused("GET / HTTP/1.1\r\n\r\n", 400);
         refused("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505);
+        refused("GET /a b HTTP/1.1\r\nHost: x\r\n\r\n", 400);
+        for target in [
+            "/a#x",
+            "/#",
+            "/a?b#c",
+            "http://x/a#b",
+            "http://x:abc/",
+            "http://x:99999/",
+            "ftp://x/",
+            "http://",
+        ] {
+            refused(&format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"), 400);
+        }
+        for host in ["x:99999", "x:abc", "u@x", "[::1]x", "a b"] {
+            refused(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"), 400);
+        }
         refused("GET nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 400);
         refused("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 400);
         refused("CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 501);
@@ -226,6 +289,20 @@ mod tests {
         assert_eq!(
             (head.request.uri().to_string().as_str(), &head.request.headers()["host"]),
             ("/a?b", &HeaderValue::from_static("example.org:81"))
+        );
+        for (target, path) in [
+            ("http://example.org", "/"),
+            ("http://example.org?q", "/?q"),
+            ("HTTP://example.org//x", "//x"),
+            ("http://example.org/?u=http://x/", "/?u=http://x/"),
+        ] {
+            let head = self::head(&format!("GET {target} HTTP/1.1\r\nHost: other\r\n\r\n"));
+            assert_eq!(head.request.uri(), path, "{target}");
+            assert_eq!(head.request.headers()["host"], "example.org");
+        }
+        assert_eq!(
+            self::head("GET /?u=http://x/ HTTP/1.1\r\nHost: other\r\n\r\n").request.headers()["host"],
+            "other"
         );
     }
 

@@ -10,6 +10,7 @@ mod input;
 mod output;
 mod response;
 mod server;
+mod target;
 
 use http::{HeaderMap, Method};
 
@@ -18,7 +19,8 @@ pub use self::head::{Head, has_token, number};
 pub use self::input::Input;
 pub use self::output::{BodyWriter, Output};
 pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
-pub use self::server::{Connection, Error, KEEP_ALIVE, json_response, response};
+pub use self::server::{Connection, Error, HEAD_TIME, KEEP_ALIVE, json_response, response};
+pub use self::target::{RawTarget, is_host, parse_target, target};
 
 /// Most bytes of a head.
 pub const HEAD_MAX: usize = 64 << 10;
@@ -47,7 +49,10 @@ pub fn write_request_head(out: &mut Vec<u8>, method: &Method, path: &str, header
 
 /// Writes a response's head.
 pub fn write_response_head(out: &mut Vec<u8>, parts: &http::response::Parts) {
-    let reason = parts.status.canonical_reason().unwrap_or_default();
-    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_str()).as_bytes());
+    let usual = parts.status.canonical_reason().unwrap_or_default().as_bytes();
+    let reason = parts.extensions.get::<response::Reason>().map_or(usual, |reason| &reason.0);
+    for part in [b"HTTP/1.1 ", parts.status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
     write_headers(out, &parts.headers);
 }

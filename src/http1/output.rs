@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::response::Parts;
 use http::{Method, StatusCode, Version};
+use time::OffsetDateTime;
 
 use super::body::{Framing, LAST_CHUNK, chunk_head};
 use super::head::Head;
@@ -69,6 +70,10 @@ impl Output {
         if let Some(value) = connection {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static(value));
         }
+        // A recipient with a clock says when a response came that does not (RFC 9110 §6.6.1).
+        if !parts.headers.contains_key(header::DATE) && !parts.status.is_informational() {
+            parts.headers.insert(header::DATE, date(OffsetDateTime::now_utc()));
+        }
         if let Some(protocols) = upgrade {
             parts.headers.insert(header::UPGRADE, protocols);
             parts.headers.append(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -77,6 +82,19 @@ impl Output {
         write_response_head(&mut waiting, &parts);
         BodyWriter { output: self, framing, keep_alive, waiting }
     }
+}
+
+/// RFC 9110 §5.6.7.
+fn date(now: OffsetDateTime) -> HeaderValue {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    let weekday = DAYS[usize::from(now.weekday().number_days_from_monday())];
+    let month = MONTHS[usize::from(u8::from(now.month()) - 1)];
+    let (day, year, hour, minute, second) = (now.day(), now.year(), now.hour(), now.minute(), now.second());
+    let text = format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
+    // Letters, digits and blanks are a header value.
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A response of which the head is settled. Unless it is [finished](Self::finish), its connection must be
@@ -170,6 +188,13 @@ fn frame_response(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_are_written_as_http_does() {
+        let at = |seconds| date(OffsetDateTime::from_unix_timestamp(seconds).unwrap());
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(1_709_164_800), "Thu, 29 Feb 2024 00:00:00 GMT");
+    }
 
     #[test]
     fn a_response_has_one_true_framing() {

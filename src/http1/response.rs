@@ -58,14 +58,37 @@ impl ResponseHead {
 
 /// Reads the head of a response of at most `max` bytes, and its length. `None` when it is not complete yet.
 pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
+    match parse_as_it_is(bytes, max) {
+        Err(BadResponse::Invalid(ODD_BYTES)) => parse_as_it_is(&without_controls(bytes), max),
+        other => other,
+    }
+}
+
+/// Why a head may be read after all, without its control characters.
+const ODD_BYTES: &str = "a header value holds a control character";
+
+/// With a blank in the place of each control character (RFC 9110 §5.5); a CR, LF or NUL is not among them, which tells
+/// where lines end, or seems to.
+fn without_controls(bytes: &[u8]) -> Vec<u8> {
+    let is_odd = |byte: u8| matches!(byte, 1..=8 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f);
+    bytes.iter().map(|&byte| if is_odd(byte) { b' ' } else { byte }).collect()
+}
+
+fn parse_as_it_is(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut headers);
-    let length = match parsed.parse(bytes) {
+    // A blank before the colon is to be removed (RFC 9112 §5.1).
+    let mut config = httparse::ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    let length = match config.parse_response(&mut parsed, bytes) {
         Ok(Status::Complete(length)) if length <= max => length,
         Ok(Status::Partial) if bytes.len() <= max => return Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadResponse::TooLarge),
         Err(httparse::Error::Version) => {
             return Err(BadResponse::Invalid("its version is not 1.0 or 1.1"));
+        }
+        Err(httparse::Error::HeaderValue | httparse::Error::Status) => {
+            return Err(BadResponse::Invalid(ODD_BYTES));
         }
         Err(_) => return Err(BadResponse::Invalid("its head cannot be read")),
     };
@@ -75,7 +98,22 @@ pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Respons
     *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
         .map_err(|_| BadResponse::Invalid("no such status"))?;
     *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
+    let reason = reason_of(&bytes[..length]);
+    if reason != response.status().canonical_reason().unwrap_or_default().as_bytes() {
+        response.extensions_mut().insert(Reason(reason.to_vec()));
+    }
     Ok(Some((length, response)))
+}
+
+/// A reason phrase that is not the usual one of its status (RFC 9112 §4). Found in a response's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason(pub(super) Vec<u8>);
+
+/// The reason phrase in a head that is known to be one: what httparse does not give when it is no ASCII.
+fn reason_of(head: &[u8]) -> &[u8] {
+    let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let phrase = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
+    phrase.trim_ascii_end()
 }
 
 /// RFC 9112 §6.3.
@@ -177,6 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_phrase_is_kept_and_what_clients_overlook_is_mended() {
+        for (line, written) in [
+            ("HTTP/1.1 200 OK", "HTTP/1.1 200 OK"),
+            ("HTTP/1.1 200 Fine By Me", "HTTP/1.1 200 Fine By Me"),
+            ("HTTP/1.1 200 ", "HTTP/1.1 200 "),
+            ("HTTP/1.1 200", "HTTP/1.1 200 "),
+            ("HTTP/1.1 599 Sch\u{f6}n", "HTTP/1.1 599 Sch\u{f6}n"),
+            ("HTTP/1.1 203 Non-Authoritative Information", "HTTP/1.1 203 Non-Authoritative Information"),
+        ] {
+            let head = parse(&format!("{line}\r\nContent-Length: 0\r\n\r\n"), Method::GET).unwrap();
+            let mut bytes = Vec::new();
+            crate::http1::write_response_head(&mut bytes, &head.response.into_parts().0);
+            assert!(bytes.starts_with(format!("{written}\r\n").as_bytes()), "{line}: {bytes:?}");
+        }
+        let head = parse("HTTP/1.1 200 OK\r\nX-A : b\r\nX-B: a\u{1}b\u{7f}\r\n\r\n", Method::GET).unwrap();
+        assert_eq!(
+            (&head.response.headers()["x-a"], &head.response.headers()["x-b"]),
+            (&"b".parse().unwrap(), &"a b".parse().unwrap())
+        );
+    }
+
+    #[test]
     fn what_is_ambiguous_or_too_long_is_refused() {
         for headers in [
             "Content-Length: 5\r\nContent-Length: 6\r\n",
@@ -185,6 +245,8 @@ mod tests {
             "Transfer-Encoding: gzip, chunked\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             "X: \0\r\n",
+            "X: a\rb\r\n",
+            "X: a\r\n folded\r\n",
         ] {
             let error = parse(&format!("HTTP/1.1 200 OK\r\n{headers}\r\n"), Method::GET).unwrap_err();
             assert!(matches!(error, BadResponse::Invalid(_)), "{headers}");

@@ -18,7 +18,7 @@ use crate::link::Socket;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// How long a head may take from its first byte on.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+pub const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// How long a body may take in any case; a transfer may take longer, if it keeps up [`RATE_MIN`].
 const BODY_TIME: Duration = Duration::from_secs(30);
@@ -94,56 +94,88 @@ impl Connection {
         Ok(Connection { input: Input::new(socket), output: Output::new(half) })
     }
 
-    /// Waits for the first bytes of the next request. False when the client has no more, or takes too long.
-    pub fn wait(&mut self) -> bool {
+    /// Waits for the first bytes of the next request, no longer than this. False when the client has no more, or takes too
+    /// long.
+    pub fn wait(&mut self, limit: Duration) -> bool {
         if !self.input.unread().is_empty() {
             return true;
         }
         self.input.shrink();
-        let until = Instant::now() + KEEP_ALIVE;
+        let until = Instant::now() + limit;
         // An idle client that leaves, or does not come back, is no error.
         self.input.socket_mut().set_deadline(Some(until)).is_ok() && matches!(self.input.fill(), Ok(1..))
     }
 
-    /// Reads the head of the request that has [begun](Self::wait).
-    pub fn read_head(&mut self) -> Result<Head, Error> {
-        self.input.socket_mut().set_deadline(Some(Instant::now() + HEAD_TIME))?;
+    /// Reads the head of the request that has [begun](Self::wait), within this time.
+    pub fn read_head(&mut self, limit: Duration) -> Result<Head, Error> {
+        self.input.socket_mut().set_deadline(Some(Instant::now() + limit))?;
         loop {
             if let Some((length, head)) = head::parse(self.input.unread())? {
                 self.input.consume(length);
                 return Ok(head);
             }
             if self.input.unread().len() > HEAD_MAX {
-                return Err(Error::Refused(
-                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    "the head is too large",
-                ));
+                // Where the first line has no end, it is that which is too long (RFC 9112 §3).
+                let has_line = self.input.unread().contains(&b'\n');
+                return Err(if has_line {
+                    Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large")
+                } else {
+                    Error::Refused(StatusCode::URI_TOO_LONG, "the request target is too long")
+                });
             }
             self.input.fill_some()?;
         }
     }
 
+    /// Whether a client waits to be told that it may send its body.
+    pub fn awaits_continue(&self, head: &Head) -> bool {
+        head.expects_continue && head.framing != Framing::Length(0) && self.input.unread().is_empty()
+    }
+
+    /// Whether what has come of a request that cannot be read begins as a `HEAD` does, whose response has no body.
+    pub fn is_head(&self) -> bool {
+        self.input.unread().starts_with(b"HEAD ")
+    }
+
     /// Lets a client that waits for it know that it may send its body.
     pub fn send_continue(&mut self, head: &Head) -> io::Result<()> {
-        if head.expects_continue && head.framing != Framing::Length(0) && self.input.unread().is_empty() {
+        if self.awaits_continue(head) {
             self.output.send(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         Ok(())
     }
 
-    /// Reads a request's body, up to `max` bytes of it.
-    pub fn read_body(&mut self, head: &Head, max: usize) -> Result<Vec<u8>, Error> {
+    /// Reads a request's body, up to `max` bytes of it. `room` says whether so many bytes more may be held; where they may
+    /// not, the request is refused with 503.
+    pub fn read_body(
+        &mut self,
+        head: &Head,
+        max: usize,
+        mut room: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
-        self.read_pieces(head, max, |piece| body.extend_from_slice(piece))?;
+        self.read_pieces(head, max, |piece| {
+            if !room(piece.len()) {
+                let what = "there is no memory for the body";
+                return Err(Error::Refused(StatusCode::SERVICE_UNAVAILABLE, what));
+            }
+            body.extend_from_slice(piece);
+            Ok(())
+        })?;
         Ok(body)
     }
 
     /// Reads a request's body that nobody wants, up to `max` bytes of it.
     pub fn skip_body(&mut self, head: &Head, max: usize) -> Result<(), Error> {
-        self.read_pieces(head, max, |_| {})
+        self.read_pieces(head, max, |_| Ok(()))
     }
 
-    fn read_pieces(&mut self, head: &Head, max: usize, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
+    fn read_pieces(
+        &mut self,
+        head: &Head,
+        max: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let start = Instant::now();
         let mut decoder = Decoder::limited(head.framing, max as u64).map_err(io::Error::from)?;
         if decoder.is_done() {
@@ -154,7 +186,7 @@ impl Connection {
         while !decoder.is_done() {
             self.input.socket_mut().set_deadline(Some(body_deadline(start, total)))?;
             let read = self.input.read_body(&mut decoder, &mut buffer)?;
-            take(&buffer[..read]);
+            take(&buffer[..read])?;
             total += read;
         }
         Ok(())
@@ -162,8 +194,26 @@ impl Connection {
 
     /// Sends a whole response. Returns whether the connection can take another request.
     pub fn respond(&mut self, to: Option<&Head>, response: Response<Vec<u8>>) -> io::Result<bool> {
+        self.send_response(to, response, to.is_some_and(|head| head.keep_alive))
+    }
+
+    /// The same to a request; without `keeps` it is the last response on its connection.
+    pub fn respond_within(
+        &mut self,
+        to: &Head,
+        response: Response<Vec<u8>>,
+        keeps: bool,
+    ) -> io::Result<bool> {
+        self.send_response(Some(to), response, to.keep_alive && keeps)
+    }
+
+    fn send_response(
+        &mut self,
+        to: Option<&Head>,
+        response: Response<Vec<u8>>,
+        keep_alive: bool,
+    ) -> io::Result<bool> {
         let (parts, body) = response.into_parts();
-        let keep_alive = to.is_some_and(|head| head.keep_alive);
         let mut writer = self.output.start(to, parts, Some(body.len() as u64), keep_alive);
         writer.send(&body)?;
         writer.finish()

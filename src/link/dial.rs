@@ -1,8 +1,10 @@
 //! From a gateway's URL to an open WebSocket, within one time limit.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
+use super::credentials::{TokenSource, TrustStore};
 use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
@@ -127,6 +130,11 @@ impl GatewayUrl {
         self.secure
     }
 
+    /// Whether it is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        super::resolve::is_this_machine(self.host())
+    }
+
     /// The host, an IPv6 address in its brackets.
     pub fn host(&self) -> &str {
         self.uri.host().unwrap_or_default()
@@ -139,7 +147,7 @@ impl GatewayUrl {
 }
 
 /// What the gateway is told on the upgrade request, `Authorization: Bearer TOKEN`. Never shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(HeaderValue);
 
 impl Token {
@@ -149,6 +157,13 @@ impl Token {
         let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok().filter(|_| printable)?;
         value.set_sensitive(true);
         Some(Token(value))
+    }
+
+    /// Reads one from a file: its content without the line's end.
+    pub fn from_file(path: &Path) -> io::Result<Self> {
+        let unusable = "it is empty, or holds a space or a character that is not ASCII";
+        let error = || io::Error::new(io::ErrorKind::InvalidData, unusable);
+        Token::new(&read_secret(path)?).ok_or_else(error)
     }
 
     /// Whether an `Authorization` header shows it. How long it takes does not tell where the difference is.
@@ -164,6 +179,16 @@ impl Token {
     }
 }
 
+/// Reads a secret from a file: its content without the line's end.
+pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
+    /// Longer than any token.
+    const MAX: u64 = 16 << 10;
+    let mut content = String::new();
+    File::open(path)?.take(MAX).read_to_string(&mut content)?;
+    content.truncate(content.trim_end_matches(['\r', '\n']).len());
+    Ok(content)
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
@@ -174,8 +199,8 @@ impl fmt::Debug for Token {
 #[derive(Debug)]
 pub struct Dialer {
     url: GatewayUrl,
-    token: Option<Token>,
-    tls: Option<ClientTls>,
+    token: Option<TokenSource>,
+    tls: Option<TrustStore>,
     timeout: Duration,
     max_message: usize,
     resolver: Resolver,
@@ -205,6 +230,8 @@ pub enum DialError {
     Tls(io::Error),
     /// It answered the upgrade with this status instead of 101.
     Status(StatusCode),
+    /// It said no to a token that the file does not hold any more.
+    OldToken(StatusCode),
     /// It answered the upgrade with something that is no WebSocket.
     NotWebSocket(String),
     /// The connection failed during the upgrade.
@@ -217,6 +244,17 @@ impl DialError {
         matches!(self, DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN))
     }
 
+    /// The system's error in it, if there is one.
+    pub(crate) fn io(&self) -> Option<&io::Error> {
+        match self {
+            DialError::Resolve(error)
+            | DialError::Connect(_, error)
+            | DialError::Tls(error)
+            | DialError::Upgrade(error) => Some(error),
+            DialError::Status(_) | DialError::OldToken(_) | DialError::NotWebSocket(_) => None,
+        }
+    }
+
     /// All that [`kind`](Self::kind) gives.
     pub(crate) const KINDS: [&str; 6] = ["resolve", "connect", "tls", "status", "not_websocket", "upgrade"];
 
@@ -226,7 +264,7 @@ impl DialError {
             DialError::Resolve(_) => "resolve",
             DialError::Connect(..) => "connect",
             DialError::Tls(_) => "tls",
-            DialError::Status(_) => "status",
+            DialError::Status(_) | DialError::OldToken(_) => "status",
             DialError::NotWebSocket(_) => "not_websocket",
             DialError::Upgrade(_) => "upgrade",
         }
@@ -246,6 +284,7 @@ impl DialError {
             DialError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 "check the token (--token-file or TOKEN)"
             }
+            DialError::OldToken(_) => "its file has another one by now",
             DialError::Status(_) => "check the path in --gateway, usually /ws",
             DialError::NotWebSocket(_) => {
                 "if it speaks TLS, use wss://; else check the port and path in --gateway"
@@ -280,6 +319,7 @@ impl fmt::Display for DialError {
             DialError::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
             DialError::Tls(error) => write!(f, "TLS failed: {}", tls::describe(error)),
             DialError::Status(status) => write!(f, "it answered the WebSocket upgrade with {status}"),
+            DialError::OldToken(status) => write!(f, "it refused the token with {status}"),
             DialError::NotWebSocket(what) => write!(f, "it does not speak WebSocket there: {what}"),
             DialError::Upgrade(error) => write!(f, "the WebSocket upgrade failed: {error}"),
         }
@@ -293,8 +333,8 @@ impl Dialer {
     /// the name's look-up to the upgrade.
     pub fn new(
         url: GatewayUrl,
-        token: Option<Token>,
-        tls: Option<ClientTls>,
+        token: Option<TokenSource>,
+        tls: Option<TrustStore>,
         timeout: Duration,
         max_message: usize,
     ) -> Self {
@@ -310,22 +350,31 @@ impl Dialer {
     /// Connects, and waits for the upgrade. Blocks for at most the time-out.
     pub fn dial(&self) -> Result<Link, DialError> {
         let deadline = Instant::now() + self.timeout;
-        let addresses = self.endpoint().resolve()?;
-        let socket = open(&addresses, self.resolver.host(), self.tls.as_ref(), deadline)?;
+        self.tls.as_ref().inspect(|tls| tls.reload());
+        let endpoint = self.endpoint();
+        let addresses = endpoint.resolve()?;
+        let socket = open(&addresses, self.resolver.host(), endpoint.tls.as_ref(), deadline)?;
         self.upgrade(socket, deadline)
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint<'_> {
-        Endpoint { resolver: &self.resolver, tls: self.tls.as_ref(), timeout: self.timeout }
+        let tls = self.tls.as_ref().map(TrustStore::client);
+        Endpoint { resolver: &self.resolver, tls, timeout: self.timeout }
     }
 
     /// Asks on this connection for a WebSocket.
     pub(crate) fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, DialError> {
         let failed = |error| DialError::Upgrade(named(error));
         socket.set_deadline(Some(deadline)).map_err(failed)?;
-        let key = generate_key();
-        socket.write_all(&self.upgrade_request(&key)).and_then(|()| socket.flush()).map_err(failed)?;
-        let rest = read_upgrade(&mut socket, &key)?;
+        let (key, token) = (generate_key(), self.token());
+        let request = self.upgrade_request(&key, token.as_ref());
+        socket.write_all(&request).and_then(|()| socket.flush()).map_err(failed)?;
+        let rest = read_upgrade(&mut socket, &key).map_err(|error| match error {
+            DialError::Status(status) if error.is_final() && self.token() != token => {
+                DialError::OldToken(status)
+            }
+            error => error,
+        })?;
         socket.set_deadline(None).map_err(failed)?;
         let (heard, closer) = (socket.heard(), socket.closer());
         let writer = socket.split().ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))?;
@@ -335,8 +384,13 @@ impl Dialer {
         Ok(Link { reader: FrameReader::new(websocket), writer, heard, closer })
     }
 
+    /// The token, as it is now.
+    fn token(&self) -> Option<Token> {
+        self.token.as_ref().map(TokenSource::read)
+    }
+
     /// RFC 6455 §4.1.
-    fn upgrade_request(&self, key: &str) -> Vec<u8> {
+    fn upgrade_request(&self, key: &str, token: Option<&Token>) -> Vec<u8> {
         let uri = &self.url.uri;
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let mut request = format!(
@@ -345,7 +399,7 @@ impl Dialer {
             uri.path()
         )
         .into_bytes();
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             request.extend_from_slice(b"Authorization: ");
             request.extend_from_slice(token.0.as_bytes());
             request.extend_from_slice(b"\r\n");
@@ -398,10 +452,10 @@ fn check_upgrade(status: StatusCode, headers: &HeaderMap, key: &str) -> Result<(
 }
 
 /// Where to connect to, and how; for who takes one step at a time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Endpoint<'a> {
     pub(crate) resolver: &'a Resolver,
-    pub(crate) tls: Option<&'a ClientTls>,
+    pub(crate) tls: Option<ClientTls>,
     /// For each step.
     pub(crate) timeout: Duration,
 }

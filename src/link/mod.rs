@@ -7,12 +7,14 @@
 
 #[cfg(feature = "tls")]
 pub(crate) mod certificate;
+pub(crate) mod credentials;
 pub mod dial;
 pub mod duplex;
 pub mod frames;
 pub mod resolve;
 pub mod tls;
 
+pub use credentials::{TokenSource, TrustStore};
 pub use dial::{DialError, Dialer, GatewayUrl, Link};
-pub use duplex::{Closer, Heard, Socket, WriteHalf};
+pub use duplex::{Closer, Heard, Socket, Traffic, WriteHalf};
 pub use frames::{FrameReader, FrameWriter, Incoming, Outgoing, ReadError};

@@ -3,17 +3,21 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::Timeouts;
 use super::upload::{self, Upload};
+use crate::headers::Upgrade;
 use crate::http1::{BadResponse, Framing, Input, ResponseHead};
 use crate::link::{Closer, Socket, WriteHalf};
-use crate::service::{Body, Failure, FailureKind};
+use crate::service::{Body, Failure, FailureKind, SEE_IDLE_TIMEOUT};
 
 /// A body up to this many bytes is written together with its head, before the response is looked for: the
 /// kernel takes as much from a server that does not read.
 const INLINE_MAX: usize = 32 << 10;
+
+/// How much sooner than a server says that it closes an idle connection it is not used any more.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
 /// Most interim responses (RFC 9110 §15.2) before the final one.
 const INTERIM_MAX: usize = 32;
@@ -29,6 +33,8 @@ pub(super) struct Connection {
     pub(super) closer: Closer,
     /// What the socket's read time-out is set to; setting it costs a system call.
     read_timeout: Option<Duration>,
+    /// How long the server keeps it open between two requests, as far as it has said.
+    pub(super) keeps_for: Option<Duration>,
 }
 
 /// A request, ready to be sent.
@@ -37,8 +43,8 @@ pub(super) struct Outgoing<'a> {
     /// Its head, with the empty line.
     pub(super) head: &'a [u8],
     pub(super) body: Body,
-    /// The server is asked to change to another protocol: the body is what the client says in it.
-    pub(super) upgrade: bool,
+    /// The change of protocol that the server is asked for: the body is what the client says in the other one.
+    pub(super) upgrade: Option<&'a Upgrade>,
 }
 
 /// A response of which the head has come.
@@ -81,16 +87,15 @@ impl Broken {
     }
 
     pub(super) fn explain(self, timeouts: &Timeouts) -> Failure {
+        let stalled = if let Broken::Stalled(stalled) = &self { Some(*stalled) } else { None };
         let (kind, text) = match self {
             Broken::Stalled(Stalled::Reading) => return Failure::stalled(),
-            Broken::Stalled(Stalled::Answering) => (
-                FailureKind::Timeout,
-                format!("it did not answer within {:?} (see --response-timeout)", timeouts.response),
-            ),
-            Broken::Stalled(Stalled::Going) => (
-                FailureKind::Timeout,
-                format!("its answer stalled for {:?} (see --idle-timeout)", timeouts.idle),
-            ),
+            Broken::Stalled(Stalled::Answering) => {
+                (FailureKind::Timeout, format!("it did not answer within {:?}", timeouts.response))
+            }
+            Broken::Stalled(Stalled::Going) => {
+                (FailureKind::Timeout, format!("its answer stalled for {:?}", timeouts.idle))
+            }
             Broken::Closed { received, error } => {
                 let when = if received { "in the middle of its answer" } else { "before it answered" };
                 (FailureKind::Truncated, format!("it closed the connection {when}: {error}"))
@@ -103,7 +108,12 @@ impl Broken {
             }
             Broken::Request(failure) => return failure,
         };
-        Failure::new(kind, text)
+        let failure = Failure::new(kind, text);
+        match stalled {
+            Some(Stalled::Answering) => failure.with_hint("(see --response-timeout)".to_owned()),
+            Some(_) => failure.with_hint(SEE_IDLE_TIMEOUT.to_owned()),
+            None => failure,
+        }
     }
 }
 
@@ -113,7 +123,14 @@ impl Connection {
         let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
         half.set_timeout(timeouts.idle)?;
         let closer = socket.closer();
-        Ok(Connection { id, input: Input::new(socket), half: Some(half), closer, read_timeout: None })
+        Ok(Connection {
+            id,
+            input: Input::new(socket),
+            half: Some(half),
+            closer,
+            read_timeout: None,
+            keeps_for: None,
+        })
     }
 
     /// Whether another request may be sent on it: the server has not closed it, and has sent nothing that
@@ -125,9 +142,9 @@ impl Connection {
     /// Sends a request and waits for the head of its response.
     pub(super) fn exchange(mut self, request: Outgoing<'_>, timeouts: &Timeouts) -> Result<Begun, Broken> {
         let Outgoing { method, head, body, upgrade } = request;
-        let inline = body.as_bytes().filter(|body| !upgrade && body.len() <= INLINE_MAX);
+        let inline = body.as_bytes().filter(|body| upgrade.is_none() && body.len() <= INLINE_MAX);
         let bytes = [head, inline.unwrap_or_default()].concat();
-        let separate = inline.is_none() && !upgrade;
+        let separate = inline.is_none() && upgrade.is_none();
         // A server may answer and close before it has read everything, so the answer is looked for in any case.
         let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(&bytes));
         let mut body = Some(body);
@@ -143,12 +160,20 @@ impl Connection {
                 }
                 (broken, _) => broken,
             })?;
-        // What the server still waits for would be taken out of the next request.
-        head.keep_alive &= all_sent;
+        // What the server still waits for would be taken out of the next request. One that was asked for another protocol
+        // has a connection of its own, or each such request would leave one more behind.
+        head.keep_alive &= all_sent && upgrade.is_none();
+        if let Some(time) = keep_alive_time(head.response.headers()) {
+            // Its clock began earlier than ours.
+            let time = time.saturating_sub(KEEP_ALIVE_MARGIN);
+            head.keep_alive &= !time.is_zero();
+            self.keeps_for = Some(time);
+        }
         if head.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            if !upgrade {
-                return Err(Broken::BadResponse(BadResponse::Invalid("it changes the protocol unasked")));
-            }
+            let checked = upgrade.map_or(Err("it changes the protocol unasked"), |upgrade| {
+                upgrade.check(head.response.headers())
+            });
+            checked.map_err(|what| Broken::BadResponse(BadResponse::Invalid(what)))?;
             upload = self.start_upload(&mut body, Some(Framing::UntilEnd))?;
         }
         Ok(Begun { head, connection: self, upload })
@@ -259,6 +284,14 @@ impl Connection {
         }
         self.half.is_some()
     }
+}
+
+/// How long a server says that it keeps an idle connection: `Keep-Alive: timeout=5, max=100`.
+fn keep_alive_time(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let mut parameters = value.split([',', ';']).filter_map(|parameter| parameter.split_once('='));
+    let (_, time) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))?;
+    time.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn closed(upload: Option<&Upload>, received: bool, error: io::Error) -> Broken {

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use crate::link::Closer;
 
+/// Idle connections at most; one more takes the place of the one that has been idle for longest.
+const IDLE_COUNT_MAX: usize = 64;
+
 /// An idle connection that a quieter time does not need is closed after this time, as soon as there is another
-/// request, or somebody [looks](Connections::close_idle). There are never more of them than requests were once
-/// under way.
+/// request, or somebody [looks](Connections::close_idle).
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// All connections. Clones share them.
@@ -34,8 +36,10 @@ impl Connections {
     /// A connection that can carry another request, if there is one.
     pub(super) fn take(&self) -> Option<Connection> {
         loop {
-            let (mut connection, _) = self.state().idle.pop_back()?;
-            if connection.is_quiet() && self.begin(connection.id, &connection.closer) {
+            let (mut connection, since) = self.state().idle.pop_back()?;
+            // One that the server is about to close is not used: it could not be told whether it got the request.
+            let is_kept = connection.keeps_for.is_none_or(|time| since.elapsed() < time);
+            if is_kept && connection.is_quiet() && self.begin(connection.id, &connection.closer) {
                 return Some(connection);
             }
         }
@@ -68,8 +72,9 @@ impl Connections {
         state.busy.remove(&connection.id);
         let now = Instant::now();
         // One at a time is enough: each request puts one back.
-        let oldest_is_old = state.idle.front().is_some_and(|(_, since)| now - *since > IDLE_MAX);
-        let unneeded = if oldest_is_old { state.idle.pop_front() } else { None };
+        let is_full = state.idle.len() >= IDLE_COUNT_MAX;
+        let is_unneeded = state.idle.front().is_some_and(|(_, since)| is_full || now - *since > IDLE_MAX);
+        let unneeded = if is_unneeded { state.idle.pop_front() } else { None };
         if !state.stopped {
             state.idle.push_back((connection, now));
         }
@@ -81,9 +86,13 @@ impl Connections {
     /// Closes those that have been idle for too long by now.
     pub(super) fn close_idle(&self, now: Instant) {
         let mut state = self.state();
-        // The oldest come first.
-        let old = state.idle.partition_point(|(_, since)| now.saturating_duration_since(*since) > IDLE_MAX);
-        let unneeded: Vec<_> = state.idle.drain(..old).collect();
+        let is_needed = |(connection, since): &(Connection, Instant)| {
+            let most = connection.keeps_for.unwrap_or(IDLE_MAX).min(IDLE_MAX);
+            now.saturating_duration_since(*since) <= most
+        };
+        let (needed, unneeded): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut state.idle).into_iter().partition(is_needed);
+        state.idle = needed;
         drop(state);
         // Closed without the lock.
         drop(unneeded);

@@ -20,10 +20,11 @@ use self::connection::{Begun, Broken, Connection, Outgoing};
 use self::connections::Connections;
 use self::response::ResponseBody;
 pub use self::target::{InvalidLocalUrl, LocalUrl};
-use crate::http1::{BadResponse, Decoder, Framing, write_request_head};
+use crate::headers::Upgrade;
+use crate::http1::{BadResponse, Decoder, Framing, target, write_request_head};
+use crate::link::TrustStore;
 use crate::link::dial::{self, DialError, Endpoint};
 use crate::link::resolve::Resolver;
-use crate::link::tls::ClientTls;
 use crate::service::{Body, Cancellation, Cause, Failure, FailureKind, Request, Response, Service};
 
 /// Limits towards the local server.
@@ -66,7 +67,7 @@ impl Default for Timeouts {
 pub struct Origin {
     local: LocalUrl,
     host: Option<HeaderValue>,
-    tls: Option<ClientTls>,
+    tls: Option<TrustStore>,
     resolver: Resolver,
     timeouts: Timeouts,
     connections: Connections,
@@ -79,7 +80,7 @@ impl Origin {
     pub fn new(
         local: LocalUrl,
         host: Option<HeaderValue>,
-        tls: Option<ClientTls>,
+        tls: Option<TrustStore>,
         timeouts: Timeouts,
     ) -> Self {
         let resolver = Resolver::new(local.host(), local.port());
@@ -97,10 +98,10 @@ impl Origin {
     /// server is `reached`, on a connection that was not idle before.
     pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, Unanswered> {
         let asked = Instant::now();
-        let target = self.target(request.uri()).map_err(Unanswered::of_request)?;
-        let upgrade = request.headers().contains_key(header::UPGRADE);
+        self.target(request.uri()).map_err(Unanswered::of_request)?;
+        let upgrade = Upgrade::named_in(request.headers());
         // An upgrade takes its connection with it; it gets one of its own.
-        let idle = if upgrade { None } else { self.connections.take() };
+        let idle = if upgrade.is_some() { None } else { self.connections.take() };
         let was_idle = idle.is_some();
         let connection = match idle.map_or_else(|| self.connect(), Ok) {
             Ok(connection) => connection,
@@ -110,16 +111,16 @@ impl Origin {
             reached();
         }
         let (mut head, body) = request.into_parts();
-        self.prepare(&mut head, &body, upgrade);
+        self.prepare(&mut head, &body, upgrade.is_some());
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
-        let path = target.path_and_query().map_or("/", |path| path.as_str());
+        let path = self.local.target(target(&head.uri, &head.extensions));
         let mut bytes = Vec::with_capacity(512);
-        write_request_head(&mut bytes, &head.method, path, &head.headers);
+        write_request_head(&mut bytes, &head.method, &path, &head.headers);
         let send = |connection: Connection, body| {
             let (id, closer) = (connection.id, connection.closer.clone());
             let hook = closer.clone();
             cancellation.on_cancel(move || hook.close());
-            let outgoing = Outgoing { method: &head.method, head: &bytes, body, upgrade };
+            let outgoing = Outgoing { method: &head.method, head: &bytes, body, upgrade: upgrade.as_ref() };
             connection.exchange(outgoing, &self.timeouts).inspect_err(|_| {
                 // An upload that goes on learns of it here.
                 closer.close();
@@ -159,7 +160,8 @@ impl Origin {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint<'_> {
-        Endpoint { resolver: &self.resolver, tls: self.tls.as_ref(), timeout: self.timeouts.connect }
+        let tls = self.tls.as_ref().map(TrustStore::client);
+        Endpoint { resolver: &self.resolver, tls, timeout: self.timeouts.connect }
     }
 
     /// Closes connections that have been idle for a minute by now. Else they are as further requests come.
@@ -218,35 +220,43 @@ impl Origin {
         let deadline = Instant::now() + self.timeouts.connect;
         let socket = self.open(deadline).map_err(|error| self.unreachable(error))?;
         let id = self.connections.next_id();
-        let connection = Connection::new(id, socket, &self.timeouts).map_err(|error| {
-            let text = format!("the connection to {} failed at once: {error}", self.local);
-            Failure::new(FailureKind::Unreachable, text)
-        })?;
+        let connection = Connection::new(id, socket, &self.timeouts)
+            .map_err(|error| self.unreachable(DialError::Upgrade(error)))?;
         if self.connections.begin(id, &connection.closer) { Ok(connection) } else { Err(given_up()) }
     }
 
     fn open(&self, deadline: Instant) -> Result<crate::link::Socket, DialError> {
-        let (name, tls) = (self.resolver.host(), self.tls.as_ref());
+        let (name, tls) = (self.resolver.host(), self.tls.as_ref().map(TrustStore::client));
         let known = self.resolver.cached(self.timeouts.connect).map_err(DialError::Resolve)?;
-        dial::open(&known, name, tls, deadline).or_else(|error| {
+        dial::open(&known, name, tls.as_ref(), deadline).or_else(|error| {
             // The name may have moved since it was looked up.
             let left = deadline.saturating_duration_since(Instant::now());
             match self.resolver.look_up(left) {
-                Ok(now) if now != known => dial::open(&now, name, tls, deadline),
+                Ok(now) if now != known => dial::open(&now, name, tls.as_ref(), deadline),
                 _ => Err(error),
             }
         })
     }
 
-    /// The system's error, which says most in the fewest words; TLS and look-up failures name themselves.
+    /// Visitors are told the system's error, which says most in the fewest words, and nothing of where the server is or
+    /// what certificate it shows; the log is.
     fn unreachable(&self, error: DialError) -> Failure {
-        let hint = format!("at {}; {}", self.local, error.local_hint());
+        if let Some(why) = error.io().filter(|why| is_exhausted(why)) {
+            let text = format!("this machine gives the agent no more connections: {why}");
+            let hint = "; raise its limit of open files (ulimit -n, LimitNOFILE=), or let fewer requests run at once";
+            return Failure::new(FailureKind::Exhausted, text)
+                .with_retry_after(Duration::from_secs(1))
+                .with_hint(hint.to_owned());
+        }
+        let hint = format!("at {} ({error}); {}", self.local, error.local_hint());
         let text = match error {
             DialError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
-                format!("no connection to {} within {:?}", self.local, self.timeouts.connect)
+                format!("no connection within {:?}", self.timeouts.connect)
             }
             DialError::Connect(_, error) => error.to_string(),
-            other => other.to_string(),
+            DialError::Resolve(_) => "its name cannot be resolved".to_owned(),
+            DialError::Tls(_) => "TLS failed".to_owned(),
+            _ => "the connection failed at once".to_owned(),
         };
         Failure::new(FailureKind::Unreachable, text).with_hint(hint)
     }
@@ -320,6 +330,15 @@ impl Service for Origin {
     fn interrupt(&self) {
         self.connections.stop();
     }
+}
+
+/// Whether it is this machine that has no more to give: open files, ports, memory or threads.
+fn is_exhausted(error: &io::Error) -> bool {
+    /// The same on Linux, macOS and the BSDs.
+    const TOO_MANY_FILES: [i32; 2] = [23, 24];
+    let is_files = cfg!(unix) && error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code));
+    let kinds = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock];
+    is_files || kinds.contains(&error.kind())
 }
 
 /// RFC 9110 §9.2.2.
@@ -412,6 +431,44 @@ mod tests {
         let unanswered = Origin::new(local, None, None, timeouts).attempt(request, || ()).unwrap_err();
         assert_eq!(unanswered.blame, expected, "{}", unanswered.failure);
         drop(server.join().unwrap());
+    }
+
+    #[test]
+    fn a_machine_without_descriptors_is_not_the_servers_fault() {
+        let origin = Origin::new("http://10.0.0.5:8000".parse().unwrap(), None, None, Timeouts::default());
+        let address = "10.0.0.5:8000".parse().unwrap();
+        let unreachable =
+            |error| Unanswered::of_server(origin.unreachable(DialError::Connect(address, error)));
+        let exhausted = unreachable(io::Error::from_raw_os_error(24));
+        assert_eq!((exhausted.failure.kind(), exhausted.blame), (FailureKind::Exhausted, Blame::Nobody));
+        let text = exhausted.failure.to_string();
+        assert!(text.contains("no more connections") && !text.contains("10.0.0.5"), "{text}");
+        let refused = unreachable(io::Error::from_raw_os_error(111));
+        assert_eq!((refused.failure.kind(), refused.blame), (FailureKind::Unreachable, Blame::Server));
+    }
+
+    #[test]
+    fn visitors_are_told_no_address_and_no_option() {
+        let origin =
+            Origin::new("https://intern.test:8443".parse().unwrap(), None, None, Timeouts::default());
+        let address = "10.0.0.5:8443".parse().unwrap();
+        let wrong =
+            || io::Error::other("certificate not valid for name \"intern.test\" (see --connect-timeout)");
+        for error in [
+            DialError::Connect(address, io::ErrorKind::TimedOut.into()),
+            DialError::Connect(address, io::Error::from_raw_os_error(111)),
+            DialError::Resolve(wrong()),
+            DialError::Tls(wrong()),
+            DialError::Upgrade(wrong()),
+        ] {
+            let failure = origin.unreachable(error);
+            let (text, hint) = (failure.to_string(), failure.hint().unwrap());
+            assert!(
+                !["intern", "10.0.0.5", "--", "8443"].iter().any(|secret| text.contains(secret)),
+                "{text}"
+            );
+            assert!(hint.contains("at https://intern.test:8443"), "{hint}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::connections::Connections;
 use super::upload::{self, Upload};
 use crate::http1::Decoder;
-use crate::service::{Body, Cancellation, Failure, FailureKind};
+use crate::service::{Body, Cancellation, Failure, FailureKind, SEE_IDLE_TIMEOUT};
 
 /// The body of the local server's response, with errors that say what went wrong.
 pub(super) struct ResponseBody {
@@ -84,8 +84,9 @@ impl ResponseBody {
             (_, Some(upload::State::Stalled)) => io::Error::other(Failure::stalled()),
             _ if self.connections.are_stopped() => io::Error::other(super::given_up()),
             (io::ErrorKind::TimedOut, _) => {
-                let text = format!("the response body stalled for {:?} (see --idle-timeout)", self.idle);
-                io::Error::other(Failure::new(FailureKind::Timeout, text))
+                let text = format!("the response body stalled for {:?}", self.idle);
+                let failure = Failure::new(FailureKind::Timeout, text);
+                io::Error::other(failure.with_hint(SEE_IDLE_TIMEOUT.to_owned()))
             }
             _ => error,
         }

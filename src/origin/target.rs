@@ -1,5 +1,6 @@
 //! Where requests go: the local server's URL, and nowhere else.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -116,6 +117,11 @@ impl LocalUrl {
             format!("{}{path}", self.base_path).parse().map_err(|_| WHAT)?
         });
         Uri::from_parts(parts).map_err(|_| WHAT)
+    }
+
+    /// The target of a request as it is sent to this server.
+    pub(super) fn target<'a>(&self, target: &'a str) -> Cow<'a, str> {
+        if self.base_path.is_empty() { target.into() } else { format!("{}{target}", self.base_path).into() }
     }
 
     /// Whether a path could lead out of the base path for some server, however it decodes and normalises.

@@ -15,16 +15,20 @@
 //! borrows from the frame where it can; nothing here panics, whatever the bytes.
 
 pub mod answer;
+mod charset;
 pub mod envelope;
 mod escape;
 pub mod handshake;
 pub mod mux;
+mod name;
 pub mod request;
 mod text;
 
 pub use answer::{Answer, TooLarge};
+pub use charset::make_utf8;
 pub use envelope::Envelope;
 pub use handshake::Handshake;
+pub use name::{RequestName, connection_number};
 pub use request::{Malformed, RequestId, RequestMessage};
 
 use std::hash::{BuildHasher, RandomState};

@@ -69,6 +69,8 @@ pub struct RequestMessage<'a> {
     pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// The body's bytes, whichever encoding they came in.
     pub body: Vec<u8>,
+    /// The encoding was named, which only gateways that know part 2 do.
+    pub names_encoding: bool,
 }
 
 /// A `request` that cannot be read. It takes its place in the order of answers all the same.
@@ -122,12 +124,14 @@ fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
         }
     };
     let headers = wire.headers.unwrap_or_default();
+    let names_encoding = wire.body_encoding.is_some();
     Ok(RequestMessage {
         id,
         method: wire.method.0,
         path: wire.path.0,
         headers: headers.0.into_iter().map(|(name, value)| (name.0, value.0)).collect(),
         body: text::body_from_text(wire.body, wire.body_encoding)?,
+        names_encoding,
     })
 }
 
@@ -164,7 +168,7 @@ pub fn encode(
     }
     let (body, body_encoding) =
         if base64 { text::body_to_text(body) } else { (String::from_utf8_lossy(body), None) };
-    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = crate::http1::target(&head.uri, &head.extensions);
     let headers = text::pairs(&head.headers);
     let out = Out { id, method: head.method.as_str(), path, headers, body, body_encoding };
     envelope::nested(TYPE, &out, max).ok_or(super::TooLarge { max })

@@ -10,9 +10,10 @@ use super::FailureAnswer;
 use super::job::{FAILED, PANICKED, refuse_interim};
 use super::whole::state_no_length;
 use crate::admission::{Refusal, failed};
-use crate::headers::{remove_hop_by_hop, set_upgrade};
+use crate::headers::{Upgrade, remove_hop_by_hop, remove_overridden_length, set_upgrade};
 use crate::http1::has_no_body;
 use crate::mux::{Stream, StreamError};
+use crate::protocol::RequestName;
 use crate::protocol::mux::{HEAD_MAX, Reset, ResetCode, encode_response_head};
 use crate::service::{Body, Failure, FailureKind, Response};
 use crate::status::Counters;
@@ -47,13 +48,13 @@ impl From<Failure> for Broken {
 }
 
 /// How much of a response's body passes, and for how long.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Passing {
     /// Bytes that it may have.
     pub(super) max: Option<u64>,
-    /// The request asked for another protocol. When the service has said its last in it, the client may go on, but
-    /// not be silent for so long.
-    pub(super) upgrade: Option<Duration>,
+    /// The change of protocol that the request asked for. When the service has said its last in the other protocol, the
+    /// client may go on, but not be silent for so long.
+    pub(super) upgrade: Option<(Upgrade, Duration)>,
 }
 
 /// How far a response is.
@@ -70,6 +71,7 @@ enum Progress {
 /// The one answer to a stream's request: a response, or the failure to give one.
 pub(super) struct Answer<'a> {
     stream: &'a Stream,
+    name: RequestName,
     method: &'a Method,
     counters: &'a Counters,
     failure: FailureAnswer,
@@ -79,11 +81,12 @@ pub(super) struct Answer<'a> {
 impl<'a> Answer<'a> {
     pub(super) fn new(
         stream: &'a Stream,
+        name: RequestName,
         method: &'a Method,
         counters: &'a Counters,
         failure: FailureAnswer,
     ) -> Self {
-        Answer { stream, method, counters, failure, progress: Cell::new(Progress::Open) }
+        Answer { stream, name, method, counters, failure, progress: Cell::new(Progress::Open) }
     }
 
     /// Whether nothing of it has left.
@@ -102,7 +105,7 @@ impl<'a> Answer<'a> {
         match (self.progress.get(), self.failure) {
             (Progress::Done, _) => {}
             (Progress::Open, FailureAnswer::Response) => {
-                self.give(failed(failure, &format!("{FAILED}: {failure}")));
+                self.give(failed(failure, &format!("{FAILED}: {failure}"), self.name));
             }
             (Progress::Open | Progress::Begun, _) => self.break_off(reset(failure)),
         }
@@ -140,10 +143,14 @@ impl<'a> Answer<'a> {
     ) -> Result<(StatusCode, usize), Broken> {
         let status = parts.status;
         let Passing { max, upgrade } = passing;
-        let switched = upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
-        if switched.is_none() {
-            refuse_interim(status)?;
-        }
+        let switched = match upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
+            Some((upgrade, idle)) => {
+                let failed = |what| Failure::new(FailureKind::Protocol, what);
+                upgrade.check(&parts.headers).map_err(failed)?;
+                Some(idle)
+            }
+            None => refuse_interim(status).map(|()| None)?,
+        };
         let empty = *self.method == Method::HEAD || (has_no_body(status) && switched.is_none());
         prepare(&mut parts, body, switched.is_some(), empty);
         let head = encode_response_head(&parts);
@@ -216,7 +223,10 @@ fn is_above(length: u64, max: Option<u64>) -> bool {
 
 /// Makes of the service's head what the tunnel is to see.
 fn prepare(parts: &mut response::Parts, body: &Body, switched: bool, empty: bool) {
-    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| switched);
+    // Which protocol is required is said to whoever asked (RFC 9110 §15.5.22).
+    let names_protocol = switched || parts.status == StatusCode::UPGRADE_REQUIRED;
+    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| names_protocol);
+    remove_overridden_length(&mut parts.headers);
     remove_hop_by_hop(&mut parts.headers);
     if let Some(protocol) = protocol {
         set_upgrade(&mut parts.headers, protocol);
@@ -243,17 +253,18 @@ impl Drop for Unfinished<'_, '_> {
 }
 
 pub(super) fn too_large(what: &str) -> Failure {
-    let text = format!("the body of the {what} is larger than the tunnel lets pass (see --max-stream-body)");
-    Failure::new(FailureKind::TooLarge, text)
+    let text = format!("the body of the {what} is larger than the tunnel lets pass");
+    Failure::new(FailureKind::TooLarge, text).with_hint("(see --max-stream-body)".to_owned())
 }
 
 fn reset(failure: &Failure) -> Reset {
     let code = match failure.kind() {
         FailureKind::Unreachable | FailureKind::Unavailable => ResetCode::Unreachable,
+        FailureKind::Exhausted => ResetCode::Refused,
         FailureKind::Timeout => ResetCode::Timeout,
         FailureKind::Truncated => ResetCode::Truncated,
         FailureKind::TooLarge => ResetCode::TooLarge,
-        FailureKind::Protocol => ResetCode::Protocol,
+        FailureKind::Protocol | FailureKind::TextOnly => ResetCode::Protocol,
         FailureKind::BadRequest | FailureKind::Internal => ResetCode::Internal,
     };
     Reset::new(code, failure.to_string())

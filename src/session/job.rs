@@ -15,9 +15,10 @@ use super::whole::{self, Whole};
 use super::{Config, FailureAnswer};
 use crate::TunnelId;
 use crate::admission::{Refusal, failed, shown_path};
+use crate::logging::ACCESS;
 use crate::pool::Reason;
 use crate::protocol::mux::{Over, Reset, ResetCode};
-use crate::protocol::{TooLarge, answer};
+use crate::protocol::{RequestName, TooLarge, answer, make_utf8};
 use crate::service::{Failure, FailureKind, Request, Response, Service};
 use crate::status::Counters;
 
@@ -118,7 +119,7 @@ impl Job {
         self.in_flight.refused(&refusal);
         match (self.work, reason) {
             (Work::Whole(request, ticket), _) => {
-                refusal.log(Some((request.method(), request.uri().path())));
+                refusal.log(ticket.name(), Some((request.method(), request.uri().path())));
                 // A gateway that has stopped reading is the reader's to notice.
                 let _ = ticket.refuse(&refusal, request.method());
             }
@@ -150,7 +151,7 @@ fn answer_whole(
     service: &dyn Service,
     config: &Config,
 ) {
-    let line = LogLine::start(request.method(), request.uri());
+    let line = LogLine::start(ticket.name(), request.method(), request.uri());
     let counters = in_flight.counters();
     counters.received(usize::try_from(request.body().length().unwrap_or(0)).unwrap_or(usize::MAX));
     let result = survive(|| whole::call(service, request, config.max_body, &ticket, counters));
@@ -158,7 +159,7 @@ fn answer_whole(
         && failure.kind() == FailureKind::BadRequest
     {
         let refusal = Refusal::BadRequest(failure.to_string().into());
-        refusal.log(Some((&line.method, &line.path)));
+        refusal.log(line.name, Some((&line.method, &line.path)));
         in_flight.refused(&refusal);
         ticket.answer_refusal(&refusal, &line.method);
         return;
@@ -207,6 +208,9 @@ pub(super) fn refuse_interim(status: StatusCode) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a visitor is told of a response that the gateway would show as something else.
+const TEXT_ONLY: &str = "the gateway takes responses of UTF-8 text alone, and this is none";
+
 /// What an `error` envelope begins with.
 pub(super) const FAILED: &str = "Failed to forward request to local server";
 
@@ -223,14 +227,18 @@ fn encode(
     let respond = |head: &http::response::Parts, body: &[u8]| {
         answer::encode_response(id, head, body, None, OffsetDateTime::now_utc(), config.max_message)
     };
-    let result = result.and_then(|(head, body)| {
+    let result = result.and_then(|(mut head, mut body)| {
+        if !ticket.takes_base64()
+            && str::from_utf8(&body).is_err()
+            && !make_utf8(&mut head.headers, &mut body)
+        {
+            return Err(Failure::new(FailureKind::TextOnly, TEXT_ONLY));
+        }
         let envelope = respond(&head, &body);
         let envelope = envelope.map_err(|TooLarge { max }| {
-            let text = format!(
-                "the response of {} bytes does not fit into an envelope of {max} bytes (see --max-message)",
-                body.len()
-            );
-            Failure::new(FailureKind::TooLarge, text)
+            let text =
+                format!("the response of {} bytes does not fit into an envelope of {max} bytes", body.len());
+            Failure::new(FailureKind::TooLarge, text).with_hint("(see --max-message)".to_owned())
         });
         Ok((envelope?, (head.status, body.len())))
     });
@@ -239,9 +247,9 @@ fn encode(
         Err(failure) => {
             let text = format!("{FAILED}: {failure}");
             let response = match config.failure {
-                FailureAnswer::Error => None,
-                FailureAnswer::Response => {
-                    let (head, body) = failed(&failure, &text).into_parts();
+                FailureAnswer::Error if failure.kind() != FailureKind::TextOnly => None,
+                FailureAnswer::Error | FailureAnswer::Response => {
+                    let (head, body) = failed(&failure, &text, ticket.name()).into_parts();
                     let body = body.as_bytes().filter(|_| *method != Method::HEAD);
                     respond(&head, body.unwrap_or_default()).ok()
                 }
@@ -254,17 +262,18 @@ fn encode(
 /// The line that each request leaves in the log: what was asked without its query, which may hold secrets,
 /// and what came of it.
 pub(super) struct LogLine {
+    name: RequestName,
     method: Method,
     path: String,
     started: Instant,
 }
 
 impl LogLine {
-    pub(super) fn start(method: &Method, uri: &Uri) -> Self {
+    pub(super) fn start(name: RequestName, method: &Method, uri: &Uri) -> Self {
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let logged = log::log_enabled!(log::Level::Warn);
         let path = if logged { shown_path(uri.path()).into_owned() } else { String::new() };
-        LogLine { method: method.clone(), path, started: Instant::now() }
+        LogLine { name, method: method.clone(), path, started: Instant::now() }
     }
 
     pub(super) fn method(&self) -> &Method {
@@ -276,14 +285,14 @@ impl LogLine {
     }
 
     pub(super) fn finish(self, outcome: &Outcome) {
-        let LogLine { method, path: raw, started } = self;
+        let LogLine { name, method, path: raw, started } = self;
         // It is valid in HTTP, and may still hold what a terminal takes for a command.
         let (method, path) = (method.as_str(), raw.escape_debug());
         let took = milliseconds(started);
         match outcome {
             Ok((status, bytes)) => {
                 let status = status.as_u16();
-                info!(method, path = raw, status, bytes = *bytes as u64, duration_ms = took; "{method} {path} {status} {bytes} B {took:.1} ms");
+                info!(target: ACCESS, method, path = raw, status, bytes = *bytes as u64, duration_ms = took; "{method} {path} {status} {bytes} B {took:.1} ms");
             }
             Err(failure) => {
                 let code = failure.kind().code();
@@ -291,7 +300,9 @@ impl LogLine {
                 // That a circuit opened was said once, and louder.
                 let is_told = failure.kind() == FailureKind::Unavailable;
                 let level = if is_told { Level::Info } else { Level::Warn };
-                log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms)");
+                let name = name.to_string();
+                let request = name.as_str();
+                log!(level, method, path = raw, code, duration_ms = took, request; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms) [{name}]");
             }
         }
     }
@@ -300,8 +311,10 @@ impl LogLine {
 impl LogLine {
     /// Nobody waits for the answer any more. Visitors who leave are no errors.
     pub(super) fn given_up(self, over: &Over, tunnel_id: &TunnelId) {
-        let LogLine { method, path: raw, started } = self;
+        let LogLine { name, method, path: raw, started } = self;
         let (method, path, took) = (method.as_str(), raw.escape_debug(), milliseconds(started));
+        let name = name.to_string();
+        let request = name.as_str();
         let (level, code, what) = match over {
             Over::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
                 (Level::Debug, "cancelled", "the visitor left".to_owned())
@@ -311,7 +324,7 @@ impl LogLine {
             }
             _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
-        log!(level, method, path = raw, code, duration_ms = took; "{method} {path} {what} ({took:.1} ms)");
+        log!(level, method, path = raw, code, duration_ms = took, request; "{method} {path} {what} ({took:.1} ms) [{name}]");
     }
 }
 

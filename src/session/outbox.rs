@@ -10,7 +10,7 @@
 //! One answer always fits, and the answer whose turn it is never waits, or those behind it could keep it
 //! out. Whoever waits is woken when the session dies.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use super::End;
 use crate::admission::Refusal;
 use crate::mux::Mux;
 use crate::protocol::mux::{Limits, Side};
-use crate::protocol::{RequestId, answer};
+use crate::protocol::{RequestId, RequestName, answer};
 
 /// More control than this waiting means that the gateway has stopped reading.
 pub(super) const CONTROL_MAX: usize = 1 << 20;
@@ -129,6 +129,10 @@ struct Shared {
     issued: AtomicU64,
     /// Places given out to requests without an ID.
     places: AtomicU64,
+    /// What the gateway calls the connection, in short; zero until it has said so.
+    connection: AtomicU32,
+    /// The gateway has shown that it knows part 2 of the protocol, and with it bodies that are no texts.
+    knows_base64: AtomicBool,
     /// The streams, once the gateway has switched mux/2 on.
     mux: OnceLock<Arc<Mux>>,
 }
@@ -171,6 +175,8 @@ pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
         draining: AtomicBool::new(false),
         issued: AtomicU64::new(0),
         places: AtomicU64::new(0),
+        connection: AtomicU32::new(0),
+        knows_base64: AtomicBool::new(false),
         mux: OnceLock::new(),
     });
     (Outbox { events: sender, shared: shared.clone() }, Inbox { events: receiver, shared })
@@ -224,9 +230,25 @@ impl Outbox {
 
     /// Takes note of a request that came in. Its ticket is the means of its one answer.
     pub(super) fn issue(&self, id: Option<RequestId>) -> Ticket {
-        self.shared.issued.fetch_add(1, Ordering::AcqRel);
+        let count = self.shared.issued.fetch_add(1, Ordering::AcqRel) + 1;
         let place = id.is_none().then(|| self.shared.places.fetch_add(1, Ordering::AcqRel));
-        Ticket { outbox: self.clone(), id, place, answered: false }
+        let name = self.name(id.as_ref().and_then(RequestId::as_u64).unwrap_or(count));
+        Ticket { outbox: self.clone(), id, name, place, answered: false }
+    }
+
+    /// The name of the connection's request of this number.
+    pub(super) fn name(&self, number: u64) -> RequestName {
+        RequestName { connection: self.shared.connection.load(Ordering::Relaxed), number }
+    }
+
+    /// Takes note that the gateway knows bodies that are no texts.
+    pub(super) fn set_knows_base64(&self) {
+        self.shared.knows_base64.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes note of what the gateway calls the connection.
+    pub(super) fn set_connection(&self, number: u32) {
+        self.shared.connection.store(number, Ordering::Relaxed);
     }
 
     /// Requests without an ID that are not done with yet.
@@ -337,6 +359,7 @@ impl Drop for Inbox {
 pub(crate) struct Ticket {
     outbox: Outbox,
     id: Option<RequestId>,
+    name: RequestName,
     place: Option<u64>,
     answered: bool,
 }
@@ -357,6 +380,16 @@ impl Ticket {
         self.id.as_ref()
     }
 
+    /// Whether the gateway knows bodies that are no texts.
+    pub(super) fn takes_base64(&self) -> bool {
+        self.outbox.shared.knows_base64.load(Ordering::Relaxed)
+    }
+
+    /// The request's name, for people.
+    pub(super) fn name(&self) -> RequestName {
+        self.name
+    }
+
     /// Answers with an encoded envelope. Blocks while there is no room for it. False when the session was
     /// over before.
     pub(super) fn answer(mut self, envelope: Vec<u8>) -> bool {
@@ -369,7 +402,7 @@ impl Ticket {
 
     /// Answers with the agent's own response, as [`answer`](Self::answer) does: for those who may wait.
     pub(super) fn answer_refusal(self, refusal: &Refusal, method: &Method) -> bool {
-        let envelope = refusal_envelope(self.id.as_ref(), refusal, method);
+        let envelope = refusal_envelope(self.id.as_ref(), self.name, refusal, method);
         self.answer(envelope)
     }
 
@@ -377,7 +410,7 @@ impl Ticket {
     /// session is to end.
     #[must_use]
     pub(super) fn refuse(mut self, refusal: &Refusal, method: &Method) -> bool {
-        let envelope = refusal_envelope(self.id.as_ref(), refusal, method);
+        let envelope = refusal_envelope(self.id.as_ref(), self.name, refusal, method);
         self.answer_as_control(envelope)
     }
 
@@ -420,9 +453,14 @@ impl Drop for Ticket {
 }
 
 /// The envelope of a response that the agent itself makes, to a request with this method.
-fn refusal_envelope(id: Option<&RequestId>, refusal: &Refusal, method: &Method) -> Vec<u8> {
+fn refusal_envelope(
+    id: Option<&RequestId>,
+    name: RequestName,
+    refusal: &Refusal,
+    method: &Method,
+) -> Vec<u8> {
     let message = refusal.message();
-    let (head, body) = refusal.response().into_parts();
+    let (head, body) = refusal.response(name).into_parts();
     let body = body.as_bytes().filter(|_| *method != Method::HEAD).unwrap_or_default();
     let now = time::OffsetDateTime::now_utc();
     answer::encode_response(id, &head, body, Some(&message), now, usize::MAX)

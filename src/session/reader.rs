@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Uri};
-use log::{debug, info};
+use log::{debug, info, warn};
 use tungstenite::Bytes;
 
 use super::job::{InFlight, Job, Work};
@@ -17,7 +17,7 @@ use crate::link::{Closer, FrameReader, Incoming, ReadError};
 use crate::mux::Mux;
 use crate::pool::{Intake, Reason, Terms};
 use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
-use crate::protocol::{Envelope, answer, request};
+use crate::protocol::{Envelope, answer, connection_number, request};
 use crate::service::Request;
 use crate::status::Counters;
 
@@ -47,6 +47,8 @@ pub(super) struct Reader {
     pub(super) began: Instant,
     /// The gateway has given up; what it still says changes nothing.
     pub(super) given_up: bool,
+    /// It was said that requests without an ID overlap.
+    pub(super) has_warned_of_overlap: bool,
 }
 
 /// Says why the reader ended, whatever made it end.
@@ -126,8 +128,10 @@ impl Reader {
 
     fn take_text(&mut self, text: &str) -> Result<(), End> {
         let Some(envelope) = Envelope::parse(text) else {
-            // The connection ID is one; so is whatever a gateway says that this agent does not know.
-            debug!("ignored a text message that is no envelope, as a gateway's connection ID is none");
+            match connection_number(text) {
+                Some(number) => self.outbox.set_connection(number),
+                None => debug!("ignored a text message that is neither an envelope nor a connection ID"),
+            }
             return Ok(());
         };
         match envelope.message_type.as_ref() {
@@ -196,7 +200,7 @@ impl Reader {
     fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], end: bool) {
         let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
         if self.outbox.is_draining() {
-            Refusal::Draining.log(None);
+            Refusal::Draining.log(self.outbox.name(number.into()), None);
             self.counters.request_refused(&Refusal::Draining);
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
@@ -220,7 +224,10 @@ impl Reader {
         };
         let Some(stream) = mux.accept(number, end) else { return };
         let in_flight = InFlight::new(&self.counters);
-        let job = Job { work: Work::Streamed(Streamed::new(head, stream, end)), in_flight };
+        let job = Job {
+            work: Work::Streamed(Streamed::new(self.outbox.name(number.into()), head, stream, end)),
+            in_flight,
+        };
         let terms = Terms { may_last: true, not_before, weight: 0 };
         if let Err(job) = self.intake.submit(job, terms) {
             self.config.entrance.was_refused();
@@ -238,19 +245,32 @@ impl Reader {
         path: Option<&str>,
     ) {
         let Some(stream) = mux.accept(number, end) else { return };
-        refusal.log(path.map(|path| (method, path)));
+        let name = self.outbox.name(number.into());
+        refusal.log(name, path.map(|path| (method, path)));
         self.counters.request_refused(refusal);
-        streamed::refuse(&stream, method, refusal, &self.counters);
+        streamed::refuse(&stream, name, method, refusal, &self.counters);
     }
 
     /// Every request, however broken, gets a ticket and thereby one answer.
     fn take_request(&mut self, envelope: &Envelope<'_>) -> Result<(), End> {
         let payload = envelope.payload();
         let (id, request) = match request::decode(envelope, payload.as_deref()) {
-            Ok(mut message) => (message.id.take(), admit(message, self.config.max_body)),
+            Ok(mut message) => {
+                if message.id.is_some() || message.names_encoding {
+                    self.outbox.set_knows_base64();
+                }
+                (message.id.take(), admit(message, self.config.max_body))
+            }
             Err(malformed) => (malformed.id, Err(Refusal::BadRequest(malformed.reason.into()))),
         };
         let crowd = if id.is_none() { self.outbox.unnumbered() } else { 0 };
+        if crowd > 0 && !std::mem::replace(&mut self.has_warned_of_overlap, true) {
+            warn!(
+                "the gateway sends requests without IDs before those before them are answered; one of the oldest gives \
+                 answers to the wrong visitors then: let it send one at a time, or use --failure response and \
+                 --correlation latest"
+            );
+        }
         if crowd >= self.config.unnumbered_max + REFUSED_MAX {
             let what = "too many requests without an ID wait for their turn";
             return Err(End::Violation(TRY_AGAIN_LATER, what.to_owned()));
@@ -290,7 +310,7 @@ impl Reader {
     }
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {
-        refusal.log(request.map(|request| (request.method(), request.uri().path())));
+        refusal.log(ticket.name(), request.map(|request| (request.method(), request.uri().path())));
         self.counters.request_refused(refusal);
         if ticket.refuse(refusal, request.map_or(&Method::GET, Request::method)) {
             Ok(())

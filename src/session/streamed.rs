@@ -11,20 +11,21 @@ use super::answer::{Answer, Broken, Passing, too_large};
 use super::job::{InFlight, LogLine, survive, timed};
 use super::{Config, FailureAnswer};
 use crate::admission::Refusal;
-use crate::headers::{HTTP2_SETTINGS, remove_hop_by_hop, set_upgrade, wanted_protocol};
+use crate::headers::{HTTP2_SETTINGS, Upgrade, remove_hop_by_hop};
 use crate::http1::number;
 use crate::mux::Stream;
+use crate::protocol::RequestName;
 use crate::protocol::mux::{Reset, ResetCode};
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 use crate::status::Counters;
 
 /// Why a stream is given back. Another agent may have room.
-const FULL: &str = "the agent has as many requests under way and waiting as it takes (see --queue, --max-streams \
-                    and --max-in-flight)";
+const FULL: &str = "the agent has as many requests under way and waiting as it takes";
 
 /// A request that was taken on, and the stream on which it came.
 #[derive(Debug)]
 pub(crate) struct Streamed {
+    name: RequestName,
     head: request::Parts,
     stream: Stream,
     /// The request has no body.
@@ -32,8 +33,8 @@ pub(crate) struct Streamed {
 }
 
 impl Streamed {
-    pub(super) fn new(head: request::Parts, stream: Stream, end: bool) -> Self {
-        Streamed { head, stream, end }
+    pub(super) fn new(name: RequestName, head: request::Parts, stream: Stream, end: bool) -> Self {
+        Streamed { name, head, stream, end }
     }
 
     /// Whether nobody waits for it any more.
@@ -43,27 +44,27 @@ impl Streamed {
 
     /// Leaves it to somebody else, since there is no room: nothing was done about it.
     pub(super) fn give_back(&self) {
-        Refusal::QueueFull.log(Some((&self.head.method, self.head.uri.path())));
+        Refusal::QueueFull.log(self.name, Some((&self.head.method, self.head.uri.path())));
         self.stream.reset(Reset::new(ResetCode::Refused, FULL));
     }
 
     /// Answers with the agent's own response.
     pub(super) fn refuse(&self, refusal: &Refusal, counters: &Counters) {
-        refusal.log(Some((&self.head.method, self.head.uri.path())));
-        refuse(&self.stream, &self.head.method, refusal, counters);
+        refusal.log(self.name, Some((&self.head.method, self.head.uri.path())));
+        refuse(&self.stream, self.name, &self.head.method, refusal, counters);
     }
 
     /// Has the request answered, and passes the answer on as it comes.
     pub(super) fn run(self, service: &dyn Service, config: &Config, in_flight: InFlight) {
-        let Streamed { head, stream, end } = self;
-        let line = LogLine::start(&head.method, &head.uri);
+        let Streamed { name, head, stream, end } = self;
+        let line = LogLine::start(name, &head.method, &head.uri);
         let method = head.method.clone();
         let counters = in_flight.counters();
-        let answer = Answer::new(&stream, &method, counters, config.failure);
+        let answer = Answer::new(&stream, name, &method, counters, config.failure);
         let overrun = Overrun::default();
         let request = request(head, &stream, end, config, counters, &overrun);
         let result = request.and_then(|(request, upgrade)| {
-            let upgrade = upgrade.then_some(config.idle_timeout);
+            let upgrade = upgrade.map(|upgrade| (upgrade, config.idle_timeout));
             let passing = Passing { max: config.max_stream_body, upgrade };
             survive(|| answer.pass_on(timed(service, request, counters)?, passing))
         });
@@ -84,9 +85,9 @@ impl Streamed {
                     in_flight.given_up(&given_up);
                 }
                 (None, Broken::Refused(refusal)) => {
-                    refusal.log(Some((line.method(), line.path())));
+                    refusal.log(name, Some((line.method(), line.path())));
                     in_flight.refused(&refusal);
-                    answer.give(refusal.response());
+                    answer.give(refusal.response(name));
                 }
                 (None, Broken::Failed(failure)) => {
                     answer.fail(&failure);
@@ -100,11 +101,17 @@ impl Streamed {
 }
 
 /// Answers with the agent's own response.
-pub(super) fn refuse(stream: &Stream, method: &Method, refusal: &Refusal, counters: &Counters) {
-    Answer::new(stream, method, counters, FailureAnswer::Error).give(refusal.response());
+pub(super) fn refuse(
+    stream: &Stream,
+    name: RequestName,
+    method: &Method,
+    refusal: &Refusal,
+    counters: &Counters,
+) {
+    Answer::new(stream, name, method, counters, FailureAnswer::Error).give(refusal.response(name));
 }
 
-/// Makes the service's request of what came. The second value tells whether it asks for another protocol.
+/// Makes the service's request of what came, with the change of protocol that it asks for.
 fn request(
     mut head: request::Parts,
     stream: &Stream,
@@ -112,20 +119,19 @@ fn request(
     config: &Config,
     counters: &Arc<Counters>,
     overrun: &Overrun,
-) -> Result<(Request, bool), Broken> {
-    let protocol = if end { None } else { wanted_protocol(&head.method, &head.headers) };
-    let upgrade = protocol.is_some();
+) -> Result<(Request, Option<Upgrade>), Broken> {
+    let upgrade = if end { None } else { Upgrade::asked_for(&head.method, &head.headers) };
     let headers = &mut head.headers;
     remove_hop_by_hop(headers);
     headers.remove(header::EXPECT);
     headers.remove(HTTP2_SETTINGS);
-    if let Some(protocol) = protocol {
-        set_upgrade(headers, protocol);
+    if let Some(upgrade) = &upgrade {
+        upgrade.set(headers);
     }
     let stated = stated_length(headers).map_err(Broken::Refused)?;
     let body = if end {
         Body::empty()
-    } else if upgrade {
+    } else if upgrade.is_some() {
         // It may be silent for as long as it likes.
         let reader = stream.reader(None);
         Body::from_reader(
@@ -147,7 +153,7 @@ fn request(
     if let Some(max) = config.max_stream_body.filter(|max| known > *max) {
         return Err(Broken::Refused(Refusal::BodyTooLarge(max)));
     }
-    if let (Some(stated), Some(length)) = (stated, body.length())
+    if let (Some(stated), Some(length), None) = (stated, body.length(), &upgrade)
         && stated != length
     {
         let text = format!("the request's body has {length} bytes instead of {stated}");

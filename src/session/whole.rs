@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 
 use super::job::{refuse_interim, timed};
 use super::outbox::{Ticket, Watch};
-use crate::headers::{keep_one_length, remove_hop_by_hop};
+use crate::headers::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::has_no_body;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 use crate::status::Counters;
@@ -35,6 +35,7 @@ pub(super) fn call(
     let head = *request.method() == Method::HEAD;
     let (mut parts, body) = timed(service, request, counters)?.into_parts();
     check(&parts)?;
+    remove_overridden_length(&mut parts.headers);
     remove_hop_by_hop(&mut parts.headers);
     if head || has_no_body(parts.status) {
         state_no_length(&mut parts);

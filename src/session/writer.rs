@@ -71,6 +71,7 @@ pub(crate) fn run(
         counters: counters.clone(),
         closer: link.closer.clone(),
         given_up: false,
+        has_warned_of_overlap: false,
         began,
     };
     let reader =

@@ -53,10 +53,10 @@ enum State {
 /// What is wrong with a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// It cannot be reached.
+    /// Nothing takes connections there.
     Unreachable,
-    /// It does not answer in time.
-    Slow,
+    /// It takes connections, and gives no answer, or not in time.
+    Unanswered,
 }
 
 impl State {
@@ -120,6 +120,11 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
+    /// Whether the circuit is open because nothing takes connections there, which costs nothing to find out.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        matches!(self.state, State::Open { last: Trouble::Unreachable, .. })
+    }
+
     /// Whether a request may be sent: the circuit is closed, or it is time for a try.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match &self.state {
@@ -159,7 +164,7 @@ impl Breaker {
         }
     }
 
-    /// The server could not be reached, or was too slow. Returns the number of failures, if this opens the circuit.
+    /// The server could not be reached, or did not answer. Returns the number of failures, if this opens the circuit.
     pub(super) fn failed(&mut self, trouble: Trouble, pass: Pass, now: Instant) -> Option<u32> {
         match &mut self.state {
             State::Closed { failures, last } => {
@@ -242,7 +247,7 @@ mod tests {
                     Err(open) => open.to_string(),
                 },
                 'f' => breaker.failed(Trouble::Unreachable, pass, now).map(opened).unwrap_or_default(),
-                't' => breaker.failed(Trouble::Slow, pass, now).map(opened).unwrap_or_default(),
+                't' => breaker.failed(Trouble::Unanswered, pass, now).map(opened).unwrap_or_default(),
                 'r' => breaker.reached(now).map(closed).unwrap_or_default(),
                 's' => breaker.succeeded(now).map(closed).unwrap_or_default(),
                 _ => {

@@ -43,6 +43,8 @@ pub(super) struct Health {
     failures: u32,
     failing_since: Option<Instant>,
     is_down: bool,
+    /// The last check found nothing that takes connections.
+    is_unreachable: bool,
 }
 
 /// What changed with a check.
@@ -57,11 +59,16 @@ pub(super) enum Change {
 impl Health {
     /// It is up until a check says something else.
     pub(super) fn new() -> Self {
-        Health { failures: 0, failing_since: None, is_down: false }
+        Health { failures: 0, failing_since: None, is_down: false, is_unreachable: false }
     }
 
     pub(super) fn is_up(&self) -> bool {
         !self.is_down
+    }
+
+    /// Whether it is down because nothing takes connections there, which costs nothing to find out.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        self.is_down && self.is_unreachable
     }
 
     /// A check, or a request in its place, was answered.
@@ -72,7 +79,8 @@ impl Health {
     }
 
     /// A check was not answered, or badly.
-    pub(super) fn failed(&mut self, now: Instant) -> Option<Change> {
+    pub(super) fn failed(&mut self, kind: FailureKind, now: Instant) -> Option<Change> {
+        self.is_unreachable = kind == FailureKind::Unreachable;
         self.failures = self.failures.saturating_add(1);
         self.failing_since.get_or_insert(now);
         if self.failures < DOWN_AFTER || !self.is_up() {
@@ -107,14 +115,14 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut health = Health::new();
-        assert_eq!(health.failed(at(0)), None);
-        assert_eq!(health.failed(at(10)), None);
+        assert_eq!(health.failed(FailureKind::Timeout, at(0)), None);
+        assert_eq!(health.failed(FailureKind::Timeout, at(10)), None);
         assert_eq!(health.passed(at(20)), None);
-        assert_eq!(health.failed(at(30)), None);
-        assert_eq!(health.failed(at(40)), None);
+        assert_eq!(health.failed(FailureKind::Timeout, at(30)), None);
+        assert_eq!(health.failed(FailureKind::Timeout, at(40)), None);
         assert!(health.is_up());
-        assert_eq!(health.failed(at(50)), Some(Change::Down(3)));
-        assert_eq!(health.failed(at(60)), None);
+        assert_eq!(health.failed(FailureKind::Timeout, at(50)), Some(Change::Down(3)));
+        assert_eq!(health.failed(FailureKind::Timeout, at(60)), None);
         assert!(!health.is_up());
         assert_eq!(health.passed(at(70)), Some(Change::Up(Duration::from_secs(40))));
         assert!(health.is_up());

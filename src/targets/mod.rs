@@ -25,7 +25,7 @@ pub use self::edits::{InvalidHeader, SetHeader};
 pub use self::health::HealthChecks;
 pub(crate) use self::server::Server;
 use self::target::{NONE_FOUND, Target};
-use crate::link::tls::ClientTls;
+use crate::link::TrustStore;
 use crate::origin::{LocalUrl, Timeouts, Unanswered};
 use crate::rules::decode;
 use crate::service::{Failure, FailureKind, Request, Response, Service};
@@ -53,7 +53,7 @@ impl fmt::Display for Place {
 /// How all servers are treated.
 pub(crate) struct Config {
     pub(crate) host: Option<HeaderValue>,
-    pub(crate) tls: Option<ClientTls>,
+    pub(crate) tls: Option<TrustStore>,
     pub(crate) timeouts: Timeouts,
     pub(crate) edits: HeaderEdits,
     pub(crate) breaker: BreakerLimits,

@@ -24,6 +24,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// How long it is believed that a server can be connected to, or cannot.
 const REACHABLE_FOR: Duration = Duration::from_secs(1);
 
+/// Between two looks whether a server takes connections again, while requests are not sent to it since it takes none.
+const KNOCK_EVERY: Duration = Duration::from_millis(500);
+
 /// Least time between two looks at what there is.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -206,8 +209,8 @@ impl Target {
     }
 
     fn failed(&self, failure: &Failure, pass: Pass) {
-        let is_slow = failure.kind() == FailureKind::Timeout;
-        let trouble = if is_slow { Trouble::Slow } else { Trouble::Unreachable };
+        let is_there = failure.kind() != FailureKind::Unreachable;
+        let trouble = if is_there { Trouble::Unanswered } else { Trouble::Unreachable };
         let opened = self.update(|state| state.breaker.failed(trouble, pass, Instant::now()));
         if let Some(failures) = opened {
             warn!(
@@ -216,29 +219,48 @@ impl Target {
                 self.name()
             );
         }
-        if let Servers::Searched(_) = self.servers {
+        if opened.is_some() || matches!(self.servers, Servers::Searched(_)) {
             self.bell.ring();
         }
     }
 
-    /// Searches, where it is to be searched for, checks, where it is to be checked, and closes connections that are
-    /// not needed any more, until it is [released](Self::release).
+    /// Searches, where it is to be searched for, checks, where it is to be checked, knocks where nobody takes connections,
+    /// and closes connections that are not needed any more, until it is [released](Self::release).
     pub(super) fn look_after(&self) {
         let mut next_look = Some(Duration::ZERO);
         let mut next_check = self.config.checks.as_ref().map(|_| Duration::ZERO);
         let mut now = Instant::now();
+        let mut next_knock = None;
         let soonest =
-            |times: [Option<Duration>; 2]| times.into_iter().flatten().fold(TIDY_EVERY, Duration::min);
-        while self.bell.wait(soonest([next_look, next_check])) {
+            |times: [Option<Duration>; 3]| times.into_iter().flatten().fold(TIDY_EVERY, Duration::min);
+        while self.bell.wait(soonest([next_look, next_check, next_knock])) {
             let passed = now.elapsed();
             now += passed;
             next_look = self.search();
             self.servers.each(|server| server.origin.close_idle(now));
+            let is_back = self.is_out_of_reach() && self.knock();
             next_check = match next_check.map(|left| left.saturating_sub(passed)) {
-                Some(Duration::ZERO) => Some(self.check()),
+                Some(left) if left.is_zero() || is_back => Some(self.check()),
                 left => left,
             };
+            next_knock = self.is_out_of_reach().then_some(KNOCK_EVERY);
         }
+    }
+
+    /// Whether requests are not sent to it since it takes no connections.
+    fn is_out_of_reach(&self) -> bool {
+        !self.is_calm()
+            && self.update(|state| state.breaker.is_out_of_reach() || state.health.is_out_of_reach())
+    }
+
+    /// Finds out whether it takes connections again; visitors need not wait until one of them is the next to try.
+    fn knock(&self) -> bool {
+        let Some(server) = self.server() else { return false };
+        let is_back = server.is_reachable();
+        if is_back {
+            self.reached(&server);
+        }
+        is_back
     }
 
     /// Ends the looking after, and a search or a check that is under way.
@@ -312,7 +334,7 @@ impl Target {
                 let closed = state.breaker.reached(now).map(health::Change::Up);
                 state.health.passed(now).or(closed)
             }
-            Err(_) => state.health.failed(now),
+            Err(failure) => state.health.failed(failure.kind(), now),
         });
         match (change, result) {
             (Some(health::Change::Down(failures)), Err(why)) => {

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tungstenite::WebSocket;
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::protocol::Role;
-use tunnel_agent::http1::{Connection, Decoder, Head, has_token};
+use tunnel_agent::http1::{Connection, Decoder, HEAD_TIME, Head, KEEP_ALIVE, has_token};
 use tunnel_agent::link::{FrameReader, FrameWriter, Incoming, Outgoing, Socket, WriteHalf, frames};
 
 /// A page that uses all of it at once.
@@ -45,8 +45,8 @@ pub fn serve(listener: &TcpListener) {
 
 fn serve_visitor(socket: TcpStream, chat: &Chat) -> Outcome<()> {
     let mut connection = Connection::new(Socket::plain(socket)?)?;
-    while connection.wait() {
-        let head = connection.read_head()?;
+    while connection.wait(KEEP_ALIVE) {
+        let head = connection.read_head(HEAD_TIME)?;
         let path = head.request.uri().path();
         let keep_alive = match path {
             "/chat" if has_token(head.request.headers(), &http::header::UPGRADE, "websocket") => {
@@ -56,7 +56,7 @@ fn serve_visitor(socket: TcpStream, chat: &Chat) -> Outcome<()> {
             "/download" => send_file(&mut connection, &head)?,
             "/upload" => receive_file(&mut connection, &head)?,
             _ => {
-                let body = connection.read_body(&head, 1 << 20)?;
+                let body = connection.read_body(&head, 1 << 20, |_| true)?;
                 connection.respond(Some(&head), answer(path, body))?
             }
         };

@@ -332,8 +332,10 @@ pub fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
 
 /// A `GET` that closes its connection; status and body.
 pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let response =
-        http(address, format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes());
+    let response = http(
+        address,
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+    );
     split(&response)
 }
 

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Answers, Builder, ConfigError};
-use crate::admission::{Entrance, is_host};
+use super::{Answers, Builder, ConfigError, Secret};
+use crate::admission::Entrance;
 use crate::agent::Agent;
+use crate::http1::is_host;
+use crate::link::credentials::TokenSource;
 use crate::link::frames::MESSAGE_MIN;
 use crate::link::resolve::is_this_machine;
-use crate::link::tls::{self, ClientTls, TlsError, Trust};
-use crate::link::{Dialer, GatewayUrl};
+use crate::link::tls::{TlsError, Trust};
+use crate::link::{Dialer, GatewayUrl, TrustStore};
 use crate::origin::{LocalUrl, Timeouts};
 use crate::rate::Bucket;
 use crate::rules::RULES_MAX;
@@ -46,8 +48,8 @@ const BURST_MAX: u32 = 1_000_000;
 /// Waiting requests may weigh this many times the largest message, in bytes of their bodies.
 const QUEUED_MESSAGES: usize = 4;
 
-fn client_tls(secure: bool, trust: &Trust) -> Result<Option<ClientTls>, TlsError> {
-    secure.then(|| tls::client(trust)).transpose()
+fn trust_store(secure: bool, trust: &Trust) -> Result<Option<TrustStore>, TlsError> {
+    secure.then(|| TrustStore::open(trust.clone())).transpose()
 }
 
 /// The first of these that stands before already.
@@ -63,7 +65,9 @@ impl Builder {
     pub fn build(mut self) -> Result<Agent, ConfigError> {
         self.fill_in();
         self.check()?;
-        let (service, targets) = self.answering()?;
+        let any_secure = self.named_servers().any(LocalUrl::is_secure);
+        let local_tls = trust_store(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?;
+        let (service, targets) = self.answering(local_tls.as_ref());
         Ok(Agent {
             dialers: self.dialers()?,
             service,
@@ -79,6 +83,7 @@ impl Builder {
             backoff: self.backoff,
             counters: Arc::new(Counters::new()),
             control: Arc::default(),
+            local_tls,
             admin: self.admin,
         })
     }
@@ -108,10 +113,18 @@ impl Builder {
 
     fn dialers(&self) -> Result<Vec<Dialer>, ConfigError> {
         let any_secure = self.gateways.iter().any(GatewayUrl::is_secure);
-        let tls = client_tls(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
+        let tls = trust_store(any_secure, &self.trust).map_err(ConfigError::GatewayTls)?;
+        let token = match &self.token {
+            None => None,
+            Some(Secret::Is(token)) => Some(TokenSource::Fixed(token.clone())),
+            Some(Secret::In(path)) => {
+                let source = TokenSource::file(path);
+                Some(source.map_err(|error| ConfigError::TokenFile(path.clone(), error))?)
+            }
+        };
         let dial = |url: &GatewayUrl| {
             let tls = tls.clone().filter(|_| url.is_secure());
-            Dialer::new(url.clone(), self.token.clone(), tls, self.timeouts.connect, self.max_message)
+            Dialer::new(url.clone(), token.clone(), tls, self.timeouts.connect, self.max_message)
         };
         Ok(self.gateways.iter().map(dial).collect())
     }
@@ -138,15 +151,14 @@ impl Builder {
         })
     }
 
-    fn answering(&self) -> Result<Answering, ConfigError> {
+    fn answering(&self, tls: Option<&TrustStore>) -> Answering {
         let servers = match &self.answers {
-            Answers::Service(service) => return Ok((service.clone(), None)),
+            Answers::Service(service) => return (service.clone(), None),
             Answers::Local(servers) => servers.clone(),
         };
-        let any_secure = self.named_servers().any(LocalUrl::is_secure);
         let config = targets::Config {
             host: self.host_header.clone(),
-            tls: client_tls(any_secure, &self.local_trust).map_err(ConfigError::LocalTls)?,
+            tls: tls.cloned(),
             timeouts: self.timeouts,
             edits: self.edits.clone(),
             breaker: self.breaker,
@@ -154,7 +166,7 @@ impl Builder {
             except: self.own_ports().into_iter().chain(self.named_ports()).collect(),
         };
         let targets = Arc::new(Targets::new(servers, config));
-        Ok((targets.clone(), Some(targets)))
+        (targets.clone(), Some(targets))
     }
 
     fn session(&self) -> session::Config {

@@ -3,7 +3,9 @@
 mod build;
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub struct Builder {
     gateways: Vec<GatewayUrl>,
     connections: usize,
     drain: Duration,
-    token: Option<Token>,
+    token: Option<Secret>,
     trust: Trust,
     answers: Answers,
     edits: HeaderEdits,
@@ -63,11 +65,19 @@ enum Answers {
     Service(Arc<dyn Service>),
 }
 
+/// A token, or where it is.
+enum Secret {
+    Is(Token),
+    In(PathBuf),
+}
+
 /// Why an agent cannot be built.
 #[derive(Debug)]
 pub enum ConfigError {
     /// A value is not one that it may be; the text names it, as the program's option, and the range.
     OutOfRange(String),
+    /// The file with the token for the gateway cannot be used.
+    TokenFile(PathBuf, io::Error),
     /// TLS towards the gateway cannot be set up.
     GatewayTls(TlsError),
     /// TLS towards the local server cannot be set up.
@@ -78,6 +88,7 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConfigError::OutOfRange(text) => f.write_str(text),
+            ConfigError::TokenFile(path, error) => write!(f, "{}: {error} (--token-file)", path.display()),
             ConfigError::GatewayTls(error) => write!(f, "TLS to the gateway (--ca-file): {error}"),
             ConfigError::LocalTls(error) => write!(f, "TLS to the local server (--local-ca-file): {error}"),
         }
@@ -146,7 +157,14 @@ impl Builder {
 
     /// Proves to the gateway who this is. Default: nothing.
     pub fn token(mut self, token: Token) -> Self {
-        self.token = Some(token);
+        self.token = Some(Secret::Is(token));
+        self
+    }
+
+    /// Proves to the gateway who this is, with the token that this file holds. It is read before each dial, so that it can
+    /// be renewed while the agent runs. Default: nothing.
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Secret::In(path.into()));
         self
     }
 

@@ -122,6 +122,10 @@ pub struct Settings {
     pub drain: Duration,
     pub task: Task,
     pub log_format: Format,
+    /// What `RUST_LOG` says.
+    pub log_level: Option<String>,
+    /// What the log is to say of the environment.
+    pub warnings: Vec<String>,
 }
 
 /// What to do.
@@ -136,6 +140,9 @@ pub enum Task {
     /// To try each step by itself.
     Check,
 }
+
+/// What variables begin with that are meant for this program and no other.
+const PREFIX: &str = "TUNNEL_AGENT_";
 
 const CHECK: &str = "check";
 
@@ -159,13 +166,13 @@ pub fn help() -> String {
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try.\n\
          Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
         cli::program("agent"),
-        cli::help(&TABLE),
+        cli::help(&TABLE, PREFIX),
     )
 }
 
 /// Reads arguments and environment.
 pub fn read() -> Result<Command<Settings>, UsageError> {
-    cli::read(&VERBS, &TABLE, settings)
+    cli::read(&VERBS, &TABLE, PREFIX, settings)
 }
 
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
@@ -173,14 +180,23 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     let gateways: Vec<GatewayUrl> = o.all_parsed("--gateway")?;
     let task = task(invoked);
     let drain = o.value("--drain", cli::duration)?.unwrap_or(Duration::from_secs(10));
-    let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
+    let log_format = o.value("--log-format", cli::log_format)?.unwrap_or_default();
+    let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
     let tunnel_id = tunnel_id(o, &task)?;
+    let mut warnings = Vec::new();
+    let token = o.secret("--token-file", "TOKEN", Token::new)?;
+    let token = token.filter(|_| may_take_token(o, &gateways, &mut warnings));
     let builder = gateways.into_iter().fold(Agent::builder(tunnel_id).drain(drain), Builder::gateway);
+    let builder = with(builder, token, |builder, (token, file)| match file {
+        Some(path) => builder.token_file(path),
+        None => builder.token(token),
+    });
     let builder = gateway_side(o, builder)?;
     let builder = protection(o, builder)?;
     let builder = local_side(o, builder)?;
     let agent = admin(o, builder)?.build().map_err(|error| UsageError(error.to_string()))?;
-    Ok(Settings { agent, drain, task, log_format })
+    warnings.extend(o.bare_variables());
+    Ok(Settings { agent, drain, task, log_format, log_level, warnings })
 }
 
 fn task(invoked: Invoked) -> Task {
@@ -216,7 +232,6 @@ fn with<T>(builder: Builder, value: Option<T>, set: fn(Builder, T) -> Builder) -
 /// What concerns the gateways and the sessions with them.
 fn gateway_side(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
     let builder = with(builder, o.value("--connections", cli::number)?, Builder::connections);
-    let builder = with(builder, token(o)?, Builder::token);
     let builder = with(builder, o.value("--max-message", cli::size)?, Builder::max_message);
     let builder = with(builder, o.value("--max-body", cli::size)?, Builder::max_body);
     let stream_body = o.value("--max-stream-body", cli::size)?.map(|bytes| bytes as u64);
@@ -241,7 +256,7 @@ fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageErr
 }
 
 fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
-    let token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?;
+    let token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?.map(|(token, _)| token);
     let address =
         |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
     match (o.value("--admin", address)?, token) {
@@ -327,7 +342,7 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
 
 /// Those that were typed; else those of the variable.
 fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
-    let read = |(source, text): (&str, String)| {
+    let read = |(source, text): (String, String)| {
         text.parse().map_err(|error| UsageError(format!("{source}: {error}")))
     };
     o.in_order(&["--set-header"], "SET_HEADERS")?.into_iter().map(read).collect()
@@ -336,14 +351,6 @@ fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
 fn health_path(text: &str) -> Result<PathAndQuery, &'static str> {
     let path = text.parse().ok().filter(|_| text.starts_with('/') && !text.starts_with("//"));
     path.ok_or("expected a path such as /up")
-}
-
-fn log_format(text: &str) -> Result<Format, &'static str> {
-    match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err("expected text or json"),
-    }
 }
 
 fn failure(text: &str) -> Result<FailureAnswer, &'static str> {
@@ -358,9 +365,9 @@ fn failure(text: &str) -> Result<FailureAnswer, &'static str> {
 fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
     let rules = o.in_order(&["--allow", "--deny"], "RULES")?;
     let count = rules.len();
-    let read = |(index, (source, text)): (usize, (&str, String))| {
+    let read = |(index, (source, text)): (usize, (String, String))| {
         let rule = |action| text.parse().map(|pattern| Rule { action, pattern });
-        let rule = match source {
+        let rule = match source.as_str() {
             "--allow" => rule(Action::Allow),
             "--deny" => rule(Action::Deny),
             _ => text.parse(),
@@ -372,8 +379,19 @@ fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
     rules.collect::<Result<Vec<_>, _>>().map(Rules::from)
 }
 
-fn token(o: &mut Options<'_>) -> Result<Option<Token>, UsageError> {
-    o.secret("--token-file", "TOKEN", Token::new)
+/// Whether a token may be sent to these gateways: one that other programs may have meant does not go out unencrypted.
+fn may_take_token(o: &Options<'_>, gateways: &[GatewayUrl], warnings: &mut Vec<String>) -> bool {
+    let exposed = gateways.iter().find(|url| !url.is_secure() && !url.is_loopback());
+    match exposed.filter(|_| o.is_bare("TOKEN")) {
+        Some(url) => {
+            warnings.push(format!(
+                "the variable TOKEN was not taken: {url} would get it unencrypted, and it may be another program's; \
+                 name it {PREFIX}TOKEN, or use --token-file"
+            ));
+            false
+        }
+        None => true,
+    }
 }
 
 fn timeouts(o: &mut Options<'_>) -> Result<Timeouts, UsageError> {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use cli::{Settings, Task};
-use log::{error, info};
+use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tunnel_agent::cli::{Command, print, program, refuse};
@@ -49,8 +49,11 @@ fn main() -> ExitCode {
             if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED_CHECK) }
         }
         Ok(Command::Run(settings)) => {
-            logging::install(settings.log_format);
-            run(settings.agent, settings.drain)
+            logging::install(settings.log_format, settings.log_level.as_deref());
+            settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+            let code = run(settings.agent, settings.drain);
+            log::logger().flush();
+            code
         }
         Err(error) => refuse(&program("agent"), &error),
     }
@@ -78,7 +81,7 @@ fn end(error: RunError) -> ExitCode {
     })
 }
 
-/// SIGHUP skips the wait before the next try. The first SIGINT or SIGTERM drains, the next one does not wait any
+/// SIGHUP skips the wait before the next try, and reads files again. The first SIGINT or SIGTERM drains, the next one does not wait any
 /// more.
 fn heed_signals(remote: Remote, drain: Duration) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -86,7 +89,10 @@ fn heed_signals(remote: Remote, drain: Duration) -> std::io::Result<()> {
         let mut left = Some(drain);
         for signal in signals.forever() {
             match left {
-                _ if signal == SIGHUP => remote.retry_now(),
+                _ if signal == SIGHUP => {
+                    remote.reload();
+                    remote.retry_now();
+                }
                 Some(drain) => {
                     let seconds = drain.as_secs();
                     info!(

@@ -9,6 +9,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
 use tungstenite::WebSocket;
+use tungstenite::error::ProtocolError;
 use tungstenite::protocol::Role;
 use tunnel_agent::Token;
 use tunnel_agent::http1::{Connection, Head, has_token};
@@ -20,36 +21,39 @@ use tunnel_agent::protocol::{Answer, Envelope, Handshake};
 
 use super::Gateway;
 use super::agent::{self, Agent};
-use super::problems::problem;
+use super::agents::Unwelcome;
+use super::problems::Problem;
+use super::visitors::Visitor;
 
 /// An agent that says nothing at all for this long is gone: it pings more often, and answers pings.
 const AGENT_SILENCE: Duration = Duration::from_secs(45);
 
+/// Close code "try again later" (IANA registry of RFC 6455 close codes).
+const TRY_AGAIN_LATER: u16 = 1013;
+
 /// How long a new connection may take to introduce itself as an agent.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 
-/// Whether a request asks for the WebSocket that agents use.
-pub fn is_agent(head: &Head) -> bool {
+/// Whether a request asks for the WebSocket that agents use. One that comes from a page is a visitor's: browsers say which
+/// page it is, agents have none.
+pub fn is_agent(head: &Head, agent_path: &str) -> bool {
     let headers = head.request.headers();
-    head.request.uri().path() == "/ws" && has_token(headers, &header::UPGRADE, "websocket")
+    head.request.uri().path() == agent_path
+        && has_token(headers, &header::UPGRADE, "websocket")
+        && !headers.contains_key(header::ORIGIN)
 }
 
-/// Answers the upgrade, and serves the agent until it leaves.
-pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) -> io::Result<()> {
-    if let Err((status, text)) = authorize(head.request.headers(), gateway.settings.token.as_ref()) {
-        warn!("refused an agent: {text}");
-        let mut response = problem(status, "unauthorized", text);
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        connection.respond(None, response)?;
-        connection.linger();
-        return Ok(());
-    }
-    let response = match tungstenite::handshake::server::create_response(&head.request) {
+/// Answers the upgrade, and serves the agent until it leaves. It has a visitor's place until it has proved what it is.
+pub fn upgrade(
+    mut connection: Connection,
+    head: &Head,
+    visitor: Visitor,
+    gateway: &Arc<Gateway>,
+) -> io::Result<()> {
+    let response = match respond(head, gateway) {
         Ok(response) => response,
-        Err(error) => {
-            connection.respond(None, problem(StatusCode::BAD_REQUEST, "bad_request", &error.to_string()))?;
+        Err(problem) => {
+            connection.respond(None, problem.response(gateway.name_request()))?;
             connection.linger();
             return Ok(());
         }
@@ -61,7 +65,35 @@ pub fn upgrade(mut connection: Connection, head: &Head, gateway: &Arc<Gateway>) 
     // No more is taken from a stranger; what follows its handshake has limits of its own.
     let config = Some(frames::config(HANDSHAKE_MAX));
     let websocket = WebSocket::from_partially_read(socket, rest, Role::Server, config);
-    serve_agent(websocket, connection.output.into_half(), gateway)
+    serve_agent(websocket, connection.output.into_half(), visitor, gateway)
+}
+
+/// What is answered to an upgrade.
+fn respond(head: &Head, gateway: &Gateway) -> Result<http::Response<()>, Problem> {
+    if !gateway.agents.are_welcome() {
+        return Err(Problem::unavailable("stopping", "this gateway is stopping; there may be another one"));
+    }
+    if let Err((status, text)) =
+        authorize(head.request.headers(), gateway.settings.credentials.token().as_ref())
+    {
+        warn!("refused an agent: {text}");
+        let problem = Problem::new(status, "unauthorized", text);
+        return Err(if status == StatusCode::UNAUTHORIZED {
+            problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        } else {
+            problem
+        });
+    }
+    let created = tungstenite::handshake::server::create_response(&head.request);
+    created.map_err(|error| match error {
+        // Which one is spoken is to be said (RFC 6455 §4.2.2).
+        tungstenite::Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
+            let text = "the only version of WebSocket here is 13";
+            Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
+                .with(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+        }
+        error => Problem::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()),
+    })
 }
 
 /// 401 without a token, 403 with a wrong one.
@@ -76,11 +108,12 @@ fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCo
 fn serve_agent(
     mut websocket: WebSocket<Socket>,
     mut half: WriteHalf,
+    visitor: Visitor,
     gateway: &Arc<Gateway>,
 ) -> io::Result<()> {
     let connection_id = tunnel_agent::protocol::random_uuid();
     let socket = websocket.get_mut();
-    socket.set_deadline(Some(Instant::now() + HANDSHAKE_TIME))?;
+    socket.set_deadline(Some(Instant::now() + gateway.patience(HANDSHAKE_TIME)))?;
     let closer = socket.closer();
     let mut frames = tunnel_agent::link::FrameWriter::new(Role::Server);
     frames.push(&Outgoing::Text(connection_id.clone().into_bytes().into()));
@@ -107,15 +140,23 @@ fn serve_agent(
     let writer = thread::Builder::new()
         .name("agent-writer".to_owned())
         .spawn(move || agent::write(&writing, &queue, half))?;
-    if gateway.agents.add(&agent) {
-        info!(
-            "agent {} connected, version {}",
-            agent.handshake.tunnel_id,
-            agent.handshake.agent_version.escape_debug()
-        );
-        let end = read_agent(reader, &agent);
-        info!("agent {} left: {end}", agent.handshake.tunnel_id);
-        gateway.agents.remove(&agent);
+    match gateway.agents.add(&agent) {
+        Ok(()) => {
+            drop(visitor);
+            info!(
+                "agent {} connected, version {}",
+                agent.handshake.tunnel_id,
+                agent.handshake.agent_version.escape_debug()
+            );
+            let end = read_agent(reader, &agent);
+            info!("agent {} left: {end}", agent.handshake.tunnel_id);
+            gateway.agents.remove(&agent);
+        }
+        Err(Unwelcome::Stopping) => {}
+        Err(Unwelcome::Full) => {
+            warn!("refused an agent: there are as many as may be");
+            agent.control(Outgoing::Close(TRY_AGAIN_LATER, "too many agents"));
+        }
     }
     agent.end();
     // It sends what is queued, a close frame perhaps, and ends.

@@ -1,7 +1,7 @@
 //! One agent's connection: what is sent to it, and which answer belongs to whom.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -12,10 +12,13 @@ use tungstenite::Bytes;
 use tungstenite::protocol::Role;
 use tunnel_agent::link::{Closer, FrameWriter, Outgoing, WriteHalf};
 use tunnel_agent::mux::{Mux, Stream};
-use tunnel_agent::protocol::mux::{Limits, OpenError, PROTOCOL, Side};
-use tunnel_agent::protocol::{Answer, Handshake, RequestId, request as message};
+use tunnel_agent::protocol::mux::{self, OpenError, PROTOCOL, Side};
+use tunnel_agent::protocol::{
+    Answer, Handshake, RequestId, RequestName, connection_number, request as message,
+};
 
-use super::CONNECTIONS_MAX;
+use super::PLACES;
+use super::budget::{Budget, Share};
 use super::problems::NoAnswer;
 
 /// Messages that may wait to be sent to one agent.
@@ -30,6 +33,9 @@ const PENDING_MAX: usize = 1024;
 /// Bytes of control that may wait to be sent to one agent before it gets no more streams.
 const CONTROL_BYTES_MAX: usize = 1 << 20;
 
+/// After a request that it could not answer, an agent is asked for so long only where there is no other.
+const FAILING_FOR: Duration = Duration::from_secs(1);
+
 /// Between two pings to an agent.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
@@ -40,6 +46,8 @@ const BATCH: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Agent {
     pub connection_id: String,
+    /// What the names of its requests begin with.
+    connection: u32,
     pub handshake: Handshake,
     pub since: Instant,
     legacy: bool,
@@ -48,13 +56,31 @@ pub struct Agent {
     mux: Option<Arc<Mux>>,
     /// It takes, or is to get, no more requests.
     leaving: AtomicBool,
+    /// When it could not answer a request, in milliseconds after its beginning; 0 when the last answer was good.
+    failed_at: AtomicU64,
     /// Bytes that wait to be sent.
     outgoing_bytes: AtomicUsize,
     pending: Mutex<Pending>,
 }
 
-/// What came of a request.
-pub type Reply = Result<Response<Vec<u8>>, String>;
+/// What came of a request: a response, with its share of the memory for bodies, or why there is none.
+pub type Reply = Result<(Response<Vec<u8>>, Share), NoReply>;
+
+/// Why a reply has no response.
+#[derive(Debug)]
+pub enum NoReply {
+    /// The agent says this.
+    Failed(String),
+    /// There was no memory for the response.
+    OutOfMemory,
+}
+
+/// What envelopes may take up.
+pub struct Limits<'a> {
+    pub max_message: usize,
+    pub timeout: Duration,
+    pub budget: &'a Budget,
+}
 
 /// What a connection's writer is told.
 #[derive(Debug)]
@@ -71,8 +97,35 @@ struct Pending {
     /// `None` when the connection has ended.
     outgoing: Option<SyncSender<Queued>>,
     next_id: u64,
-    by_id: HashMap<u64, SyncSender<Reply>>,
-    in_order: VecDeque<SyncSender<Reply>>,
+    by_id: HashMap<u64, Waiting>,
+    in_order: VecDeque<Waiting>,
+}
+
+/// Somebody who waits for an answer, and the memory that it may take up.
+#[derive(Debug)]
+struct Waiting {
+    reply: SyncSender<Reply>,
+    budget: Budget,
+}
+
+impl Waiting {
+    fn answer(self, result: Result<Response<Vec<u8>>, String>) {
+        let mut share = self.budget.share();
+        let reply = match result {
+            Ok(response) if share.grow(response.body().len()) => Ok((response, share)),
+            Ok(_) => Err(NoReply::OutOfMemory),
+            Err(text) => Err(NoReply::Failed(text)),
+        };
+        // The client may have left meanwhile.
+        let _ = self.reply.try_send(reply);
+    }
+}
+
+/// Whether an agent could answer a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Could {
+    Yes,
+    No,
 }
 
 impl Agent {
@@ -99,19 +152,21 @@ impl Agent {
             };
             let speaks_mux = !legacy && handshake.can(PROTOCOL);
             Agent {
+                connection: connection_number(&connection_id).unwrap_or_default(),
                 connection_id,
                 handshake,
                 since: Instant::now(),
                 legacy,
                 closer,
-                mux: speaks_mux.then(|| Mux::new(Side::Gateway, limits(), wake)),
+                mux: speaks_mux.then(|| Mux::new(Side::Gateway, mux_limits(), wake)),
                 leaving: AtomicBool::new(false),
+                failed_at: AtomicU64::new(0),
                 outgoing_bytes: AtomicUsize::new(0),
                 pending,
             }
         });
         if agent.mux.is_some() {
-            agent.control(Outgoing::Text(limits().encode_welcome().into()));
+            agent.control(Outgoing::Text(mux_limits().encode_welcome().into()));
         }
         (agent, queue)
     }
@@ -129,6 +184,25 @@ impl Agent {
     /// Its streams, if it speaks mux/2.
     pub fn mux(&self) -> Option<&Arc<Mux>> {
         self.mux.as_ref()
+    }
+
+    /// The name of one of its requests.
+    pub fn request_name(&self, number: u64) -> RequestName {
+        RequestName { connection: self.connection, number }
+    }
+
+    /// Records whether it could answer a request.
+    pub fn could_answer(&self, could: Could) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        // Only a time is passed on, no other memory depends on it.
+        self.failed_at.store(if could == Could::Yes { 0 } else { now }, Ordering::Relaxed);
+    }
+
+    /// Whether it could not answer a short time ago. After that it may be asked again, like any other: what it gives back
+    /// goes to the next.
+    pub fn is_failing(&self) -> bool {
+        let failed_at = self.failed_at.load(Ordering::Relaxed);
+        failed_at > 0 && self.since.elapsed() < Duration::from_millis(failed_at) + FAILING_FOR
     }
 
     /// Requests that wait for an answer, or are being answered.
@@ -168,21 +242,28 @@ impl Agent {
         })
     }
 
-    /// Sends a request and waits for its answer.
+    /// Sends a request with this number and waits for its answer.
     pub fn forward(
         &self,
+        number: u64,
         head: &request::Parts,
-        body: &[u8],
-        max_message: usize,
-        timeout: Duration,
+        body: Vec<u8>,
+        limits: &Limits<'_>,
     ) -> Result<Reply, NoAnswer> {
-        let id = self.has_ids().then(|| self.take_id());
+        let id = self.has_ids().then_some(number);
         let base64 = !self.legacy && self.handshake.can("base64");
-        let text = message::encode(id.map(RequestId::from).as_ref(), head, body, base64, max_message);
+        let text = message::encode(id.map(RequestId::from).as_ref(), head, &body, base64, limits.max_message);
         let text = text.map_err(|_| NoAnswer::TooLarge)?;
+        // The envelope waits in the body's place.
+        let mut share = limits.budget.share();
+        if !body.is_empty() && !share.grow(text.len()) {
+            return Err(NoAnswer::OutOfMemory);
+        }
+        drop(body);
         let (reply, answer) = mpsc::sync_channel(1);
-        self.send(id, Outgoing::Text(text.into()), reply)?;
-        answer.recv_timeout(timeout).map_err(|error| {
+        let waiting = Waiting { reply, budget: limits.budget.clone() };
+        self.send(id, Outgoing::Text(text.into()), waiting)?;
+        answer.recv_timeout(limits.timeout).map_err(|error| {
             if let Some(id) = id {
                 self.pending().by_id.remove(&id);
             }
@@ -193,7 +274,8 @@ impl Agent {
         })
     }
 
-    fn take_id(&self) -> u64 {
+    /// The number of another request in envelopes.
+    pub fn take_number(&self) -> u64 {
         let mut pending = self.pending();
         let id = pending.next_id;
         pending.next_id += 1;
@@ -201,7 +283,7 @@ impl Agent {
     }
 
     /// Queues a request and takes note of who waits for it, in one step: the order of both is the same.
-    fn send(&self, id: Option<u64>, text: Outgoing, reply: SyncSender<Reply>) -> Result<(), NoAnswer> {
+    fn send(&self, id: Option<u64>, text: Outgoing, reply: Waiting) -> Result<(), NoAnswer> {
         let mut pending = self.pending();
         let pending = &mut *pending;
         let Some(outgoing) = &pending.outgoing else { return Err(NoAnswer::Gone) };
@@ -235,8 +317,7 @@ impl Agent {
             }
         };
         match waiting {
-            // The client may have left meanwhile.
-            Some(waiting) => drop(waiting.try_send(answer.result)),
+            Some(waiting) => waiting.answer(answer.result),
             None => debug!("agent {} answered what nobody asked", self.handshake.tunnel_id),
         }
     }
@@ -264,9 +345,9 @@ impl Agent {
 }
 
 /// What an agent is told of this gateway's limits.
-fn limits() -> Limits {
+fn mux_limits() -> mux::Limits {
     // As many as there can be visitors: it is the agent who knows what it can take.
-    Limits { max_streams: CONNECTIONS_MAX as u32, ..Limits::default() }
+    mux::Limits { max_streams: PLACES as u32, ..mux::Limits::default() }
 }
 
 /// What a request takes up while it waits; control takes up nothing worth counting.

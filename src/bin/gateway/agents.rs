@@ -1,11 +1,13 @@
 //! The agents that are connected, and which of them a request goes to.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tunnel_agent::TunnelId;
 use tunnel_agent::link::Outgoing;
 
+use super::PLACES;
 use super::agent::Agent;
 
 /// The close code for a session that a newer one has replaced.
@@ -13,26 +15,70 @@ const REPLACED: u16 = 4000;
 
 const STOPPING: &str = "the gateway is stopping";
 
+/// For so long after its last session a tunnel is remembered: whose it was is not another's.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Tunnels that are remembered; with more than one it matters little which.
+const REMEMBERED_MAX: usize = 1024;
+
+/// Requests that wait for an agent at once.
+const WAITING_MAX: usize = 256;
+
 /// All agents.
 pub struct Agents {
     state: Mutex<State>,
     changed: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     list: Vec<Arc<Agent>>,
     /// Whose turn it is.
     next: usize,
     /// The gateway is about to stop.
     leaving: bool,
+    /// Tunnels without a session, and when the last one ended.
+    gone: HashMap<TunnelId, Instant>,
+    /// Requests that wait for an agent.
+    waiting: usize,
+}
+
+/// Why an agent may not take requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwelcome {
+    /// The gateway is stopping.
+    Stopping,
+    /// There are as many as may be.
+    Full,
+}
+
+/// The tunnels that there are for a request that names none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tunnels {
+    None,
+    One(TunnelId),
+    Several,
+}
+
+impl State {
+    /// The index of the agent of this tunnel, or of any, that has the least to do, of those whose last answers were good if
+    /// there is one; among equals they take turns. Not one of those that were `tried`.
+    fn find(&self, tunnel_id: Option<&TunnelId>, tried: &[Arc<Agent>]) -> Option<usize> {
+        let count = self.list.len();
+        let fits = |agent: &Arc<Agent>| {
+            !agent.is_leaving()
+                && tunnel_id.is_none_or(|id| *id == agent.handshake.tunnel_id)
+                && !tried.iter().any(|other| Arc::ptr_eq(other, agent))
+        };
+        let in_turn =
+            (0..count).map(|step| (self.next + step) % count).filter(|&index| fits(&self.list[index]));
+        in_turn.min_by_key(|&index| (self.list[index].is_failing(), self.list[index].in_flight()))
+    }
 }
 
 impl Agents {
     pub fn new() -> Self {
-        Agents {
-            state: Mutex::new(State { list: Vec::new(), next: 0, leaving: false }),
-            changed: Condvar::new(),
-        }
+        Agents { state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -40,27 +86,40 @@ impl Agents {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Lets an agent take requests, in the place of an older session that it succeeds. False when the gateway
-    /// is stopping.
-    pub fn add(&self, agent: &Arc<Agent>) -> bool {
+    /// Lets an agent take requests, in the place of an older session that it succeeds.
+    pub fn add(&self, agent: &Arc<Agent>) -> Result<(), Unwelcome> {
         let mut state = self.state();
         if state.leaving {
-            return false;
+            return Err(Unwelcome::Stopping);
         }
         let replaced =
             state.list.iter().position(|other| !other.is_leaving() && other.is_succeeded_by(agent));
         let replaced = replaced.map(|index| state.list.remove(index));
+        if state.list.len() >= PLACES {
+            return Err(Unwelcome::Full);
+        }
+        state.gone.remove(&agent.handshake.tunnel_id);
         state.list.push(agent.clone());
         drop(state);
+        self.changed.notify_all();
         if let Some(replaced) = replaced {
             replaced.control(Outgoing::Close(REPLACED, "replaced by a newer connection of the same agent"));
             replaced.end();
         }
-        true
+        Ok(())
     }
 
     pub fn remove(&self, agent: &Arc<Agent>) {
-        self.state().list.retain(|other| !Arc::ptr_eq(other, agent));
+        let mut state = self.state();
+        let id = &agent.handshake.tunnel_id;
+        state.list.retain(|other| !Arc::ptr_eq(other, agent));
+        if !state.list.iter().any(|other| other.handshake.tunnel_id == *id) {
+            state.gone.retain(|_, since| since.elapsed() < REMEMBERED);
+            if state.gone.len() < REMEMBERED_MAX {
+                state.gone.insert(id.clone(), Instant::now());
+            }
+        }
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -72,28 +131,52 @@ impl Agents {
         self.state().list.clone()
     }
 
-    /// The agent of this tunnel, or of any, that has the least to do; among equals they take turns. Not one
-    /// of those that were `tried`.
+    /// The tunnels that are connected, or were a short time ago.
+    pub fn tunnels(&self) -> Tunnels {
+        let state = self.state();
+        let connected = state.list.iter().map(|agent| &agent.handshake.tunnel_id);
+        let gone = state.gone.iter().filter(|(_, since)| since.elapsed() < REMEMBERED).map(|(id, _)| id);
+        let mut all = connected.chain(gone);
+        let Some(first) = all.next() else { return Tunnels::None };
+        if all.all(|other| other == first) { Tunnels::One(first.clone()) } else { Tunnels::Several }
+    }
+
+    /// The agent of this tunnel, or of any, that is to be asked next. Not one of those that were `tried`.
     pub fn choose(&self, tunnel_id: Option<&TunnelId>, tried: &[Arc<Agent>]) -> Option<Arc<Agent>> {
         let mut state = self.state();
-        let count = state.list.len();
-        let fits = |agent: &Arc<Agent>| {
-            !agent.is_leaving()
-                && tunnel_id.is_none_or(|id| *id == agent.handshake.tunnel_id)
-                && !tried.iter().any(|other| Arc::ptr_eq(other, agent))
-        };
-        let in_turn = (0..count).map(|step| (state.next + step) % count);
-        let index = in_turn
-            .filter(|&index| fits(&state.list[index]))
-            .min_by_key(|&index| state.list[index].in_flight())?;
+        let index = state.find(tunnel_id, tried)?;
         state.next = index + 1;
         Some(state.list[index].clone())
     }
 
+    /// Waits until there is an agent of this tunnel, or of any, no longer than until this time, and not with too many
+    /// others.
+    pub fn wait_for(&self, tunnel_id: Option<&TunnelId>, until: Instant) {
+        let mut state = self.state();
+        if state.waiting >= WAITING_MAX {
+            return;
+        }
+        state.waiting += 1;
+        let limit = until.saturating_duration_since(Instant::now());
+        let is_missing = |state: &mut State| !state.leaving && state.find(tunnel_id, &[]).is_none();
+        let waited = self.changed.wait_timeout_while(state, limit, is_missing);
+        waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.waiting -= 1;
+    }
+
+    /// Whether agents are taken.
+    pub fn are_welcome(&self) -> bool {
+        !self.state().leaving
+    }
+
+    /// Takes no more agents: they are to look for another gateway.
+    pub fn refuse_more(&self) {
+        self.state().leaving = true;
+        self.changed.notify_all();
+    }
+
     /// Tells all agents that they get no more requests here, and may look for another gateway.
     pub fn go_away(&self) {
-        let mut state = self.state();
-        state.leaving = true;
+        let state = self.state();
         for agent in &state.list {
             agent.leaves();
             if let Some(mux) = agent.mux() {

@@ -2,49 +2,84 @@
 
 use std::io;
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 use tunnel_agent::http1::{Error, json_response};
 use tunnel_agent::mux::StreamError;
+use tunnel_agent::protocol::RequestName;
 use tunnel_agent::protocol::mux::{Over, Reset, ResetCode};
 
-/// What is wrong: a text for people, and a name for programs.
-pub fn problem(status: StatusCode, code: &str, text: &str) -> Response<Vec<u8>> {
-    let mut response = json_response(status, &json!({ "error": text, "code": code }));
-    response.headers_mut().insert("x-tunnel-source", HeaderValue::from_static("gateway"));
-    response
+/// What is wrong with a request, or with its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: StatusCode,
+    /// Its name, for programs.
+    pub code: &'static str,
+    /// The reason, for people.
+    text: String,
+    header: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Nobody can answer now, and it may be tried again.
-pub fn unavailable(code: &str, text: &str) -> Response<Vec<u8>> {
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, text);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
+        Problem { status, code, text: text.into(), header: None }
+    }
+
+    /// Nobody can answer now, and it may be tried again.
+    pub fn unavailable(code: &'static str, text: impl Into<String>) -> Self {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, text);
+        problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Bodies of all visitors together take up as much memory as they may.
+    pub fn out_of_memory() -> Self {
+        Problem::unavailable("out_of_memory", "the gateway holds as many bodies as it takes; try again")
+    }
+
+    /// The visitor moved next to nothing while others waited for its place.
+    pub fn too_slow() -> Self {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the request took too long")
+    }
+
+    pub fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        Problem { header: Some((name, value)), ..self }
+    }
+
+    /// The response that tells of it, to the request with this name.
+    pub fn response(self, name: RequestName) -> Response<Vec<u8>> {
+        let Problem { status, code, text, header } = self;
+        let body = json!({ "error": text, "code": code, "request": name.to_string() });
+        let mut response = json_response(status, &body);
+        response.headers_mut().insert("x-tunnel-source", HeaderValue::from_static("gateway"));
+        response.headers_mut().extend(header);
+        response
+    }
 }
 
 /// What a visitor is told whose request cannot be read; nothing when its connection has failed.
-pub fn unreadable(error: Error) -> io::Result<Response<Vec<u8>>> {
+pub fn unreadable(error: Error) -> io::Result<Problem> {
     let (status, what) = match error {
+        Error::Refused(StatusCode::SERVICE_UNAVAILABLE, _) => return Ok(Problem::out_of_memory()),
         Error::Refused(status, what) => (status, what),
-        Error::TimedOut => (StatusCode::REQUEST_TIMEOUT, "the request took too long"),
+        Error::TimedOut => return Ok(Problem::too_slow()),
         Error::Io(error) => return Err(error),
     };
     let code = match status {
         StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+        StatusCode::URI_TOO_LONG => "path_too_long",
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "headers_too_large",
-        StatusCode::NOT_IMPLEMENTED => "method_not_supported",
-        StatusCode::REQUEST_TIMEOUT => "too_slow",
+        StatusCode::NOT_IMPLEMENTED => "not_implemented",
         _ => "bad_request",
     };
-    Ok(problem(status, code, what))
+    Ok(Problem::new(status, code, what))
 }
 
 /// What a visitor is told when a stream brought no response.
-pub fn no_response(error: &StreamError) -> Response<Vec<u8>> {
+pub fn no_response(error: &StreamError) -> Problem {
     match error {
         StreamError::Over(Over::ByPeer(Reset { code: ResetCode::Refused, text })) => {
-            unavailable("agent_refused", &format!("the agent refused the request: {text}"))
+            Problem::unavailable("agent_refused", format!("the agent refused the request: {text}"))
         }
         StreamError::Over(Over::ByPeer(Reset { code, text })) => {
             let status = if *code == ResetCode::Timeout {
@@ -53,12 +88,13 @@ pub fn no_response(error: &StreamError) -> Response<Vec<u8>> {
                 StatusCode::BAD_GATEWAY
             };
             let text = format!("Failed to forward request to local server: {text}");
-            problem(status, "agent_error", &text)
+            Problem::new(status, "agent_error", text)
         }
-        StreamError::Over(Over::Lost) => NoAnswer::Gone.response(),
-        StreamError::TimedOut => NoAnswer::TimedOut.response(),
+        StreamError::Over(Over::Lost) => NoAnswer::Gone.problem(),
+        StreamError::TimedOut => NoAnswer::TimedOut.problem(),
         StreamError::Over(Over::ByUs(_) | Over::Ended) => {
-            problem(StatusCode::BAD_GATEWAY, "agent_error", "the agent's answer cannot be passed on")
+            let text = "the agent's answer cannot be passed on";
+            Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)
         }
     }
 }
@@ -74,26 +110,32 @@ pub enum NoAnswer {
     Gone,
     /// It took too long.
     TimedOut,
+    /// There is no memory for it.
+    OutOfMemory,
 }
 
 impl NoAnswer {
-    /// The response that tells the visitor.
-    pub fn response(self) -> Response<Vec<u8>> {
+    /// What the visitor is told.
+    pub fn problem(self) -> Problem {
         match self {
-            NoAnswer::Busy => {
-                unavailable("agent_busy", "the agent has as many requests under way as one connection takes")
-            }
-            NoAnswer::TooLarge => problem(
+            NoAnswer::Busy => Problem::unavailable(
+                "agent_busy",
+                "the agent has as many requests under way as one connection takes",
+            ),
+            NoAnswer::TooLarge => Problem::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "message_too_large",
                 "the request does not fit into one message",
             ),
-            NoAnswer::Gone => problem(StatusCode::BAD_GATEWAY, "agent_gone", "the agent's connection ended"),
-            NoAnswer::TimedOut => problem(
+            NoAnswer::Gone => {
+                Problem::new(StatusCode::BAD_GATEWAY, "agent_gone", "the agent's connection ended")
+            }
+            NoAnswer::TimedOut => Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout",
                 "no answer came in time from the agent, or from the server behind it",
             ),
+            NoAnswer::OutOfMemory => Problem::out_of_memory(),
         }
     }
 }

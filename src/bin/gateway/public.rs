@@ -1,56 +1,57 @@
 //! One connection: a visitor's requests, each of which an agent answers, or the gateway itself.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri, request};
-use serde_json::json;
+use log::{debug, warn};
 use tunnel_agent::TunnelId;
-use tunnel_agent::headers::{remove_hop_by_hop, remove_spellings};
-use tunnel_agent::http1::{Connection, Error, Head, json_response};
+use tunnel_agent::headers::remove_hop_by_hop;
+use tunnel_agent::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, RawTarget};
 use tunnel_agent::link::Socket;
+use tunnel_agent::protocol::RequestName;
 
-use super::agent::Agent;
-use super::clients::{Client, Stage};
-use super::problems::{self, problem};
+use super::agent::{Agent, Could, Limits, NoReply};
+use super::agents::Tunnels;
+use super::forwarded::{self, Arrival};
+use super::own::{self, Own};
+use super::problems::{self, Problem};
+use super::visitors::{Stage, Visitor};
 use super::{Gateway, accept, stream};
 
-const X_TUNNEL_ID: HeaderName = HeaderName::from_static("x-tunnel-id");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_TUNNEL_ID: HeaderName = HeaderName::from_static("x-tunnel-id");
+
+const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
 
 /// Serves one connection to its end.
-pub fn serve(socket: Socket, client: Client, gateway: &Arc<Gateway>) -> io::Result<()> {
+pub fn serve(socket: Socket, visitor: Visitor, gateway: &Arc<Gateway>) -> io::Result<()> {
     socket.keep_alive()?;
-    let peer = socket.peer()?.ip().to_string();
+    let arrival = Arrival::new(socket.peer()?, gateway.settings.credentials.tls().is_some());
     let mut connection = Connection::new(socket)?;
     loop {
-        if !connection.wait() || !client.is_now(Stage::Arriving) {
+        if !connection.wait(gateway.patience(KEEP_ALIVE)) {
             return Ok(());
         }
-        let mut head = match connection.read_head() {
+        visitor.enter(Stage::Arriving);
+        let head = match connection.read_head(gateway.patience(HEAD_TIME)) {
             Ok(head) => head,
-            Err(error) => return refuse(connection, None, error),
+            Err(error) => return refuse(connection, None, error, &visitor, gateway),
         };
-        let to_agent = head.request.headers().contains_key(X_TUNNEL_ID);
-        if !to_agent && accept::is_agent(&head) {
-            drop(client);
-            return accept::upgrade(connection, &head, gateway);
+        let has_tunnel_id = head.request.headers().contains_key(X_TUNNEL_ID);
+        if !has_tunnel_id && accept::is_agent(&head, &gateway.settings.agent_path) {
+            return accept::upgrade(connection, &head, visitor, gateway);
         }
-        head.keep_alive &= !gateway.clients.is_draining();
-        let next = match route(&head, to_agent, gateway) {
-            Route::Agent(to) => forward(connection, &head, to, &peer, &client, gateway)?,
-            Route::Here(response) => {
-                let read = |connection: &mut Connection, max| connection.skip_body(&head, max);
-                answer(connection, &head, read, |()| response, gateway)?
-            }
+        let next = match route(&head, arrival, gateway) {
+            Route::Agent(to) => forward(connection, &head, to, arrival, &visitor, gateway)?,
+            Route::Here(response) => answer_here(connection, &head, response, &visitor, gateway)?,
         };
-        match next {
-            Some(next) if client.is_now(Stage::Idle) => connection = next,
-            _ => return Ok(()),
-        }
+        let Some(next) = next else { return Ok(()) };
+        visitor.enter(Stage::Idle);
+        connection = next;
     }
 }
 
@@ -66,38 +67,85 @@ struct Destination {
     agent: Arc<Agent>,
     /// The tunnel that was asked for.
     wanted: Option<TunnelId>,
-    /// In place of the request's own path.
-    path: Option<Uri>,
+    /// It goes to the root, whatever its path.
+    to_root: bool,
 }
 
-fn route(head: &Head, to_agent: bool, gateway: &Gateway) -> Route {
-    let own = !to_agent;
-    let path = match (head.request.method(), head.request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/health") if own => return Route::Here(health(gateway)),
-        (&Method::GET | &Method::HEAD, "/connections") if own => return Route::Here(connections(gateway)),
-        (_, "/ws") if own => {
-            let text = "/ws is for agents: a WebSocket upgrade";
-            let mut response = problem(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
-            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            return Route::Here(response);
+fn route(head: &Head, arrival: Arrival, gateway: &Gateway) -> Route {
+    let named = head.request.headers().get(X_TUNNEL_ID);
+    let own = if named.is_none() { own::page(head, &gateway.settings) } else { None };
+    let to_root = match own {
+        Some(Own::Forward) => true,
+        Some(page) => return Route::Here(own::answer(page, head, arrival, gateway)),
+        None => false,
+    };
+    let here = |problem: Problem| Route::Here(gateway.problem(problem, head));
+    if let Some(response) = stopped_here(head) {
+        return response.map_or_else(here, Route::Here);
+    }
+    let wanted = match wanted_tunnel(named, gateway) {
+        Ok(wanted) => wanted,
+        Err(problem) => return here(problem),
+    };
+    let choose = || gateway.agents.choose(wanted.as_ref(), &[]);
+    let found = choose().or_else(|| {
+        let until = gateway.started + gateway.settings.hold;
+        if Instant::now() < until {
+            gateway.agents.wait_for(wanted.as_ref(), until);
         }
-        (&Method::POST, "/forward") if own => Some(Uri::from_static("/")),
+        choose()
+    });
+    match found {
+        Some(agent) => Route::Agent(Destination { agent, wanted, to_root }),
+        None if named.is_some() => {
+            here(Problem::unavailable("no_agent", "no agent of this tunnel is connected"))
+        }
+        None => here(Problem::unavailable("no_agent", "no agent is connected")),
+    }
+}
+
+/// The tunnel that a request is for; any, where there was none but one.
+fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &Gateway) -> Result<Option<TunnelId>, Problem> {
+    if let Some(value) = named {
+        let id = value.to_str().ok().and_then(|value| value.parse().ok());
+        let problem =
+            || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
+        return id.map(Some).ok_or_else(problem);
+    }
+    match (&gateway.settings.default_tunnel, gateway.agents.tunnels()) {
+        (Some(id), _) => Ok(Some(id.clone())),
+        (None, Tunnels::One(id)) => Ok(Some(id)),
+        (None, Tunnels::None) => Ok(None),
+        (None, Tunnels::Several) => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "which_tunnel",
+            "there are several tunnels here, and the request names none (with X-Tunnel-Id)",
+        )),
+    }
+}
+
+/// What a request that may go no further is answered with (RFC 9110 §7.6.2); and one with content that it must not have
+/// (§9.3.8).
+fn stopped_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
+    let method = head.request.method();
+    if *method == Method::TRACE && head.framing != tunnel_agent::http1::Framing::Length(0) {
+        let text = "a TRACE request has no content";
+        return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
+    }
+    let is_last = head.request.headers().get(MAX_FORWARDS).is_some_and(|value| value == "0");
+    match *method {
+        Method::OPTIONS if is_last => {
+            let mut response = Response::new(Vec::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Some(Ok(response))
+        }
+        Method::TRACE if is_last => {
+            let text = "TRACE ends here, and is not answered";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
+            Some(Err(problem
+                .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS"))))
+        }
         _ => None,
-    };
-    let wanted = match head.request.headers().get(X_TUNNEL_ID).map(tunnel_id) {
-        Some(None) => {
-            let text = "X-Tunnel-Id is not a tunnel ID";
-            return Route::Here(problem(StatusCode::BAD_REQUEST, "bad_tunnel_id", text));
-        }
-        Some(wanted) => wanted,
-        None => None,
-    };
-    match gateway.agents.choose(wanted.as_ref(), &[]) {
-        Some(agent) => Route::Agent(Destination { agent, wanted, path }),
-        None if wanted.is_some() => {
-            Route::Here(problems::unavailable("no_agent", "no agent of this tunnel is connected"))
-        }
-        None => Route::Here(problems::unavailable("no_agent", "no agent is connected")),
     }
 }
 
@@ -105,46 +153,92 @@ fn forward(
     connection: Connection,
     head: &Head,
     to: Destination,
-    peer: &str,
-    client: &Client,
+    arrival: Arrival,
+    visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let Destination { agent, wanted, path } = to;
+    let Destination { agent, wanted, to_root } = to;
     let mut parts = head.request.clone().into_parts().0;
-    if let Some(path) = path {
-        parts.uri = path;
+    if to_root {
+        parts.uri = Uri::from_static("/");
+        parts.extensions.remove::<RawTarget>();
     }
-    prepare(&mut parts, peer, gateway.settings.tls.is_some());
+    prepare(&mut parts, arrival, gateway);
     if agent.mux().is_some() {
         let choose = |tried: &[Arc<Agent>]| gateway.agents.choose(wanted.as_ref(), tried);
-        return stream::forward(connection, head, parts, agent, choose, client, gateway);
+        return stream::forward(connection, head, parts, agent, choose, visitor, gateway);
     }
-    let settings = &gateway.settings;
-    let forward = |body: Vec<u8>| {
-        client.is_now(Stage::Served);
-        match agent.forward(&parts, &body, settings.max_message, settings.timeout) {
-            Ok(Ok(response)) => response,
-            Ok(Err(text)) => problem(StatusCode::BAD_GATEWAY, "agent_error", &text),
-            Err(no_answer) => no_answer.response(),
-        }
-    };
-    answer(connection, head, |connection, max| connection.read_body(head, max), forward, gateway)
+    // The body says it: an agent that writes JSON anew, and keeps the old length, hangs its local server.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    forward_whole(connection, head, &parts, &agent, visitor, gateway)
 }
 
-/// Reads a whole request, and answers it with a whole response. Gives the connection back when it can take
-/// another request.
-fn answer<B>(
+/// Forwards a whole request in an envelope, and answers with the whole response.
+fn forward_whole(
     mut connection: Connection,
     head: &Head,
-    read: impl FnOnce(&mut Connection, usize) -> Result<B, Error>,
-    respond: impl FnOnce(B) -> Response<Vec<u8>>,
+    parts: &request::Parts,
+    agent: &Agent,
+    visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let body = match read(&mut connection, gateway.settings.max_body) {
+    let settings = &gateway.settings;
+    let mut share = gateway.bodies.share();
+    let body = match connection.read_body(head, settings.max_body, |more| share.grow(more)) {
         Ok(body) => body,
-        Err(error) => return refuse(connection, Some(head), error).map(|()| None),
+        Err(error) => return refuse(connection, Some(head), error, visitor, gateway).map(|()| None),
     };
-    if connection.respond(Some(head), respond(body))? {
+    visitor.enter(Stage::Served);
+    let number = agent.take_number();
+    let limits =
+        Limits { max_message: settings.max_message, timeout: settings.timeout, budget: &gateway.bodies };
+    let reply = agent.forward(number, parts, body, &limits);
+    drop(share);
+    let problem = |problem: Problem| gateway.log_problem(problem, agent.request_name(number), head);
+    // What it takes up is given back when it is sent.
+    let (response, _share) = match reply {
+        Ok(Ok((response, share))) => {
+            agent.could_answer(Could::Yes);
+            (response, Some(share))
+        }
+        Ok(Err(NoReply::Failed(text))) => {
+            agent.could_answer(Could::No);
+            (problem(Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)), None)
+        }
+        Ok(Err(NoReply::OutOfMemory)) => (problem(Problem::out_of_memory()), None),
+        Err(no_answer) => (problem(no_answer.problem()), None),
+    };
+    respond(connection, head, response, visitor)
+}
+
+/// Answers by itself, once the body is read that nobody wants. Gives the connection back when it can take another request.
+fn answer_here(
+    mut connection: Connection,
+    head: &Head,
+    response: Response<Vec<u8>>,
+    visitor: &Visitor,
+    gateway: &Gateway,
+) -> io::Result<Option<Connection>> {
+    if connection.awaits_continue(head) {
+        // The client need not send what nobody wants (RFC 9110 §10.1.1), and this is its answer.
+        visitor.responds();
+        connection.respond(None, response)?;
+        connection.linger();
+        return Ok(None);
+    }
+    if let Err(error) = connection.skip_body(head, gateway.settings.max_body) {
+        return refuse(connection, Some(head), error, visitor, gateway).map(|()| None);
+    }
+    respond(connection, head, response, visitor)
+}
+
+fn respond(
+    mut connection: Connection,
+    head: &Head,
+    response: Response<Vec<u8>>,
+    visitor: &Visitor,
+) -> io::Result<Option<Connection>> {
+    if connection.respond_within(head, response, visitor.responds())? {
         return Ok(Some(connection));
     }
     connection.linger();
@@ -152,65 +246,66 @@ fn answer<B>(
 }
 
 /// Refuses what cannot be read. What follows on the connection cannot be told from the rest of it.
-pub fn refuse(mut connection: Connection, head: Option<&Head>, error: Error) -> io::Result<()> {
-    let mut response = problems::unreadable(error)?;
-    if head.is_some_and(|head| head.request.method() == Method::HEAD) {
+fn refuse(
+    mut connection: Connection,
+    head: Option<&Head>,
+    error: Error,
+    visitor: &Visitor,
+    gateway: &Gateway,
+) -> io::Result<()> {
+    let problem = if visitor.is_evicted() { Problem::too_slow() } else { problems::unreadable(error)? };
+    let is_head = head.map_or_else(|| connection.is_head(), |head| head.request.method() == Method::HEAD);
+    let mut response = problem.response(gateway.name_request());
+    if is_head {
         response.body_mut().clear();
     }
+    visitor.responds();
     connection.respond(None, response)?;
     connection.linger();
     Ok(())
 }
 
-fn health(gateway: &Gateway) -> Response<Vec<u8>> {
-    let json = json!({
-        "status": "ok",
-        "agents": gateway.agents.count(),
-        "uptime_seconds": gateway.started.elapsed().as_secs(),
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    json_response(StatusCode::OK, &json)
+impl Gateway {
+    /// The response that tells of a problem with a request that no agent has got.
+    pub fn problem(&self, problem: Problem, head: &Head) -> Response<Vec<u8>> {
+        self.log_problem(problem, self.name_request(), head)
+    }
+
+    /// The same for a request with this name.
+    pub fn log_problem(&self, problem: Problem, name: RequestName, head: &Head) -> Response<Vec<u8>> {
+        let (method, path) = (head.request.method(), head.request.uri().path().escape_debug());
+        let (status, code) = (problem.status.as_u16(), problem.code);
+        debug!("{method} {path} answered {status} {code} [{name}]");
+        problem.response(name)
+    }
 }
 
-fn connections(gateway: &Gateway) -> Response<Vec<u8>> {
-    let list: Vec<_> = gateway.agents.list().iter().map(|agent| describe(agent)).collect();
-    json_response(StatusCode::OK, &json!({ "count": list.len(), "connections": list }))
-}
-
-fn describe(agent: &Agent) -> serde_json::Value {
-    json!({
-        "connection_id": agent.connection_id,
-        "tunnel_id": agent.handshake.tunnel_id.to_string(),
-        "agent_version": agent.handshake.agent_version,
-        "capabilities": agent.handshake.capabilities,
-        "connected_seconds": agent.since.elapsed().as_secs(),
-        "in_flight": agent.in_flight(),
-    })
-}
-
-fn tunnel_id(value: &HeaderValue) -> Option<TunnelId> {
-    value.to_str().ok()?.parse().ok()
-}
-
-/// Makes of a client's head what the agent is to see.
-fn prepare(parts: &mut request::Parts, peer: &str, secure: bool) {
+/// Makes of a visitor's head what the agent is to see.
+fn prepare(parts: &mut request::Parts, arrival: Arrival, gateway: &Gateway) {
     let headers = &mut parts.headers;
+    warn_of_proxy(headers, arrival.peer, gateway);
     remove_hop_by_hop(headers);
+    gateway.settings.proxies.set(headers, arrival);
     headers.remove(X_TUNNEL_ID);
     headers.remove(header::EXPECT);
-    let mut chain: Vec<&str> =
-        headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    chain.push(peer);
-    // Header values and an address joined by commas are a header value.
-    let chain = HeaderValue::from_str(&chain.join(", "));
-    for name in [&X_FORWARDED_FOR, &X_FORWARDED_PROTO, &X_FORWARDED_HOST] {
-        remove_spellings(headers, name);
+    if matches!(parts.method, Method::OPTIONS | Method::TRACE)
+        && let Some(left) =
+            headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
+    {
+        headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
     }
-    if let Ok(chain) = chain {
-        headers.insert(X_FORWARDED_FOR, chain);
-    }
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if secure { "https" } else { "http" }));
-    if let Some(host) = headers.get(header::HOST).cloned() {
-        headers.insert(X_FORWARDED_HOST, host);
+}
+
+/// Warns once where it seems that a proxy is meant to be believed.
+fn warn_of_proxy(headers: &HeaderMap, peer: IpAddr, gateway: &Gateway) {
+    let is_unknown = gateway.settings.proxies.networks.is_empty() && forwarded::is_private(peer);
+    if is_unknown
+        && forwarded::has_family(headers)
+        && !gateway.has_warned_of_proxy.swap(true, Ordering::Relaxed)
+    {
+        warn!(
+            "a request from {peer} says where it came from (X-Forwarded-…), which is not believed; if that is a proxy of \
+             yours, name it: --trusted-proxies {peer}"
+        );
     }
 }

@@ -4,24 +4,25 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Response, StatusCode, Version, request, response};
+use http::header;
+use http::{HeaderMap, Method, StatusCode, Version, request, response};
 use log::debug;
 use tungstenite::Bytes;
-use tunnel_agent::headers::{HTTP2_SETTINGS, remove_hop_by_hop, set_upgrade, wanted_protocol};
+use tunnel_agent::headers::{HTTP2_SETTINGS, Upgrade, remove_hop_by_hop, set_upgrade};
 use tunnel_agent::http1::{Connection, Error, Framing, Head, Output, has_no_body, number};
 use tunnel_agent::http1::{KEEP_ALIVE, write_response_head};
 use tunnel_agent::link::Closer;
 use tunnel_agent::mux::{Stream, StreamError};
+use tunnel_agent::protocol::RequestName;
 use tunnel_agent::protocol::mux::{
     HEAD_MAX, Over, Reset, ResetCode, decode_response_head, encode_request_head,
 };
 
 use super::Gateway;
-use super::agent::Agent;
-use super::clients::{Client, Stage};
-use super::problems::{self, problem};
-use super::visitor::{End, STALL, Visitor};
+use super::agent::{Agent, Could};
+use super::problems::{self, NoAnswer, Problem};
+use super::upload::{Again, End, Protocol, STALL, Upload, is_given_back};
+use super::visitors::{Stage, Visitor};
 
 /// A request that takes longer gets somebody who notices when its visitor leaves.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
@@ -41,11 +42,13 @@ struct Exchange<'a> {
     head: &'a Head,
     output: Output,
     closer: Closer,
-    visitor: Visitor,
-    client: &'a Client,
-    timeout: Duration,
-    /// The visitor asks to change to another protocol.
-    upgrade: bool,
+    upload: Upload,
+    visitor: &'a Visitor,
+    gateway: &'a Gateway,
+    /// By what it is known.
+    name: RequestName,
+    /// The change of protocol that the visitor asks for.
+    upgrade: Option<Upgrade>,
 }
 
 /// Forwards a request, and its response. Gives the connection back when it can take another request.
@@ -55,56 +58,48 @@ pub fn forward(
     mut parts: request::Parts,
     first: Arc<Agent>,
     choose: impl Fn(&[Arc<Agent>]) -> Option<Arc<Agent>>,
-    client: &Client,
+    visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let protocol = protocol(head);
+    let upgrade = upgrade(head);
     parts.headers.remove(HTTP2_SETTINGS);
-    if let Some(protocol) = &protocol {
-        set_upgrade(&mut parts.headers, protocol.clone());
+    if let Some(upgrade) = &upgrade {
+        upgrade.set(&mut parts.headers);
     }
     connection.send_continue(head)?;
     let Connection { input, output } = connection;
     output.set_timeout(STALL)?;
     let closer = input.socket().closer();
-    let visitor = Visitor::new(input, head.framing);
-    let timeout = gateway.settings.timeout;
-    let mut exchange =
-        Exchange { head, output, closer, visitor, client, timeout, upgrade: protocol.is_some() };
-    let early = match exchange.visitor.read_early() {
-        Ok(early) => early,
+    let upload = Upload::new(input, head.framing, gateway.bodies.share());
+    let name = gateway.name_request();
+    let mut exchange = Exchange { head, output, closer, upload, visitor, gateway, name, upgrade };
+    let length = match exchange.upload.read_early() {
+        Ok(length) => length,
         Err(error) => return exchange.end_unread(error),
     };
-    if early.complete {
-        exchange.visitor.is_sent_now();
-    }
-    set_length(&mut parts.headers, head.framing, early.complete.then_some(early.body.len()));
+    set_length(&mut parts.headers, head.framing, length);
     let bytes = Bytes::from(encode_request_head(&parts));
     if bytes.len() > HEAD_MAX {
-        let text = "the head is too large";
-        return exchange.end_with(problem(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "headers_too_large",
-            text,
-        ));
+        let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large");
+        return exchange.end_with(Problem::new(status, "headers_too_large", text));
     }
-    exchange.run(&bytes, &early.body, early.complete, first, choose)
+    exchange.run(&bytes, first, choose)
 }
 
-/// The protocol that a visitor asks to change to.
-fn protocol(head: &Head) -> Option<HeaderValue> {
+/// The change of protocol that a visitor asks for.
+fn upgrade(head: &Head) -> Option<Upgrade> {
     let request = &head.request;
     let may = request.version() == Version::HTTP_11;
-    wanted_protocol(request.method(), request.headers()).filter(|_| may)
+    Upgrade::asked_for(request.method(), request.headers()).filter(|_| may)
 }
 
 /// States the length of the body when it is known.
-fn set_length(headers: &mut HeaderMap, framing: Framing, complete: Option<usize>) {
+fn set_length(headers: &mut HeaderMap, framing: Framing, complete: Option<u64>) {
     let stated = headers.remove(header::CONTENT_LENGTH).is_some();
     let length = match (framing, complete) {
         (Framing::Length(0), _) if !stated => None,
         (Framing::Length(length), _) => Some(length),
-        (_, complete) => complete.map(|length| length as u64),
+        (_, complete) => complete,
     };
     if let Some(length) = length {
         headers.insert(header::CONTENT_LENGTH, length.into());
@@ -121,79 +116,107 @@ fn stated_length(headers: &HeaderMap) -> Option<Option<u64>> {
     }
 }
 
+/// Why a request has no answer.
+enum NotAnswered {
+    /// It was not sent.
+    Unsent(NoAnswer),
+    /// What became of its stream.
+    By(Stream, StreamError),
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
+}
+
 impl Exchange<'_> {
+    /// Offers the request to one agent after the other, until one does not give it back.
     fn run(
         mut self,
         bytes: &Bytes,
-        early: &[u8],
-        complete: bool,
         first: Arc<Agent>,
         choose: impl Fn(&[Arc<Agent>]) -> Option<Arc<Agent>>,
     ) -> io::Result<Option<Connection>> {
-        let no_body = complete && early.is_empty();
         let mut tried = vec![first];
         loop {
-            let agent = &tried[tried.len() - 1];
-            let opened = agent.open(bytes.clone(), no_body && !self.upgrade, self.upgrade);
-            self.client.is_now(Stage::Served);
-            let stream = match opened {
-                Ok(stream) => stream,
-                Err(no_answer) => return self.end_with(no_answer.response()),
+            let Some(again) = self.upload.again() else { return self.end_left() };
+            let agent = tried[tried.len() - 1].clone();
+            let error = match self.offer(&agent, bytes, &again)? {
+                Ok((stream, head)) => {
+                    agent.could_answer(Could::Yes);
+                    return self.answer(&stream, &head);
+                }
+                Err(NotAnswered::Unsent(no_answer)) => no_answer.problem(),
+                Err(NotAnswered::By(stream, error)) if is_given_back(&error) => {
+                    agent.could_answer(Could::No);
+                    drop(stream);
+                    problems::no_response(&error)
+                }
+                Err(NotAnswered::By(stream, error)) => return self.fail(&stream, &error),
             };
-            let error = match self.ask(&stream, early, complete)? {
-                Ok(head) => return self.answer(&stream, &head),
-                Err(error) => error,
-            };
-            let refused =
-                matches!(&error, StreamError::Over(Over::ByPeer(Reset { code: ResetCode::Refused, .. })));
-            // Nothing of it was processed, and all of it is here still.
-            if refused
-                && complete
-                && self.visitor.is_unwatched()
-                && tried.len() < OFFERS_MAX
-                && let Some(next) = choose(&tried)
-            {
-                tried.push(next);
-                continue;
+            // Nothing of it was processed. What is here still may go to another agent.
+            let next = if tried.len() < OFFERS_MAX && self.has_time() { choose(&tried) } else { None };
+            match next.filter(|_| self.upload.can_turn()) {
+                Some(next) => tried.push(next),
+                None => return self.end_with(error),
             }
-            if matches!(error, StreamError::Over(Over::ByUs(_)))
-                && let Some(end) = self.visitor.take_back(LINGER)
-            {
-                return self.end_after(end);
-            }
-            if error == StreamError::TimedOut {
-                stream.reset(Reset::new(ResetCode::Timeout, "no answer in time"));
-            }
-            return self.end_with(problems::no_response(&error));
         }
     }
 
-    /// Sends what is there of the request's body, and waits for the response's head.
-    fn ask(
+    /// Sends the request to an agent, with what is there of its body, and waits for the response's head.
+    fn offer(
         &mut self,
-        stream: &Stream,
-        early: &[u8],
-        complete: bool,
-    ) -> io::Result<Result<Bytes, StreamError>> {
-        if let Err(error) = stream.send_all(early, complete) {
-            return Ok(self.head_after(stream, error));
-        }
-        if !complete {
-            self.watch(stream)?;
+        agent: &Agent,
+        head: &Bytes,
+        again: &Again,
+    ) -> io::Result<Result<(Stream, Bytes), NotAnswered>> {
+        let is_upgrade = self.upgrade.is_some();
+        let no_body = again.complete && again.body.is_empty();
+        let opened = agent.open(head.clone(), no_body && !is_upgrade, is_upgrade);
+        self.visitor.enter(Stage::Served);
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(no_answer) => return Ok(Err(NotAnswered::Unsent(no_answer))),
+        };
+        self.name = agent.request_name(stream.number().into());
+        // An upgrade has no end before the other protocol's.
+        let sent = stream.send_all(&again.body, again.complete && !is_upgrade);
+        self.upload.turn_to(&stream);
+        let result = match sent {
+            Ok(()) => self.wait(&stream)?,
+            Err(error) => self.head_after(&stream, error),
+        };
+        Ok(match result {
+            Ok(head) => Ok((stream, head)),
+            Err(error) => Err(NotAnswered::By(stream, error)),
+        })
+    }
+
+    /// Waits for the response's head.
+    fn wait(&mut self, stream: &Stream) -> io::Result<Result<Bytes, StreamError>> {
+        let timeout = self.gateway.settings.timeout;
+        if self.upload.sent().is_none() {
+            self.watch()?;
         }
         loop {
-            let left = self.visitor.sent().map(|at| self.timeout.saturating_sub(at.elapsed()));
-            let wait = left.unwrap_or(self.timeout);
-            let unwatched = self.visitor.is_unwatched();
+            let left = self.upload.sent().map(|at| timeout.saturating_sub(at.elapsed()));
+            let wait = left.unwrap_or(timeout);
+            let unwatched = self.upload.is_unwatched();
             match stream.head(if unwatched { wait.min(WATCH_AFTER) } else { wait }) {
                 Err(StreamError::TimedOut) if left.is_some_and(|left| left.is_zero()) => {
                     return Ok(Err(StreamError::TimedOut));
                 }
-                Err(StreamError::TimedOut) if unwatched => self.watch(stream)?,
+                Err(StreamError::TimedOut) if unwatched => self.watch()?,
                 Err(StreamError::TimedOut) => {}
                 other => return Ok(other),
             }
         }
+    }
+
+    /// Whether the request may still be answered in time.
+    fn has_time(&self) -> bool {
+        self.upload.sent().is_none_or(|at| at.elapsed() < self.gateway.settings.timeout)
     }
 
     /// The head of a response that came before all of the request was sent, or why nothing could be sent.
@@ -201,16 +224,37 @@ impl Exchange<'_> {
         stream.head(Duration::ZERO).map_err(|_| error)
     }
 
-    fn watch(&mut self, stream: &Stream) -> io::Result<()> {
-        self.visitor.watch(stream, self.upgrade)
+    fn watch(&mut self) -> io::Result<()> {
+        let protocol = if self.upgrade.is_some() { Protocol::MayChange } else { Protocol::Stays };
+        self.upload.watch(protocol)
+    }
+
+    /// Ends a request that has no answer, and was perhaps processed.
+    fn fail(mut self, stream: &Stream, error: &StreamError) -> io::Result<Option<Connection>> {
+        if self.visitor.is_evicted() {
+            return self.end_with(Problem::too_slow());
+        }
+        // What the second thread reset because of its visitor needs no answer but a reason.
+        let by_visitor = matches!(error, StreamError::Over(Over::ByUs(Reset { code, .. })) if *code != ResetCode::Protocol);
+        if by_visitor && let Some(end) = self.upload.take_back(LINGER) {
+            return self.end_after(end);
+        }
+        if *error == StreamError::TimedOut {
+            stream.reset(Reset::new(ResetCode::Timeout, "no answer in time"));
+        }
+        self.end_with(problems::no_response(error))
     }
 
     /// Passes the response on.
     fn answer(mut self, stream: &Stream, head: &[u8]) -> io::Result<Option<Connection>> {
+        self.upload.forget();
         let Ok(parts) = decode_response_head(head) else { return self.refuse_answer(stream) };
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        if switched && self.upgrade {
-            return self.answer_upgrade(stream, parts).map(|()| None);
+        if switched && let Some(upgrade) = &self.upgrade {
+            return match upgrade.check(&parts.headers) {
+                Ok(()) => self.answer_upgrade(stream, parts).map(|()| None),
+                Err(_) => self.refuse_answer(stream),
+            };
         }
         let Some(stated) = stated_length(&parts.headers).filter(|_| !parts.status.is_informational()) else {
             return self.refuse_answer(stream);
@@ -222,7 +266,10 @@ impl Exchange<'_> {
         {
             return self.refuse_answer(stream);
         }
-        let keep_alive = self.head.keep_alive && self.visitor.sent().is_some();
+        if is_event_stream(&parts.headers) {
+            self.visitor.enter(Stage::Lasting);
+        }
+        let keep_alive = self.keeps();
         let length = whole.as_ref().map(|whole| whole.len() as u64).or(stated);
         let result = if no_body {
             self.output.start(Some(self.head), parts, None, keep_alive).finish()
@@ -248,7 +295,8 @@ impl Exchange<'_> {
         keep_alive: bool,
         whole: Option<Vec<u8>>,
     ) -> io::Result<bool> {
-        let Exchange { head, output, visitor, upgrade, .. } = self;
+        let Exchange { head, output, upload, upgrade, .. } = self;
+        let protocol = if upgrade.is_some() { Protocol::MayChange } else { Protocol::Stays };
         let mut writer = output.start(Some(head), parts, length, keep_alive);
         if let Some(whole) = whole {
             writer.send(&whole)?;
@@ -257,14 +305,14 @@ impl Exchange<'_> {
         writer.flush()?;
         let mut buffer = vec![0; PIECE_MIN];
         loop {
-            let wait = visitor.is_unwatched().then_some(WATCH_AFTER);
+            let wait = upload.is_unwatched().then_some(WATCH_AFTER);
             match stream.read(&mut buffer, wait) {
                 Ok(0) => return writer.finish(),
                 Ok(read) => {
                     writer.send(&buffer[..read])?;
                     grow(&mut buffer, read);
                 }
-                Err(StreamError::TimedOut) => visitor.watch(stream, *upgrade)?,
+                Err(StreamError::TimedOut) => upload.watch(protocol)?,
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
@@ -285,11 +333,11 @@ impl Exchange<'_> {
         }
         let mut bytes = Vec::new();
         write_response_head(&mut bytes, &parts);
+        self.visitor.enter(Stage::Lasting);
+        self.visitor.responds();
         self.output.send(&bytes)?;
-        if self.visitor.is_unwatched() {
-            self.watch(stream)?;
-        }
-        self.visitor.switch();
+        self.watch()?;
+        self.upload.switch();
         let mut buffer = vec![0; PIECE_MIN];
         let result = loop {
             match stream.read(&mut buffer, None) {
@@ -311,8 +359,9 @@ impl Exchange<'_> {
     }
 
     /// Answers with a response of the gateway's own.
-    fn end_with(mut self, response: Response<Vec<u8>>) -> io::Result<Option<Connection>> {
-        let keep_alive = self.head.keep_alive && self.visitor.sent().is_some();
+    fn end_with(mut self, problem: Problem) -> io::Result<Option<Connection>> {
+        let keep_alive = self.keeps();
+        let response = self.gateway.log_problem(problem, self.name, self.head);
         let (parts, body) = response.into_parts();
         let mut writer = self.output.start(Some(self.head), parts, Some(body.len() as u64), keep_alive);
         writer.send(&body)?;
@@ -322,8 +371,21 @@ impl Exchange<'_> {
 
     /// Answers a request of which the rest cannot be read.
     fn end_unread(self, error: Error) -> io::Result<Option<Connection>> {
-        let response = problems::unreadable(error)?;
-        self.end_with(response)
+        let problem = problems::unreadable(error)?;
+        self.end_with(problem)
+    }
+
+    /// Ends a request whose visitor has left before it was sent.
+    fn end_left(mut self) -> io::Result<Option<Connection>> {
+        let end = self.upload.take_back(LINGER).unwrap_or(End::Left);
+        self.end_after(end)
+    }
+
+    /// Whether the connection may carry another request behind the response that begins now.
+    fn keeps(&self) -> bool {
+        // In any case: it takes note of the response.
+        let may = self.visitor.responds();
+        may && self.head.keep_alive && self.upload.sent().is_some()
     }
 
     /// Ends with what the second thread came to, which has ended the stream.
@@ -336,8 +398,9 @@ impl Exchange<'_> {
 
     /// Waits for the next request on the connection, or ends it.
     fn end(mut self, keep_alive: bool) -> io::Result<Option<Connection>> {
-        if keep_alive && self.client.is_now(Stage::Idle) {
-            return Ok(match self.visitor.take_back(KEEP_ALIVE) {
+        if keep_alive {
+            self.visitor.enter(Stage::Idle);
+            return Ok(match self.upload.take_back(KEEP_ALIVE) {
                 Some(End::Returned(input)) => Some(Connection { input, output: self.output }),
                 _ => {
                     self.closer.close();
@@ -347,7 +410,7 @@ impl Exchange<'_> {
         }
         // So that the visitor reads the response before it learns of the end.
         self.output.finish()?;
-        match self.visitor.take_back(LINGER) {
+        match self.upload.take_back(LINGER) {
             Some(End::Returned(input)) => Connection { input, output: self.output }.linger(),
             _ => self.closer.close(),
         }

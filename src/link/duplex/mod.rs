@@ -37,6 +37,7 @@ pub struct Socket {
     write: Option<WriteHalf>,
     closed: Arc<AtomicBool>,
     heard: Arc<Heard>,
+    traffic: Arc<Traffic>,
     deadline: Option<Instant>,
 }
 
@@ -44,6 +45,7 @@ pub struct Socket {
 #[derive(Debug)]
 pub struct WriteHalf {
     tcp: Arc<TcpStream>,
+    traffic: Arc<Traffic>,
     #[cfg(feature = "tls")]
     tls: Option<tls::Writing>,
 }
@@ -72,6 +74,22 @@ impl Heard {
     }
 }
 
+/// How much a connection has moved, in both directions.
+#[derive(Debug, Default)]
+pub struct Traffic(AtomicU64);
+
+impl Traffic {
+    fn add(&self, bytes: usize) {
+        // Only a number is passed on, no other memory depends on it.
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Ends a connection from any thread: blocked reads and writes return at once, with an error.
 #[derive(Debug, Clone)]
 pub struct Closer {
@@ -86,6 +104,11 @@ impl Closer {
         self.closed.store(true, Ordering::SeqCst);
         // An error means that it is closed already.
         let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+
+    /// Lets blocked and further reads find the end, as if the other side had said its last; it can still be told something.
+    pub fn stop_reading(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Read);
     }
 
     /// Lets the other side see the connection break, which no end in good order looks like: blocked reads
@@ -104,8 +127,10 @@ impl Socket {
         tcp.set_nodelay(true)?;
         keep_unsent(&tcp, UNSENT_FAST);
         let tcp = Arc::new(tcp);
+        let traffic = Arc::<Traffic>::default();
         let write = WriteHalf {
             tcp: tcp.clone(),
+            traffic: traffic.clone(),
             #[cfg(feature = "tls")]
             tls: None,
         };
@@ -116,6 +141,7 @@ impl Socket {
             write: Some(write),
             closed: Arc::default(),
             heard: Arc::new(Heard::new()),
+            traffic,
             deadline: None,
         })
     }
@@ -238,6 +264,11 @@ impl Socket {
         self.heard.clone()
     }
 
+    /// How much the connection has moved.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
     /// A handle that ends the connection.
     pub fn closer(&self) -> Closer {
         Closer { tcp: self.tcp.clone(), closed: self.closed.clone() }
@@ -274,7 +305,10 @@ impl Socket {
         match read {
             0 if self.closed.load(Ordering::SeqCst) => return Err(io::ErrorKind::ConnectionAborted.into()),
             0 => {}
-            _ => self.heard.now(),
+            _ => {
+                self.heard.now();
+                self.traffic.add(read);
+            }
         }
         Ok(read)
     }
@@ -401,9 +435,9 @@ impl Write for WriteHalf {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            return tls.write(&self.tcp, bytes);
+            return tls.write(&self.tcp, bytes).inspect(|written| self.traffic.add(*written));
         }
-        retry(|| (&*self.tcp).write(bytes))
+        retry(|| (&*self.tcp).write(bytes)).inspect(|written| self.traffic.add(*written))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! The HTTP/1.1 head in a HEAD frame.
 
-use crate::http1::{HEADERS_MAX, parse_response, write_request_head, write_response_head};
+use crate::http1::{HEADERS_MAX, parse_response, target, write_request_head, write_response_head};
 
 /// More headers than are forwarded, so that a head with too many of them is still read, and refused by name.
 const READ_MAX: usize = 2 * HEADERS_MAX;
@@ -37,8 +37,7 @@ impl<'a> RequestHead<'a> {
 /// Writes a request's head: its path in origin form, and its headers.
 pub fn encode_request_head(parts: &http::request::Parts) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    write_request_head(&mut bytes, &parts.method, path, &parts.headers);
+    write_request_head(&mut bytes, &parts.method, target(&parts.uri, &parts.extensions), &parts.headers);
     bytes
 }
 

@@ -107,6 +107,8 @@ pub(super) struct Outgoing {
     pub(super) ended: bool,
     /// Some of the body has gone out.
     pub(super) has_begun: bool,
+    /// The window was granted more.
+    pub(super) is_granted: bool,
     waiting: VecDeque<Vec<u8>>,
     waiting_weight: usize,
     /// What may still be queued.
@@ -119,6 +121,7 @@ impl Outgoing {
             has_head: false,
             ended: false,
             has_begun: false,
+            is_granted: false,
             waiting: VecDeque::new(),
             waiting_weight: 0,
             credit: u64::from(window),
@@ -128,6 +131,7 @@ impl Outgoing {
     /// Takes a grant. False when the window would become larger than any may be.
     pub(super) fn add_credit(&mut self, grant: u32) -> bool {
         self.credit += u64::from(grant);
+        self.is_granted = true;
         self.credit <= WINDOW_MAX
     }
 

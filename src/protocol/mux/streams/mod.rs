@@ -365,6 +365,11 @@ impl<T> Streams<T> {
         self.table.get(&stream).map_or(0, |state| state.incoming.total)
     }
 
+    /// Whether the other side has granted more than the first window of a stream.
+    pub fn is_granted(&self, stream: u32) -> bool {
+        self.table.get(&stream).is_some_and(|state| state.outgoing.is_granted)
+    }
+
     /// Whether all of a stream's incoming body is there to be read.
     pub fn is_complete(&self, stream: u32) -> bool {
         let in_order = |state: &Stream<T>| matches!(state.over, None | Some(Over::Ended));

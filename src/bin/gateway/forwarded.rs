@@ -1,0 +1,468 @@
+//! Where a request came from: what the gateway says of it, and whom else it believes.
+//!
+//! A visitor can write any of these fields, and applications believe them. So all of them are removed, and the gateway's own
+//! set; only from proxies that are named are they the truth.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use tunnel_agent::http1::is_host;
+
+pub const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields of the family that do not begin with `x-forwarded`.
+const OTHERS: [&str; 10] = [
+    "forwarded",
+    "x-real-ip",
+    "front-end-https",
+    "x-client-ip",
+    "client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "x-original-forwarded-for",
+    "x-url-scheme",
+    "x-scheme",
+];
+
+/// Longest chain of addresses that is kept; the nearest are.
+const CHAIN_MAX: usize = 32;
+
+/// Addresses with the same beginning: `10.0.0.0/8`, `2001:db8::/32`, or one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+/// A text is no [`Network`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidNetwork;
+
+impl fmt::Display for InvalidNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "expected addresses such as 127.0.0.1, 10.0.0.0/8 or 2001:db8::/32, with commas between them",
+        )
+    }
+}
+
+impl FromStr for Network {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| InvalidNetwork)?)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
+        let all = if address.is_ipv4() { 32 } else { 128 };
+        let bits = bits.unwrap_or(all);
+        if bits <= all { Ok(Network { address, bits }) } else { Err(InvalidNetwork) }
+    }
+}
+
+impl Network {
+    fn holds(self, other: IpAddr) -> bool {
+        let differ = |a: u128, b: u128, width: u32| {
+            let shift = width - u32::from(self.bits);
+            shift < width && (a ^ b) >> shift != 0
+        };
+        match (self.address, other) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => !differ(a.to_bits().into(), b.to_bits().into(), 32),
+            (IpAddr::V6(a), IpAddr::V6(b)) => !differ(a.to_bits(), b.to_bits(), 128),
+            _ => false,
+        }
+    }
+}
+
+/// The proxies whose word is taken for where a request came from.
+#[derive(Debug, Clone, Default)]
+pub struct Proxies {
+    pub networks: Vec<Network>,
+    /// Fields of the family, beside the usual ones, that they set themselves.
+    pub headers: Vec<HeaderName>,
+}
+
+/// How a request reached the gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The other end of the connection.
+    pub peer: IpAddr,
+    pub is_secure: bool,
+}
+
+impl Arrival {
+    pub fn new(peer: SocketAddr, is_secure: bool) -> Self {
+        // On a listener for both kinds of addresses IPv4 comes in IPv6's clothes.
+        Arrival { peer: peer.ip().to_canonical(), is_secure }
+    }
+}
+
+/// Whether there is anything of the family among these fields.
+pub fn has_family(headers: &HeaderMap) -> bool {
+    headers.keys().any(is_family)
+}
+
+fn is_family(name: &HeaderName) -> bool {
+    // Programs that get their headers as variables take an underscore for a hyphen.
+    let name = name.as_str().replace('_', "-");
+    name.starts_with("x-forwarded") || OTHERS.contains(&name.as_str())
+}
+
+impl Proxies {
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.holds(address))
+    }
+
+    /// The visitor's address: the nearest that is not a trusted proxy's.
+    pub fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let mut visitor = peer;
+        for address in said_for(headers).iter().rev() {
+            match address_of(address) {
+                Some(address) if self.trusts(address) => visitor = address,
+                Some(address) => return address,
+                // Whoever hides is as far away as the last that is known.
+                None => return visitor,
+            }
+        }
+        visitor
+    }
+
+    /// Removes what others say of where a request came from, and says it.
+    pub fn set(&self, headers: &mut HeaderMap, arrival: Arrival) {
+        let Arrival { peer, is_secure } = arrival;
+        let is_trusted = self.trusts(peer);
+        let visitor = self.visitor(headers, peer);
+        let said = if is_trusted { Said::by(headers) } else { Said::default() };
+        let kept = |name: &HeaderName| is_trusted && self.headers.contains(name);
+        let family: Vec<_> = headers.keys().filter(|name| is_family(name) && !kept(name)).cloned().collect();
+        family.iter().for_each(|name| drop(headers.remove(name)));
+        let scheme = said.proto.unwrap_or(if is_secure { "https" } else { "http" });
+        let host = said.host.or_else(|| headers.get(header::HOST).cloned());
+        let port = said.port.or_else(|| host.as_ref().and_then(port_of));
+        let usual = if scheme == "https" { 443 } else { 80 };
+        let skipped = said.chain.len().saturating_sub(CHAIN_MAX);
+        let chain: Vec<_> = said.chain.into_iter().skip(skipped).chain([peer.to_string()]).collect();
+        // Addresses and commas are a header value; what was said is part of one.
+        if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
+            headers.insert(FOR, chain);
+        }
+        headers.insert(PROTO, HeaderValue::from_static(scheme));
+        headers.insert(PORT, port.unwrap_or(usual).into());
+        if let Some(host) = host {
+            headers.insert(HOST, host);
+        }
+        if let Ok(visitor) = HeaderValue::from_str(&visitor.to_string()) {
+            headers.insert(REAL_IP, visitor);
+        }
+    }
+}
+
+/// What a trusted proxy says.
+#[derive(Default)]
+struct Said {
+    chain: Vec<String>,
+    proto: Option<&'static str>,
+    host: Option<HeaderValue>,
+    port: Option<u16>,
+}
+
+impl Said {
+    fn by(headers: &HeaderMap) -> Self {
+        let forwarded = Forwarded::nearest(headers);
+        let value = |name: &HeaderName| nearest(headers, name).map(str::to_owned);
+        let host = value(&HOST).or(forwarded.host).filter(|host| is_host(host.as_bytes()));
+        Said {
+            chain: said_for(headers),
+            proto: scheme(value(&PROTO).or(forwarded.proto).as_deref()),
+            host: host.and_then(|host| HeaderValue::from_str(&host).ok()),
+            port: value(&PORT).and_then(|port| port.parse().ok()).filter(|port| *port > 0),
+        }
+    }
+}
+
+/// The last of the values of a field: that of the nearest proxy.
+fn nearest<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let last = headers.get_all(name).iter().next_back()?.to_str().ok()?;
+    last.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
+}
+
+fn scheme(text: Option<&str>) -> Option<&'static str> {
+    ["http", "https"].into_iter().find(|scheme| text.is_some_and(|text| text.eq_ignore_ascii_case(scheme)))
+}
+
+fn port_of(host: &HeaderValue) -> Option<u16> {
+    let host = host.to_str().ok()?;
+    let (_, port) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']'))?;
+    port.parse().ok().filter(|port| *port > 0)
+}
+
+/// The addresses that a request came by, the visitor's first.
+fn said_for(headers: &HeaderMap) -> Vec<String> {
+    let usual = [&FOR, &PROTO, &HOST, &PORT];
+    if usual.iter().any(|name| headers.contains_key(*name)) {
+        let values = headers.get_all(&FOR).iter().filter_map(|value| value.to_str().ok());
+        let all = values.flat_map(|value| value.split(',')).map(|address| address.trim().to_owned());
+        return all.filter(|address| !address.is_empty()).collect();
+    }
+    Forwarded::all(headers).into_iter().filter_map(|element| element.by_for).collect()
+}
+
+/// An element of `Forwarded` (RFC 7239 §4).
+#[derive(Default)]
+struct Forwarded {
+    by_for: Option<String>,
+    proto: Option<String>,
+    host: Option<String>,
+}
+
+impl Forwarded {
+    /// That of the nearest proxy, where none of the older fields says anything.
+    fn nearest(headers: &HeaderMap) -> Self {
+        let usual = [&FOR, &PROTO, &HOST, &PORT];
+        if usual.iter().any(|name| headers.contains_key(*name)) {
+            return Forwarded::default();
+        }
+        Forwarded::all(headers).pop().unwrap_or_default()
+    }
+
+    fn all(headers: &HeaderMap) -> Vec<Self> {
+        let values = headers.get_all(header::FORWARDED).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| split_unquoted(value, ',')).map(Forwarded::parse).collect()
+    }
+
+    fn parse(element: &str) -> Self {
+        let mut forwarded = Forwarded::default();
+        for pair in split_unquoted(element, ';') {
+            let Some((name, value)) = pair.split_once('=') else { continue };
+            let value = Some(value.trim().trim_matches('"').to_owned());
+            match name.trim().to_ascii_lowercase().as_str() {
+                "for" => forwarded.by_for = value,
+                "proto" => forwarded.proto = value,
+                "host" => forwarded.host = value,
+                _ => {}
+            }
+        }
+        forwarded
+    }
+}
+
+/// The parts between separators that stand in no quotes.
+fn split_unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    text.split(move |c| {
+        is_quoted ^= c == '"';
+        c == separator && !is_quoted
+    })
+}
+
+/// An address as it stands in a chain: perhaps with a port, an IPv6 one in brackets then.
+fn address_of(text: &str) -> Option<IpAddr> {
+    let bare = match text.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None if text.matches(':').count() == 1 => text.split(':').next()?,
+        None => text,
+    };
+    bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+}
+
+/// What counts as one visitor's address: an IPv6 network gives each of its users more addresses than there are places.
+pub fn counted_as(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// Whether an address is one of a network of somebody's own, where a proxy would be.
+pub fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    /// What becomes of these fields from this peer, with `10.0.0.0/8` and `::1` trusted.
+    #[track_caller]
+    fn check(peer: &str, is_secure: bool, lines: &[(&str, &str)], expected: &[(&str, &str)]) {
+        let proxies = Proxies {
+            networks: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
+            headers: vec!["x-forwarded-prefix".parse().unwrap()],
+        };
+        let mut headers = map(lines);
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+        proxies.set(&mut headers, Arrival::new(peer, is_secure));
+        let mut left: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        left.sort_unstable();
+        assert_eq!(left, expected);
+    }
+
+    const LIES: [(&str, &str); 14] = [
+        ("host", "site.test"),
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.test"),
+        ("x-forwarded-port", "9999"),
+        ("x-forwarded-prefix", "/evil"),
+        ("x-forwarded-ssl", "on"),
+        ("x-forwarded", "for=6.6.6.6"),
+        ("x_forwarded_for", "6.6.6.6"),
+        ("x-forwarded_prefix", "/evil"),
+        ("forwarded", "for=6.6.6.6;host=evil.test;proto=https"),
+        ("x-real-ip", "6.6.6.6"),
+        ("front-end-https", "on"),
+        ("client-ip", "6.6.6.6"),
+    ];
+
+    #[test]
+    fn what_a_visitor_says_of_where_it_comes_from_is_removed() {
+        let expected = [
+            ("host", "site.test"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-host", "site.test"),
+            ("x-forwarded-port", "80"),
+            ("x-forwarded-proto", "http"),
+            ("x-real-ip", "192.0.2.1"),
+        ];
+        check("192.0.2.1", false, &LIES, &expected);
+        check("::ffff:192.0.2.1", false, &LIES, &expected);
+        check(
+            "2001:db8::1",
+            true,
+            &[("host", "site.test:8443")],
+            &[
+                ("host", "site.test:8443"),
+                ("x-forwarded-for", "2001:db8::1"),
+                ("x-forwarded-host", "site.test:8443"),
+                ("x-forwarded-port", "8443"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "2001:db8::1"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_believed_and_named() {
+        check(
+            "10.1.2.3",
+            false,
+            &[
+                ("host", "inner.test:3000"),
+                ("x-forwarded-for", "6.6.6.6, 192.0.2.1"),
+                ("x-forwarded-for", "10.9.9.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "site.test"),
+                ("x-forwarded-prefix", "/app"),
+                ("x-forwarded-ssl", "on"),
+                ("x-real-ip", "6.6.6.6"),
+            ],
+            &[
+                ("host", "inner.test:3000"),
+                ("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.9.9.9, 10.1.2.3"),
+                ("x-forwarded-host", "site.test"),
+                ("x-forwarded-port", "443"),
+                ("x-forwarded-prefix", "/app"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "192.0.2.1"),
+            ],
+        );
+        // What it does not say, or says in a way that cannot be, is said by the gateway.
+        check(
+            "::1",
+            false,
+            &[
+                ("host", "a.test"),
+                ("x-forwarded-proto", "gopher"),
+                ("x-forwarded-host", "a b"),
+                ("x-forwarded-port", "0"),
+            ],
+            &[
+                ("host", "a.test"),
+                ("x-forwarded-for", "::1"),
+                ("x-forwarded-host", "a.test"),
+                ("x-forwarded-port", "80"),
+                ("x-forwarded-proto", "http"),
+                ("x-real-ip", "::1"),
+            ],
+        );
+    }
+
+    #[test]
+    fn forwarded_is_read_where_none_of_the_others_is_there() {
+        check(
+            "10.0.0.1",
+            false,
+            &[
+                ("host", "a.test"),
+                ("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:80\";proto=http;host=\"x,y\""),
+                ("forwarded", "For=192.0.2.1:99;Proto=https;host=site.test:444"),
+            ],
+            &[
+                ("host", "a.test"),
+                ("x-forwarded-for", "6.6.6.6, [2001:db8::7]:80, 192.0.2.1:99, 10.0.0.1"),
+                ("x-forwarded-host", "site.test:444"),
+                ("x-forwarded-port", "444"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "192.0.2.1"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_visitor_is_the_nearest_that_is_no_proxy() {
+        let proxies = Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
+        for (peer, said, visitor) in [
+            ("192.0.2.1", "6.6.6.6", "192.0.2.1"),
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("10.0.0.1", "192.0.2.1", "192.0.2.1"),
+            ("10.0.0.1", "6.6.6.6, 192.0.2.1:555, 10.0.0.2", "192.0.2.1"),
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            ("10.0.0.1", "6.6.6.6, unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "::ffff:192.0.2.1", "192.0.2.1"),
+            ("10.0.0.1", "[2001:db8::1]:5", "2001:db8::1"),
+        ] {
+            let got = proxies.visitor(&map(&[("x-forwarded-for", said)]), peer.parse().unwrap());
+            assert_eq!(got, visitor.parse::<IpAddr>().unwrap(), "{peer} {said}");
+        }
+    }
+
+    #[test]
+    fn networks_are_told_by_their_first_bits() {
+        let holds = |network: &str, address: &str| {
+            network.parse::<Network>().unwrap().holds(address.parse().unwrap())
+        };
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && !holds("10.0.0.0/8", "11.0.0.1"));
+        assert!(holds("0.0.0.0/0", "1.2.3.4") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("127.0.0.1", "127.0.0.1") && !holds("127.0.0.1", "127.0.0.2"));
+        assert!(holds("2001:db8::/32", "2001:db8:1::1") && !holds("2001:db8::/32", "2001:db9::1"));
+        assert!(holds("::/0", "::1") && holds("::1/128", "::1"));
+        for text in ["", "x", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::/129"] {
+            assert_eq!(text.parse::<Network>(), Err(InvalidNetwork), "{text}");
+        }
+        assert_eq!(counted_as("2001:db8::1:2".parse().unwrap()), "2001:db8::".parse::<IpAddr>().unwrap());
+    }
+}

@@ -1,0 +1,134 @@
+//! The gateway's own pages: how it is doing, for balancers and for whoever looks after it.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use tunnel_agent::http1::{Head, json_response};
+
+use super::Gateway;
+use super::agent::Agent;
+use super::cli::{OwnPaths, Settings};
+use super::forwarded::{self, Arrival};
+use super::problems::Problem;
+
+/// What the gateway's own paths begin with.
+const PREFIX: &str = "/.tunnel/";
+
+/// A page of the gateway's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    Health,
+    Ready,
+    Connections,
+    /// Where a body is sent that an agent gets as `POST /`.
+    Forward,
+    /// Where agents connect, asked by somebody else.
+    AgentPath,
+    /// There is none; or not for this method.
+    Missing,
+    NotAllowed,
+}
+
+/// The page that a request asks for.
+pub fn page(head: &Head, settings: &Settings) -> Option<Own> {
+    let (method, path) = (head.request.method(), head.request.uri().path());
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if let Some(name) = path.strip_prefix(PREFIX) {
+        return Some(match name {
+            "forward" if *method == Method::POST => Own::Forward,
+            "health" if reads => Own::Health,
+            "ready" if reads => Own::Ready,
+            "connections" if reads => Own::Connections,
+            "forward" | "health" | "ready" | "connections" => Own::NotAllowed,
+            _ => Own::Missing,
+        });
+    }
+    // A page's WebSocket is its application's.
+    let is_pages = head.request.headers().contains_key(header::ORIGIN);
+    match path {
+        _ if settings.own_paths == OwnPaths::New => None,
+        "/health" if reads => Some(Own::Health),
+        "/connections" if reads => Some(Own::Connections),
+        "/forward" if *method == Method::POST => Some(Own::Forward),
+        path if path == settings.agent_path && !is_pages => Some(Own::AgentPath),
+        _ => None,
+    }
+}
+
+/// The response of a page.
+pub fn answer(page: Own, head: &Head, arrival: Arrival, gateway: &Gateway) -> Response<Vec<u8>> {
+    let result = match page {
+        Own::Health => Ok((StatusCode::OK, health(gateway))),
+        Own::Ready => Ok(ready(gateway)),
+        Own::Connections => {
+            connections(head.request.headers(), arrival, gateway).map(|list| (StatusCode::OK, list))
+        }
+        Own::AgentPath => {
+            let text = format!("{} is for agents: a WebSocket upgrade", gateway.settings.agent_path);
+            let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
+            Err(problem.with(header::UPGRADE, HeaderValue::from_static("websocket")))
+        }
+        Own::NotAllowed => {
+            let text = "not with this method";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
+            Err(problem.with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST")))
+        }
+        Own::Forward | Own::Missing => {
+            let text = "there are /.tunnel/health, /.tunnel/ready, /.tunnel/connections and /.tunnel/forward";
+            Err(Problem::new(StatusCode::NOT_FOUND, "not_found", text))
+        }
+    };
+    match result {
+        Ok((status, json)) => json_response(status, &json),
+        Err(problem) => gateway.problem(problem, head),
+    }
+}
+
+fn health(gateway: &Gateway) -> Value {
+    json!({
+        "status": "ok",
+        "agents": gateway.agents.count(),
+        "uptime_seconds": gateway.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Whether a balancer is to send requests here.
+fn ready(gateway: &Gateway) -> (StatusCode, Value) {
+    let obstacles = [
+        (gateway.visitors.are_draining(), "the gateway is stopping"),
+        (!gateway.agents.list().iter().any(|agent| !agent.is_leaving()), "no agent is connected"),
+    ];
+    let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
+    let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, json!({ "ready": because.is_empty(), "because": because }))
+}
+
+/// The agents, for this machine alone, or for whoever has the token.
+fn connections(headers: &HeaderMap, arrival: Arrival, gateway: &Gateway) -> Result<Value, Problem> {
+    let token = gateway.settings.credentials.token();
+    let shows_token = token.is_some_and(|token| {
+        headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
+    });
+    let proxies = &gateway.settings.proxies;
+    // Whom a proxy on this machine speaks for is somebody else.
+    let is_passed_on = !proxies.trusts(arrival.peer) && forwarded::has_family(headers);
+    let is_local = proxies.visitor(headers, arrival.peer).is_loopback() && !is_passed_on;
+    if !shows_token && !is_local {
+        let text = "the agents are shown to this machine, or with the token";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));
+    }
+    let list: Vec<_> = gateway.agents.list().iter().map(|agent| describe(agent)).collect();
+    Ok(json!({ "count": list.len(), "connections": list }))
+}
+
+fn describe(agent: &Agent) -> Value {
+    json!({
+        "connection_id": agent.connection_id,
+        "tunnel_id": agent.handshake.tunnel_id.to_string(),
+        "agent_version": agent.handshake.agent_version,
+        "capabilities": agent.handshake.capabilities,
+        "connected_seconds": agent.since.elapsed().as_secs(),
+        "in_flight": agent.in_flight(),
+    })
+}

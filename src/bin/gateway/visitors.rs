@@ -1,0 +1,386 @@
+//! The visitors' connections: how many there may be, whose place a new one takes, and how far each is.
+//!
+//! A place is worth most to whoever uses it. When all are taken, the connection that has been longest without a complete
+//! request makes room; when all have requests under way, the slowest does, if it is slower than any visitor needs to be.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use tunnel_agent::link::{Closer, Traffic};
+
+/// Between two looks at how much each connection has moved.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// For so long a connection must have moved little to make room.
+const SLOW_FOR: Duration = Duration::from_secs(10);
+
+/// Bytes in a second below which it is little.
+const SLOW: u64 = 1 << 10;
+
+/// Looks that are remembered: the oldest is at least [`SLOW_FOR`] old when there are as many.
+const LOOKS: usize = 3;
+
+/// All visitors' connections.
+pub struct Visitors {
+    state: Mutex<State>,
+    changed: Condvar,
+    limits: Limits,
+}
+
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub places: usize,
+    pub per_address: usize,
+}
+
+#[derive(Default)]
+struct State {
+    draining: bool,
+    next_id: u64,
+    list: HashMap<u64, Entry>,
+    looked: Option<Instant>,
+}
+
+struct Entry {
+    place: Arc<Place>,
+    /// What is counted; nothing for those that may come as often as they like.
+    address: Option<IpAddr>,
+    stage: Stage,
+    /// Since when there has been no complete request.
+    waiting_since: Instant,
+    traffic: Arc<Traffic>,
+    /// When it was looked at, and what it had moved by then; the newest first.
+    looks: Vec<(Instant, u64)>,
+}
+
+/// What a connection's thread and the registry both know.
+struct Place {
+    closer: Closer,
+    /// Another connection has its place.
+    evicted: AtomicBool,
+    /// A response has begun.
+    responding: AtomicBool,
+}
+
+/// How far a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It waits for another request.
+    Idle,
+    /// A request arrives, and has not been given to an agent.
+    Arriving,
+    /// A request is being answered.
+    Served,
+    /// The same, by what may be silent for as long as it likes: another protocol, or an event stream.
+    Lasting,
+}
+
+impl Stage {
+    fn has_request(self) -> bool {
+        matches!(self, Stage::Served | Stage::Lasting)
+    }
+}
+
+/// One connection, for as long as it is a visitor's.
+pub struct Visitor {
+    visitors: Arc<Visitors>,
+    place: Arc<Place>,
+    id: u64,
+}
+
+impl Entry {
+    /// Bytes in a second that it has moved lately, when it is known for long enough.
+    fn rate(&self, now: Instant) -> Option<u64> {
+        let is_old = |(at, _): &&(Instant, u64)| now.saturating_duration_since(*at) >= SLOW_FOR;
+        let (at, bytes) = self.looks.iter().find(is_old)?;
+        let seconds = now.saturating_duration_since(*at).as_secs().max(1);
+        Some(self.traffic.bytes().saturating_sub(*bytes) / seconds)
+    }
+
+    /// Ends a connection whose place is another's now.
+    fn evict(self) {
+        self.place.evicted.store(true, Ordering::SeqCst);
+        if !self.stage.has_request() {
+            self.place.closer.close();
+        } else if self.place.responding.load(Ordering::SeqCst) {
+            self.place.closer.abort();
+        } else {
+            // Its thread notices, and tells the visitor.
+            self.place.closer.stop_reading();
+        }
+    }
+}
+
+impl State {
+    fn count_of(&self, address: IpAddr) -> usize {
+        self.list.values().filter(|entry| entry.address == Some(address)).count()
+    }
+
+    /// Frees a place, of this address if one is given. False when there is none to be had.
+    fn make_room(&mut self, of: Option<IpAddr>, now: Instant) -> bool {
+        let candidates = || self.list.iter().filter(|(_, entry)| of.is_none() || entry.address == of);
+        let longest = candidates()
+            .filter(|(_, entry)| !entry.stage.has_request())
+            .min_by_key(|(_, entry)| entry.waiting_since)
+            .map(|(id, _)| *id);
+        let slowest = || {
+            let rates = candidates()
+                .filter(|(_, entry)| entry.stage == Stage::Served)
+                .filter_map(|(id, entry)| Some((entry.rate(now)?, *id)));
+            rates.min().filter(|(rate, _)| *rate < SLOW).map(|(_, id)| id)
+        };
+        let Some(entry) = longest.or_else(slowest).and_then(|id| self.list.remove(&id)) else { return false };
+        entry.evict();
+        true
+    }
+
+    /// Looks at what each connection has moved, now and then.
+    fn look(&mut self, now: Instant) {
+        if self.looked.is_some_and(|last| now.saturating_duration_since(last) < LOOK_EVERY) {
+            return;
+        }
+        self.looked = Some(now);
+        for entry in self.list.values_mut() {
+            entry.looks.insert(0, (now, entry.traffic.bytes()));
+            entry.looks.truncate(LOOKS);
+        }
+    }
+}
+
+impl Visitors {
+    pub fn new(limits: Limits) -> Self {
+        Visitors { state: Mutex::default(), changed: Condvar::new(), limits }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while the lock is held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Gives a new connection a place, another's if need be. Its first request is on its way. `None` when it cannot have
+    /// one.
+    pub fn enter(
+        self: &Arc<Self>,
+        closer: Closer,
+        traffic: Arc<Traffic>,
+        address: Option<IpAddr>,
+        now: Instant,
+    ) -> Option<Visitor> {
+        let Limits { places, per_address } = self.limits;
+        let mut state = self.state();
+        if state.list.len() > places / 2 {
+            state.look(now);
+        }
+        if address.is_some_and(|address| state.count_of(address) >= per_address)
+            && !state.make_room(address, now)
+        {
+            return None;
+        }
+        if state.list.len() >= places && !state.make_room(None, now) {
+            return None;
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let place =
+            Arc::new(Place { closer, evicted: AtomicBool::new(false), responding: AtomicBool::new(false) });
+        let entry = Entry {
+            place: place.clone(),
+            address,
+            stage: Stage::Arriving,
+            waiting_since: now,
+            traffic,
+            looks: Vec::new(),
+        };
+        state.list.insert(id, entry);
+        Some(Visitor { visitors: self.clone(), place, id })
+    }
+
+    /// Ends the connection that has been longest without a request: the system gives no more.
+    pub fn make_room(&self) {
+        self.state().make_room(None, Instant::now());
+    }
+
+    /// Whether places are short, and nobody may take long to say what it wants.
+    pub fn are_short(&self) -> bool {
+        self.state().list.len() > self.limits.places / 4 * 3
+    }
+
+    /// Whether the gateway is about to stop.
+    pub fn are_draining(&self) -> bool {
+        self.state().draining
+    }
+
+    /// Lets each connection end with its next response.
+    pub fn drain(&self) {
+        self.state().draining = true;
+    }
+
+    /// Waits until no connection is in one of these stages, no longer than until this time.
+    pub fn wait_for_none(&self, stages: &[Stage], until: Instant) {
+        let some = |state: &mut State| state.list.values().any(|entry| stages.contains(&entry.stage));
+        let limit = until.saturating_duration_since(Instant::now());
+        // Whether they were in time changes nothing: the gateway stops.
+        let _ = self.changed.wait_timeout_while(self.state(), limit, some);
+    }
+
+    /// Breaks all connections off, so that no response that is cut looks whole.
+    pub fn abort_all(&self) {
+        self.state().list.values().for_each(|entry| entry.place.closer.abort());
+    }
+
+    fn changed(&self, state: MutexGuard<'_, State>) {
+        let draining = state.draining;
+        drop(state);
+        if draining {
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl Visitor {
+    /// Records how far the connection is.
+    pub fn enter(&self, stage: Stage) {
+        let mut state = self.visitors.state();
+        if let Some(entry) = state.list.get_mut(&self.id) {
+            if entry.stage.has_request() && !stage.has_request() {
+                entry.waiting_since = Instant::now();
+                self.place.responding.store(false, Ordering::SeqCst);
+            }
+            entry.stage = stage;
+        }
+        self.visitors.changed(state);
+    }
+
+    /// Records that a response begins. Whether the connection may carry another request behind it.
+    pub fn responds(&self) -> bool {
+        self.place.responding.store(true, Ordering::SeqCst);
+        !self.visitors.are_draining()
+    }
+
+    /// Whether another connection has its place.
+    pub fn is_evicted(&self) -> bool {
+        self.place.evicted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        let mut state = self.visitors.state();
+        state.list.remove(&self.id);
+        self.visitors.changed(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use tunnel_agent::link::Socket;
+
+    struct Test {
+        visitors: Arc<Visitors>,
+        listener: TcpListener,
+        start: Instant,
+    }
+
+    /// A visitor's place, its end of the connection, and the gateway's.
+    type Place = (Visitor, TcpStream, Socket);
+
+    impl Test {
+        fn new(places: usize, per_address: usize) -> Self {
+            let visitors = Arc::new(Visitors::new(Limits { places, per_address }));
+            Test { visitors, listener: TcpListener::bind("127.0.0.1:0").unwrap(), start: Instant::now() }
+        }
+
+        fn comes(&self, second: u64, address: Option<&str>) -> Option<Place> {
+            let outside = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+            let socket = Socket::plain(self.listener.accept().unwrap().0).unwrap();
+            let now = self.start + Duration::from_secs(second);
+            let address = address.map(|address| address.parse().unwrap());
+            let visitor = self.visitors.enter(socket.closer(), socket.traffic(), address, now)?;
+            Some((visitor, outside, socket))
+        }
+    }
+
+    #[track_caller]
+    fn has_ended(place: &mut Place) {
+        assert!(place.0.is_evicted());
+        // The end, or a reset.
+        assert!(!matches!(place.1.read(&mut [0]), Ok(1)));
+    }
+
+    #[test]
+    fn whoever_has_waited_longest_without_a_request_makes_room() {
+        let test = Test::new(3, 3);
+        let mut first = test.comes(0, None).unwrap();
+        let mut second = test.comes(1, None).unwrap();
+        let third = test.comes(2, None).unwrap();
+        first.0.enter(Stage::Served);
+        let _fourth = test.comes(3, None).unwrap();
+        has_ended(&mut second);
+        // It waits again only since its request was answered.
+        third.0.enter(Stage::Served);
+        first.0.enter(Stage::Idle);
+        assert!(!first.0.is_evicted() && !third.0.is_evicted());
+        let _fifth = test.comes(4, None).unwrap();
+        assert!(!third.0.is_evicted());
+        has_ended(&mut first);
+    }
+
+    #[test]
+    fn when_all_have_requests_the_slowest_makes_room_if_it_is_slow() {
+        let test = Test::new(3, 3);
+        let mut places: Vec<_> = (0..3).map(|_| test.comes(0, None).unwrap()).collect();
+        places[0].0.enter(Stage::Lasting);
+        places[1].0.enter(Stage::Served);
+        places[2].0.enter(Stage::Served);
+        // Nobody is known for long enough.
+        assert!(test.comes(5, None).is_none() && test.comes(9, None).is_none());
+        std::io::Write::write_all(&mut places[1].1, &[0; 40_000]).unwrap();
+        let mut rest = 40_000;
+        while rest > 0 {
+            rest -= places[1].2.read(&mut [0; 40_000]).unwrap();
+        }
+        assert!(test.comes(15, None).is_some());
+        assert_eq!([0, 1, 2].map(|index: usize| places[index].0.is_evicted()), [false, false, true]);
+        // It can still be told so.
+        assert!(places[2].2.read(&mut [0]).is_ok_and(|read| read == 0));
+        std::io::Write::write_all(&mut places[2].2, b"x").unwrap();
+        assert_eq!(places[2].1.read(&mut [0]).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_makes_room_for_itself() {
+        let test = Test::new(10, 2);
+        let one = Some("192.0.2.1");
+        let mut first = test.comes(0, one).unwrap();
+        let second = test.comes(1, one).unwrap();
+        second.0.enter(Stage::Served);
+        let other = test.comes(2, Some("192.0.2.2")).unwrap();
+        let third = test.comes(3, one).unwrap();
+        has_ended(&mut first);
+        third.0.enter(Stage::Served);
+        assert!(test.comes(4, one).is_none());
+        assert!(!other.0.is_evicted() && test.comes(5, None).is_some());
+        drop(third);
+        assert!(test.comes(6, one).is_some());
+    }
+
+    #[test]
+    fn places_are_short_when_three_quarters_are_taken() {
+        let test = Test::new(4, 4);
+        let mut places = Vec::new();
+        for short in [false, false, false, true] {
+            places.push(test.comes(0, None).unwrap());
+            assert_eq!(test.visitors.are_short(), short);
+        }
+        places.pop();
+        assert!(!test.visitors.are_short());
+    }
+}

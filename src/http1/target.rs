@@ -1,0 +1,132 @@
+//! Request targets in origin form (RFC 9112 §3.2.1), and hosts.
+
+use http::uri::{Authority, PathAndQuery};
+use http::{Extensions, Uri};
+
+/// A request target as it came, where a [`Uri`] cannot hold it: browsers and scripts send some characters as they are that
+/// RFC 3986 wants encoded. Found in a request's extensions; the request's URI then holds them encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawTarget(String);
+
+/// Reads a target in origin form. Nothing in it is decoded, encoded or merged on its way: what a [`Uri`] cannot hold comes
+/// beside it. `None` when it is none: a fragment never travels, and parties disagree on where a path with one ends.
+pub fn parse_target(target: &str) -> Option<(PathAndQuery, Option<RawTarget>)> {
+    let is_odd = |byte: u8| byte <= b' ' || byte == b'#' || byte == 0x7f;
+    if !target.starts_with('/') || target.bytes().any(is_odd) {
+        return None;
+    }
+    match target.parse() {
+        Ok(path) => Some((path, None)),
+        Err(_) => Some((encoded(target).parse().ok()?, Some(RawTarget(target.to_owned())))),
+    }
+}
+
+/// With what a [`Uri`] does not take percent-encoded.
+fn encoded(target: &str) -> String {
+    let mut out = String::with_capacity(target.len() + 16);
+    for c in target.chars() {
+        match c {
+            '"' | '<' | '>' | '`' => out.push_str(&format!("%{:02X}", u32::from(c))),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// The target of a request as it came.
+pub fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a str {
+    match extensions.get::<RawTarget>() {
+        Some(RawTarget(target)) => target,
+        None => uri.path_and_query().map_or("/", PathAndQuery::as_str),
+    }
+}
+
+/// Whether this is a host, perhaps with a port, and no more (RFC 9110 §7.2).
+pub fn is_host(bytes: &[u8]) -> bool {
+    let is_name = |host: &[u8]| !host.contains(&b'@') && Authority::try_from(host).is_ok();
+    let port_at = match bytes.first() {
+        Some(b'[') => bytes.iter().position(|&byte| byte == b']').map(|end| end + 1),
+        _ if bytes.contains(&b'[') => None,
+        _ => bytes.iter().position(|&byte| byte == b':').or(Some(bytes.len())),
+    };
+    let Some((host, port)) = port_at.map(|at| bytes.split_at(at)) else { return false };
+    is_name(host) && (port.is_empty() || is_port(&port[1..]) && port[0] == b':')
+}
+
+/// A port as RFC 3986 §3.2.3 has it, which may be empty, and no larger than ports are.
+fn is_port(digits: &[u8]) -> bool {
+    let is_number = digits.iter().all(u8::is_ascii_digit);
+    let number = || str::from_utf8(digits).ok()?.parse::<u16>().ok();
+    is_number && (digits.is_empty() || number().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_kept_byte_for_byte() {
+        for text in [
+            "/",
+            "//",
+            "///",
+            "//x/y",
+            "/a//b",
+            "/?",
+            "/a?b=c&d=//e",
+            "/@evil",
+            "/a/../b",
+            "/%2e%2e/x",
+            "/%zz%",
+            "/{id}|é",
+            "/:80",
+            "/a\"b",
+            "/a?q=\"x\"",
+            "/a<b>",
+            "/a`b",
+            "/?<a>",
+            "/?{\"a\":1}",
+            "/größe/✓?q=ß",
+            "/a\\b",
+            "/a?x=^`|{}",
+            "/a;b=c",
+        ] {
+            let (path, raw) = parse_target(text).unwrap_or_else(|| panic!("{text}"));
+            let mut extensions = Extensions::new();
+            raw.map(|raw| extensions.insert(raw));
+            let uri = Uri::from(path);
+            assert_eq!(target(&uri, &extensions), text);
+            assert_eq!((uri.scheme(), uri.authority()), (None, None), "{text}");
+        }
+        for text in [
+            "",
+            "*",
+            "x",
+            "?q",
+            "http://x/",
+            "/a b",
+            "/a#b",
+            "/#",
+            "/a?b#c",
+            "/\0",
+            "/\u{7f}",
+            "/\t",
+            "/\r\n",
+        ] {
+            assert_eq!(parse_target(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_have_a_port_that_there_can_be() {
+        for host in ["x", "x:80", "x:", "[::1]", "[::1]:8080", "127.0.0.1:65535", "exa_mple.test", "x:080"] {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in [
+            "", "x:99999", "x:65536", "x:abc", "x:-1", "x:+1", "[::1]x", "[::1", "a[b]", "u@x", "a b", "a/b",
+            "a?b", "a#b", "x:80:80", "<a>",
+        ] {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What a client proves itself with, and whom it believes, as the files that hold it say now: others renew them while the
+//! agent runs.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use log::warn;
+
+use super::dial::Token;
+use super::tls::{self, ClientTls, TlsError, Trust};
+
+/// A token for the gateway.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// This one.
+    Fixed(Token),
+    /// In a file, and what was in it when it could be read last.
+    File(PathBuf, Arc<RwLock<Token>>),
+}
+
+impl TokenSource {
+    /// In this file.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        let token = Token::from_file(path)?;
+        Ok(TokenSource::File(path.to_owned(), Arc::new(RwLock::new(token))))
+    }
+
+    /// Reads it again.
+    pub fn read(&self) -> Token {
+        match self {
+            TokenSource::Fixed(token) => token.clone(),
+            TokenSource::File(path, last) => match Token::from_file(path) {
+                Ok(token) => {
+                    // Nothing panics while the lock is held; the same below.
+                    last.write().unwrap_or_else(|poisoned| poisoned.into_inner()).clone_from(&token);
+                    token
+                }
+                Err(why) => {
+                    warn!("the token stays as it was: {}: {why}", path.display());
+                    last.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+                }
+            },
+        }
+    }
+}
+
+/// The authorities whose certificates are believed. Clones share them.
+#[derive(Debug, Clone)]
+pub struct TrustStore(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    trust: Trust,
+    /// What the file held, where there is one.
+    current: RwLock<(Vec<u8>, ClientTls)>,
+}
+
+impl TrustStore {
+    /// Reads them.
+    pub fn open(trust: Trust) -> Result<Self, TlsError> {
+        let content = content(&trust)?;
+        let client = tls::client(&trust)?;
+        Ok(TrustStore(Arc::new(Store { trust, current: RwLock::new((content, client)) })))
+    }
+
+    /// What a connection is made with.
+    pub fn client(&self) -> ClientTls {
+        // Nothing panics while the lock is held.
+        self.0.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).1.clone()
+    }
+
+    /// Reads them again, where they are in a file. One that cannot be used changes nothing.
+    pub fn reload(&self) {
+        let Store { trust, current } = &*self.0;
+        let renewed = content(trust).and_then(|content| {
+            let is_same = current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).0 == content;
+            // A client that goes on resumes its sessions.
+            if is_same { Ok(None) } else { Ok(Some((content, tls::client(trust)?))) }
+        });
+        match renewed {
+            Ok(Some(renewed)) => {
+                *current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = renewed;
+            }
+            Ok(None) => {}
+            Err(why) => warn!("the certificate authorities stay as they were: {why}"),
+        }
+    }
+}
+
+/// What the file holds, where there is one.
+fn content(trust: &Trust) -> Result<Vec<u8>, TlsError> {
+    let Trust::File(path) = trust else { return Ok(Vec::new()) };
+    std::fs::read(path).map_err(|error| TlsError::File { path: path.clone(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn a_token_is_what_its_file_holds_now_or_held_last() {
+        let directory = std::env::temp_dir().join(format!("tunnel-agent-token-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("token");
+        let shows = |source: &TokenSource, token: &str| {
+            source.read().is_shown_by(&HeaderValue::from_str(&format!("Bearer {token}")).unwrap())
+        };
+        assert!(TokenSource::file(&path).is_err());
+        std::fs::write(&path, "first\n").unwrap();
+        let source = TokenSource::file(&path).unwrap();
+        assert!(shows(&source, "first"));
+        std::fs::write(&path, "second").unwrap();
+        assert!(shows(&source, "second"));
+        for unusable in ["", "two words"] {
+            std::fs::write(&path, unusable).unwrap();
+            assert!(shows(&source, "second"));
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+        assert!(shows(&source, "second"));
+    }
+}
