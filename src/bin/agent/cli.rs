@@ -163,7 +163,7 @@ pub fn help() -> String {
          {0} discover                        which HTTP servers listen on this machine\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
-         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try.\n\
+         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads files again.\n\
          Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
         cli::program("agent"),
         cli::help(&TABLE, PREFIX),
