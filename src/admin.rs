@@ -16,7 +16,7 @@ use log::{debug, info, warn};
 
 use crate::admission::X_TUNNEL_SOURCE;
 use crate::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, response};
-use crate::link::dial::Token;
+use crate::link::credentials::Token;
 use crate::link::{Closer, Socket};
 
 /// Connections at once; one more takes the place of the oldest that has shown nothing yet: no request, or not the token

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::link::dial::read_secret;
+use crate::link::credentials::read_secret;
 use crate::logging::Format;
 
 /// One line of a program's table.

@@ -82,7 +82,7 @@ mod tunnel_id;
 pub use agent::{Agent, Builder, ConfigError, Explanation, Handle, Outcome, Passed, Remote, RunError, Step};
 pub use backoff::Limits as Backoff;
 pub use link::GatewayUrl;
-pub use link::dial::Token;
+pub use link::Token;
 pub use link::tls::Trust;
 pub use origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};
 pub use rate::{InvalidRate, Rate};

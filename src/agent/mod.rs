@@ -27,7 +27,7 @@ use crate::TunnelId;
 use crate::admin::Admin;
 use crate::backoff;
 use crate::discover::{self, Found};
-use crate::link::dial::Token;
+use crate::link::credentials::Token;
 use crate::link::{Dialer, TrustStore};
 use crate::pool::{self, Pool};
 use crate::service::Service;

@@ -1,22 +1,20 @@
 //! From a gateway's URL to an open WebSocket, within one time limit.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{StatusCode, Uri};
 use tungstenite::WebSocket;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
-use super::credentials::{TokenSource, TrustStore};
+use super::credentials::{Token, TokenSource, TrustStore};
 use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
@@ -143,55 +141,6 @@ impl GatewayUrl {
     /// The port: the URL's, else 80 or 443.
     pub fn port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(if self.secure { 443 } else { 80 })
-    }
-}
-
-/// What the gateway is told on the upgrade request, `Authorization: Bearer TOKEN`. Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(HeaderValue);
-
-impl Token {
-    /// A token. `None` when it is empty or holds what a header cannot carry.
-    pub fn new(token: &str) -> Option<Self> {
-        let printable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok().filter(|_| printable)?;
-        value.set_sensitive(true);
-        Some(Token(value))
-    }
-
-    /// Reads one from a file: its content without the line's end.
-    pub fn from_file(path: &Path) -> io::Result<Self> {
-        let unusable = "it is empty, or holds a space or a character that is not ASCII";
-        let error = || io::Error::new(io::ErrorKind::InvalidData, unusable);
-        Token::new(&read_secret(path)?).ok_or_else(error)
-    }
-
-    /// Whether an `Authorization` header shows it. How long it takes does not tell where the difference is.
-    pub fn is_shown_by(&self, authorization: &HeaderValue) -> bool {
-        let (ours, theirs) = (self.0.as_bytes(), authorization.as_bytes());
-        // The scheme's capitals make no difference (RFC 9110 §11.1).
-        let scheme = "Bearer ".len();
-        let has_scheme =
-            theirs.get(..scheme).is_some_and(|theirs| theirs.eq_ignore_ascii_case(&ours[..scheme]));
-        let (ours, theirs) = if has_scheme { (&ours[scheme..], &theirs[scheme..]) } else { (ours, theirs) };
-        let difference = ours.iter().zip(theirs).fold(0, |difference, (a, b)| difference | (a ^ b));
-        ours.len() == theirs.len() && difference == 0
-    }
-}
-
-/// Reads a secret from a file: its content without the line's end.
-pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
-    /// Longer than any token.
-    const MAX: u64 = 16 << 10;
-    let mut content = String::new();
-    File::open(path)?.take(MAX).read_to_string(&mut content)?;
-    content.truncate(content.trim_end_matches(['\r', '\n']).len());
-    Ok(content)
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
     }
 }
 
@@ -401,7 +350,7 @@ impl Dialer {
         .into_bytes();
         if let Some(token) = token {
             request.extend_from_slice(b"Authorization: ");
-            request.extend_from_slice(token.0.as_bytes());
+            request.extend_from_slice(token.header().as_bytes());
             request.extend_from_slice(b"\r\n");
         }
         request.extend_from_slice(b"\r\n");
@@ -558,26 +507,6 @@ mod tests {
             ("ws://localhost/ws?token=secret", InvalidUrl::Query),
         ] {
             assert_eq!(text.parse::<GatewayUrl>(), Err(error), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_token_is_printable_and_never_shown() {
-        let token = Token::new("s3cret").unwrap();
-        assert_eq!(format!("{token:?}"), "Token(…)");
-        for (shown, is_it) in [
-            ("Bearer s3cret", true),
-            ("bearer s3cret", true),
-            ("Bearer S3cret", false),
-            ("s3cret", false),
-            ("Bearer s3cre", false),
-            ("Bearer s3crets", false),
-            ("", false),
-        ] {
-            assert_eq!(token.is_shown_by(&HeaderValue::from_static(shown)), is_it, "{shown:?}");
-        }
-        for bad in ["", "two words", "line\nbreak", "é"] {
-            assert!(Token::new(bad).is_none(), "{bad:?}");
         }
     }
 

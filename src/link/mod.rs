@@ -14,7 +14,7 @@ pub mod frames;
 pub mod resolve;
 pub mod tls;
 
-pub use credentials::{TokenSource, TrustStore};
+pub use credentials::{Token, TokenSource, TrustStore};
 pub use dial::{DialError, Dialer, GatewayUrl, Link};
 pub use duplex::{Closer, Heard, Socket, Traffic, WriteHalf};
 pub use frames::{FrameReader, FrameWriter, Incoming, Outgoing, ReadError};

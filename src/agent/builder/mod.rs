@@ -14,7 +14,7 @@ use http::HeaderValue;
 use crate::TunnelId;
 use crate::backoff;
 use crate::link::GatewayUrl;
-use crate::link::dial::Token;
+use crate::link::credentials::Token;
 use crate::link::tls::{TlsError, Trust};
 use crate::origin::{LocalUrl, Timeouts};
 use crate::rate::Rate;
