@@ -16,6 +16,11 @@ pub(super) fn sent(payload: &[u8], came: Duration) -> Option<Duration> {
     (sent <= micros(came)).then(|| Duration::from_micros(sent))
 }
 
+/// A time as a pong tells it.
+pub(super) fn told(sent: Duration) -> Duration {
+    Duration::from_micros(micros(sent))
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -349,7 +349,7 @@ impl State {
     fn ask_for_crossing(&mut self, now: Instant) -> Step {
         let sent = now - self.began;
         if let Phase::Draining { crossing, .. } = &mut self.phase {
-            *crossing = Crossing::Asked(sent, now + CROSSING_TIME);
+            *crossing = Crossing::Asked(ping::told(sent), now + CROSSING_TIME);
         }
         Step::Send(Outgoing::Ping(ping::payload(sent)))
     }
@@ -533,12 +533,14 @@ mod tests {
         t.state.heard(t.at(1.0));
         t.pings(15.0);
         t.state.drain(t.at(30.0), STOPPING, Streams::On);
-        t.pings(20.0);
-        t.waits(20.0, 0, 21.0);
+        // A clock is finer than what a ping tells.
+        let step = t.state.step(t.at(20.000_000_9), 0);
+        let Step::Send(Outgoing::Ping(payload)) = step else { panic!("no ping: {step:?}") };
+        assert!(matches!(t.state.step(t.at(20.001), 0), Step::Wait(until) if until <= t.at(21.001)));
         // Of a ping from before.
         t.state.pong(15 * SECOND);
-        t.waits(20.1, 0, 21.0);
-        t.state.pong(20 * SECOND);
+        assert!(matches!(t.state.step(t.at(20.1), 0), Step::Wait(_)));
+        t.state.pong(ping::sent(&payload, 21 * SECOND).unwrap());
         assert_eq!(t.state.step(t.at(20.2), 1), Step::LastStream(STOPPING));
         t.state.heard(t.at(20.2));
         t.waits(20.2, 1, 30.0);
