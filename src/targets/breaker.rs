@@ -35,6 +35,9 @@ impl Default for BreakerLimits {
 /// After this time another request may try, whatever the one that does is waiting for.
 const TRY_TIME: Duration = BreakerLimits::OPEN_MAX;
 
+/// Within this time it is noticed that a server takes connections again.
+const FOUND_BACK_WITHIN: Duration = Duration::from_secs(1);
+
 /// A circuit breaker.
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -135,9 +138,11 @@ impl Breaker {
 
     /// Whether a request may be sent, and with what. One that may while the circuit is open tries it.
     pub(super) fn admit(&mut self, now: Instant) -> Result<Pass, Open> {
-        let State::Open { failures, next, .. } = &mut self.state else { return Ok(Pass::Closed) };
+        let State::Open { failures, last, next, .. } = &mut self.state else { return Ok(Pass::Closed) };
         if let Some(left) = next.left(now) {
-            let next_in = matches!(next, Next::At(_)).then_some(left);
+            // Whether it takes connections again is found out meanwhile.
+            let soonest = if *last == Trouble::Unreachable { FOUND_BACK_WITHIN } else { Duration::MAX };
+            let next_in = matches!(next, Next::At(_)).then_some(left.min(soonest));
             return Err(Open { failures: *failures, next_in });
         }
         self.tries += 1;
@@ -332,7 +337,7 @@ mod tests {
                 (1.1, 'N', ""),
                 (9.0, '?', "circuit open after 2 failures, a try is under way"),
                 (10.0, 'f', ""),
-                (10.0, '?', "circuit open after 3 failures, next try in 2 s"),
+                (10.0, '?', "circuit open after 3 failures, next try in 1 s"),
                 (12.0, '?', "+"),
             ],
         );
