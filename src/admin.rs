@@ -4,18 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::Authority;
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
 use crate::admission::X_TUNNEL_SOURCE;
-use crate::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, response};
+use crate::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, names_loopback, response};
 use crate::link::credentials::Token;
 use crate::link::{Closer, Socket};
 
@@ -43,7 +42,6 @@ pub(crate) struct Admin {
 }
 
 struct Shared {
-    address: SocketAddr,
     token: Option<Token>,
     answers: Box<Answers>,
     state: Mutex<State>,
@@ -84,7 +82,7 @@ impl Admin {
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { address, token, answers: Box::new(answers), state: Mutex::default() });
+        let shared = Arc::new(Shared { token, answers: Box::new(answers), state: Mutex::default() });
         let accepting = shared.clone();
         let acceptor =
             thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
@@ -144,12 +142,8 @@ impl Shared {
     /// Whether a request names this server. One by another name may come from a page that a browser shows, whose own name
     /// was made to lead here; where a token is wanted, it has none.
     fn is_meant(&self, headers: &HeaderMap) -> bool {
-        let Some(host) = headers.get(header::HOST) else { return true };
-        let Ok(authority) = Authority::try_from(host.as_bytes()) else { return self.token.is_some() };
-        let host = authority.host();
-        let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
-        let is_own = address.is_some_and(|ip| ip.is_loopback() || ip == self.address.ip());
-        is_own || host.eq_ignore_ascii_case("localhost") || self.token.is_some()
+        // Without a token it listens on loopback alone.
+        self.token.is_some() || headers.get(header::HOST).is_none_or(names_loopback)
     }
 
     fn is_allowed(&self, headers: &HeaderMap) -> bool {

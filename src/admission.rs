@@ -10,7 +10,7 @@ use http::{Method, StatusCode, Uri};
 use log::info;
 
 use crate::clock::whole_seconds;
-use crate::http1::{RawTarget, is_host, parse_target};
+use crate::http1::{RawTarget, is_host, parse_target, shown_path};
 use crate::protocol::mux::RequestHead;
 use crate::protocol::{RequestMessage, RequestName};
 use crate::rate::Bucket;
@@ -187,18 +187,6 @@ impl Refusal {
             _ => None,
         }
     }
-}
-
-/// Most bytes of a path that are logged: strangers choose how long it is.
-const SHOWN_PATH_MAX: usize = 500;
-
-/// A path as the log shows it: cut where it is very long.
-pub(crate) fn shown_path(path: &str) -> Cow<'_, str> {
-    if path.len() <= SHOWN_PATH_MAX {
-        return path.into();
-    }
-    let cut = (0..=SHOWN_PATH_MAX).rev().find(|index| path.is_char_boundary(*index)).unwrap_or(0);
-    format!("{}…", &path[..cut]).into()
 }
 
 /// A response of the agent's own.
@@ -525,12 +513,6 @@ mod tests {
         ] {
             assert_eq!(failed(&Failure::new(kind, "why"), "text", NAME).status(), status, "{kind:?}");
         }
-    }
-
-    #[test]
-    fn a_long_path_is_cut_in_the_log() {
-        assert_eq!(shown_path(&format!("/{}", "a".repeat(499))), format!("/{}", "a".repeat(499)));
-        assert_eq!(shown_path(&format!("/{}", "é".repeat(300))), format!("/{}…", "é".repeat(249)));
     }
 
     #[test]

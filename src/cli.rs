@@ -11,6 +11,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -72,7 +73,11 @@ pub struct Options<'a> {
     environment: &'a dyn Fn(&str) -> Option<OsString>,
     /// Variables that were obeyed though other programs may use their names.
     bare: RefCell<BTreeSet<&'static str>>,
+    taken: Taken,
 }
+
+/// Options that were taken from the environment, and what their variables are called in an error.
+type Taken = Rc<RefCell<Vec<(&'static str, String)>>>;
 
 /// Variables whose names say whose they are, with or without the prefix.
 const OWN_NAMES: [&str; 4] = ["TUNNEL_ID", "GATEWAY_URL", "LOCAL_URL", "RUST_LOG"];
@@ -117,7 +122,29 @@ pub fn read<T>(
     }
     let environment = |name: &str| std::env::var_os(name);
     let invoked = take_verb(verbs, &mut arguments)?;
-    settings(invoked, Options::new(table, prefix, arguments, &environment)?).map(Command::Run)
+    let options = Options::new(table, prefix, arguments, &environment)?;
+    let taken = options.taken.clone();
+    let settings = settings(invoked, options).map_err(|error| naming_variables(error, &taken.borrow()));
+    settings.map(Command::Run)
+}
+
+/// The same error, with the variables that options were taken from in the place of their flags.
+fn naming_variables(UsageError(text): UsageError, taken: &[(&'static str, String)]) -> UsageError {
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let word = |word: &str| {
+        let source = taken.iter().find(|(flag, _)| *flag == word).map(|(_, source)| source.as_str());
+        source.unwrap_or(word).to_owned()
+    };
+    let mut named = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(start) = rest.find("--") {
+        let (before, from) = rest.split_at(start);
+        let end = from.find(|c| !is_of_word(c)).unwrap_or(from.len());
+        named.push_str(before);
+        named.push_str(&word(&from[..end]));
+        rest = &from[end..];
+    }
+    UsageError(named + rest)
 }
 
 /// Takes a command and its operands from the front.
@@ -181,7 +208,15 @@ impl<'a> Options<'a> {
     ) -> Result<Self, UsageError> {
         let typed = check(table, &arguments)?;
         let arguments = pico_args::Arguments::from_vec(arguments);
-        Ok(Options { table, prefix, typed, arguments, environment, bare: RefCell::default() })
+        Ok(Options {
+            table,
+            prefix,
+            typed,
+            arguments,
+            environment,
+            bare: RefCell::default(),
+            taken: Taken::default(),
+        })
     }
 
     /// An option without a value: on when given, or by its variable.
@@ -273,7 +308,12 @@ impl<'a> Options<'a> {
         variable: &'static str,
         read: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<(T, Option<PathBuf>)>, UsageError> {
-        let in_file = self.value(file, |path| secret_file(path).map(|text| (text, PathBuf::from(path))))?;
+        // A file that another program may have meant does not hide what was meant for this one.
+        let of_file = self.table.iter().find(|opt| opt.flag == file).map_or("", |opt| opt.variable);
+        let is_typed = self.typed.iter().any(|(flag, _)| *flag == file);
+        let is_hidden = !is_typed && self.is_set(variable) && !self.is_set(of_file);
+        let from_file = |path: &str| secret_file(path).map(|text| (text, PathBuf::from(path)));
+        let in_file = if is_hidden { None } else { self.value(file, from_file)? };
         let (source, text, path) = match in_file {
             Some((text, path)) => (file.to_owned(), text, Some(path)),
             None => match self.variable(variable)? {
@@ -295,12 +335,12 @@ impl<'a> Options<'a> {
     }
 
     /// What a variable is called in an error, and its value, unless it is unset or empty. The name that no other program
-    /// uses hides the bare one.
+    /// uses hides the bare one, even when it is empty.
     pub fn variable(&self, variable: &'static str) -> Result<Option<(String, String)>, UsageError> {
         let Some(own) = self.own_name(variable) else { return Ok(None) };
-        let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
-        let (source, value) = match (set(&own), set(variable)) {
+        let (source, value) = match ((self.environment)(&own), (self.environment)(variable)) {
             (Some(value), _) => (format!("the variable {own}"), value),
+            (None, Some(value)) if value.is_empty() => return Ok(None),
             (None, Some(value)) if OWN_NAMES.contains(&variable) => {
                 (format!("the variable {variable}"), value)
             }
@@ -311,6 +351,12 @@ impl<'a> Options<'a> {
             }
             (None, None) => return Ok(None),
         };
+        if value.is_empty() {
+            return Ok(None);
+        }
+        if let Some(opt) = self.table.iter().find(|opt| opt.variable == variable) {
+            self.taken.borrow_mut().push((opt.flag, source.clone()));
+        }
         match value.into_string() {
             Ok(text) => Ok(Some((source, text))),
             Err(_) => Err(UsageError(format!("{source}: not valid UTF-8"))),
@@ -323,9 +369,20 @@ impl<'a> Options<'a> {
         Some(own_name(self.prefix, opt))
     }
 
+    /// Whether this variable is set by the name that no other program uses.
+    fn is_set(&self, variable: &str) -> bool {
+        let own = self.own_name(variable).and_then(|own| (self.environment)(&own));
+        own.is_some_and(|value| !value.is_empty())
+    }
+
     /// Whether this variable was read by its bare name.
     pub fn is_bare(&self, variable: &str) -> bool {
         self.bare.borrow().contains(variable)
+    }
+
+    /// Takes note that a variable was not obeyed after all.
+    pub fn leave(&self, variable: &str) {
+        self.bare.borrow_mut().remove(variable);
     }
 
     /// What the log says of variables that were obeyed though other programs may use their names.
@@ -338,7 +395,8 @@ impl<'a> Options<'a> {
 }
 
 fn own_name(prefix: &str, opt: &Opt) -> String {
-    let name = if opt.flag.is_empty() { opt.variable } else { opt.flag };
+    let of_variable = opt.variable.strip_prefix("GATEWAY_").unwrap_or(opt.variable);
+    let name = if opt.flag.is_empty() { of_variable } else { opt.flag };
     format!("{prefix}{}", name.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
 }
 
@@ -564,6 +622,42 @@ mod tests {
         assert!(options.is_bare("WORKERS") && !options.is_bare("INSECURE"));
         let said = "taken from the environment: WORKERS (better MY_WORKERS)";
         assert_eq!(options.bare_variables().as_deref(), Some(said));
+    }
+
+    #[test]
+    fn an_empty_name_of_ones_own_hides_the_bare_one_too() {
+        assert_eq!(read(&[], &["MY_WORKERS=", "WORKERS=redis"]), Ok((None, None, false)));
+    }
+
+    #[test]
+    fn an_error_names_the_variable_that_an_option_was_taken_from() {
+        let taken = [("--rate", "the variable MY_RATE".to_owned())];
+        let named = |text: &str| naming_variables(UsageError(text.to_owned()), &taken).0;
+        assert_eq!(named("--rate must be more"), "the variable MY_RATE must be more");
+        assert_eq!(named("--rate-wait needs --rate"), "--rate-wait needs the variable MY_RATE");
+        assert_eq!(named("see (--rate, --x)"), "see (the variable MY_RATE, --x)");
+    }
+
+    #[test]
+    fn a_secret_of_ones_own_is_not_hidden_by_a_file_of_another_program() {
+        let table =
+            [Opt::new("--token-file", "TOKEN_FILE", "FILE", ""), Opt::new("", "GATEWAY_TOKEN", "", "")];
+        let token = |environment: &[&str]| {
+            let environment = |name: &str| {
+                let line = environment.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+                line.map(OsString::from)
+            };
+            let mut options = Options::new(&table, "MY_", Vec::new(), &environment).unwrap();
+            options.secret("--token-file", "GATEWAY_TOKEN", |text| Some(text.to_owned()))
+        };
+        let none = "/nowhere/at/all";
+        assert_eq!(
+            token(&["MY_TOKEN=mine", &format!("TOKEN_FILE={none}")]),
+            Ok(Some(("mine".to_owned(), None)))
+        );
+        assert!(token(&["MY_TOKEN=mine", &format!("MY_TOKEN_FILE={none}")]).is_err());
+        assert!(token(&["GATEWAY_TOKEN=mine", &format!("TOKEN_FILE={none}")]).is_err());
+        assert_eq!(token(&["GATEWAY_TOKEN=mine"]), Ok(Some(("mine".to_owned(), None))));
     }
 
     #[test]

@@ -138,6 +138,10 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
+        for Repeated { level, count, like } in self.repeats().ended(u64::MAX) {
+            let text = format!("{count} more lines within a second like: {like}");
+            self.queue.push(&plain(self.format, level, &text));
+        }
         self.queue.wait_until_written(FLUSH_TIME);
     }
 }

@@ -269,6 +269,39 @@ fn a_request_that_names_no_tunnel_among_several_is_nobodys() {
 }
 
 #[test]
+fn a_request_that_was_held_stays_with_the_tunnel_that_it_was_given_to() {
+    let (mut gateway, address) = Program::gateway(&["--hold", "50s"]);
+    let visitor = thread::spawn(move || get(address, "/"));
+    wait_until(|| get(address, "/.tunnel/health").0 == 200);
+    let mut one = Played::connect(address);
+    let stream = one.stream();
+    let _two = agent(OTHER_TUNNEL_ID, address, &site("two"), &[]);
+    gateway.wait_for("other connected");
+    // Its server cannot be reached.
+    let reset = [&[3, 0][..], &stream.to_be_bytes(), &[2]].concat();
+    one.0.send(Message::binary(reset)).unwrap();
+    let (status, why) = problem(visitor.join().unwrap());
+    assert_eq!((status, why["code"].as_str()), (502, Some("agent_error")), "{why}");
+}
+
+#[test]
+fn a_gateway_that_stops_takes_leave_before_it_closes() {
+    let (mut gateway, address) = Program::gateway(&["--drain-delay", "0s"]);
+    let mut played = Played::connect(address);
+    gateway.wait_for("connected");
+    gateway.signal("TERM");
+    let goaway = loop {
+        match played.0.read().unwrap() {
+            Message::Binary(frame) => break frame,
+            Message::Close(_) => panic!("closed before"),
+            _ => {}
+        }
+    };
+    assert_eq!(goaway[0], 5);
+    assert_eq!(gateway.wait().code(), Some(0));
+}
+
+#[test]
 fn a_default_tunnel_gets_what_names_none() {
     let (mut gateway, address) = Program::gateway(&["--default-tunnel", TUNNEL_ID, "--hold", "0s"]);
     let _two = agent(OTHER_TUNNEL_ID, address, &site("two"), &[]);
@@ -344,6 +377,21 @@ fn the_applications_own_websocket_at_the_agents_path_is_the_applications() {
 }
 
 #[test]
+fn what_a_page_asks_for_at_the_old_paths_is_the_applications() {
+    let local =
+        format!("http://{}", serve_http(|request| ok(request.head.lines().next().unwrap_or_default())));
+    let (mut gateway, address) = Program::gateway(&[]);
+    let _agent = agent(TUNNEL_ID, address, &local, &[]);
+    gateway.wait_for("connected");
+    for line in
+        ["GET /health HTTP/1.1", "POST /forward HTTP/1.1", "GET /connections HTTP/1.1", "GET /ws HTTP/1.1"]
+    {
+        let request = format!("{line}\r\nHost: x\r\nOrigin: http://x\r\nConnection: close\r\n\r\n");
+        assert_eq!(split(&http(address, request.as_bytes())), (200, line.to_owned()));
+    }
+}
+
+#[test]
 fn with_the_new_paths_alone_the_application_has_the_old_ones() {
     let local =
         format!("http://{}", serve_http(|request| ok(request.head.lines().next().unwrap_or_default())));
@@ -363,7 +411,7 @@ fn who_is_connected_is_told_to_this_machine_or_with_the_token() {
     let token = [("GATEWAY_TOKEN", "s3cret")];
     let (_gateway, address) = Program::gateway_with(&[], &token);
     let ask = |path: &str, more: &str| {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
         split(&http(address, request.as_bytes())).0
     };
     for path in ["/connections", "/.tunnel/connections"] {
@@ -373,6 +421,9 @@ fn who_is_connected_is_told_to_this_machine_or_with_the_token() {
         assert_eq!(ask(path, "Forwarded: for=192.0.2.1\r\n"), 403);
         assert_eq!(ask(path, "X-Forwarded-For: 192.0.2.1\r\nAuthorization: Bearer s3cret\r\n"), 200);
         assert_eq!(ask(path, "X-Forwarded-For: 192.0.2.1\r\nAuthorization: Bearer wrong\r\n"), 403);
+        // A page whose name leads here asks under that name.
+        let rebound = format!("GET {path} HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n");
+        assert_eq!(split(&http(address, rebound.as_bytes())).0, 403);
     }
 }
 

@@ -20,7 +20,7 @@ pub use self::input::Input;
 pub use self::output::{BodyWriter, Output};
 pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
 pub use self::server::{Connection, Error, HEAD_TIME, KEEP_ALIVE, json_response, response};
-pub use self::target::{RawTarget, is_host, parse_target, target};
+pub use self::target::{RawTarget, is_host, names_loopback, parse_target, shown_path, target};
 
 /// Most bytes of a head.
 pub const HEAD_MAX: usize = 64 << 10;

@@ -1,7 +1,10 @@
 //! Request targets in origin form (RFC 9112 §3.2.1), and hosts.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
 use http::uri::{Authority, PathAndQuery};
-use http::{Extensions, Uri};
+use http::{Extensions, HeaderValue, Uri};
 
 /// A request target as it came, where a [`Uri`] cannot hold it: browsers and scripts send some characters as they are that
 /// RFC 3986 wants encoded. Found in a request's extensions; the request's URI then holds them encoded.
@@ -41,6 +44,18 @@ pub fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a str {
     }
 }
 
+/// Most bytes of a path that are logged: strangers choose how long it is.
+const SHOWN_PATH_MAX: usize = 500;
+
+/// A path as the log shows it: cut where it is very long.
+pub fn shown_path(path: &str) -> Cow<'_, str> {
+    if path.len() <= SHOWN_PATH_MAX {
+        return path.into();
+    }
+    let cut = (0..=SHOWN_PATH_MAX).rev().find(|index| path.is_char_boundary(*index)).unwrap_or(0);
+    format!("{}…", &path[..cut]).into()
+}
+
 /// Whether this is a host, perhaps with a port, and no more (RFC 9110 §7.2).
 pub fn is_host(bytes: &[u8]) -> bool {
     let is_name = |host: &[u8]| !host.contains(&b'@') && Authority::try_from(host).is_ok();
@@ -53,6 +68,15 @@ pub fn is_host(bytes: &[u8]) -> bool {
     is_name(host) && (port.is_empty() || is_port(&port[1..]) && port[0] == b':')
 }
 
+/// Whether a `Host` names this machine by an address of loopback or as `localhost`. A page in a browser whose own name was
+/// made to lead here sends that name.
+pub fn names_loopback(host: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// A port as RFC 3986 §3.2.3 has it, which may be empty, and no larger than ports are.
 fn is_port(digits: &[u8]) -> bool {
     let is_number = digits.iter().all(u8::is_ascii_digit);
@@ -63,6 +87,12 @@ fn is_port(digits: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_path_is_cut_in_the_log() {
+        assert_eq!(shown_path(&format!("/{}", "a".repeat(499))), format!("/{}", "a".repeat(499)));
+        assert_eq!(shown_path(&format!("/{}", "é".repeat(300))), format!("/{}…", "é".repeat(249)));
+    }
 
     #[test]
     fn targets_are_kept_byte_for_byte() {

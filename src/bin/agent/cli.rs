@@ -261,6 +261,11 @@ fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
         |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
     match (o.value("--admin", address)?, token) {
         (Some(address), token) => Ok(builder.admin(address, token)),
+        // It may be another program's.
+        (None, Some(_)) if o.is_bare("ADMIN_TOKEN") => {
+            o.leave("ADMIN_TOKEN");
+            Ok(builder)
+        }
         (None, Some(_)) => {
             Err(UsageError("a token for --admin (--admin-token-file, ADMIN_TOKEN) needs --admin".to_owned()))
         }
@@ -382,11 +387,13 @@ fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
 /// Whether a token may be sent to these gateways: one that other programs may have meant does not go out unencrypted.
 fn may_take_token(o: &Options<'_>, gateways: &[GatewayUrl], warnings: &mut Vec<String>) -> bool {
     let exposed = gateways.iter().find(|url| !url.is_secure() && !url.is_loopback());
-    match exposed.filter(|_| o.is_bare("TOKEN")) {
-        Some(url) => {
+    let bare = ["TOKEN", "TOKEN_FILE"].into_iter().find(|variable| o.is_bare(variable));
+    match exposed.zip(bare) {
+        Some((url, variable)) => {
+            o.leave(variable);
             warnings.push(format!(
-                "the variable TOKEN was not taken: {url} would get it unencrypted, and it may be another program's; \
-                 name it {PREFIX}TOKEN, or use --token-file"
+                "the variable {variable} was not taken: {url} would get it unencrypted, and it may be another program's; \
+                 name it {PREFIX}{variable}, or use --token-file"
             ));
             false
         }

@@ -360,6 +360,15 @@ pub fn write(agent: &Agent, queue: &Receiver<Queued>, mut half: WriteHalf) {
     let mut frames = FrameWriter::new(Role::Server);
     let push = |frames: &mut FrameWriter, queued| {
         if let Queued::Message(message) = queued {
+            if let (Outgoing::Close(..), Some(mux)) = (&message, &agent.mux) {
+                // A GOAWAY comes before the end that it announces.
+                while mux.control_bytes() > 0
+                    && let Some(control) = mux.next_message()
+                {
+                    frames.push_binary(&control);
+                    mux.recycle(control);
+                }
+            }
             agent.outgoing_bytes.fetch_sub(length(&message), Ordering::Relaxed);
             frames.push(&message);
         }

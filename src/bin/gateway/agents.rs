@@ -21,8 +21,8 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// Tunnels that are remembered; with more than one it matters little which.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Requests that wait for an agent at once.
-const WAITING_MAX: usize = 256;
+/// Requests that wait for an agent at once: some places are left for others.
+const WAITING_MAX: usize = PLACES * 3 / 4;
 
 /// All agents.
 pub struct Agents {
@@ -61,13 +61,14 @@ pub enum Tunnels {
 }
 
 impl State {
-    /// The index of the agent of this tunnel, or of any, that has the least to do, of those whose last answers were good if
-    /// there is one; among equals they take turns. Not one of those that were `tried`.
-    fn find(&self, tunnel_id: Option<&TunnelId>, tried: &[Arc<Agent>]) -> Option<usize> {
+    /// The index of the agent of this tunnel that has the least to do, of those whose last answers were good if
+    /// there is one; among equals they take turns. Not one of those that were `tried`, nor after them one without streams.
+    fn find(&self, tunnel_id: &TunnelId, tried: &[Arc<Agent>]) -> Option<usize> {
         let count = self.list.len();
         let fits = |agent: &Arc<Agent>| {
             !agent.is_leaving()
-                && tunnel_id.is_none_or(|id| *id == agent.handshake.tunnel_id)
+                && *tunnel_id == agent.handshake.tunnel_id
+                && (tried.is_empty() || agent.mux().is_some())
                 && !tried.iter().any(|other| Arc::ptr_eq(other, agent))
         };
         let in_turn =
@@ -141,26 +142,33 @@ impl Agents {
         if all.all(|other| other == first) { Tunnels::One(first.clone()) } else { Tunnels::Several }
     }
 
-    /// The agent of this tunnel, or of any, that is to be asked next. Not one of those that were `tried`.
-    pub fn choose(&self, tunnel_id: Option<&TunnelId>, tried: &[Arc<Agent>]) -> Option<Arc<Agent>> {
+    /// The agent of this tunnel that is to be asked next. Not one of those that were `tried`, nor after them one that does
+    /// not speak mux/2.
+    pub fn choose(&self, tunnel_id: &TunnelId, tried: &[Arc<Agent>]) -> Option<Arc<Agent>> {
         let mut state = self.state();
         let index = state.find(tunnel_id, tried)?;
         state.next = index + 1;
         Some(state.list[index].clone())
     }
 
-    /// Waits until there is an agent of this tunnel, or of any, no longer than until this time, and not with too many
-    /// others.
-    pub fn wait_for(&self, tunnel_id: Option<&TunnelId>, until: Instant) {
+    /// Waits until there is an agent of this tunnel, or of any, no longer than until this time. False when there is none
+    /// then, or too many others wait.
+    pub fn wait_for(&self, tunnel_id: Option<&TunnelId>, until: Instant) -> bool {
         let mut state = self.state();
-        if state.waiting >= WAITING_MAX {
-            return;
+        let limit = until.saturating_duration_since(Instant::now());
+        if state.waiting >= WAITING_MAX || limit.is_zero() {
+            return false;
         }
         state.waiting += 1;
-        let limit = until.saturating_duration_since(Instant::now());
-        let is_missing = |state: &mut State| !state.leaving && state.find(tunnel_id, &[]).is_none();
-        let waited = self.changed.wait_timeout_while(state, limit, is_missing);
-        waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0.waiting -= 1;
+        let is_missing = |state: &State| match tunnel_id {
+            Some(id) => state.find(id, &[]).is_none(),
+            None => state.list.iter().all(|agent| agent.is_leaving()),
+        };
+        let waited =
+            self.changed.wait_timeout_while(state, limit, |state| !state.leaving && is_missing(state));
+        let mut state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        state.waiting -= 1;
+        !is_missing(&state)
     }
 
     /// Whether agents are taken.

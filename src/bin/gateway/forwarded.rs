@@ -17,7 +17,7 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields of the family that do not begin with `x-forwarded`.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 16] = [
     "forwarded",
     "x-real-ip",
     "front-end-https",
@@ -28,6 +28,12 @@ const OTHERS: [&str; 10] = [
     "x-original-forwarded-for",
     "x-url-scheme",
     "x-scheme",
+    "x-host",
+    "x-original-host",
+    "x-forward-for",
+    "x-proxyuser-ip",
+    "cf-connecting-ip",
+    "fastly-client-ip",
 ];
 
 /// Longest chain of addresses that is kept; the nearest are.
@@ -63,7 +69,14 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| InvalidNetwork)?;
         let all = if address.is_ipv4() { 32 } else { 128 };
         let bits = bits.unwrap_or(all);
-        if bits <= all { Ok(Network { address, bits }) } else { Err(InvalidNetwork) }
+        match address.to_canonical() {
+            _ if bits > all => Err(InvalidNetwork),
+            // IPv4 in IPv6's clothes.
+            canonical @ IpAddr::V4(_) if address.is_ipv6() && bits >= 96 => {
+                Ok(Network { address: canonical, bits: bits - 96 })
+            }
+            _ => Ok(Network { address, bits }),
+        }
     }
 }
 
@@ -179,7 +192,7 @@ struct Said {
 impl Said {
     fn by(headers: &HeaderMap) -> Self {
         let forwarded = Forwarded::nearest(headers);
-        let value = |name: &HeaderName| nearest(headers, name).map(str::to_owned);
+        let value = |name: &HeaderName| nearest(headers, name);
         let host = value(&HOST).or(forwarded.host).filter(|host| is_host(host.as_bytes()));
         Said {
             chain: said_for(headers),
@@ -191,9 +204,15 @@ impl Said {
 }
 
 /// The last of the values of a field: that of the nearest proxy.
-fn nearest<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let last = headers.get_all(name).iter().next_back()?.to_str().ok()?;
-    last.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
+fn nearest(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let last = text(headers.get_all(name).iter().next_back()?);
+    last.rsplit(',').next().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+/// A value with `?` for whatever is not ASCII: what a visitor wrote into a list hides nothing of what a proxy added.
+fn text(value: &HeaderValue) -> String {
+    let is_text = |byte: u8| byte.is_ascii_graphic() || byte == b' ' || byte == b'\t';
+    value.as_bytes().iter().map(|&byte| if is_text(byte) { char::from(byte) } else { '?' }).collect()
 }
 
 fn scheme(text: Option<&str>) -> Option<&'static str> {
@@ -210,9 +229,13 @@ fn port_of(host: &HeaderValue) -> Option<u16> {
 fn said_for(headers: &HeaderMap) -> Vec<String> {
     let usual = [&FOR, &PROTO, &HOST, &PORT];
     if usual.iter().any(|name| headers.contains_key(*name)) {
-        let values = headers.get_all(&FOR).iter().filter_map(|value| value.to_str().ok());
-        let all = values.flat_map(|value| value.split(',')).map(|address| address.trim().to_owned());
-        return all.filter(|address| !address.is_empty()).collect();
+        let mut all = Vec::new();
+        for value in headers.get_all(&FOR) {
+            let value = text(value);
+            let addresses = value.split(',').map(str::trim).filter(|address| !address.is_empty());
+            all.extend(addresses.map(str::to_owned));
+        }
+        return all;
     }
     Forwarded::all(headers).into_iter().filter_map(|element| element.by_for).collect()
 }
@@ -236,8 +259,17 @@ impl Forwarded {
     }
 
     fn all(headers: &HeaderMap) -> Vec<Self> {
-        let values = headers.get_all(header::FORWARDED).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| split_unquoted(value, ',')).map(Forwarded::parse).collect()
+        let mut all = Vec::new();
+        for value in headers.get_all(header::FORWARDED) {
+            let value = text(value);
+            // Where a quote has no end, every comma counts: the nearest proxy's element is the last in any case.
+            let is_balanced = value.matches('"').count().is_multiple_of(2);
+            match is_balanced {
+                true => all.extend(split_unquoted(&value, ',').map(Forwarded::parse)),
+                false => all.extend(value.split(',').map(Forwarded::parse)),
+            }
+        }
+        all
     }
 
     fn parse(element: &str) -> Self {
@@ -363,6 +395,32 @@ mod tests {
                 ("x-real-ip", "2001:db8::1"),
             ],
         );
+    }
+
+    #[test]
+    fn what_a_visitor_wrote_into_a_list_hides_nothing_of_what_a_proxy_added() {
+        let proxies = Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
+        let lines: [(&str, &[u8]); 4] = [
+            ("x-forwarded-for", b"\xff, 192.0.2.1"),
+            ("x-forwarded-for", b"6.6.6.6\xe9, 192.0.2.1"),
+            ("forwarded", b"for=\"6.6.6.6, for=192.0.2.1"),
+            ("forwarded", b"for=\xff, for=192.0.2.1;proto=https"),
+        ];
+        for (name, value) in lines {
+            let mut headers = HeaderMap::new();
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(name, HeaderValue::from_bytes(value).unwrap());
+            let visitor = proxies.visitor(&headers, "10.1.2.3".parse().unwrap());
+            assert_eq!(visitor.to_string(), "192.0.2.1", "{value:?}");
+        }
+    }
+
+    #[test]
+    fn networks_of_ipv4_may_come_in_ipv6s_clothes() {
+        for (text, held) in [("::ffff:127.0.0.0/104", true), ("::ffff:127.0.0.1", true), ("::/0", false)] {
+            let network: Network = text.parse().unwrap();
+            assert_eq!(network.holds("127.0.0.1".parse().unwrap()), held, "{text}");
+        }
     }
 
     #[test]

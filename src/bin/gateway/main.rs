@@ -217,9 +217,12 @@ fn refuse_more(listener: &TcpListener, gateway: &Gateway) {
 fn stop(gateway: &Gateway) {
     let until = Instant::now() + gateway.settings.drain;
     // A connection that waits may carry one more request, which is answered: then the agents get no more.
-    gateway.visitors.wait_for_none(&[Stage::Idle, Stage::Arriving], until);
+    gateway.visitors.wait_for_none(&[Stage::Idle, Stage::Arriving, Stage::Received], until);
     gateway.agents.go_away();
-    gateway.visitors.wait_for_none(&[Stage::Idle, Stage::Arriving, Stage::Served, Stage::Lasting], until);
+    gateway.visitors.wait_for_none(
+        &[Stage::Idle, Stage::Arriving, Stage::Received, Stage::Served, Stage::Lasting],
+        until,
+    );
     gateway.agents.close_all(CLOSE_WAIT);
     gateway.visitors.abort_all();
 }

@@ -3,7 +3,7 @@
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
-use tunnel_agent::http1::{Head, json_response};
+use tunnel_agent::http1::{Head, json_response, names_loopback};
 
 use super::Gateway;
 use super::agent::Agent;
@@ -43,14 +43,14 @@ pub fn page(head: &Head, settings: &Settings) -> Option<Own> {
             _ => Own::Missing,
         });
     }
-    // A page's WebSocket is its application's.
+    // What a page asks for is its application's.
     let is_pages = head.request.headers().contains_key(header::ORIGIN);
     match path {
-        _ if settings.own_paths == OwnPaths::New => None,
+        _ if settings.own_paths == OwnPaths::New || is_pages => None,
         "/health" if reads => Some(Own::Health),
         "/connections" if reads => Some(Own::Connections),
         "/forward" if *method == Method::POST => Some(Own::Forward),
-        path if path == settings.agent_path && !is_pages => Some(Own::AgentPath),
+        path if path == settings.agent_path => Some(Own::AgentPath),
         _ => None,
     }
 }
@@ -80,7 +80,7 @@ pub fn answer(page: Own, head: &Head, arrival: Arrival, gateway: &Gateway) -> Re
     };
     match result {
         Ok((status, json)) => json_response(status, &json),
-        Err(problem) => gateway.problem(problem, head),
+        Err(problem) => gateway.problem(problem, head, arrival),
     }
 }
 
@@ -95,9 +95,12 @@ fn health(gateway: &Gateway) -> Value {
 
 /// Whether a balancer is to send requests here.
 fn ready(gateway: &Gateway) -> (StatusCode, Value) {
+    let default = gateway.settings.default_tunnel.as_ref();
+    let serves =
+        |agent: &Agent| !agent.is_leaving() && default.is_none_or(|id| *id == agent.handshake.tunnel_id);
     let obstacles = [
         (gateway.visitors.are_draining(), "the gateway is stopping"),
-        (!gateway.agents.list().iter().any(|agent| !agent.is_leaving()), "no agent is connected"),
+        (!gateway.agents.list().iter().any(|agent| serves(agent)), "no agent is connected"),
     ];
     let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
     let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -110,10 +113,11 @@ fn connections(headers: &HeaderMap, arrival: Arrival, gateway: &Gateway) -> Resu
     let shows_token = token.is_some_and(|token| {
         headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
     });
-    let proxies = &gateway.settings.proxies;
     // Whom a proxy on this machine speaks for is somebody else.
-    let is_passed_on = !proxies.trusts(arrival.peer) && forwarded::has_family(headers);
-    let is_local = proxies.visitor(headers, arrival.peer).is_loopback() && !is_passed_on;
+    let is_passed_on = forwarded::has_family(headers);
+    // And a page in a browser on this machine can make its own name lead here.
+    let is_named = headers.get(header::HOST).is_none_or(names_loopback);
+    let is_local = arrival.peer.is_loopback() && !is_passed_on && is_named;
     if !shows_token && !is_local {
         let text = "the agents are shown to this machine, or with the token";
         return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));

@@ -46,6 +46,11 @@ impl Problem {
         Problem { header: Some((name, value)), ..self }
     }
 
+    /// The same, with another status.
+    pub fn with_status(self, status: StatusCode) -> Self {
+        Problem { status, ..self }
+    }
+
     /// The response that tells of it, to the request with this name.
     pub fn response(self, name: RequestName) -> Response<Vec<u8>> {
         let Problem { status, code, text, header } = self;

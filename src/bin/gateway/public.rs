@@ -4,13 +4,13 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Uri, request};
-use log::{debug, warn};
+use log::{info, warn};
 use tunnel_agent::TunnelId;
 use tunnel_agent::headers::remove_hop_by_hop;
+use tunnel_agent::http1::shown_path;
 use tunnel_agent::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, RawTarget};
 use tunnel_agent::link::Socket;
 use tunnel_agent::protocol::RequestName;
@@ -39,15 +39,17 @@ pub fn serve(socket: Socket, visitor: Visitor, gateway: &Arc<Gateway>) -> io::Re
         visitor.enter(Stage::Arriving);
         let head = match connection.read_head(gateway.patience(HEAD_TIME)) {
             Ok(head) => head,
-            Err(error) => return refuse(connection, None, error, &visitor, gateway),
+            Err(error) => return refuse(connection, None, error, arrival, &visitor, gateway),
         };
         let has_tunnel_id = head.request.headers().contains_key(X_TUNNEL_ID);
         if !has_tunnel_id && accept::is_agent(&head, &gateway.settings.agent_path) {
             return accept::upgrade(connection, &head, visitor, gateway);
         }
-        let next = match route(&head, arrival, gateway) {
+        let has_place = visitor.settle();
+        visitor.enter(Stage::Received);
+        let next = match route(&head, arrival, has_place, gateway) {
             Route::Agent(to) => forward(connection, &head, to, arrival, &visitor, gateway)?,
-            Route::Here(response) => answer_here(connection, &head, response, &visitor, gateway)?,
+            Route::Here(response) => answer_here(connection, &head, response, arrival, &visitor, gateway)?,
         };
         let Some(next) = next else { return Ok(()) };
         visitor.enter(Stage::Idle);
@@ -65,13 +67,11 @@ enum Route {
 /// Where a request goes.
 struct Destination {
     agent: Arc<Agent>,
-    /// The tunnel that was asked for.
-    wanted: Option<TunnelId>,
     /// It goes to the root, whatever its path.
     to_root: bool,
 }
 
-fn route(head: &Head, arrival: Arrival, gateway: &Gateway) -> Route {
+fn route(head: &Head, arrival: Arrival, has_place: bool, gateway: &Gateway) -> Route {
     let named = head.request.headers().get(X_TUNNEL_ID);
     let own = if named.is_none() { own::page(head, &gateway.settings) } else { None };
     let to_root = match own {
@@ -79,32 +79,42 @@ fn route(head: &Head, arrival: Arrival, gateway: &Gateway) -> Route {
         Some(page) => return Route::Here(own::answer(page, head, arrival, gateway)),
         None => false,
     };
-    let here = |problem: Problem| Route::Here(gateway.problem(problem, head));
+    let here = |problem: Problem| Route::Here(gateway.problem(problem, head, arrival));
+    if !has_place {
+        return here(Problem::unavailable(
+            "no_place",
+            "the gateway has as many visitors as it takes; try again",
+        ));
+    }
     if let Some(response) = stopped_here(head) {
         return response.map_or_else(here, Route::Here);
     }
-    let wanted = match wanted_tunnel(named, gateway) {
-        Ok(wanted) => wanted,
-        Err(problem) => return here(problem),
-    };
-    let choose = || gateway.agents.choose(wanted.as_ref(), &[]);
-    let found = choose().or_else(|| {
-        let until = gateway.started + gateway.settings.hold;
-        if Instant::now() < until {
-            gateway.agents.wait_for(wanted.as_ref(), until);
-        }
-        choose()
-    });
-    match found {
-        Some(agent) => Route::Agent(Destination { agent, wanted, to_root }),
-        None if named.is_some() => {
-            here(Problem::unavailable("no_agent", "no agent of this tunnel is connected"))
-        }
-        None => here(Problem::unavailable("no_agent", "no agent is connected")),
+    match find_agent(named, gateway) {
+        Ok(agent) => Route::Agent(Destination { agent, to_root }),
+        Err(problem) => here(problem),
     }
 }
 
-/// The tunnel that a request is for; any, where there was none but one.
+/// The agent that a request goes to. A gateway that has just started waits for one.
+fn find_agent(named: Option<&HeaderValue>, gateway: &Gateway) -> Result<Arc<Agent>, Problem> {
+    let until = gateway.started + gateway.settings.hold;
+    loop {
+        // Asked anew after each wait: whose a request is that names no tunnel depends on who is there.
+        let wanted = wanted_tunnel(named, gateway)?;
+        if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
+            return Ok(agent);
+        }
+        if !gateway.agents.wait_for(wanted.as_ref(), until) {
+            let text = match named {
+                Some(_) => "no agent of this tunnel is connected",
+                None => "no agent is connected",
+            };
+            return Err(Problem::unavailable("no_agent", text));
+        }
+    }
+}
+
+/// The tunnel that a request is for, if there is one.
 fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &Gateway) -> Result<Option<TunnelId>, Problem> {
     if let Some(value) = named {
         let id = value.to_str().ok().and_then(|value| value.parse().ok());
@@ -132,7 +142,7 @@ fn stopped_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
         let text = "a TRACE request has no content";
         return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
     }
-    let is_last = head.request.headers().get(MAX_FORWARDS).is_some_and(|value| value == "0");
+    let is_last = head.request.headers().get(MAX_FORWARDS).and_then(forwards_left) == Some(0);
     match *method {
         Method::OPTIONS if is_last => {
             let mut response = Response::new(Vec::new());
@@ -157,7 +167,7 @@ fn forward(
     visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
-    let Destination { agent, wanted, to_root } = to;
+    let Destination { agent, to_root } = to;
     let mut parts = head.request.clone().into_parts().0;
     if to_root {
         parts.uri = Uri::from_static("/");
@@ -165,12 +175,11 @@ fn forward(
     }
     prepare(&mut parts, arrival, gateway);
     if agent.mux().is_some() {
-        let choose = |tried: &[Arc<Agent>]| gateway.agents.choose(wanted.as_ref(), tried);
-        return stream::forward(connection, head, parts, agent, choose, visitor, gateway);
+        return stream::forward(connection, head, parts, agent, arrival, visitor, gateway);
     }
     // The body says it: an agent that writes JSON anew, and keeps the old length, hangs its local server.
     parts.headers.remove(header::CONTENT_LENGTH);
-    forward_whole(connection, head, &parts, &agent, visitor, gateway)
+    forward_whole(connection, head, &parts, &agent, arrival, visitor, gateway)
 }
 
 /// Forwards a whole request in an envelope, and answers with the whole response.
@@ -179,6 +188,7 @@ fn forward_whole(
     head: &Head,
     parts: &request::Parts,
     agent: &Agent,
+    arrival: Arrival,
     visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
@@ -186,7 +196,7 @@ fn forward_whole(
     let mut share = gateway.bodies.share();
     let body = match connection.read_body(head, settings.max_body, |more| share.grow(more)) {
         Ok(body) => body,
-        Err(error) => return refuse(connection, Some(head), error, visitor, gateway).map(|()| None),
+        Err(error) => return refuse(connection, Some(head), error, arrival, visitor, gateway).map(|()| None),
     };
     visitor.enter(Stage::Served);
     let number = agent.take_number();
@@ -194,7 +204,7 @@ fn forward_whole(
         Limits { max_message: settings.max_message, timeout: settings.timeout, budget: &gateway.bodies };
     let reply = agent.forward(number, parts, body, &limits);
     drop(share);
-    let problem = |problem: Problem| gateway.log_problem(problem, agent.request_name(number), head);
+    let problem = |problem: Problem| gateway.log_problem(problem, agent.request_name(number), head, arrival);
     // What it takes up is given back when it is sent.
     let (response, _share) = match reply {
         Ok(Ok((response, share))) => {
@@ -216,6 +226,7 @@ fn answer_here(
     mut connection: Connection,
     head: &Head,
     response: Response<Vec<u8>>,
+    arrival: Arrival,
     visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
@@ -227,7 +238,7 @@ fn answer_here(
         return Ok(None);
     }
     if let Err(error) = connection.skip_body(head, gateway.settings.max_body) {
-        return refuse(connection, Some(head), error, visitor, gateway).map(|()| None);
+        return refuse(connection, Some(head), error, arrival, visitor, gateway).map(|()| None);
     }
     respond(connection, head, response, visitor)
 }
@@ -250,12 +261,20 @@ fn refuse(
     mut connection: Connection,
     head: Option<&Head>,
     error: Error,
+    arrival: Arrival,
     visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<()> {
     let problem = if visitor.is_evicted() { Problem::too_slow() } else { problems::unreadable(error)? };
     let is_head = head.map_or_else(|| connection.is_head(), |head| head.request.method() == Method::HEAD);
-    let mut response = problem.response(gateway.name_request());
+    let name = gateway.name_request();
+    let mut response = match head {
+        Some(head) => gateway.log_problem(problem, name, head, arrival),
+        None => {
+            log_refusal(&problem, name, arrival.peer, "a request");
+            problem.response(name)
+        }
+    };
     if is_head {
         response.body_mut().clear();
     }
@@ -267,17 +286,35 @@ fn refuse(
 
 impl Gateway {
     /// The response that tells of a problem with a request that no agent has got.
-    pub fn problem(&self, problem: Problem, head: &Head) -> Response<Vec<u8>> {
-        self.log_problem(problem, self.name_request(), head)
+    pub fn problem(&self, problem: Problem, head: &Head, arrival: Arrival) -> Response<Vec<u8>> {
+        self.log_problem(problem, self.name_request(), head, arrival)
     }
 
     /// The same for a request with this name.
-    pub fn log_problem(&self, problem: Problem, name: RequestName, head: &Head) -> Response<Vec<u8>> {
-        let (method, path) = (head.request.method(), head.request.uri().path().escape_debug());
-        let (status, code) = (problem.status.as_u16(), problem.code);
-        debug!("{method} {path} answered {status} {code} [{name}]");
+    pub fn log_problem(
+        &self,
+        problem: Problem,
+        name: RequestName,
+        head: &Head,
+        arrival: Arrival,
+    ) -> Response<Vec<u8>> {
+        let visitor = self.settings.proxies.visitor(head.request.headers(), arrival.peer);
+        let path = shown_path(head.request.uri().path());
+        log_refusal(&problem, name, visitor, &format!("{} {}", head.request.method(), path.escape_debug()));
         problem.response(name)
     }
+}
+
+/// Leaves a line in the log of what a visitor was answered with by the gateway itself.
+fn log_refusal(problem: &Problem, name: RequestName, visitor: IpAddr, what: &str) {
+    let (status, code, name) = (problem.status.as_u16(), problem.code, name.to_string());
+    let request = name.as_str();
+    info!(status, code, request; "{what} of {visitor} answered: {status} {code} [{name}]");
+}
+
+/// A value of `Max-Forwards`, if it is one.
+fn forwards_left(value: &HeaderValue) -> Option<u32> {
+    value.to_str().ok()?.parse().ok()
 }
 
 /// Makes of a visitor's head what the agent is to see.
@@ -289,8 +326,7 @@ fn prepare(parts: &mut request::Parts, arrival: Arrival, gateway: &Gateway) {
     headers.remove(X_TUNNEL_ID);
     headers.remove(header::EXPECT);
     if matches!(parts.method, Method::OPTIONS | Method::TRACE)
-        && let Some(left) =
-            headers.get(MAX_FORWARDS).and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
+        && let Some(left) = headers.get(MAX_FORWARDS).and_then(forwards_left)
     {
         headers.insert(MAX_FORWARDS, left.saturating_sub(1).into());
     }

@@ -20,6 +20,7 @@ use tunnel_agent::protocol::mux::{
 
 use super::Gateway;
 use super::agent::{Agent, Could};
+use super::forwarded::Arrival;
 use super::problems::{self, NoAnswer, Problem};
 use super::upload::{Again, End, Protocol, STALL, Upload, is_given_back};
 use super::visitors::{Stage, Visitor};
@@ -40,6 +41,7 @@ const PIECE_MAX: usize = 64 << 10;
 /// One request on its way.
 struct Exchange<'a> {
     head: &'a Head,
+    arrival: Arrival,
     output: Output,
     closer: Closer,
     upload: Upload,
@@ -57,7 +59,7 @@ pub fn forward(
     head: &Head,
     mut parts: request::Parts,
     first: Arc<Agent>,
-    choose: impl Fn(&[Arc<Agent>]) -> Option<Arc<Agent>>,
+    arrival: Arrival,
     visitor: &Visitor,
     gateway: &Gateway,
 ) -> io::Result<Option<Connection>> {
@@ -72,7 +74,7 @@ pub fn forward(
     let closer = input.socket().closer();
     let upload = Upload::new(input, head.framing, gateway.bodies.share());
     let name = gateway.name_request();
-    let mut exchange = Exchange { head, output, closer, upload, visitor, gateway, name, upgrade };
+    let mut exchange = Exchange { head, arrival, output, closer, upload, visitor, gateway, name, upgrade };
     let length = match exchange.upload.read_early() {
         Ok(length) => length,
         Err(error) => return exchange.end_unread(error),
@@ -83,7 +85,7 @@ pub fn forward(
         let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large");
         return exchange.end_with(Problem::new(status, "headers_too_large", text));
     }
-    exchange.run(&bytes, first, choose)
+    exchange.run(&bytes, first)
 }
 
 /// The change of protocol that a visitor asks for.
@@ -132,12 +134,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 impl Exchange<'_> {
     /// Offers the request to one agent after the other, until one does not give it back.
-    fn run(
-        mut self,
-        bytes: &Bytes,
-        first: Arc<Agent>,
-        choose: impl Fn(&[Arc<Agent>]) -> Option<Arc<Agent>>,
-    ) -> io::Result<Option<Connection>> {
+    fn run(mut self, bytes: &Bytes, first: Arc<Agent>) -> io::Result<Option<Connection>> {
         let mut tried = vec![first];
         loop {
             let Some(again) = self.upload.again() else { return self.end_left() };
@@ -156,8 +153,12 @@ impl Exchange<'_> {
                 Err(NotAnswered::By(stream, error)) => return self.fail(&stream, &error),
             };
             // Nothing of it was processed. What is here still may go to another agent.
-            let next = if tried.len() < OFFERS_MAX && self.has_time() { choose(&tried) } else { None };
-            match next.filter(|_| self.upload.can_turn()) {
+            if !self.upload.can_turn() {
+                return self.end_with(error.with_status(StatusCode::BAD_GATEWAY));
+            }
+            let may = tried.len() < OFFERS_MAX && self.has_time();
+            let choose = || self.gateway.agents.choose(&tried[0].handshake.tunnel_id, &tried);
+            match may.then(choose).flatten() {
                 Some(next) => tried.push(next),
                 None => return self.end_with(error),
             }
@@ -361,7 +362,7 @@ impl Exchange<'_> {
     /// Answers with a response of the gateway's own.
     fn end_with(mut self, problem: Problem) -> io::Result<Option<Connection>> {
         let keep_alive = self.keeps();
-        let response = self.gateway.log_problem(problem, self.name, self.head);
+        let response = self.gateway.log_problem(problem, self.name, self.head, self.arrival);
         let (parts, body) = response.into_parts();
         let mut writer = self.output.start(Some(self.head), parts, Some(body.len() as u64), keep_alive);
         writer.send(&body)?;
@@ -371,7 +372,8 @@ impl Exchange<'_> {
 
     /// Answers a request of which the rest cannot be read.
     fn end_unread(self, error: Error) -> io::Result<Option<Connection>> {
-        let problem = problems::unreadable(error)?;
+        let is_evicted = self.visitor.is_evicted();
+        let problem = if is_evicted { Problem::too_slow() } else { problems::unreadable(error)? };
         self.end_with(problem)
     }
 

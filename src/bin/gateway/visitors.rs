@@ -1,7 +1,8 @@
 //! The visitors' connections: how many there may be, whose place a new one takes, and how far each is.
 //!
 //! A place is worth most to whoever uses it. When all are taken, the connection that has been longest without a complete
-//! request makes room; when all have requests under way, the slowest does, if it is slower than any visitor needs to be.
+//! request makes room; when all have requests under way, the slowest does, if it is slower than any visitor needs to be. Where
+//! none does, a new one may still say in the anteroom what it wants: it may be an agent.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,6 +20,10 @@ const SLOW_FOR: Duration = Duration::from_secs(10);
 
 /// Bytes in a second below which it is little.
 const SLOW: u64 = 1 << 10;
+
+/// Connections beyond the places, that say what they want: agents come in, and whoever asks how the gateway is; others are
+/// told that there is no place.
+const ANTEROOM: usize = 32;
 
 /// Looks that are remembered: the oldest is at least [`SLOW_FOR`] old when there are as many.
 const LOOKS: usize = 3;
@@ -50,6 +55,8 @@ struct Entry {
     /// What is counted; nothing for those that may come as often as they like.
     address: Option<IpAddr>,
     stage: Stage,
+    /// It is in the anteroom: there was no place for it.
+    is_guest: bool,
     /// Since when there has been no complete request.
     waiting_since: Instant,
     traffic: Arc<Traffic>,
@@ -71,8 +78,10 @@ struct Place {
 pub enum Stage {
     /// It waits for another request.
     Idle,
-    /// A request arrives, and has not been given to an agent.
+    /// A request arrives.
     Arriving,
+    /// Its head is complete, and no agent has it yet.
+    Received,
     /// A request is being answered.
     Served,
     /// The same, by what may be silent for as long as it likes: another protocol, or an event stream.
@@ -81,7 +90,7 @@ pub enum Stage {
 
 impl Stage {
     fn has_request(self) -> bool {
-        matches!(self, Stage::Served | Stage::Lasting)
+        matches!(self, Stage::Received | Stage::Served | Stage::Lasting)
     }
 }
 
@@ -116,20 +125,25 @@ impl Entry {
 }
 
 impl State {
+    /// Connections that have a place.
+    fn placed(&self) -> usize {
+        self.list.values().filter(|entry| !entry.is_guest).count()
+    }
+
     fn count_of(&self, address: IpAddr) -> usize {
         self.list.values().filter(|entry| entry.address == Some(address)).count()
     }
 
-    /// Frees a place, of this address if one is given. False when there is none to be had.
-    fn make_room(&mut self, of: Option<IpAddr>, now: Instant) -> bool {
-        let candidates = || self.list.iter().filter(|(_, entry)| of.is_none() || entry.address == of);
+    /// Frees a place of a connection that `may` give its own. False when there is none to be had.
+    fn make_room(&mut self, may: impl Fn(&Entry) -> bool, now: Instant) -> bool {
+        let candidates = || self.list.iter().filter(|(_, entry)| may(entry));
         let longest = candidates()
             .filter(|(_, entry)| !entry.stage.has_request())
             .min_by_key(|(_, entry)| entry.waiting_since)
             .map(|(id, _)| *id);
         let slowest = || {
             let rates = candidates()
-                .filter(|(_, entry)| entry.stage == Stage::Served)
+                .filter(|(_, entry)| matches!(entry.stage, Stage::Received | Stage::Served))
                 .filter_map(|(id, entry)| Some((entry.rate(now)?, *id)));
             rates.min().filter(|(rate, _)| *rate < SLOW).map(|(_, id)| id)
         };
@@ -161,8 +175,8 @@ impl Visitors {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Gives a new connection a place, another's if need be. Its first request is on its way. `None` when it cannot have
-    /// one.
+    /// Gives a new connection a place, another's if need be, else one in the anteroom. Its first request is on its way.
+    /// `None` when it cannot have one.
     pub fn enter(
         self: &Arc<Self>,
         closer: Closer,
@@ -176,11 +190,14 @@ impl Visitors {
             state.look(now);
         }
         if address.is_some_and(|address| state.count_of(address) >= per_address)
-            && !state.make_room(address, now)
+            && !state.make_room(|entry| entry.address == address, now)
         {
             return None;
         }
-        if state.list.len() >= places && !state.make_room(None, now) {
+        let is_full = state.list.len() >= places && state.placed() >= places;
+        let is_guest = is_full && !state.make_room(|entry| !entry.is_guest, now);
+        let guests = state.list.len() - state.placed();
+        if is_guest && guests >= ANTEROOM && !state.make_room(|entry| entry.is_guest, now) {
             return None;
         }
         let id = state.next_id;
@@ -191,6 +208,7 @@ impl Visitors {
             place: place.clone(),
             address,
             stage: Stage::Arriving,
+            is_guest,
             waiting_since: now,
             traffic,
             looks: Vec::new(),
@@ -201,7 +219,7 @@ impl Visitors {
 
     /// Ends the connection that has been longest without a request: the system gives no more.
     pub fn make_room(&self) {
-        self.state().make_room(None, Instant::now());
+        self.state().make_room(|_| true, Instant::now());
     }
 
     /// Whether places are short, and nobody may take long to say what it wants.
@@ -255,10 +273,24 @@ impl Visitor {
         self.visitors.changed(state);
     }
 
+    /// Takes a place for a request, if the connection has none and there is one. Whether it has one now.
+    pub fn settle(&self) -> bool {
+        let mut state = self.visitors.state();
+        let is_guest = |state: &State| state.list.get(&self.id).is_some_and(|entry| entry.is_guest);
+        if is_guest(&state)
+            && state.placed() < self.visitors.limits.places
+            && let Some(entry) = state.list.get_mut(&self.id)
+        {
+            entry.is_guest = false;
+        }
+        !is_guest(&state)
+    }
+
     /// Records that a response begins. Whether the connection may carry another request behind it.
     pub fn responds(&self) -> bool {
         self.place.responding.store(true, Ordering::SeqCst);
-        !self.visitors.are_draining()
+        let state = self.visitors.state();
+        !state.draining && state.list.get(&self.id).is_none_or(|entry| !entry.is_guest)
     }
 
     /// Whether another connection has its place.
@@ -341,13 +373,13 @@ mod tests {
         places[1].0.enter(Stage::Served);
         places[2].0.enter(Stage::Served);
         // Nobody is known for long enough.
-        assert!(test.comes(5, None).is_none() && test.comes(9, None).is_none());
+        assert!([5, 9].iter().all(|&second| !test.comes(second, None).unwrap().0.settle()));
         std::io::Write::write_all(&mut places[1].1, &[0; 40_000]).unwrap();
         let mut rest = 40_000;
         while rest > 0 {
             rest -= places[1].2.read(&mut [0; 40_000]).unwrap();
         }
-        assert!(test.comes(15, None).is_some());
+        assert!(test.comes(15, None).unwrap().0.settle());
         assert_eq!([0, 1, 2].map(|index: usize| places[index].0.is_evicted()), [false, false, true]);
         // It can still be told so.
         assert!(places[2].2.read(&mut [0]).is_ok_and(|read| read == 0));
@@ -370,6 +402,35 @@ mod tests {
         assert!(!other.0.is_evicted() && test.comes(5, None).is_some());
         drop(third);
         assert!(test.comes(6, one).is_some());
+    }
+
+    #[test]
+    fn where_nobody_makes_room_a_new_one_may_say_what_it_wants() {
+        let test = Test::new(2, 100);
+        let mut lasting: Vec<_> = (0..2).map(|_| test.comes(0, None).unwrap()).collect();
+        lasting.iter().for_each(|place| place.0.enter(Stage::Lasting));
+        let mut guests: Vec<_> =
+            (0..ANTEROOM as u64).map(|second| test.comes(second, None).unwrap()).collect();
+        assert!(!guests[1].0.settle() && !guests[1].0.responds());
+        // The one that has been there longest without a request makes room for another.
+        let _another = test.comes(100, None).unwrap();
+        has_ended(&mut guests[0]);
+        assert!(lasting.iter().all(|place| !place.0.is_evicted()));
+        // An agent, or a visitor who leaves, frees a place.
+        drop(lasting.pop());
+        assert!(guests[1].0.settle() && guests[1].0.responds());
+        assert!(!guests[2].0.settle());
+    }
+
+    #[test]
+    fn who_waits_for_an_agent_has_a_request() {
+        let test = Test::new(2, 2);
+        let received = test.comes(0, None).unwrap();
+        received.0.enter(Stage::Received);
+        let mut silent = test.comes(1, None).unwrap();
+        let _next = test.comes(2, None).unwrap();
+        assert!(!received.0.is_evicted());
+        has_ended(&mut silent);
     }
 
     #[test]
