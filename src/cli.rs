@@ -122,6 +122,7 @@ pub fn read<T>(
     }
     let environment = |name: &str| std::env::var_os(name);
     let invoked = take_verb(verbs, &mut arguments)?;
+    check_names(table, prefix, std::env::vars_os().map(|(name, _)| name))?;
     let options = Options::new(table, prefix, arguments, &environment)?;
     let taken = options.taken.clone();
     let settings = settings(invoked, options).map_err(|error| naming_variables(error, &taken.borrow()));
@@ -145,6 +146,27 @@ fn naming_variables(UsageError(text): UsageError, taken: &[(&'static str, String
         rest = &from[end..];
     }
     UsageError(named + rest)
+}
+
+/// Refuses variables that are meant for this program and that it does not know: a rule that is misspelt lets everything
+/// pass.
+fn check_names(table: &[Opt], prefix: &str, names: impl Iterator<Item = OsString>) -> Result<(), UsageError> {
+    let known: BTreeSet<String> = table.iter().flat_map(|opt| own_names(prefix, opt)).collect();
+    for name in names {
+        let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else { continue };
+        // Kubernetes tells every program of services in this way, of one that is called tunnel-agent, say.
+        let rest = &name[prefix.len()..];
+        let is_of_service = rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_");
+        if known.contains(name) || is_of_service {
+            continue;
+        }
+        let like = known.iter().map(|other| (distance(name, other), other)).min();
+        let hint =
+            like.filter(|(distance, _)| *distance <= 2).map(|(_, like)| format!("; did you mean {like}?"));
+        let hint = hint.unwrap_or_else(|| "; --help lists them".to_owned());
+        return Err(UsageError(format!("the variable {name} is none of this program's{hint}")));
+    }
+    Ok(())
 }
 
 /// Takes a command and its operands from the front.
@@ -337,9 +359,13 @@ impl<'a> Options<'a> {
     /// What a variable is called in an error, and its value, unless it is unset or empty. The name that no other program
     /// uses hides the bare one, even when it is empty.
     pub fn variable(&self, variable: &'static str) -> Result<Option<(String, String)>, UsageError> {
-        let Some(own) = self.own_name(variable) else { return Ok(None) };
-        let (source, value) = match ((self.environment)(&own), (self.environment)(variable)) {
-            (Some(value), _) => (format!("the variable {own}"), value),
+        let Some(opt) = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty()) else {
+            return Ok(None);
+        };
+        let names = own_names(self.prefix, opt);
+        let own = names.iter().find_map(|name| Some((name, (self.environment)(name)?)));
+        let (source, value) = match (own, (self.environment)(variable)) {
+            (Some((own, value)), _) => (format!("the variable {own}"), value),
             (None, Some(value)) if value.is_empty() => return Ok(None),
             (None, Some(value)) if OWN_NAMES.contains(&variable) => {
                 (format!("the variable {variable}"), value)
@@ -347,32 +373,31 @@ impl<'a> Options<'a> {
             (None, Some(value)) => {
                 self.bare.borrow_mut().insert(variable);
                 // It may be another program's, and stand in the way.
-                (format!("the variable {variable} (which {own} hides)"), value)
+                let own = &names[0];
+                (format!("the variable {variable} (another program's? set {own}, empty will do)"), value)
             }
             (None, None) => return Ok(None),
         };
         if value.is_empty() {
             return Ok(None);
         }
-        if let Some(opt) = self.table.iter().find(|opt| opt.variable == variable) {
-            self.taken.borrow_mut().push((opt.flag, source.clone()));
-        }
+        self.taken.borrow_mut().push((opt.flag, source.clone()));
         match value.into_string() {
             Ok(text) => Ok(Some((source, text))),
             Err(_) => Err(UsageError(format!("{source}: not valid UTF-8"))),
         }
     }
 
-    /// The name of a variable that no other program uses: the prefix, and its option's name, if it has one.
-    fn own_name(&self, variable: &str) -> Option<String> {
-        let opt = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty())?;
-        Some(own_name(self.prefix, opt))
+    /// The names of a variable that no other program uses; none where there is no such variable.
+    fn own_names(&self, variable: &str) -> Vec<String> {
+        let opt = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty());
+        opt.map(|opt| own_names(self.prefix, opt)).unwrap_or_default()
     }
 
-    /// Whether this variable is set by the name that no other program uses.
+    /// Whether this variable is set by a name that no other program uses.
     fn is_set(&self, variable: &str) -> bool {
-        let own = self.own_name(variable).and_then(|own| (self.environment)(&own));
-        own.is_some_and(|value| !value.is_empty())
+        let mut values = self.own_names(variable).into_iter().filter_map(|own| (self.environment)(&own));
+        values.next().is_some_and(|value| !value.is_empty())
     }
 
     /// Whether this variable was read by its bare name.
@@ -388,16 +413,28 @@ impl<'a> Options<'a> {
     /// What the log says of variables that were obeyed though other programs may use their names.
     pub fn bare_variables(&self) -> Option<String> {
         let bare = self.bare.borrow();
-        let named = |variable: &&str| Some(format!("{variable} (better {})", self.own_name(variable)?));
+        let named =
+            |variable: &&str| Some(format!("{variable} (better {})", self.own_names(variable).first()?));
         let names: Vec<_> = bare.iter().filter_map(named).collect();
         (!names.is_empty()).then(|| format!("taken from the environment: {}", names.join(", ")))
     }
 }
 
-fn own_name(prefix: &str, opt: &Opt) -> String {
-    let of_variable = opt.variable.strip_prefix("GATEWAY_").unwrap_or(opt.variable);
-    let name = if opt.flag.is_empty() { of_variable } else { opt.flag };
-    format!("{prefix}{}", name.trim_start_matches('-').replace('-', "_").to_ascii_uppercase())
+/// What a variable is called that no other program uses: the prefix and the flag's name, or the short variable's own.
+fn own_names(prefix: &str, opt: &Opt) -> Vec<String> {
+    let of_flag = opt.flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase();
+    // The gateway's variables say so by themselves where the agent has others of that name.
+    let whose = if prefix.ends_with("GATEWAY_") { "GATEWAY_" } else { "" };
+    let of_variable = opt.variable.strip_prefix(whose).unwrap_or(opt.variable);
+    let names = [of_flag.as_str(), of_variable, opt.variable].into_iter();
+    let mut names: Vec<_> =
+        names.filter(|name| !name.is_empty()).map(|name| format!("{prefix}{name}")).collect();
+    if opt.variable.is_empty() {
+        // A flag without a variable.
+        names.clear();
+    }
+    names.dedup();
+    names
 }
 
 /// Looks whether the arguments are options of the table with their values, each given once. Returns what was typed.
@@ -437,7 +474,7 @@ fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {
         return Ok(opt);
     }
     Err(UsageError(if flag == "--token" {
-        "a token never goes on the command line, where others see it: use --token-file or the variable"
+        "a token never goes on the command line, where others see it: use --token-file, or the variable that --help names"
             .to_owned()
     } else if flag.starts_with('-') {
         format!("unknown option {}{}", flag.escape_debug(), suggestion(table, flag))
@@ -477,7 +514,7 @@ pub fn help(table: &[Opt], prefix: &str) -> String {
     let mut text = format!(
         "Options, each with its environment variable in brackets; a flag beats its variable. Each is read as\n\
          {prefix}… with the flag's name, too, such as {}, which hides the other:\n",
-        table.first().map(|opt| own_name(prefix, opt)).unwrap_or_default(),
+        table.first().and_then(|opt| own_names(prefix, opt).into_iter().next()).unwrap_or_default(),
     );
     for opt in table {
         let name = match (opt.flag, opt.value) {
@@ -548,7 +585,10 @@ pub fn number(text: &str) -> Result<usize, &'static str> {
 fn secret_file(path: &str) -> Result<String, String> {
     read_secret(Path::new(path)).map_err(|error| match error.kind() {
         // Perhaps it is no path, but the secret itself.
-        std::io::ErrorKind::NotFound => format!("no such file, of {} characters", path.chars().count()),
+        std::io::ErrorKind::NotFound => {
+            let length = path.chars().count();
+            format!("there is no file of that name, which is not repeated, of {length} characters: it may be a secret")
+        }
         _ => format!("{path}: {error}"),
     })
 }
@@ -625,6 +665,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_ones_own_that_is_misspelt_is_refused() {
+        let check = |name: &str| check_names(&TABLE, "MY_", [OsString::from(name)].into_iter());
+        for known in ["MY_WORKERS", "MY_TUNNEL_ID", "WORKER", "MY_SERVICE_HOST", "MY_PORT_80_TCP", "PATH"] {
+            assert_eq!(check(known), Ok(()), "{known}");
+        }
+        let wrong = "the variable MY_WORKER is none of this program's; did you mean MY_WORKERS?";
+        assert_eq!(check("MY_WORKER").unwrap_err().0, wrong);
+        let unknown = "the variable MY_DENY is none of this program's; --help lists them";
+        assert_eq!(check("MY_DENY").unwrap_err().0, unknown);
+    }
+
+    #[test]
+    fn the_short_name_with_the_prefix_is_one_too() {
+        let names = |prefix, flag, variable| own_names(prefix, &Opt::new(flag, variable, "X", ""));
+        assert_eq!(names("A_", "--route", "ROUTES"), ["A_ROUTE", "A_ROUTES"]);
+        assert_eq!(names("A_", "--gateway", "GATEWAY_URL"), ["A_GATEWAY", "A_GATEWAY_URL"]);
+        assert_eq!(names("X_GATEWAY_", "", "GATEWAY_TOKEN"), ["X_GATEWAY_TOKEN", "X_GATEWAY_GATEWAY_TOKEN"]);
+        assert_eq!(names("A_", "--deny", ""), [""; 0]);
+    }
+
+    #[test]
     fn an_empty_name_of_ones_own_hides_the_bare_one_too() {
         assert_eq!(read(&[], &["MY_WORKERS=", "WORKERS=redis"]), Ok((None, None, false)));
     }
@@ -647,15 +708,15 @@ mod tests {
                 let line = environment.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
                 line.map(OsString::from)
             };
-            let mut options = Options::new(&table, "MY_", Vec::new(), &environment).unwrap();
+            let mut options = Options::new(&table, "MY_GATEWAY_", Vec::new(), &environment).unwrap();
             options.secret("--token-file", "GATEWAY_TOKEN", |text| Some(text.to_owned()))
         };
         let none = "/nowhere/at/all";
         assert_eq!(
-            token(&["MY_TOKEN=mine", &format!("TOKEN_FILE={none}")]),
+            token(&["MY_GATEWAY_TOKEN=mine", &format!("TOKEN_FILE={none}")]),
             Ok(Some(("mine".to_owned(), None)))
         );
-        assert!(token(&["MY_TOKEN=mine", &format!("MY_TOKEN_FILE={none}")]).is_err());
+        assert!(token(&["MY_GATEWAY_TOKEN=mine", &format!("MY_GATEWAY_TOKEN_FILE={none}")]).is_err());
         assert!(token(&["GATEWAY_TOKEN=mine", &format!("TOKEN_FILE={none}")]).is_err());
         assert_eq!(token(&["GATEWAY_TOKEN=mine"]), Ok(Some(("mine".to_owned(), None))));
     }
@@ -690,13 +751,13 @@ mod tests {
             (
                 &[],
                 &["WORKERS=s3cret"],
-                "the variable WORKERS (which MY_WORKERS hides): expected a whole number",
+                "the variable WORKERS (another program's? set MY_WORKERS, empty will do): expected a whole number",
             ),
             (&[], &["MY_WORKERS=s3cret"], "the variable MY_WORKERS: expected a whole number"),
             (
                 &[],
                 &["INSECURE=s3cret"],
-                "the variable INSECURE (which MY_INSECURE hides): expected 1, true, 0 or false",
+                "the variable INSECURE (another program's? set MY_INSECURE, empty will do): expected 1, true, 0 or false",
             ),
             (&["--workers"], &[], "--workers needs a value"),
             (&["--tunnel-id", "--workers", "2"], &[], "--tunnel-id needs a value"),

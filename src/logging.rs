@@ -109,11 +109,7 @@ impl Logger {
                 out.extend_from_slice(plain(self.format, Level::Warn, &text).as_bytes());
             }
             let repeats = self.repeats().ended(self.start.elapsed().as_secs());
-            for repeated in repeats {
-                let Repeated { level, count, like } = repeated;
-                let text = format!("{count} more lines within a second like: {like}");
-                out.extend_from_slice(plain(self.format, level, &text).as_bytes());
-            }
+            repeats.iter().for_each(|repeated| out.extend_from_slice(repeated.line(self.format).as_bytes()));
             // When nobody reads, nobody misses it.
             let _ = std::io::stderr().write_all(&out);
             self.queue.written(out);
@@ -131,17 +127,24 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        if record.target() != ACCESS && !self.repeats().admit(record, self.start.elapsed().as_secs()) {
-            return;
+        if record.target() != ACCESS {
+            let said = self.repeats().say(record, self.start.elapsed().as_secs());
+            if let Some(repeated) = said.ended {
+                self.queue.push(&repeated.line(self.format));
+            }
+            match said.is_it {
+                Is::Said => {}
+                // Somebody has to tell of it when the second is over.
+                Is::FirstCounted => return self.queue.wake(),
+                Is::Counted => return,
+            }
         }
         self.queue.push(&line(self.format, OffsetDateTime::now_utc(), record));
     }
 
     fn flush(&self) {
-        for Repeated { level, count, like } in self.repeats().ended(u64::MAX) {
-            let text = format!("{count} more lines within a second like: {like}");
-            self.queue.push(&plain(self.format, level, &text));
-        }
+        let repeats = self.repeats().ended(u64::MAX);
+        repeats.iter().for_each(|repeated| self.queue.push(&repeated.line(self.format)));
         self.queue.wait_until_written(FLUSH_TIME);
     }
 }
@@ -179,6 +182,13 @@ impl Queue {
             state.lines.extend_from_slice(line.as_bytes());
         }
         if std::mem::take(&mut state.idle) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Has the thread that writes look again at what there is.
+    fn wake(&self) {
+        if std::mem::take(&mut self.state().idle) {
             self.changed.notify_all();
         }
     }
@@ -244,22 +254,48 @@ struct Repeated {
     like: String,
 }
 
+impl Repeated {
+    fn line(&self, format: Format) -> String {
+        let text = format!("{} more lines within a second like: {}", self.count, self.like);
+        plain(format, self.level, &text)
+    }
+}
+
+/// What becomes of a line.
+struct Saying {
+    /// Lines of its kind in a second that is over, which were only counted.
+    ended: Option<Repeated>,
+    is_it: Is,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Is {
+    Said,
+    /// It is the first of its kind in this second that is not said.
+    FirstCounted,
+    Counted,
+}
+
 impl Repeats {
-    /// Whether a line is to be written, and not only counted.
-    fn admit(&mut self, record: &Record<'_>, second: u64) -> bool {
-        let Some(place) = record.file_static().zip(record.line()) else { return true };
+    /// Whether a line is to be said, or only counted.
+    fn say(&mut self, record: &Record<'_>, second: u64) -> Saying {
+        let said = Saying { ended: None, is_it: Is::Said };
+        let Some(place) = record.file_static().zip(record.line()) else { return said };
         if self.0.len() >= KINDS_MAX && !self.0.contains_key(&place) {
-            return true;
+            return said;
         }
         let kind = self.0.entry(place).or_insert_with(|| Kind::new(second, record.level()));
-        if kind.second != second && kind.said <= SAME_MAX {
-            *kind = Kind::new(second, record.level());
-        }
+        let ended = if kind.second == second { None } else { kind.end(second) };
         kind.said += 1;
-        if kind.said == SAME_MAX + 1 {
-            kind.like = cut(&record.args().to_string(), LINE_MAX / 8).to_owned();
-        }
-        kind.said <= SAME_MAX
+        let is_it = match kind.said {
+            ..=SAME_MAX => Is::Said,
+            count if count == SAME_MAX + 1 => {
+                kind.like = cut(&record.args().to_string(), LINE_MAX / 8).to_owned();
+                Is::FirstCounted
+            }
+            _ => Is::Counted,
+        };
+        Saying { ended, is_it }
     }
 
     /// How long it is until lines that were not written are to be told of, if there are any.
@@ -276,18 +312,20 @@ impl Repeats {
     /// What was not written in the seconds before this one.
     fn ended(&mut self, second: u64) -> Vec<Repeated> {
         let ended = self.0.values_mut().filter(|kind| kind.second < second && kind.said > SAME_MAX);
-        ended
-            .map(|kind| {
-                let Kind { said, level, like, .. } = std::mem::replace(kind, Kind::new(second, kind.level));
-                Repeated { level, count: said - SAME_MAX, like }
-            })
-            .collect()
+        ended.filter_map(|kind| kind.end(second)).collect()
     }
 }
 
 impl Kind {
     fn new(second: u64, level: Level) -> Self {
         Kind { second, said: 0, level, like: String::new() }
+    }
+
+    /// Begins with another second. Returns what was not written in the one before.
+    fn end(&mut self, second: u64) -> Option<Repeated> {
+        let Kind { said, level, like, .. } = std::mem::replace(self, Kind::new(second, self.level));
+        let count = said.checked_sub(SAME_MAX).filter(|count| *count > 0)?;
+        Some(Repeated { level, count, like })
     }
 }
 
@@ -408,27 +446,29 @@ mod tests {
     #[test]
     fn what_is_said_again_and_again_is_counted() {
         let mut repeats = Repeats::default();
-        let mut say = |line: u32, second| {
+        fn say(repeats: &mut Repeats, line: u32, second: u64) -> (Is, Option<Repeated>) {
             let mut record = Record::builder();
             record.level(Level::Info).file_static(Some("file.rs")).line(Some(line));
-            (
-                repeats.admit(&record.args(format_args!("text")).build(), second),
-                repeats.next_look(second).is_some(),
-            )
-        };
-        for _ in 0..SAME_MAX {
-            assert_eq!(say(1, 7), (true, false));
+            let said = repeats.say(&record.args(format_args!("text")).build(), second);
+            (said.is_it, said.ended)
         }
-        assert_eq!(say(1, 7), (false, true));
-        assert_eq!(say(1, 7), (false, true));
+        let told = |count| Repeated { level: Level::Info, count, like: "text".to_owned() };
+        for _ in 0..SAME_MAX {
+            assert_eq!(say(&mut repeats, 1, 7), (Is::Said, None));
+        }
+        assert_eq!(repeats.next_look(7), None);
+        assert_eq!(say(&mut repeats, 1, 7), (Is::FirstCounted, None));
+        assert_eq!(say(&mut repeats, 1, 7), (Is::Counted, None));
+        assert!(repeats.next_look(7).is_some());
         // Another kind is another matter.
-        assert!(say(2, 7).0);
+        assert_eq!(say(&mut repeats, 2, 7), (Is::Said, None));
+        // When the second is over it is told, whether anything more is said or not, and once.
         assert_eq!(repeats.ended(7), []);
-        let told = Repeated { level: Level::Info, count: 2, like: "text".to_owned() };
-        assert_eq!((repeats.ended(8), repeats.ended(8)), (vec![told], vec![]));
-        let mut record = Record::builder();
-        let record = record.file_static(Some("file.rs")).line(Some(1)).build();
-        assert!(repeats.admit(&record, 8));
+        assert_eq!((repeats.ended(8), repeats.ended(8)), (vec![told(2)], vec![]));
+        assert_eq!(say(&mut repeats, 1, 8), (Is::Said, None));
+        (0..SAME_MAX).for_each(|_| drop(say(&mut repeats, 1, 8)));
+        assert_eq!(say(&mut repeats, 1, 20), (Is::Said, Some(told(1))));
+        assert_eq!(repeats.next_look(21), None);
     }
 
     #[test]

@@ -245,7 +245,7 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--gateway", "ws://x", "--gateway", "ws://x/ws"], "is given twice"),
         (&["--workers", "9", "--max-streams", "8"], "--max-streams counts those of --workers"),
         (&["--local", "http://127.0.0.1:3000"], "is the gateway itself"),
-        (&["--admin-token-file", "s3cret"], "--admin-token-file: no such file"),
+        (&["--admin-token-file", "s3cret"], "--admin-token-file: there is no file of that name"),
         (&["--rate", "100"], "--rate: expected a rate such as 100/s"),
         (&["--burst", "5"], "--burst needs --rate"),
         (&["--rate-wait", "1s"], "--rate-wait needs --rate"),

@@ -147,7 +147,11 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             let Some(delay) = backoff.failed(lived, backoff::chance()) else {
                 return Err(RunError::GaveUp(what));
             };
-            let tries = backoff.left().map(|left| format!("; tries left: {left}")).unwrap_or_default();
+            let tries = match backoff.left() {
+                None => String::new(),
+                Some(0) => ", for the last time".to_owned(),
+                Some(left) => format!("; tries left: {left}"),
+            };
             warn!("{what}; trying again in {:.1} s{tries}", delay.as_secs_f64());
             if let Some(why) = agent.control.wait(delay) {
                 info!("{why}: trying again at once");

@@ -69,7 +69,9 @@ impl fmt::Display for InvalidUrl {
             InvalidUrl::Syntax => {
                 "not a URL with a valid host and port; expected something like wss://gateway.example/ws"
             }
-            InvalidUrl::Scheme => "its scheme is not ws:// or wss://",
+            InvalidUrl::Scheme => {
+                "its scheme is not ws://, which stands for http://, or wss://, for https://"
+            }
             InvalidUrl::UserInfo => "it holds a user name; a gateway's token goes into --token-file or TOKEN",
             InvalidUrl::Fragment => "it holds a fragment (#), which a gateway never sees",
             InvalidUrl::Query => "it holds a query; a gateway's token goes into --token-file or TOKEN",
@@ -239,7 +241,7 @@ impl DialError {
                 "if it speaks TLS, use wss://; else check the port and path in --gateway"
             }
             DialError::Upgrade(_) => {
-                "check that --gateway names a gateway, and ws:// or wss:// as it expects"
+                "check that --gateway names a gateway, with ws:// or wss:// as it expects and its path, usually /ws"
             }
         }
     }

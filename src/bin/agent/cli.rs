@@ -124,8 +124,10 @@ pub struct Settings {
     pub log_format: Format,
     /// What `RUST_LOG` says.
     pub log_level: Option<String>,
-    /// What the log is to say of the environment.
+    /// What the log is to warn of in the environment.
     pub warnings: Vec<String>,
+    /// What it is to say of it.
+    pub notes: Vec<String>,
 }
 
 /// What to do.
@@ -195,8 +197,8 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     let builder = protection(o, builder)?;
     let builder = local_side(o, builder)?;
     let agent = admin(o, builder)?.build().map_err(|error| UsageError(error.to_string()))?;
-    warnings.extend(o.bare_variables());
-    Ok(Settings { agent, drain, task, log_format, log_level, warnings })
+    let notes = o.bare_variables().into_iter().collect();
+    Ok(Settings { agent, drain, task, log_format, log_level, warnings, notes })
 }
 
 fn task(invoked: Invoked) -> Task {

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(settings)) => {
             logging::install(settings.log_format, settings.log_level.as_deref());
             settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+            settings.notes.iter().for_each(|note| info!("{note}"));
             let code = run(settings.agent, settings.drain);
             log::logger().flush();
             code

@@ -90,7 +90,7 @@ pub struct Settings {
     /// What `RUST_LOG` says.
     pub log_level: Option<String>,
     /// What the log is to say of the environment.
-    pub warnings: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// Which paths are the gateway's own.
@@ -146,10 +146,10 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
         legacy: o.switch("--legacy")?,
         log_format: o.value("--log-format", cli::log_format)?.unwrap_or_default(),
         log_level: o.variable("RUST_LOG")?.map(|(_, level)| level),
-        warnings: Vec::new(),
+        notes: Vec::new(),
     };
     check(&settings)?;
-    Ok(Settings { warnings: o.bare_variables().into_iter().collect(), ..settings })
+    Ok(Settings { notes: o.bare_variables().into_iter().collect(), ..settings })
 }
 
 fn check(settings: &Settings) -> Result<(), UsageError> {

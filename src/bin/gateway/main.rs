@@ -98,7 +98,7 @@ fn run(settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    settings.notes.iter().for_each(|note| info!("{note}"));
     let address = listener.local_addr().unwrap_or(settings.listen);
     let tls = settings.credentials.tls().is_some();
     info!(
@@ -110,7 +110,7 @@ fn run(settings: Settings) -> ExitCode {
     );
     if settings.credentials.token().is_none() {
         warn!(
-            "without a token (--token-file) anybody who reaches {address}, through a proxy, too, can serve visitors as \
+            "without a token (--token-file or GATEWAY_TOKEN) anybody who reaches {address}, through a proxy, too, can serve visitors as \
              an agent"
         );
     }

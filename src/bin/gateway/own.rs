@@ -29,8 +29,8 @@ pub enum Own {
     NotAllowed,
 }
 
-/// The page that a request asks for.
-pub fn page(head: &Head, settings: &Settings) -> Option<Own> {
+/// The page that a request asks for. One that names a tunnel means its application's, but under the gateway's own prefix.
+pub fn page(head: &Head, names_tunnel: bool, settings: &Settings) -> Option<Own> {
     let (method, path) = (head.request.method(), head.request.uri().path());
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if let Some(name) = path.strip_prefix(PREFIX) {
@@ -46,7 +46,7 @@ pub fn page(head: &Head, settings: &Settings) -> Option<Own> {
     // What a page asks for is its application's.
     let is_pages = head.request.headers().contains_key(header::ORIGIN);
     match path {
-        _ if settings.own_paths == OwnPaths::New || is_pages => None,
+        _ if settings.own_paths == OwnPaths::New || is_pages || names_tunnel => None,
         "/health" if reads => Some(Own::Health),
         "/connections" if reads => Some(Own::Connections),
         "/forward" if *method == Method::POST => Some(Own::Forward),

@@ -73,8 +73,7 @@ struct Destination {
 
 fn route(head: &Head, arrival: Arrival, has_place: bool, gateway: &Gateway) -> Route {
     let named = head.request.headers().get(X_TUNNEL_ID);
-    let own = if named.is_none() { own::page(head, &gateway.settings) } else { None };
-    let to_root = match own {
+    let to_root = match own::page(head, named.is_some(), &gateway.settings) {
         Some(Own::Forward) => true,
         Some(page) => return Route::Here(own::answer(page, head, arrival, gateway)),
         None => false,
