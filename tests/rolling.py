@@ -121,6 +121,11 @@ class Program:
         self.start()
 
 
+def print_all(complaints):
+    while True:
+        print(complaints.get(), flush=True)
+
+
 def wait_until(what, holds):
     deadline = time.monotonic() + LIMIT
     while not holds():
@@ -201,7 +206,8 @@ def main():
         time.sleep(1)
 
         done, failed = multiprocessing.Value("q", 0), multiprocessing.Value("q", 0)
-        complaints, ends = multiprocessing.Queue(), multiprocessing.Event()
+        complaints, ends = multiprocessing.SimpleQueue(), multiprocessing.Event()
+        threading.Thread(target=print_all, args=(complaints,), daemon=True).start()
         arguments = (front, options.requests, done, failed, complaints, ends)
         def visitors():
             threads = [threading.Thread(target=visit, args=arguments) for _ in range(VISITORS // 4)]
@@ -222,8 +228,6 @@ def main():
         ends.set()
         for process in crowd:
             process.join()
-        while not complaints.empty():
-            print(complaints.get())
         seconds = time.monotonic() - start
         print(
             f"{options.balancer}: {options.restarts} restarts of gateways and {options.restarts} of agents in "
