@@ -30,6 +30,7 @@ AGENT = os.environ.get("AGENT", str(HERE / "target/release/agent"))
 TUNNEL = "agent_550e8400-e29b-41d4-a716-446655440000_rolling"
 VISITORS = 16
 LIMIT = 30
+SEEN_AFTER = 1
 
 
 def free_port():
@@ -224,6 +225,8 @@ def main():
             for program in (gateways[turn % 2], agents[turn % 2]):
                 program.restart()
                 wait_until(f"both agents are at both gateways after {program.name}", all_there)
+                # The balancer finds out at its next check.
+                time.sleep(SEEN_AFTER)
             print(f"restart {turn + 1} of {options.restarts}: {done.value} requests, {failed.value} lost", flush=True)
         ends.set()
         for process in crowd:
