@@ -190,6 +190,16 @@ impl Mux {
         }
     }
 
+    /// Takes all the control that waits to be sent: what comes next must not overtake it.
+    pub fn take_control(&self, mut send: impl FnMut(&[u8])) {
+        while self.control_bytes() > 0
+            && let Some(message) = self.next_message()
+        {
+            send(&message);
+            self.recycle(message);
+        }
+    }
+
     /// Wakes the writer when something was left to send, a window, say.
     fn wake_for_output(&self) {
         let state = self.state();

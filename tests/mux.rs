@@ -362,6 +362,16 @@ fn streams_that_an_agent_does_not_serve_any_more_are_refused() {
 }
 
 #[test]
+fn nothing_is_opened_after_the_agent_has_taken_leave_however_far_away_the_last_stream_is() {
+    let mut streams = gateway();
+    streams.open((), Bytes::from_static(GET), true, false).unwrap();
+    let event = Event::GoAway { last: u32::MAX, text: String::new() };
+    receives(&mut streams, bytes(5, 0, u32::MAX, b""), event);
+    assert_eq!(streams.over(1), None);
+    assert_eq!(streams.open((), Bytes::from_static(GET), true, false), Err(OpenError::GoesAway));
+}
+
+#[test]
 fn a_lost_connection_ends_what_has_not_ended() {
     let mut streams = gateway();
     for _ in 0..2 {

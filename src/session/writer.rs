@@ -167,7 +167,12 @@ impl Writer<'_> {
     }
 
     fn send(&mut self, message: Outgoing) {
-        self.closing |= matches!(message, Outgoing::Close(..));
+        if let Outgoing::Close(..) = message {
+            self.closing = true;
+            // Which streams are not served is said before the end.
+            let frames = &mut self.frames;
+            self.inbox.mux().inspect(|mux| mux.take_control(|control| frames.push_binary(control)));
+        }
         self.frames.push(&message);
     }
 

@@ -238,7 +238,7 @@ impl Agent {
         }
         mux.open(head, end, upgrade).map_err(|error| match error {
             OpenError::Full => NoAnswer::Busy,
-            OpenError::Lost => NoAnswer::Gone,
+            OpenError::Lost | OpenError::GoesAway => NoAnswer::Gone,
         })
     }
 
@@ -360,14 +360,9 @@ pub fn write(agent: &Agent, queue: &Receiver<Queued>, mut half: WriteHalf) {
     let mut frames = FrameWriter::new(Role::Server);
     let push = |frames: &mut FrameWriter, queued| {
         if let Queued::Message(message) = queued {
-            if let (Outgoing::Close(..), Some(mux)) = (&message, &agent.mux) {
-                // A GOAWAY comes before the end that it announces.
-                while mux.control_bytes() > 0
-                    && let Some(control) = mux.next_message()
-                {
-                    frames.push_binary(&control);
-                    mux.recycle(control);
-                }
+            // A GOAWAY comes before the end that it announces; and a pong tells that what was opened before is on its way.
+            if let (Outgoing::Close(..) | Outgoing::Pong(_), Some(mux)) = (&message, &agent.mux) {
+                mux.take_control(|control| frames.push_binary(control));
             }
             agent.outgoing_bytes.fetch_sub(length(&message), Ordering::Relaxed);
             frames.push(&message);

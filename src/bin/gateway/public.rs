@@ -45,7 +45,7 @@ pub fn serve(socket: Socket, visitor: Visitor, gateway: &Arc<Gateway>) -> io::Re
         if !has_tunnel_id && accept::is_agent(&head, &gateway.settings.agent_path) {
             return accept::upgrade(connection, &head, visitor, gateway);
         }
-        let has_place = visitor.settle();
+        let has_place = visitor.settle() && count_visitor(&visitor, &head, arrival, gateway);
         visitor.enter(Stage::Received);
         let next = match route(&head, arrival, has_place, gateway) {
             Route::Agent(to) => forward(connection, &head, to, arrival, &visitor, gateway)?,
@@ -55,6 +55,17 @@ pub fn serve(socket: Socket, visitor: Visitor, gateway: &Arc<Gateway>) -> io::Re
         visitor.enter(Stage::Idle);
         connection = next;
     }
+}
+
+/// Counts a request that came through a trusted proxy for the address of its visitor. Whether that may have one more.
+fn count_visitor(visitor: &Visitor, head: &Head, arrival: Arrival, gateway: &Gateway) -> bool {
+    let proxies = &gateway.settings.proxies;
+    if !proxies.trusts(arrival.peer) {
+        return true;
+    }
+    let address = proxies.visitor(head.request.headers(), arrival.peer);
+    let is_free = address.is_loopback() || proxies.trusts(address);
+    visitor.count_as((!is_free).then(|| forwarded::counted_as(address)))
 }
 
 /// Who answers a request.
@@ -82,7 +93,7 @@ fn route(head: &Head, arrival: Arrival, has_place: bool, gateway: &Gateway) -> R
     if !has_place {
         return here(Problem::unavailable(
             "no_place",
-            "the gateway has as many visitors as it takes; try again",
+            "the gateway has as many visitors as it takes, or as many of yours; try again",
         ));
     }
     if let Some(response) = stopped_here(head) {

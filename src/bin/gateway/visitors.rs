@@ -286,6 +286,21 @@ impl Visitor {
         !is_guest(&state)
     }
 
+    /// Counts the connection as this address's from now on, unless it has as many as it may have already.
+    pub fn count_as(&self, address: Option<IpAddr>) -> bool {
+        let mut state = self.visitors.state();
+        if let Some(entry) = state.list.get_mut(&self.id) {
+            entry.address = None;
+        }
+        if address.is_some_and(|address| state.count_of(address) >= self.visitors.limits.per_address) {
+            return false;
+        }
+        if let Some(entry) = state.list.get_mut(&self.id) {
+            entry.address = address;
+        }
+        true
+    }
+
     /// Records that a response begins. Whether the connection may carry another request behind it.
     pub fn responds(&self) -> bool {
         self.place.responding.store(true, Ordering::SeqCst);
@@ -431,6 +446,16 @@ mod tests {
         let _next = test.comes(2, None).unwrap();
         assert!(!received.0.is_evicted());
         has_ended(&mut silent);
+    }
+
+    #[test]
+    fn behind_a_proxy_a_request_counts_for_its_visitor() {
+        let test = Test::new(10, 2);
+        let one = Some("192.0.2.1".parse().unwrap());
+        let through: Vec<_> = (0..3).map(|_| test.comes(0, None).unwrap()).collect();
+        assert_eq!([0, 1, 2].map(|index: usize| through[index].0.count_as(one)), [true, true, false]);
+        // Its next request may be another's; and the same one's is its own place.
+        assert!(through[0].0.count_as(None) && through[1].0.count_as(one) && through[2].0.count_as(one));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub enum Over {
 pub enum OpenError {
     /// The connection is lost.
     Lost,
+    /// The other side takes leave, and serves only what was on its way.
+    GoesAway,
     /// As many are open as may be.
     Full,
 }
@@ -106,6 +108,8 @@ pub struct Streams<T> {
     turns: VecDeque<u32>,
     /// Bytes of body in one frame that is sent.
     frame_max: usize,
+    /// The other side takes leave.
+    goes_away: bool,
     lost: bool,
 }
 
@@ -159,6 +163,7 @@ impl<T> Streams<T> {
             beginners: VecDeque::new(),
             turns: VecDeque::new(),
             frame_max: limits.max_frame as usize,
+            goes_away: false,
             lost: false,
         }
     }
@@ -204,6 +209,9 @@ impl<T> Streams<T> {
         debug_assert_eq!(self.side, Side::Gateway);
         if self.lost {
             return Err(OpenError::Lost);
+        }
+        if self.goes_away {
+            return Err(OpenError::GoesAway);
         }
         let has_room = self.open < self.limits.max_streams as usize;
         let number = self.last.checked_add(1).filter(|_| has_room).ok_or(OpenError::Full)?;

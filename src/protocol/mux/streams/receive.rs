@@ -28,6 +28,7 @@ impl<T> Streams<T> {
                 self.on_stream(stream, |streams| streams.break_off(stream, "a frame that cannot be read"))
             }
             Frame::GoAway { last, text } => {
+                self.goes_away = true;
                 if self.side == Side::Gateway {
                     self.end_above(last);
                 }
