@@ -19,7 +19,7 @@ help: ## this list
 build: ## the release binaries, target/release/agent and target/release/gateway
 	$(CARGO) build --release --bins
 
-run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=http://…]
+run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=http://… MAX_RETRIES=10, and every other option by its variable]
 	@if [ -z "$(TUNNEL_ID)" ]; then \
 		echo 'make run: which tunnel? Give TUNNEL_ID, such as' >&2; \
 		echo '  make run TUNNEL_ID=agent_550e8400-e29b-41d4-a716-446655440000_prod' >&2; exit 2; fi
