@@ -154,9 +154,11 @@ fn check_names(table: &[Opt], prefix: &str, names: impl Iterator<Item = OsString
     let known: BTreeSet<String> = table.iter().flat_map(|opt| own_names(prefix, opt)).collect();
     for name in names {
         let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else { continue };
-        // Kubernetes tells every program of services in this way, of one that is called tunnel-agent, say.
+        // Kubernetes tells every program of services in this way, of one whose name begins as this program's, say.
         let rest = &name[prefix.len()..];
-        let is_of_service = rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_");
+        let of_service = format!("_{rest}_");
+        let is_of_service =
+            ["_SERVICE_HOST_", "_SERVICE_PORT_", "_PORT_"].iter().any(|sign| of_service.contains(sign));
         if known.contains(name) || is_of_service {
             continue;
         }
@@ -296,11 +298,12 @@ impl<'a> Options<'a> {
             .arguments
             .values_from_str(flag)
             .map_err(|_| UsageError(format!("{flag}: not valid UTF-8")))?;
-        let (name, texts) = match self.variable_of(flag)? {
-            Some((variable, text)) if typed.is_empty() => {
+        let variable = if typed.is_empty() { self.variable_of(flag)? } else { None };
+        let (name, texts) = match variable {
+            Some((variable, text)) => {
                 (variable, text.split(',').map(|text| text.trim().to_owned()).collect())
             }
-            _ => (flag.to_owned(), typed),
+            None => (flag.to_owned(), typed),
         };
         let read = |text: &String| text.parse().map_err(|error| UsageError(format!("{name}: {error}")));
         texts.iter().map(read).collect()
@@ -667,7 +670,7 @@ mod tests {
     #[test]
     fn a_name_of_ones_own_that_is_misspelt_is_refused() {
         let check = |name: &str| check_names(&TABLE, "MY_", [OsString::from(name)].into_iter());
-        for known in ["MY_WORKERS", "MY_TUNNEL_ID", "WORKER", "MY_SERVICE_HOST", "MY_PORT_80_TCP", "PATH"] {
+        for known in ["MY_WORKERS", "MY_TUNNEL_ID", "WORKER", "MY_SERVICE_HOST", "MY_X_PORT_80_TCP", "PATH"] {
             assert_eq!(check(known), Ok(()), "{known}");
         }
         let wrong = "the variable MY_WORKER is none of this program's; did you mean MY_WORKERS?";

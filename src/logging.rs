@@ -165,6 +165,8 @@ struct Waiting {
     dropped: u64,
     /// The thread that writes waits for something to write.
     idle: bool,
+    /// It is to look again at what there is.
+    look: bool,
 }
 
 impl Queue {
@@ -188,7 +190,9 @@ impl Queue {
 
     /// Has the thread that writes look again at what there is.
     fn wake(&self) {
-        if std::mem::take(&mut self.state().idle) {
+        let mut state = self.state();
+        state.look = true;
+        if std::mem::take(&mut state.idle) {
             self.changed.notify_all();
         }
     }
@@ -196,7 +200,7 @@ impl Queue {
     /// Waits for lines, no longer than this if a time is given. Returns them, and how many were dropped.
     fn take(&self, limit: Option<Duration>) -> (Vec<u8>, u64) {
         let mut state = self.state();
-        if state.lines.is_empty() && state.dropped == 0 {
+        if state.lines.is_empty() && state.dropped == 0 && !state.look {
             state.idle = true;
             // Somebody may wait until all is written.
             self.changed.notify_all();
@@ -213,6 +217,7 @@ impl Queue {
             };
             state.idle = false;
         }
+        state.look = false;
         let spare = std::mem::take(&mut state.spare);
         (std::mem::replace(&mut state.lines, spare), std::mem::take(&mut state.dropped))
     }

@@ -264,8 +264,9 @@ fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
     match (o.value("--admin", address)?, token) {
         (Some(address), token) => Ok(builder.admin(address, token)),
         // It may be another program's.
-        (None, Some(_)) if o.is_bare("ADMIN_TOKEN") => {
+        (None, Some(_)) if ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE"].iter().any(|variable| o.is_bare(variable)) => {
             o.leave("ADMIN_TOKEN");
+            o.leave("ADMIN_TOKEN_FILE");
             Ok(builder)
         }
         (None, Some(_)) => {

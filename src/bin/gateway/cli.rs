@@ -113,8 +113,8 @@ pub fn help() -> String {
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          GET /.tunnel/health tells that it lives, /.tunnel/ready whether it has an agent and is to get requests,\n\
          /.tunnel/connections which agents there are; POST /.tunnel/forward sends its body to an agent as POST /.\n\
-         Every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, whatever the\n\
-         path; among several agents of it, the one with the fewest requests under way is asked.\n\n\
+         Every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, and\n\
+         everything but /.tunnel/ goes to it; among several agents of it, the one with the fewest requests under way is asked.\n\n\
          SIGTERM and SIGINT stop it; a second one does not wait any more. SIGHUP reads token and certificate again.\n\
          Exit codes: 0 asked to stop, 1 could not listen, 2 wrong usage.\n",
         cli::program("gateway"),

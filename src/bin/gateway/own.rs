@@ -95,12 +95,9 @@ fn health(gateway: &Gateway) -> Value {
 
 /// Whether a balancer is to send requests here.
 fn ready(gateway: &Gateway) -> (StatusCode, Value) {
-    let default = gateway.settings.default_tunnel.as_ref();
-    let serves =
-        |agent: &Agent| !agent.is_leaving() && default.is_none_or(|id| *id == agent.handshake.tunnel_id);
     let obstacles = [
         (gateway.visitors.are_draining(), "the gateway is stopping"),
-        (!gateway.agents.list().iter().any(|agent| serves(agent)), "no agent is connected"),
+        (!gateway.agents.list().iter().any(|agent| !agent.is_leaving()), "no agent is connected"),
     ];
     let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
     let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

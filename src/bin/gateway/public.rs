@@ -46,8 +46,16 @@ pub fn serve(socket: Socket, visitor: Visitor, gateway: &Arc<Gateway>) -> io::Re
             return accept::upgrade(connection, &head, visitor, gateway);
         }
         let has_place = visitor.settle() && count_visitor(&visitor, &head, arrival, gateway);
-        visitor.enter(Stage::Received);
+        if has_place {
+            visitor.enter(Stage::Received);
+        }
         let next = match route(&head, arrival, has_place, gateway) {
+            // Its body is not waited for: whoever has no place holds none.
+            Route::Here(response) if !has_place => return end_with(connection, response, &visitor),
+            Route::Agent(_) if visitor.is_evicted() => {
+                let response = gateway.problem(Problem::too_slow(), &head, arrival);
+                return end_with(connection, response, &visitor);
+            }
             Route::Agent(to) => forward(connection, &head, to, arrival, &visitor, gateway)?,
             Route::Here(response) => answer_here(connection, &head, response, arrival, &visitor, gateway)?,
         };
@@ -242,15 +250,20 @@ fn answer_here(
 ) -> io::Result<Option<Connection>> {
     if connection.awaits_continue(head) {
         // The client need not send what nobody wants (RFC 9110 §10.1.1), and this is its answer.
-        visitor.responds();
-        connection.respond(None, response)?;
-        connection.linger();
-        return Ok(None);
+        return end_with(connection, response, visitor).map(|()| None);
     }
     if let Err(error) = connection.skip_body(head, gateway.settings.max_body) {
         return refuse(connection, Some(head), error, arrival, visitor, gateway).map(|()| None);
     }
     respond(connection, head, response, visitor)
+}
+
+/// Ends the connection with this response.
+fn end_with(mut connection: Connection, response: Response<Vec<u8>>, visitor: &Visitor) -> io::Result<()> {
+    visitor.responds();
+    connection.respond(None, response)?;
+    connection.linger();
+    Ok(())
 }
 
 fn respond(
@@ -268,7 +281,7 @@ fn respond(
 
 /// Refuses what cannot be read. What follows on the connection cannot be told from the rest of it.
 fn refuse(
-    mut connection: Connection,
+    connection: Connection,
     head: Option<&Head>,
     error: Error,
     arrival: Arrival,
@@ -288,10 +301,7 @@ fn refuse(
     if is_head {
         response.body_mut().clear();
     }
-    visitor.responds();
-    connection.respond(None, response)?;
-    connection.linger();
-    Ok(())
+    end_with(connection, response, visitor)
 }
 
 impl Gateway {

@@ -154,7 +154,12 @@ impl Exchange<'_> {
             };
             // Nothing of it was processed. What is here still may go to another agent.
             if !self.upload.can_turn() {
-                return self.end_with(error.with_status(StatusCode::BAD_GATEWAY));
+                let problem = match error.status {
+                    _ if self.visitor.is_evicted() => Problem::too_slow(),
+                    StatusCode::SERVICE_UNAVAILABLE => error.with_status(StatusCode::BAD_GATEWAY),
+                    _ => error,
+                };
+                return self.end_with(problem);
             }
             let may = tried.len() < OFFERS_MAX && self.has_time();
             let choose = || self.gateway.agents.choose(&tried[0].handshake.tunnel_id, &tried);

@@ -57,6 +57,8 @@ struct Entry {
     stage: Stage,
     /// It is in the anteroom: there was no place for it.
     is_guest: bool,
+    /// A trusted proxy's: its address is that of whose request it carries, for as long as it does.
+    is_proxied: bool,
     /// Since when there has been no complete request.
     waiting_since: Instant,
     traffic: Arc<Traffic>,
@@ -209,6 +211,7 @@ impl Visitors {
             address,
             stage: Stage::Arriving,
             is_guest,
+            is_proxied: false,
             waiting_since: now,
             traffic,
             looks: Vec::new(),
@@ -268,6 +271,9 @@ impl Visitor {
                 entry.waiting_since = Instant::now();
                 self.place.responding.store(false, Ordering::SeqCst);
             }
+            if entry.is_proxied && !stage.has_request() {
+                entry.address = None;
+            }
             entry.stage = stage;
         }
         self.visitors.changed(state);
@@ -276,20 +282,19 @@ impl Visitor {
     /// Takes a place for a request, if the connection has none and there is one. Whether it has one now.
     pub fn settle(&self) -> bool {
         let mut state = self.visitors.state();
-        let is_guest = |state: &State| state.list.get(&self.id).is_some_and(|entry| entry.is_guest);
-        if is_guest(&state)
-            && state.placed() < self.visitors.limits.places
-            && let Some(entry) = state.list.get_mut(&self.id)
-        {
-            entry.is_guest = false;
-        }
-        !is_guest(&state)
+        let is_free = state.placed() < self.visitors.limits.places;
+        // One that is not in the list has lost its place to another.
+        let Some(entry) = state.list.get_mut(&self.id) else { return false };
+        entry.is_guest &= !is_free;
+        !entry.is_guest
     }
 
-    /// Counts the connection as this address's from now on, unless it has as many as it may have already.
+    /// Counts the connection, a proxy's, as this address's until its request is answered, unless that has as many as it may
+    /// have already.
     pub fn count_as(&self, address: Option<IpAddr>) -> bool {
         let mut state = self.visitors.state();
         if let Some(entry) = state.list.get_mut(&self.id) {
+            entry.is_proxied = true;
             entry.address = None;
         }
         if address.is_some_and(|address| state.count_of(address) >= self.visitors.limits.per_address) {
@@ -454,8 +459,12 @@ mod tests {
         let one = Some("192.0.2.1".parse().unwrap());
         let through: Vec<_> = (0..3).map(|_| test.comes(0, None).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|index: usize| through[index].0.count_as(one)), [true, true, false]);
-        // Its next request may be another's; and the same one's is its own place.
-        assert!(through[0].0.count_as(None) && through[1].0.count_as(one) && through[2].0.count_as(one));
+        // The same one's next request on the connection is in its own place.
+        assert!(through[1].0.count_as(one));
+        // And a connection that waits for another request is nobody's.
+        through[0].0.enter(Stage::Served);
+        through[0].0.enter(Stage::Idle);
+        assert!(through[2].0.count_as(one));
     }
 
     #[test]
