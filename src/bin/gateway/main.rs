@@ -184,6 +184,9 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
         }
         gateway.settings.credentials.reload();
     }
+    // Balancers see that it is not ready, and those who have seen it not yet are served.
+    gateway.visitors.drain();
+    gateway.agents.refuse_more();
     info!("stopping; agents to say goodbye to: {}; ask again to stop at once", gateway.agents.count());
     let impatient = gateway.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -193,9 +196,6 @@ fn serve(listener: TcpListener, settings: Settings) -> std::io::Result<()> {
         log::logger().flush();
         std::process::exit(0);
     })?;
-    // Balancers see that it is not ready, and those who have seen it not yet are served.
-    gateway.visitors.drain();
-    gateway.agents.refuse_more();
     thread::sleep(gateway.settings.drain_delay);
     refuse_more(&listener, &gateway);
     drop(listener);
