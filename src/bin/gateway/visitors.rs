@@ -282,11 +282,15 @@ impl Visitor {
     /// Takes a place for a request, if the connection has none and there is one. Whether it has one now.
     pub fn settle(&self) -> bool {
         let mut state = self.visitors.state();
-        let is_free = state.placed() < self.visitors.limits.places;
         // One that is not in the list has lost its place to another.
-        let Some(entry) = state.list.get_mut(&self.id) else { return false };
-        entry.is_guest &= !is_free;
-        !entry.is_guest
+        let is_guest = |state: &State| state.list.get(&self.id).is_none_or(|entry| entry.is_guest);
+        if is_guest(&state)
+            && state.placed() < self.visitors.limits.places
+            && let Some(entry) = state.list.get_mut(&self.id)
+        {
+            entry.is_guest = false;
+        }
+        !is_guest(&state)
     }
 
     /// Counts the connection, a proxy's, as this address's until its request is answered, unless that has as many as it may
