@@ -154,6 +154,10 @@ impl Connection {
         mut room: impl FnMut(usize) -> bool,
     ) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
+        if let Framing::Length(length) = head.framing {
+            // What grows by doubling takes up twice what it holds. Memory that nothing is written to costs nothing.
+            body.reserve_exact(usize::try_from(length).unwrap_or(max).min(max));
+        }
         self.read_pieces(head, max, |piece| {
             if !room(piece.len()) {
                 let what = "there is no memory for the body";
