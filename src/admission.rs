@@ -149,18 +149,17 @@ impl Refusal {
 
     /// Leaves a line in the log, with method and path (without its query) where they could be read.
     pub(crate) fn log(&self, name: RequestName, request: Option<(&Method, &str)>) {
-        let (status, code, name) = (self.status().as_u16(), self.code(), name.to_string());
-        let request_name = name.as_str();
+        let (status, code) = (self.status().as_u16(), self.code());
         match request {
             Some((method, path)) => {
                 let path = &*shown_path(path);
                 let (method, shown) = (method.as_str(), path.escape_debug());
                 let hint = self.hint();
-                info!(method, path, status, code, request = request_name; "{method} {shown} refused: {status} {code}{hint} [{name}]");
+                info!(method, path, status, code, request:% = name; "{method} {shown} refused: {status} {code}{hint} [{name}]");
             }
             None => {
                 let text = self.message();
-                info!(status, code, request = request_name; "refused a request: {status} {code}: {text} [{name}]");
+                info!(status, code, request:% = name; "refused a request: {status} {code}: {text} [{name}]");
             }
         }
     }

@@ -334,7 +334,7 @@ impl<'a> Options<'a> {
         read: impl Fn(&str) -> Option<T>,
     ) -> Result<Option<(T, Option<PathBuf>)>, UsageError> {
         // A file that another program may have meant does not hide what was meant for this one.
-        let of_file = self.table.iter().find(|opt| opt.flag == file).map_or("", |opt| opt.variable);
+        let of_file = self.variable_name(file);
         let is_typed = self.typed.iter().any(|(flag, _)| *flag == file);
         let is_hidden = !is_typed && self.is_set(variable) && !self.is_set(of_file);
         let from_file = |path: &str| secret_file(path).map(|text| (text, PathBuf::from(path)));
@@ -355,16 +355,23 @@ impl<'a> Options<'a> {
 
     /// What the variable of an option is called in an error, and its value, unless it is unset or empty.
     fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
-        let variable = self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable);
-        self.variable(variable)
+        self.variable(self.variable_name(flag))
+    }
+
+    /// The short name of an option's variable; empty where there is none.
+    fn variable_name(&self, flag: &str) -> &'static str {
+        self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable)
+    }
+
+    /// The option with this variable.
+    fn option_of(&self, variable: &str) -> Option<&'a Opt> {
+        self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty())
     }
 
     /// What a variable is called in an error, and its value, unless it is unset or empty. The name that no other program
     /// uses hides the bare one, even when it is empty.
     pub fn variable(&self, variable: &'static str) -> Result<Option<(String, String)>, UsageError> {
-        let Some(opt) = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty()) else {
-            return Ok(None);
-        };
+        let Some(opt) = self.option_of(variable) else { return Ok(None) };
         let names = own_names(self.prefix, opt);
         let own = names.iter().find_map(|name| Some((name, (self.environment)(name)?)));
         let (source, value) = match (own, (self.environment)(variable)) {
@@ -393,8 +400,7 @@ impl<'a> Options<'a> {
 
     /// The names of a variable that no other program uses; none where there is no such variable.
     fn own_names(&self, variable: &str) -> Vec<String> {
-        let opt = self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty());
-        opt.map(|opt| own_names(self.prefix, opt)).unwrap_or_default()
+        self.option_of(variable).map(|opt| own_names(self.prefix, opt)).unwrap_or_default()
     }
 
     /// Whether this variable is set by a name that no other program uses.
@@ -425,6 +431,9 @@ impl<'a> Options<'a> {
 
 /// What a variable is called that no other program uses: the prefix and the flag's name, or the short variable's own.
 fn own_names(prefix: &str, opt: &Opt) -> Vec<String> {
+    if opt.variable.is_empty() {
+        return Vec::new();
+    }
     let of_flag = opt.flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase();
     // The gateway's variables say so by themselves where the agent has others of that name.
     let whose = if prefix.ends_with("GATEWAY_") { "GATEWAY_" } else { "" };
@@ -432,10 +441,6 @@ fn own_names(prefix: &str, opt: &Opt) -> Vec<String> {
     let names = [of_flag.as_str(), of_variable, opt.variable].into_iter();
     let mut names: Vec<_> =
         names.filter(|name| !name.is_empty()).map(|name| format!("{prefix}{name}")).collect();
-    if opt.variable.is_empty() {
-        // A flag without a variable.
-        names.clear();
-    }
     names.dedup();
     names
 }

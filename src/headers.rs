@@ -1,10 +1,8 @@
-//! Which headers pass through an intermediary: RFC 9110 §7.6.1, for both directions and both programs.
+//! What headers say, and which of them pass through an intermediary (RFC 9110 §7.6.1), for both directions and both programs.
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use tungstenite::handshake::derive_accept_key;
-
-use crate::http1::has_token;
 
 /// Begins HTTP/2 in an upgrade (RFC 7540 §3.2.1); it never passes.
 pub const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -21,6 +19,34 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Elements of a header that is a list (RFC 9110 §5.6.1), of all its lines; some may be empty.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    headers.get_all(name).into_iter().flat_map(elements)
+}
+
+fn elements(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
+}
+
+/// Whether a header that is a list of tokens holds this one.
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    list(headers, name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The number that a value like that of `Content-Length` states: digits and nothing else, while `u64` would take a plus
+/// sign, too.
+pub fn number(value: &HeaderValue) -> Option<u64> {
+    let is_number = !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    value.to_str().ok().filter(|_| is_number)?.parse().ok()
+}
+
+/// Whether a body is server-sent events, which have no end.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
+}
 
 /// Removes hop-by-hop headers, and those that `Connection` names. `Connection` cannot name away what
 /// framing and security rest on: `Host`, `Content-*` and what says where a request came from stay.
@@ -49,7 +75,7 @@ impl Upgrade {
     /// which would tunnel past every rule.
     pub fn asked_for(method: &Method, headers: &HeaderMap) -> Option<Self> {
         let lengths = headers.get_all(header::CONTENT_LENGTH);
-        let bodiless = lengths.iter().all(|length| crate::http1::number(length) == Some(0))
+        let bodiless = lengths.iter().all(|length| number(length) == Some(0))
             && !headers.contains_key(header::TRANSFER_ENCODING);
         let asks = *method == Method::GET && bodiless && has_token(headers, &header::CONNECTION, "upgrade");
         let is_http = headers.contains_key(HTTP2_SETTINGS) || names_http(headers);
@@ -70,19 +96,13 @@ impl Upgrade {
     /// Whether a 101 with these headers changes to what was asked for, or what is wrong with it. A page that lets its
     /// visitor choose a status would else open a way past every rule.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), &'static str> {
-        let protocols = |value: &HeaderValue| -> Vec<Vec<u8>> {
-            let names = value
-                .as_bytes()
-                .split(|&byte| byte == b',')
-                .map(|name| name.trim_ascii().to_ascii_lowercase());
-            names.filter(|name| !name.is_empty()).collect()
-        };
-        let asked = protocols(&self.protocols);
-        let answered: Vec<_> = headers.get_all(header::UPGRADE).iter().flat_map(protocols).collect();
-        if answered.is_empty() || !answered.iter().all(|protocol| asked.contains(protocol)) {
+        let is_asked =
+            |protocol: &[u8]| elements(&self.protocols).any(|asked| asked.eq_ignore_ascii_case(protocol));
+        let mut answered = list(headers, &header::UPGRADE).filter(|protocol| !protocol.is_empty()).peekable();
+        if answered.peek().is_none() || !answered.all(is_asked) {
             return Err("it changes to a protocol that was not asked for");
         }
-        if !answered.iter().any(|protocol| protocol == b"websocket") {
+        if !has_token(headers, &header::UPGRADE, "websocket") {
             return Ok(());
         }
         // A client must fail otherwise (RFC 6455 §4.1).
@@ -96,9 +116,7 @@ impl Upgrade {
 }
 
 fn names_http(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::UPGRADE).iter();
-    let mut protocols = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    protocols.any(|protocol| {
+    list(headers, &header::UPGRADE).any(|protocol| {
         let name = protocol.split(|&byte| byte == b'/').next().unwrap_or_default().trim_ascii();
         [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|http| name.eq_ignore_ascii_case(http))
     })
@@ -123,7 +141,7 @@ pub fn keep_one_length(headers: &mut HeaderMap) {
     let first = lengths.next().cloned();
     let same = lengths.all(|other| Some(other) == first.as_ref());
     headers.remove(header::CONTENT_LENGTH);
-    if let Some(length) = first.filter(|length| same && crate::http1::number(length).is_some()) {
+    if let Some(length) = first.filter(|length| same && number(length).is_some()) {
         headers.insert(header::CONTENT_LENGTH, length);
     }
 }
@@ -143,12 +161,8 @@ pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let tokens = headers
-        .get_all(header::CONNECTION)
-        .into_iter()
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','));
-    tokens
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    list(headers, &header::CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| {
             let name = name.as_str();
             let says_whence = matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-");

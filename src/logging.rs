@@ -305,13 +305,8 @@ impl Repeats {
 
     /// How long it is until lines that were not written are to be told of, if there are any.
     fn next_look(&self, second: u64) -> Option<Duration> {
-        let unsaid = self.0.values().any(|kind| kind.said > SAME_MAX && kind.second >= second);
-        let overdue = self.0.values().any(|kind| kind.said > SAME_MAX && kind.second < second);
-        match (overdue, unsaid) {
-            (true, _) => Some(Duration::ZERO),
-            (false, true) => Some(Duration::from_secs(1)),
-            (false, false) => None,
-        }
+        let first = self.0.values().filter(|kind| kind.said > SAME_MAX).map(|kind| kind.second).min()?;
+        Some(if first < second { Duration::ZERO } else { Duration::from_secs(1) })
     }
 
     /// What was not written in the seconds before this one.

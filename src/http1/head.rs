@@ -11,6 +11,7 @@ use super::body::{Framing, has_bare_line_feed};
 use super::server::{Error, bad};
 use super::target::{is_host, parse_target};
 use super::{HEAD_MAX, HEADERS_MAX};
+use crate::headers::{has_token, number};
 
 /// A request's head, and how its body is framed.
 #[derive(Debug)]
@@ -156,27 +157,9 @@ fn coded(headers: &HeaderMap) -> Result<Framing, Error> {
     }
 }
 
-/// Whether a value is digits and nothing else: `u64` would take a plus sign too.
-pub(super) fn is_number(value: &HeaderValue) -> bool {
-    !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit)
-}
-
-/// The number that a value like that of `Content-Length` states.
-pub fn number(value: &HeaderValue) -> Option<u64> {
-    value.to_str().ok().filter(|_| is_number(value))?.parse().ok()
-}
-
 fn wants_keep_alive(request: &Request<()>) -> bool {
     let says = |token| has_token(request.headers(), &header::CONNECTION, token);
     if request.version() == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
-}
-
-/// Whether a header that is a list of tokens holds this one.
-pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter();
-    values
-        .flat_map(|value| value.as_bytes().split(|&b| b == b','))
-        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod target;
 use http::{HeaderMap, Method};
 
 pub use self::body::{Decoder, Framing};
-pub use self::head::{Head, has_token, number};
+pub use self::head::Head;
 pub use self::input::Input;
 pub use self::output::{BodyWriter, Output};
 pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};

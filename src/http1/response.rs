@@ -7,8 +7,9 @@ use http::{Method, Response, StatusCode, Version};
 use httparse::Status;
 
 use super::body::Framing;
-use super::head::{has_token, header_map, number};
+use super::head::header_map;
 use super::{HEAD_MAX, HEADERS_MAX};
+use crate::headers::{has_token, number};
 
 /// A response's head, and how its body is framed.
 #[derive(Debug)]

@@ -19,7 +19,8 @@ use super::duplex::{Closer, Heard, Socket, WriteHalf};
 use super::frames::{self, FrameReader};
 use super::resolve::Resolver;
 use super::tls::{self, ClientTls, Flaw};
-use crate::http1::{has_token, parse_response};
+use crate::headers::has_token;
+use crate::http1::parse_response;
 
 /// What to do about a certificate that is over, or seems not to have begun.
 const OUT_OF_DATE: &str = "renew the certificate, or set this machine's clock";

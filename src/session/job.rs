@@ -301,9 +301,7 @@ impl LogLine {
                 // That a circuit opened was said once, and louder.
                 let is_told = failure.kind() == FailureKind::Unavailable;
                 let level = if is_told { Level::Info } else { Level::Warn };
-                let name = name.to_string();
-                let request = name.as_str();
-                log!(level, method, path = raw, code, duration_ms = took, request; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms) [{name}]");
+                log!(level, method, path = raw, code, duration_ms = took, request:% = name; "{method} {path} {FAILED}: {failure}{hint} ({took:.1} ms) [{name}]");
             }
         }
     }
@@ -314,8 +312,6 @@ impl LogLine {
     pub(super) fn given_up(self, over: &Over, tunnel_id: &TunnelId) {
         let LogLine { name, method, path: raw, started } = self;
         let (method, path, took) = (method.as_str(), raw.escape_debug(), milliseconds(started));
-        let name = name.to_string();
-        let request = name.as_str();
         let (level, code, what) = match over {
             Over::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
                 (Level::Debug, "cancelled", "the visitor left".to_owned())
@@ -325,7 +321,7 @@ impl LogLine {
             }
             _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
-        log!(level, method, path = raw, code, duration_ms = took, request; "{method} {path} {what} ({took:.1} ms) [{name}]");
+        log!(level, method, path = raw, code, duration_ms = took, request:% = name; "{method} {path} {what} ({took:.1} ms) [{name}]");
     }
 }
 

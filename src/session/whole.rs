@@ -3,12 +3,12 @@
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Method, StatusCode};
 
 use super::job::{refuse_interim, timed};
 use super::outbox::{Ticket, Watch};
-use crate::headers::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
+use crate::headers::{is_event_stream, keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::has_no_body;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 use crate::status::Counters;
@@ -85,12 +85,6 @@ fn check(parts: &http::response::Parts) -> Result<(), Failure> {
         return Err(Failure::new(FailureKind::Protocol, text));
     }
     Ok(())
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"text/event-stream";
-    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
 }
 
 /// A body that ends with an error when it takes too long, or when nobody waits for it any more.

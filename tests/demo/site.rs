@@ -13,7 +13,8 @@ use time::OffsetDateTime;
 use tungstenite::WebSocket;
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::protocol::Role;
-use tunnel_agent::http1::{Connection, Decoder, HEAD_TIME, Head, KEEP_ALIVE, has_token};
+use tunnel_agent::headers::has_token;
+use tunnel_agent::http1::{Connection, Decoder, HEAD_TIME, Head, KEEP_ALIVE};
 use tunnel_agent::link::{FrameReader, FrameWriter, Incoming, Outgoing, Socket, WriteHalf, frames};
 
 /// A page that uses all of it at once.

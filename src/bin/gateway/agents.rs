@@ -61,6 +61,11 @@ pub enum Tunnels {
 }
 
 impl State {
+    /// Whether there is an agent that takes requests.
+    fn has_any(&self) -> bool {
+        self.list.iter().any(|agent| !agent.is_leaving())
+    }
+
     /// The index of the agent of this tunnel that has the least to do, of those whose last answers were good if
     /// there is one; among equals they take turns. Not one of those that were `tried`, nor after them one without streams.
     fn find(&self, tunnel_id: &TunnelId, tried: &[Arc<Agent>]) -> Option<usize> {
@@ -128,6 +133,11 @@ impl Agents {
         self.state().list.len()
     }
 
+    /// Whether there is an agent that takes requests.
+    pub fn are_any(&self) -> bool {
+        self.state().has_any()
+    }
+
     pub fn list(&self) -> Vec<Arc<Agent>> {
         self.state().list.clone()
     }
@@ -162,7 +172,7 @@ impl Agents {
         state.waiting += 1;
         let is_missing = |state: &State| match tunnel_id {
             Some(id) => state.find(id, &[]).is_none(),
-            None => state.list.iter().all(|agent| agent.is_leaving()),
+            None => !state.has_any(),
         };
         let waited =
             self.changed.wait_timeout_while(state, limit, |state| !state.leaving && is_missing(state));

@@ -123,9 +123,12 @@ pub fn has_family(headers: &HeaderMap) -> bool {
 }
 
 fn is_family(name: &HeaderName) -> bool {
+    let is_one = |name: &str| name.starts_with("x-forwarded") || OTHERS.contains(&name);
     // Programs that get their headers as variables take an underscore for a hyphen.
-    let name = name.as_str().replace('_', "-");
-    name.starts_with("x-forwarded") || OTHERS.contains(&name.as_str())
+    match name.as_str() {
+        odd if odd.contains('_') => is_one(&odd.replace('_', "-")),
+        name => is_one(name),
+    }
 }
 
 impl Proxies {
@@ -135,11 +138,13 @@ impl Proxies {
 
     /// The visitor's address: the nearest that is not a trusted proxy's.
     pub fn visitor(&self, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-        if !self.trusts(peer) {
-            return peer;
-        }
+        if self.trusts(peer) { self.visitor_in(&said_for(headers), peer) } else { peer }
+    }
+
+    /// The same in a chain that this trusted peer says.
+    fn visitor_in(&self, chain: &[String], peer: IpAddr) -> IpAddr {
         let mut visitor = peer;
-        for address in said_for(headers).iter().rev() {
+        for address in chain.iter().rev() {
             match address_of(address) {
                 Some(address) if self.trusts(address) => visitor = address,
                 Some(address) => return address,
@@ -154,8 +159,8 @@ impl Proxies {
     pub fn set(&self, headers: &mut HeaderMap, arrival: Arrival) {
         let Arrival { peer, is_secure } = arrival;
         let is_trusted = self.trusts(peer);
-        let visitor = self.visitor(headers, peer);
         let said = if is_trusted { Said::by(headers) } else { Said::default() };
+        let visitor = self.visitor_in(&said.chain, peer);
         let kept = |name: &HeaderName| is_trusted && self.headers.contains(name);
         let family: Vec<_> = headers.keys().filter(|name| is_family(name) && !kept(name)).cloned().collect();
         family.iter().for_each(|name| drop(headers.remove(name)));
@@ -225,10 +230,14 @@ fn port_of(host: &HeaderValue) -> Option<u16> {
     port.parse().ok().filter(|port| *port > 0)
 }
 
+/// Whether there is one of the fields in whose place `Forwarded` is read where there is none.
+fn has_usual(headers: &HeaderMap) -> bool {
+    [&FOR, &PROTO, &HOST, &PORT].iter().any(|name| headers.contains_key(*name))
+}
+
 /// The addresses that a request came by, the visitor's first.
 fn said_for(headers: &HeaderMap) -> Vec<String> {
-    let usual = [&FOR, &PROTO, &HOST, &PORT];
-    if usual.iter().any(|name| headers.contains_key(*name)) {
+    if has_usual(headers) {
         let mut all = Vec::new();
         for value in headers.get_all(&FOR) {
             let value = text(value);
@@ -251,8 +260,7 @@ struct Forwarded {
 impl Forwarded {
     /// That of the nearest proxy, where none of the older fields says anything.
     fn nearest(headers: &HeaderMap) -> Self {
-        let usual = [&FOR, &PROTO, &HOST, &PORT];
-        if usual.iter().any(|name| headers.contains_key(*name)) {
+        if has_usual(headers) {
             return Forwarded::default();
         }
         Forwarded::all(headers).pop().unwrap_or_default()

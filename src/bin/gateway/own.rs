@@ -97,7 +97,7 @@ fn health(gateway: &Gateway) -> Value {
 fn ready(gateway: &Gateway) -> (StatusCode, Value) {
     let obstacles = [
         (gateway.visitors.are_draining(), "the gateway is stopping"),
-        (!gateway.agents.list().iter().any(|agent| !agent.is_leaving()), "no agent is connected"),
+        (!gateway.agents.are_any(), "no agent is connected"),
     ];
     let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
     let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -10,8 +10,7 @@ use http::{Method, Response, StatusCode, Uri, request};
 use log::{info, warn};
 use tunnel_agent::TunnelId;
 use tunnel_agent::headers::remove_hop_by_hop;
-use tunnel_agent::http1::shown_path;
-use tunnel_agent::http1::{Connection, Error, HEAD_TIME, Head, KEEP_ALIVE, RawTarget};
+use tunnel_agent::http1::{Connection, Error, Framing, HEAD_TIME, Head, KEEP_ALIVE, RawTarget, shown_path};
 use tunnel_agent::link::Socket;
 use tunnel_agent::protocol::RequestName;
 
@@ -140,11 +139,13 @@ fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &Gateway) -> Result<Optio
             || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
         return id.map(Some).ok_or_else(problem);
     }
-    match (&gateway.settings.default_tunnel, gateway.agents.tunnels()) {
-        (Some(id), _) => Ok(Some(id.clone())),
-        (None, Tunnels::One(id)) => Ok(Some(id)),
-        (None, Tunnels::None) => Ok(None),
-        (None, Tunnels::Several) => Err(Problem::new(
+    if let Some(id) = &gateway.settings.default_tunnel {
+        return Ok(Some(id.clone()));
+    }
+    match gateway.agents.tunnels() {
+        Tunnels::One(id) => Ok(Some(id)),
+        Tunnels::None => Ok(None),
+        Tunnels::Several => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "which_tunnel",
             "there are several tunnels here, and the request names none (with X-Tunnel-Id)",
@@ -156,7 +157,7 @@ fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &Gateway) -> Result<Optio
 /// (§9.3.8).
 fn stopped_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
     let method = head.request.method();
-    if *method == Method::TRACE && head.framing != tunnel_agent::http1::Framing::Length(0) {
+    if *method == Method::TRACE && head.framing != Framing::Length(0) {
         let text = "a TRACE request has no content";
         return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
     }
@@ -327,9 +328,8 @@ impl Gateway {
 
 /// Leaves a line in the log of what a visitor was answered with by the gateway itself.
 fn log_refusal(problem: &Problem, name: RequestName, visitor: IpAddr, what: &str) {
-    let (status, code, name) = (problem.status.as_u16(), problem.code, name.to_string());
-    let request = name.as_str();
-    info!(status, code, request; "{what} of {visitor} answered: {status} {code} [{name}]");
+    let (status, code) = (problem.status.as_u16(), problem.code);
+    info!(status, code, request:% = name; "{what} of {visitor} answered: {status} {code} [{name}]");
 }
 
 /// A value of `Max-Forwards`, if it is one.
@@ -355,10 +355,8 @@ fn prepare(parts: &mut request::Parts, arrival: Arrival, gateway: &Gateway) {
 /// Warns once where it seems that a proxy is meant to be believed.
 fn warn_of_proxy(headers: &HeaderMap, peer: IpAddr, gateway: &Gateway) {
     let is_unknown = gateway.settings.proxies.networks.is_empty() && forwarded::is_private(peer);
-    if is_unknown
-        && forwarded::has_family(headers)
-        && !gateway.has_warned_of_proxy.swap(true, Ordering::Relaxed)
-    {
+    let may = is_unknown && !gateway.has_warned_of_proxy.load(Ordering::Relaxed);
+    if may && forwarded::has_family(headers) && !gateway.has_warned_of_proxy.swap(true, Ordering::Relaxed) {
         warn!(
             "a request from {peer} says where it came from (X-Forwarded-…), which is not believed; if that is a proxy of \
              yours, name it: --trusted-proxies {peer}"

@@ -8,8 +8,10 @@ use http::header;
 use http::{HeaderMap, Method, StatusCode, Version, request, response};
 use log::debug;
 use tungstenite::Bytes;
-use tunnel_agent::headers::{HTTP2_SETTINGS, Upgrade, remove_hop_by_hop, set_upgrade};
-use tunnel_agent::http1::{Connection, Error, Framing, Head, Output, has_no_body, number};
+use tunnel_agent::headers::{
+    HTTP2_SETTINGS, Upgrade, is_event_stream, number, remove_hop_by_hop, set_upgrade,
+};
+use tunnel_agent::http1::{Connection, Error, Framing, Head, Output, has_no_body};
 use tunnel_agent::http1::{KEEP_ALIVE, write_response_head};
 use tunnel_agent::link::Closer;
 use tunnel_agent::mux::{Stream, StreamError};
@@ -124,12 +126,6 @@ enum NotAnswered {
     Unsent(NoAnswer),
     /// What became of its stream.
     By(Stream, StreamError),
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    const TYPE: &[u8] = b"text/event-stream";
-    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
 }
 
 impl Exchange<'_> {

@@ -198,8 +198,10 @@ impl Visitors {
         }
         let is_full = state.list.len() >= places && state.placed() >= places;
         let is_guest = is_full && !state.make_room(|entry| !entry.is_guest, now);
-        let guests = state.list.len() - state.placed();
-        if is_guest && guests >= ANTEROOM && !state.make_room(|entry| entry.is_guest, now) {
+        if is_guest
+            && state.list.len() - state.placed() >= ANTEROOM
+            && !state.make_room(|entry| entry.is_guest, now)
+        {
             return None;
         }
         let id = state.next_id;
