@@ -12,10 +12,11 @@ use std::thread;
 use std::time::Instant;
 
 use serde_json::Value;
-use support::{LIMIT, Program, Signal, TUNNEL_ID, get, http, ok, read_request, serve, serve_http, split};
+use support::{
+    LIMIT, OTHER_TUNNEL_ID, Program, Signal, TUNNEL_ID, get, http, ok, page_websocket, read_head,
+    read_request, serve, serve_http, split, visit,
+};
 use tungstenite::Message;
-
-const OTHER_TUNNEL_ID: &str = "agent_6ba7b810-9dad-11d1-80b4-00c04fd430c8_other";
 
 fn agent(tunnel_id: &str, gateway: SocketAddr, local: &str, more: &[&str]) -> Program {
     let url = format!("ws://{gateway}");
@@ -30,22 +31,6 @@ fn site(name: &'static str) -> String {
 /// An address where nobody listens.
 fn nobody() -> String {
     format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
-}
-
-/// A visitor's connection, on which this was sent.
-fn visit(address: SocketAddr, request: &str) -> BufReader<TcpStream> {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    socket.write_all(request.as_bytes()).unwrap();
-    BufReader::new(socket)
-}
-
-fn read_head(reader: &mut impl BufRead) -> String {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "cut in {head:?}");
-    }
-    head.to_ascii_lowercase()
 }
 
 /// A response of the gateway's own, as JSON.
@@ -111,11 +96,11 @@ fn a_gateway_about_to_stop_says_so_and_goes_on_taking_requests() {
     let (mut gateway, address) = Program::gateway(&["--drain-delay", "50s"]);
     let _agent = agent(TUNNEL_ID, address, &site("served"), &[]);
     gateway.wait_for("connected");
-    let mut kept = visit(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (_socket, mut kept) = visit(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(!read_head(&mut kept).contains("connection: close"));
     gateway.signal("TERM");
     wait_until(|| get(address, "/.tunnel/ready").0 == 503);
-    let mut asked = visit(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (_socket, mut asked) = visit(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     let head = read_head(&mut asked);
     assert!(head.starts_with("http/1.1 200 ") && head.contains("connection: close"), "{head}");
     // Agents that come now would have to leave at once.
@@ -145,7 +130,7 @@ fn what_is_cut_when_the_gateway_stops_does_not_look_whole() {
         let (mut gateway, address) = Program::gateway(&["--drain-delay", "0s", "--drain", drain]);
         let _agent = agent(TUNNEL_ID, address, &format!("http://{local}"), &[]);
         gateway.wait_for("connected");
-        let mut reader = visit(address, "GET / HTTP/1.0\r\n\r\n");
+        let (_socket, mut reader) = visit(address, "GET / HTTP/1.0\r\n\r\n");
         begun.wait();
         read_head(&mut reader);
         let mut body = [0; 4];
@@ -330,7 +315,7 @@ fn a_token_that_is_renewed_in_its_file_is_taken_without_a_restart() {
             "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer {token}\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        let mut reader = visit(address, &request);
+        let (_socket, mut reader) = visit(address, &request);
         read_head(&mut reader)[9..12].to_owned()
     };
     assert_eq!((upgrade("first").as_str(), upgrade("second").as_str()), ("403", "101"));
@@ -361,18 +346,8 @@ fn the_applications_own_websocket_at_the_agents_path_is_the_applications() {
     let (mut gateway, address) = Program::gateway(&[]);
     let _agent = agent(TUNNEL_ID, address, &format!("http://{local}"), &[]);
     gateway.wait_for("connected");
-    let request = http::Request::get(format!("ws://{address}/ws"))
-        .header("host", "site.test")
-        .header("connection", "Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .header("origin", "http://site.test")
-        .body(())
-        .unwrap();
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    let (mut socket, _) = tungstenite::client(request, stream).unwrap();
+    let (mut socket, _) = page_websocket(&format!("ws://{address}/ws"), stream, &[("connection", "Upgrade")]);
     assert_eq!(socket.read().unwrap(), Message::text("the application"));
 }
 
@@ -478,7 +453,7 @@ fn a_101_opens_a_pipe_only_to_a_protocol_that_was_asked_for() {
                 "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
                  Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             );
-            let mut reader = visit(address, &request);
+            let (_socket, mut reader) = visit(address, &request);
             assert!(read_head(&mut reader).starts_with("http/1.1 502 "), "{path} {protocol}");
         }
     }

@@ -35,6 +35,17 @@ fn peaks_below(program: &Program, limit: u64) {
     assert!(peak < limit, "{} MiB, not below {}", peak / MIB, limit / MIB);
 }
 
+/// Reads up to this, and with it.
+fn read_until(socket: &mut TcpStream, end: &[u8]) -> Vec<u8> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(end) {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        seen.push(byte[0]);
+    }
+    seen
+}
+
 /// Opens a WebSocket as an agent does.
 fn dial(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).unwrap();
@@ -43,13 +54,7 @@ fn dial(address: SocketAddr) -> TcpStream {
     let request = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     socket.write_all(request.as_bytes()).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    assert!(read_until(&mut socket, b"\r\n\r\n").starts_with(b"HTTP/1.1 101 "));
     socket
 }
 
@@ -73,12 +78,7 @@ fn send_as_much(socket: &mut TcpStream, mut bytes: u64) {
 fn shake_hands(socket: &mut TcpStream) {
     let text = format!(r#"{{"tunnel_id":"{TUNNEL_ID}","agent_version":"1","capabilities":["id","mux/2"]}}"#);
     socket.write_all(&[frame_head(1, text.len() as u64), text.into_bytes()].concat()).unwrap();
-    let mut seen = Vec::new();
-    while !seen.windows(7).any(|window| window == b"welcome") {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).unwrap();
-        seen.push(byte[0]);
-    }
+    read_until(socket, b"welcome");
 }
 
 #[test]
@@ -168,12 +168,7 @@ fn requests_for_upgrades_that_are_refused_use_up_no_connections() {
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     for _ in 0..300 {
         socket.write_all(request).unwrap();
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"\r\n\r\nno") {
-            let mut byte = [0];
-            socket.read_exact(&mut byte).unwrap();
-            seen.push(byte[0]);
-        }
+        read_until(&mut socket, b"\r\n\r\nno");
     }
     let (_, descriptors) = threads_and_descriptors(agent.id());
     assert!(descriptors < 64, "{descriptors}");

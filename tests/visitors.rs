@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use support::{LIMIT, Program, Signal, TUNNEL_ID, get, http, ok, read_request, serve, serve_http, split};
+use support::{
+    Program, Signal, TUNNEL_ID, get, http, ok, page_websocket, read_head, read_request, serve, serve_http,
+    split, visit,
+};
 use tungstenite::Message;
 
 /// Gateway and agent, connected.
@@ -25,25 +28,6 @@ fn start_agent(gateways: &[SocketAddr], site: SocketAddr) -> Program {
     let mut arguments = vec!["--tunnel-id", TUNNEL_ID, "--local", &site, "--backoff-min", "50ms"];
     urls.iter().for_each(|url| arguments.extend(["--gateway", url]));
     Program::agent(&arguments)
-}
-
-/// A visitor's connection, on which this was sent.
-fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStream>) {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    socket.write_all(request.as_bytes()).unwrap();
-    let reader = BufReader::new(socket.try_clone().unwrap());
-    (socket, reader)
-}
-
-/// A head with its empty line, lower-cased.
-#[track_caller]
-fn read_head(reader: &mut impl BufRead) -> String {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "cut in {head:?}");
-    }
-    head.to_ascii_lowercase()
 }
 
 /// The head of a response of stated length, whose body is read, too.
@@ -365,19 +349,10 @@ fn websockets_pass_with_their_subprotocols() {
         }
     });
     let (_gateway, address, _agent) = start(site, &[]);
-    let request = http::Request::get(format!("ws://{address}/app/key?protocol=7"))
-        .header("host", "site.test")
-        .header("connection", "keep-alive, Upgrade")
-        .header("upgrade", "websocket")
-        .header("sec-websocket-version", "13")
-        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
-        .header("sec-websocket-protocol", "vite-hmr")
-        .header("origin", "http://site.test")
-        .body(())
-        .unwrap();
+    let fields = [("connection", "keep-alive, Upgrade"), ("sec-websocket-protocol", "vite-hmr")];
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    let (mut socket, response) = tungstenite::client(request, stream).unwrap();
+    let url = format!("ws://{address}/app/key?protocol=7");
+    let (mut socket, response) = page_websocket(&url, stream, &fields);
     assert_eq!(response.headers()["sec-websocket-protocol"], "vite-hmr");
     for message in [Message::text("hello"), Message::binary(pattern(300_000))] {
         socket.send(message.clone()).unwrap();

@@ -319,6 +319,42 @@ impl Drop for Program {
     }
 }
 
+/// A visitor's connection, on which this was sent.
+pub fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStream>) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
+    let reader = BufReader::new(socket.try_clone().unwrap());
+    (socket, reader)
+}
+
+/// A head with its empty line, lower-cased.
+#[track_caller]
+pub fn read_head(reader: &mut impl BufRead) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "cut in {head:?}");
+    }
+    head.to_ascii_lowercase()
+}
+
+/// Asks on this stream for the WebSocket of a page of `site.test`, with these fields beside the usual ones.
+pub fn page_websocket(
+    url: &str,
+    stream: TcpStream,
+    fields: &[(&str, &str)],
+) -> (WebSocket<TcpStream>, tungstenite::handshake::client::Response) {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let usual = http::Request::get(url)
+        .header("host", "site.test")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("origin", "http://site.test");
+    let request = fields.iter().fold(usual, |request, (name, value)| request.header(*name, *value));
+    tungstenite::client(request.body(()).unwrap(), stream).unwrap()
+}
+
 /// A client's request over a connection of its own; the response, head and body, as bytes.
 pub fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(address).unwrap();
