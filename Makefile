@@ -36,7 +36,8 @@ demo: ## gateway, a small site and the agent, with requests through the tunnel [
 
 test: lint ## formatting, clippy, docs, and all tests
 	$(CARGO) test --quiet
-	$(CARGO) test --quiet --no-default-features --lib --test tunnel
+	$(CARGO) test --quiet --no-default-features --features cli,gateway --lib
+	$(CARGO) test --quiet --no-default-features --features cli,gateway --test it tunnel::
 
 lint: ## formatting, clippy and docs, with warnings denied
 	$(CARGO) fmt --check

@@ -18,7 +18,7 @@ const RETURN_EVERY: Duration = Duration::from_millis(500);
 
 /// How long an agent waits between tries, and how often it tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct BackoffConfig {
     /// First and shortest delay.
     pub min: Duration,
     /// Longest delay.
@@ -27,17 +27,17 @@ pub struct Limits {
     pub max_retries: u32,
 }
 
-impl Default for Limits {
+impl Default for BackoffConfig {
     /// 1 s doubling to 30 s, 10 retries.
     fn default() -> Self {
-        Limits { min: Duration::from_secs(1), max: Duration::from_secs(30), max_retries: 10 }
+        BackoffConfig { min: Duration::from_secs(1), max: Duration::from_secs(30), max_retries: 10 }
     }
 }
 
 /// Exponential backoff with jitter over failures in a row. Pure: chance is an argument.
 #[derive(Debug, Clone)]
 pub struct Backoff {
-    limits: Limits,
+    config: BackoffConfig,
     failures: u32,
     /// For how much longer the gateway is expected back.
     returns_within: Duration,
@@ -45,13 +45,13 @@ pub struct Backoff {
 
 impl Backoff {
     /// Starts with no failure behind it.
-    pub fn new(limits: Limits) -> Self {
-        Backoff { limits, failures: 0, returns_within: Duration::ZERO }
+    pub fn new(config: BackoffConfig) -> Self {
+        Backoff { config, failures: 0, returns_within: Duration::ZERO }
     }
 
     /// Tries that are left before giving up; nothing where there is no end of them.
-    pub fn left(&self) -> Option<u32> {
-        (self.limits.max_retries != 0).then(|| self.limits.max_retries.saturating_sub(self.failures))
+    pub fn remaining(&self) -> Option<u32> {
+        (self.config.max_retries != 0).then(|| self.config.max_retries.saturating_sub(self.failures))
     }
 
     /// Records a failed dial (`lived` is zero) or a lost session that lived that long. Returns the delay
@@ -67,7 +67,7 @@ impl Backoff {
             return Some(delay);
         }
         self.failures = self.failures.saturating_add(1);
-        if self.limits.max_retries != 0 && self.failures > self.limits.max_retries {
+        if self.config.max_retries != 0 && self.failures > self.config.max_retries {
             return None;
         }
         Some(self.delay(chance))
@@ -75,7 +75,7 @@ impl Backoff {
 
     /// Records that a gateway takes its leave, from a session that lived that long. Returns the delay before another
     /// session is opened: none for one that lived, which is no failure.
-    pub fn leaves(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
+    pub fn goes_away(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived < LIVED {
             self.returns_within = Duration::ZERO;
             return self.failed(lived, chance);
@@ -87,7 +87,7 @@ impl Backoff {
 
     /// From the doubled delay to half as much again; where that would be above the limit, from two thirds of it up to it.
     fn delay(&self, chance: f64) -> Duration {
-        let Limits { min, max, .. } = self.limits;
+        let BackoffConfig { min, max, .. } = self.config;
         let doublings = (self.failures - 1).min(31);
         let longest = min.saturating_mul(1 << doublings).min(max).mul_f64(SPREAD).min(max);
         between(longest.div_f64(SPREAD).max(min), longest, chance)
@@ -114,17 +114,17 @@ mod tests {
 
     #[test]
     fn a_gateway_that_takes_its_leave_at_once_has_failed_and_one_that_stayed_has_not() {
-        let mut backoff = Backoff::new(Limits { max_retries: 3, ..Limits::default() });
+        let mut backoff = Backoff::new(BackoffConfig { max_retries: 3, ..BackoffConfig::default() });
         let mut leaves =
-            |lived: u64| backoff.leaves(Duration::from_secs(lived), 0.0).map(|delay| delay.as_secs_f64());
+            |lived: u64| backoff.goes_away(Duration::from_secs(lived), 0.0).map(|delay| delay.as_secs_f64());
         assert_eq!([leaves(0), leaves(9), leaves(10)], [Some(1.0), Some(2.0), Some(0.0)]);
         assert_eq!([leaves(1), leaves(1), leaves(1), leaves(1)], [Some(1.0), Some(2.0), Some(4.0), None]);
     }
 
     #[test]
     fn a_gateway_that_is_restarted_is_looked_for_twice_a_second_and_half_a_minute_long() {
-        let mut backoff = Backoff::new(Limits { max_retries: 1, ..Limits::default() });
-        assert_eq!(backoff.leaves(LIVED, 0.0), Some(Duration::ZERO));
+        let mut backoff = Backoff::new(BackoffConfig { max_retries: 1, ..BackoffConfig::default() });
+        assert_eq!(backoff.goes_away(LIVED, 0.0), Some(Duration::ZERO));
         let mut tries = 0;
         let mut passed = Duration::ZERO;
         while passed < Duration::from_secs(30) {
@@ -143,25 +143,25 @@ mod tests {
 
     #[test]
     fn doubles_from_min_to_max_and_then_gives_up() {
-        let mut backoff = Backoff::new(Limits { max_retries: 7, ..Limits::default() });
+        let mut backoff = Backoff::new(BackoffConfig { max_retries: 7, ..BackoffConfig::default() });
         let expected = [1.0, 2.0, 4.0, 8.0, 16.0, 20.0, 20.0].map(Some);
-        assert_eq!(backoff.left(), Some(7));
+        assert_eq!(backoff.remaining(), Some(7));
         assert_eq!(delays(&mut backoff, 0.0, 7), expected);
-        assert_eq!(backoff.left(), Some(0));
+        assert_eq!(backoff.remaining(), Some(0));
         assert_eq!(backoff.failed(Duration::ZERO, 0.0), None);
     }
 
     #[test]
     fn delays_are_spread_upwards_and_stay_within_the_limits() {
-        let limits = Limits { max_retries: 0, ..Limits::default() };
-        let all = |limits, chance| delays(&mut Backoff::new(limits), chance, 7);
+        let config = BackoffConfig { max_retries: 0, ..BackoffConfig::default() };
+        let all = |config, chance| delays(&mut Backoff::new(config), chance, 7);
         let high = [1.5, 3.0, 6.0, 12.0, 24.0, 30.0, 30.0].map(Some);
-        assert_eq!(all(limits, 1.0), high);
-        assert_eq!(all(limits, 0.5)[..3], [1.25, 2.5, 5.0].map(Some));
+        assert_eq!(all(config, 1.0), high);
+        assert_eq!(all(config, 0.5)[..3], [1.25, 2.5, 5.0].map(Some));
         // Where the doubled delay is just under the limit, and where there is but one.
-        let narrow = Limits { min: Duration::from_secs(25), ..limits };
+        let narrow = BackoffConfig { min: Duration::from_secs(25), ..config };
         assert_eq!([all(narrow, 0.0)[0], all(narrow, 1.0)[0]], [Some(25.0), Some(30.0)]);
-        let fixed = Limits { min: SECOND, max: SECOND, ..limits };
+        let fixed = BackoffConfig { min: SECOND, max: SECOND, ..config };
         assert_eq!([all(fixed, 0.0)[3], all(fixed, 1.0)[3]], [Some(1.0), Some(1.0)]);
     }
 
@@ -169,7 +169,9 @@ mod tests {
     fn a_fleet_that_lost_its_gateway_does_not_come_back_at_one_instant() {
         let mut first: Vec<_> = (0..1000)
             .map(|agent| {
-                Backoff::new(Limits::default()).failed(Duration::ZERO, f64::from(agent) / 1000.0).unwrap()
+                Backoff::new(BackoffConfig::default())
+                    .failed(Duration::ZERO, f64::from(agent) / 1000.0)
+                    .unwrap()
             })
             .collect();
         first.dedup();
@@ -178,13 +180,13 @@ mod tests {
 
     #[test]
     fn zero_retries_means_never_to_give_up() {
-        let mut backoff = Backoff::new(Limits { max_retries: 0, ..Limits::default() });
+        let mut backoff = Backoff::new(BackoffConfig { max_retries: 0, ..BackoffConfig::default() });
         assert!(delays(&mut backoff, 0.5, 10_000).iter().all(Option::is_some));
     }
 
     #[test]
     fn only_a_session_that_lived_resets_the_row() {
-        let mut backoff = Backoff::new(Limits::default());
+        let mut backoff = Backoff::new(BackoffConfig::default());
         delays(&mut backoff, 0.0, 4);
         assert_eq!(backoff.failed(LIVED - SECOND, 0.0), Some(16 * SECOND));
         assert_eq!(backoff.failed(LIVED, 0.0), Some(SECOND));

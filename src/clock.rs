@@ -1,5 +1,6 @@
 //! Clocks: how a program notices that its machine slept, and how it tells times to people.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Longest wait between two looks at the clocks. What is waited for while the machine sleeps takes its full
@@ -9,7 +10,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How much further than the monotonic clock the wall clock must have moved. Setting it right moves it less.
 const SLEPT: Duration = Duration::from_secs(5);
 
-/// A time as seconds, of which the last may not be over: who comes back after them does not come too soon.
+/// Rounds up to whole seconds, so that a client that obeys `Retry-After` never retries early.
 pub(crate) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
@@ -36,6 +37,39 @@ impl Clocks {
         *self = Clocks { wall, monotonic };
         slept
     }
+}
+
+/// An instant that one thread sets and others read: when a byte was last received, say.
+#[derive(Debug)]
+pub struct SharedInstant {
+    epoch: Instant,
+    nanos: AtomicU64,
+}
+
+impl SharedInstant {
+    /// The present instant.
+    pub fn new() -> Self {
+        SharedInstant { epoch: Instant::now(), nanos: AtomicU64::new(0) }
+    }
+
+    /// Sets the present instant.
+    pub fn set_now(&self) {
+        let nanos = u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // Only a time is passed on, no other memory depends on it.
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// The instant that was set last.
+    pub fn get(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// The instant that is `time` from now; about a year from now where the clock cannot represent that.
+pub(crate) fn after(time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(time).unwrap_or_else(|| now + FAR)
 }
 
 #[cfg(test)]

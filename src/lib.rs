@@ -17,12 +17,12 @@
 //!         .gateway("ws://127.0.0.1:3000".parse()?)
 //!         .service(hello)
 //!         .build()?;
-//!     let handle = agent.spawn()?; // `agent.run()` would block instead
+//!     let agent = agent.spawn()?; // `agent.run()` would block instead
 //!
-//!     println!("{:?}", handle.status().connection); // do something else …
+//!     println!("{:?}", agent.handle().status().connection); // do something else …
 //!
-//!     handle.shutdown(Duration::from_secs(10)); // … and stop: finish what runs, for 10 s at most
-//!     handle.join()?;
+//!     agent.handle().shutdown(Duration::from_secs(10)); // … and stop: requests under way have 10 s
+//!     agent.join()?;
 //!     Ok(())
 //! }
 //! ```
@@ -31,64 +31,71 @@
 //! server: that is what the program `agent` does.
 //!
 //! The library installs no logger, no signal handler and no panic hook. It starts no thread before
-//! [`Agent::spawn`] or [`Agent::run`], and leaves none behind after [`Handle::join`], but for a name look-up
+//! [`Agent::spawn`] or [`Agent::run`], and leaves none behind after [`RunningAgent::join`], but for a name look-up
 //! that the system does not finish. Several agents can live in one process. It logs through the `log`
 //! facade: one line per request at `info`, never with a query, header, body, token or whole tunnel ID.
 //!
-//! # How it is built
+//! # Layers
+//!
+//! Imports point down this list, and a test holds it.
 //!
 //! | module | the question it answers |
 //! | --- | --- |
-//! | `agent` | when to connect, reconnect, give up, stop |
-//! | `session` | what happens on one connection, and when |
-//! | `pool` | who runs blocking work, and how much at most |
-//! | [`discover`] | which local servers there are |
-//! | `targets` | which local server answers, and whether it may be asked |
-//! | `origin` | how that server answers one request |
-//! | [`mux`] | how streams are read and written by blocking threads |
-//! | `admin` | who may ask how the agent is doing |
-//! | `admission`, `rules`, `rate` | which requests are taken on |
-//! | [`link`] | how frames get on and off the wire |
-//! | [`protocol`] | which messages exist and what bytes they are |
-//!
-//! [`link`], [`mux`], [`protocol`] and [`http1`] are public because the reference gateway is built from them too.
-//! They may change with every release.
+//! | `cli` | what was typed: options, help, signals, log; feature `cli` |
+//! | [`gateway`] | the reference gateway; feature `gateway` |
+//! | `agent` | when to connect, to reconnect, to give up, to stop |
+//! | `admin` | how the agent reports what it is doing |
+//! | `session` | what happens on one WebSocket, and when |
+//! | `guard` | which requests pass |
+//! | `upstream` | which local server answers, whether it may be asked, and how it answers |
+//! | `pool` | which thread runs blocking work, and how much there may be |
+//! | `mux` | streams: frames, states, windows |
+//! | `protocol` | envelopes: which messages exist, and what bytes they are |
+//! | `link` | how messages get on and off a WebSocket |
+//! | `http1` | heads and bodies of HTTP/1.1 |
+//! | `net` | sockets, with TLS or without, and names |
+//! | `service` | what answers requests: requests, responses, bodies, failures |
+//! | `metrics`, `tunnel_id`, `backoff`, `clock`, `sync`, `advice` | what every layer may use |
 
 mod admin;
-mod admission;
+mod advice;
 mod agent;
 mod backoff;
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod clock;
-pub mod discover;
-pub mod headers;
-pub mod http1;
-pub mod link;
-#[doc(hidden)]
-pub mod logging;
-pub mod mux;
-mod origin;
+#[cfg(feature = "gateway")]
+pub mod gateway;
+mod guard;
+mod http1;
+mod link;
+pub mod manual;
+mod metrics;
+mod mux;
+mod net;
 mod pool;
-pub mod protocol;
-mod rate;
-mod rules;
+mod protocol;
 mod service;
 mod session;
-mod status;
-mod targets;
+mod sync;
 mod tunnel_id;
+pub mod unversioned;
+mod upstream;
 
-pub use agent::{Agent, Builder, ConfigError, Explanation, Handle, Outcome, Passed, Remote, RunError, Step};
-pub use backoff::Limits as Backoff;
-pub use link::GatewayUrl;
-pub use link::Token;
-pub use link::tls::Trust;
-pub use origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};
-pub use rate::{InvalidRate, Rate};
-pub use rules::{Action, InvalidPattern, Pattern, Rule, Rules, Verdict};
+pub use agent::{
+    Agent, Builder, CheckResult, CheckStep, ConfigError, ConfigProblem, ExplainedOutcome, Explanation,
+    Handle, RunError, RunningAgent,
+};
+pub use backoff::BackoffConfig;
+pub use guard::{Action, InvalidPattern, InvalidRate, Pattern, Rate, Rule, Rules, Verdict};
+pub use http;
+pub use link::{GatewayUrl, InvalidGatewayUrl, Token};
+pub use metrics::{ConnectionState, Status};
+pub use net::tls::{TlsError, Trust};
 pub use service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
-pub use session::{Correlation, FailureAnswer, Heartbeat};
-pub use status::{Connection, Status};
-pub use targets::{BreakerLimits as Breaker, HealthChecks, InvalidHeader, SetHeader};
+pub use session::{ACCESS_LOG, Correlation, FailureReply, Heartbeat};
 pub use tunnel_id::{InvalidTunnelId, TunnelId};
+pub use upstream::detect::LocalServer;
+pub use upstream::origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};
+pub use upstream::{BreakerConfig, HealthChecks, InvalidHeader, SetHeader};

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock::{Clocks, LOOK_EVERY};
-use crate::session::outbox::Outbox;
+use crate::clock::{Clocks, LOOK_EVERY, after};
+use crate::session::SessionHandle;
+use crate::sync::{lock, wait_timeout};
 
 /// What the gateway and its log are told when the agent stops.
 const STOPPING: &str = "the agent is stopping";
@@ -22,7 +23,7 @@ struct State {
     /// Set when the agent is to stop: until when it may finish what runs.
     drain_until: Option<Instant>,
     /// The sessions that run.
-    sessions: HashMap<u64, Outbox>,
+    sessions: HashMap<u64, SessionHandle>,
     next_id: u64,
     /// How often the agent was told not to wait.
     hurried: u64,
@@ -47,8 +48,8 @@ impl Control {
         self.lock().drain_until.is_some()
     }
 
-    /// Takes note of a session, for as long as it is not [detached](Self::detach).
-    pub(super) fn attach(&self, session: Outbox) -> u64 {
+    /// Registers a session until it is [detached](Self::detach).
+    pub(super) fn attach(&self, session: SessionHandle) -> u64 {
         let mut state = self.lock();
         if let Some(until) = state.drain_until {
             session.drain(until, STOPPING);
@@ -78,27 +79,16 @@ impl Control {
             if clocks.slept(SystemTime::now(), now) {
                 return Some("this machine seems to have slept");
             }
-            let left = until.saturating_duration_since(now);
-            if left.is_zero() {
+            let remaining = until.saturating_duration_since(now);
+            if remaining.is_zero() {
                 break;
             }
-            let waited = self.changed.wait_timeout(state, left.min(LOOK_EVERY));
-            state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = wait_timeout(&self.changed, state, remaining.min(LOOK_EVERY));
         }
         None
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
-
-/// So long after now.
-pub(super) fn after(time: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(time).unwrap_or_else(|| now + FAR_AWAY)
-}
-
-/// Stands for a time that is longer than the clock can tell.
-const FAR_AWAY: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -5,9 +5,8 @@ use std::fmt;
 use http::{Method, StatusCode, request};
 
 use super::Agent;
-use crate::admission::{Refusal, admit_head, failed_status};
-use crate::protocol::mux::RequestHead;
-use crate::rules::{Action, Verdict};
+use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
+use crate::mux::RequestHead;
 use crate::service::FailureKind;
 
 /// What would become of a request; see [`Agent::explain`].
@@ -16,13 +15,13 @@ pub struct Explanation {
     /// Who decided: a rule, or the lack of one.
     pub decided_by: String,
     /// What comes of it.
-    pub outcome: Outcome,
+    pub outcome: ExplainedOutcome,
 }
 
 /// What comes of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum ExplainedOutcome {
     /// The agent answers with this status, and this code in the body.
     Refused(StatusCode, &'static str),
     /// The local server with this URL is sent this head: a line each, without what a visitor's own headers add.
@@ -39,7 +38,7 @@ pub enum Outcome {
 impl Explanation {
     /// Whether the request passes.
     pub fn passes(&self) -> bool {
-        !matches!(self.outcome, Outcome::Refused(..))
+        !matches!(self.outcome, ExplainedOutcome::Refused(..))
     }
 }
 
@@ -47,9 +46,9 @@ impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "decided by: {}", self.decided_by)?;
         match &self.outcome {
-            Outcome::Refused(status, code) => writeln!(f, "refused: {} {code}", status.as_u16()),
-            Outcome::Answered => writeln!(f, "answered by this program"),
-            Outcome::Forwarded { url, head } => {
+            ExplainedOutcome::Refused(status, code) => writeln!(f, "refused: {} {code}", status.as_u16()),
+            ExplainedOutcome::Answered => writeln!(f, "answered by this program"),
+            ExplainedOutcome::Forwarded { url, head } => {
                 writeln!(f, "forwarded to: {url}")?;
                 head.iter().try_for_each(|line| writeln!(f, "  {line}"))
             }
@@ -63,14 +62,14 @@ impl Agent {
     /// are left out.
     pub fn explain(&self, method: &str, path: &str) -> Explanation {
         let headers = vec![("host", &b"visitors-host.example"[..])];
-        match admit_head(&RequestHead { method, target: path, headers }) {
+        match validate_head(&RequestHead { method, target: path, headers }) {
             Ok(head) => self.explain_head(head),
             Err(refusal) => refused(refusal.message(), &refusal),
         }
     }
 
     fn explain_head(&self, head: request::Parts) -> Explanation {
-        let verdict = self.session.entrance.decide(&head.method, head.uri.path());
+        let verdict = self.session.gate.decide(&head.method, head.uri.path());
         let decided_by = match verdict {
             Verdict::NoRules => "no rule is set, so everything passes".to_owned(),
             Verdict::By(rule) => rule.to_string(),
@@ -83,28 +82,29 @@ impl Agent {
         if let Some(refusal) = Refusal::by(&verdict) {
             return refused(decided_by, &refusal);
         }
-        let Some(targets) = &self.targets else {
-            return Explanation { decided_by, outcome: Outcome::Answered };
+        let Some(upstreams) = &self.upstreams else {
+            return Explanation { decided_by, outcome: ExplainedOutcome::Answered };
         };
         let method = head.method.clone();
-        match targets.explain(head) {
-            Ok((url, head)) => {
-                Explanation { decided_by, outcome: Outcome::Forwarded { url, head: lines(&method, &head) } }
-            }
+        match upstreams.explain(head) {
+            Ok((url, head)) => Explanation {
+                decided_by,
+                outcome: ExplainedOutcome::Forwarded { url, head: lines(&method, &head) },
+            },
             Err(failure) => {
                 let status = match failure.kind() {
                     FailureKind::BadRequest => StatusCode::BAD_REQUEST,
-                    _ => failed_status(failure.kind()),
+                    _ => failure_status(failure.kind()),
                 };
                 let decided_by = format!("{decided_by}; {failure}");
-                Explanation { decided_by, outcome: Outcome::Refused(status, failure.kind().code()) }
+                Explanation { decided_by, outcome: ExplainedOutcome::Refused(status, failure.kind().code()) }
             }
         }
     }
 }
 
 fn refused(decided_by: String, refusal: &Refusal) -> Explanation {
-    Explanation { decided_by, outcome: Outcome::Refused(refusal.status(), refusal.code()) }
+    Explanation { decided_by, outcome: ExplainedOutcome::Refused(refusal.status(), refusal.code()) }
 }
 
 /// A head as it is sent, a line each.

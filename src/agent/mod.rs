@@ -2,98 +2,103 @@
 
 mod builder;
 mod check;
+mod config;
 mod control;
+mod error;
 mod explain;
-mod report;
 mod slot;
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fmt, io};
 
 use http::StatusCode;
 use log::{info, warn};
 
-pub use self::builder::{Builder, ConfigError};
-pub use self::check::{Passed, Step};
+pub use self::builder::Builder;
+pub use self::check::{CheckResult, CheckStep};
+use self::config::ConfigWarning;
 use self::control::Control;
-pub use self::explain::{Explanation, Outcome};
-use self::report::Report;
+pub use self::error::{ConfigError, ConfigProblem};
+pub use self::explain::{ExplainedOutcome, Explanation};
 use self::slot::Slots;
-use crate::TunnelId;
-use crate::admin::Admin;
-use crate::backoff;
-use crate::discover::{self, Found};
-use crate::link::credentials::Token;
-use crate::link::{Dialer, TrustStore};
-use crate::pool::{self, Pool};
+use crate::admin::{Admin, Report};
+use crate::advice::Advice;
+use crate::backoff::BackoffConfig;
+use crate::link::{Dialer, Token};
+use crate::metrics::{Metrics, Status};
+use crate::net::TrustStore;
+use crate::pool::PoolLimits;
 use crate::service::Service;
-use crate::session;
-use crate::session::job::Job;
-use crate::status::{Counters, Status};
-use crate::targets::Targets;
+use crate::session::{SessionConfig, Workers, start_workers};
+use crate::tunnel_id::TunnelId;
+use crate::upstream::Upstreams;
+use crate::upstream::detect::{LocalServer, local_servers};
 
 /// A configured agent that does nothing yet.
 pub struct Agent {
     tunnel_id: TunnelId,
     /// One for each gateway.
     dialers: Vec<Dialer>,
-    /// Sessions with each.
-    connections: usize,
+    sessions_per_gateway: usize,
     service: Arc<dyn Service>,
-    /// The same, where it is local servers.
-    targets: Option<Arc<Targets>>,
+    /// The service, where it is local servers.
+    upstreams: Option<Arc<Upstreams>>,
     /// What answers, for the log.
     served_by: String,
     /// Ports of this machine that are the tunnel's own.
     own_ports: Vec<u16>,
-    session: session::Config,
+    session: SessionConfig,
     /// How long a session that has a successor may finish what runs.
-    drain: Duration,
-    pool: pool::Limits,
-    backoff: backoff::Limits,
-    /// What the log warns of at every start.
-    warnings: Vec<&'static str>,
-    counters: Arc<Counters>,
+    handover_drain: Duration,
+    pool: PoolLimits,
+    backoff: BackoffConfig,
+    warnings: Vec<ConfigWarning>,
+    metrics: Arc<Metrics>,
     control: Arc<Control>,
-    /// Whom it believes to be a local server.
+    /// The certificate authorities for local servers.
     local_tls: Option<TrustStore>,
-    /// Where it tells how it is doing, and who may ask.
+    /// The address of the admin server, and its token.
     admin: Option<(SocketAddr, Option<Token>)>,
 }
 
 /// Why an agent ended without having been asked to.
 #[derive(Debug)]
 pub enum RunError {
-    /// The gateway knows who asks and says no: 401 or 403 on the upgrade.
+    /// The gateway refused the agent's credentials: 401 or 403 on the upgrade.
     Refused(StatusCode),
     /// The admin server cannot listen at this address.
     Admin(SocketAddr, io::Error),
-    /// The tries are used up; what went wrong last.
+    /// The retries are used up. The text says what went wrong last.
     GaveUp(String),
     /// The system gives no more threads.
     Threads(io::Error),
+    /// The agent's own thread panicked: a bug of this library.
+    Panicked,
+}
+
+impl RunError {
+    /// What an operator might do.
+    pub(crate) fn advice(&self) -> Option<Advice> {
+        match self {
+            RunError::Refused(_) => Some(Advice::AgentToken),
+            RunError::GaveUp(_) => Some(Advice::MaxRetries),
+            RunError::Admin(..) => Some(Advice::AdminAddress),
+            RunError::Threads(_) | RunError::Panicked => None,
+        }
+    }
 }
 
 impl fmt::Display for RunError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            RunError::Refused(status) => {
-                write!(
-                    f,
-                    "the gateway refused this agent with {status}; check the token (--token-file or TOKEN)"
-                )
-            }
-            RunError::GaveUp(last) => {
-                write!(f, "gave up on the gateway; with --max-retries 0 an agent tries for ever: {last}")
-            }
-            RunError::Admin(address, error) => {
-                write!(f, "cannot listen at {address} (--admin): {error}; choose another address")
-            }
+            RunError::Refused(status) => write!(f, "the gateway refused this agent with {status}"),
+            RunError::GaveUp(last) => write!(f, "gave up on the gateway: {last}"),
+            RunError::Admin(address, error) => write!(f, "cannot listen at {address}: {error}"),
             RunError::Threads(error) => write!(f, "cannot start a thread: {error}"),
+            RunError::Panicked => f.write_str("the agent's thread panicked"),
         }
     }
 }
@@ -107,63 +112,69 @@ impl Agent {
     }
 
     /// The HTTP servers that listen on this machine, the likeliest first, without the tunnel's own.
-    pub fn discover(&self) -> Vec<Found> {
-        discover::servers(&self.own_ports)
+    pub fn discover(&self) -> Vec<LocalServer> {
+        local_servers(&self.own_ports)
     }
 
-    /// Serves the tunnel, on this thread and others, until the agent gives up. To be able to stop it, use
-    /// [`spawn`](Self::spawn).
+    /// Serves the tunnel, on this thread and others, until the agent gives up. An agent that is to be stopped is started
+    /// with [`spawn`](Self::spawn).
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] says why the agent ended without having been asked to.
     pub fn run(self) -> Result<(), RunError> {
         for warning in &self.warnings {
             warn!("{warning}");
         }
-        let (service, config) = (self.service.clone(), self.session.clone());
-        let pool =
-            Pool::start(self.pool, Job::is_stale, Job::refuse, move |job: Job| job.run(&*service, &config))
-                .map_err(RunError::Threads)?;
+        let workers = start_workers(self.pool, self.service.clone(), self.session.clone());
+        let workers = workers.map_err(RunError::Threads)?;
         let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         let urls = urls.join(", ");
         info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);
-        let admin = match self.start_admin(&pool) {
+        let admin = match self.start_admin(&workers) {
             Ok(admin) => admin,
             Err(error) => {
-                pool.join();
+                workers.join();
                 return Err(error);
             }
         };
-        let care = self.targets.as_ref().map(|targets| targets.look_after()).transpose();
-        let care = care.inspect_err(|error| warn!("no thread to look after local servers: {error}"));
-        let result = Slots::new(&self, pool.intake()).run();
-        // No other local server is taken from now on.
-        drop(care);
+        let monitors = self.upstreams.as_ref().map(|upstreams| upstreams.monitor()).transpose();
+        let monitors = monitors.inspect_err(|error| warn!("no thread to monitor local servers: {error}"));
+        let result = Slots::new(&self, workers.submitter()).run();
+        // No other local server is selected from now on.
+        drop(monitors);
         self.service.interrupt();
-        pool.join();
+        workers.join();
         drop(admin);
-        self.counters.stopped();
+        self.metrics.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);
         }
         result
     }
 
-    fn start_admin(&self, pool: &Pool<Job>) -> Result<Option<Admin>, RunError> {
+    fn start_admin(&self, workers: &Workers) -> Result<Option<Admin>, RunError> {
         let Some((address, token)) = self.admin.clone() else { return Ok(None) };
+        let control = self.control.clone();
         let report = Report {
-            counters: self.counters.clone(),
-            control: self.control.clone(),
-            intake: pool.intake(),
-            targets: self.targets.clone(),
+            metrics: self.metrics.clone(),
+            is_stopping: Box::new(move || control.is_stopping()),
+            queue: workers.submitter(),
+            upstreams: self.upstreams.clone(),
         };
         let admin = Admin::start(address, token, move |path| report.answer(path));
         admin.map(Some).map_err(|error| RunError::Admin(address, error))
     }
 
     /// Serves the tunnel on threads of its own. Fails when the system gives no thread.
-    pub fn spawn(self) -> io::Result<Handle> {
-        let remote = Remote { control: self.control.clone(), local_tls: self.local_tls.clone() };
-        let counters = self.counters.clone();
+    pub fn spawn(self) -> io::Result<RunningAgent> {
+        let handle = Handle {
+            control: self.control.clone(),
+            local_tls: self.local_tls.clone(),
+            metrics: self.metrics.clone(),
+        };
         let thread = thread::Builder::new().name("tunnel".to_owned()).spawn(move || self.run())?;
-        Ok(Handle { remote, counters, thread })
+        Ok(RunningAgent { handle, thread })
     }
 }
 
@@ -176,71 +187,58 @@ impl fmt::Debug for Agent {
     }
 }
 
-/// A running agent. Dropping it lets the agent run on.
+/// An agent on threads of its own. Dropping it lets the agent run on.
 #[derive(Debug)]
-pub struct Handle {
-    remote: Remote,
-    counters: Arc<Counters>,
+pub struct RunningAgent {
+    handle: Handle,
     thread: JoinHandle<Result<(), RunError>>,
 }
 
-impl Handle {
-    /// Stops the agent: new requests are answered 503, those that run may finish for `drain`, then the
-    /// sessions are closed. Returns at once. A second call can only shorten the drain.
-    pub fn shutdown(&self, drain: Duration) {
-        self.remote.shutdown(drain);
+impl RunningAgent {
+    /// Stops or hurries the agent from anywhere, and tells its status.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
-    /// Tries again at once where the agent waits before its next try.
-    pub fn retry_now(&self) {
-        self.remote.retry_now();
-    }
-
-    /// Reads the file of authorities for local servers again; the token and the authorities for the gateway are read
-    /// before each dial in any case.
-    pub fn reload(&self) {
-        self.remote.reload();
-    }
-
-    /// What can be done with the agent from anywhere; for a signal handler's thread, say.
-    pub fn remote(&self) -> Remote {
-        self.remote.clone()
-    }
-
-    /// How the agent is doing.
-    pub fn status(&self) -> Status {
-        self.counters.status()
-    }
-
-    /// Waits until the agent has ended and all its threads with it. After a shutdown that takes the drain
-    /// at most, a second for the gateway's reply, and what is left of a connect time-out.
+    /// Waits until the agent has ended and all its threads with it. After a shutdown that takes the drain at most, a
+    /// second for the gateway's reply, and what remains of a connect time-out.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`] says why the agent ended without having been asked to.
     pub fn join(self) -> Result<(), RunError> {
-        self.thread
-            .join()
-            .unwrap_or_else(|_| Err(RunError::Threads(io::Error::other("the agent's thread panicked"))))
+        self.thread.join().unwrap_or(Err(RunError::Panicked))
     }
 }
 
-/// Stops or hurries an agent from anywhere; see [`Handle::remote`].
+/// Stops or hurries an agent from anywhere, and tells its status. Clones are the same agent's.
 #[derive(Debug, Clone)]
-pub struct Remote {
+pub struct Handle {
     control: Arc<Control>,
     local_tls: Option<TrustStore>,
+    metrics: Arc<Metrics>,
 }
 
-impl Remote {
-    /// See [`Handle::shutdown`].
+impl Handle {
+    /// Stops the agent: new requests are answered 503, those under way may finish for `drain`, then the sessions are
+    /// closed. Returns at once. A second call can only shorten the drain.
     pub fn shutdown(&self, drain: Duration) {
         self.control.shutdown(drain);
     }
 
-    /// See [`Handle::retry_now`].
+    /// Dials at once where the agent waits before its next attempt.
     pub fn retry_now(&self) {
         self.control.hurry();
     }
 
-    /// See [`Handle::reload`].
+    /// Reads the file of certificate authorities for local servers again. The token and the authorities for the gateway
+    /// are read before each dial in any case.
     pub fn reload(&self) {
         self.local_tls.as_ref().inspect(|tls| tls.reload());
+    }
+
+    /// How the agent is doing.
+    pub fn status(&self) -> Status {
+        self.metrics.status()
     }
 }

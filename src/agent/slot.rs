@@ -1,45 +1,42 @@
-//! One of the sessions that an agent keeps up: to one gateway, one after the other.
+//! One of the sessions that an agent keeps up: with one gateway, one after the other.
 //!
 //! ```text
 //!  dial ──▶ session ──▶ lost ──▶ backoff ──▶ dial …
 //!              │
-//!              └─ the gateway is about to stop: a successor, on a thread of its own, takes the slot over;
-//!                 the old session finishes its streams once the successor is open, and its thread ends
+//!              └─ GOAWAY: a successor, on a thread of its own, takes the slot over; the old session finishes its
+//!                 streams once the successor is open, and its thread ends
 //! ```
 
-use std::cell::{Cell, RefCell};
 use std::sync::Mutex;
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::control::after;
 use super::{Agent, RunError};
+use crate::advice::Advice;
 use crate::backoff::{self, Backoff};
+use crate::clock::after;
 use crate::link::{DialError, Dialer, Link};
-use crate::pool::Intake;
-use crate::session::job::Job;
-use crate::session::outbox::Outbox;
-use crate::session::{self, Supervisor};
+use crate::session::{self, SessionHandle, Supervisor, WorkQueue};
+use crate::sync::{into_inner, lock};
 
 /// A session that ends sooner than this, before it served anything, was probably refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a gateway is told when the agent has gone elsewhere.
+/// The reason with which a session is closed that has a successor.
 const MOVED: &str = "the agent has opened another session";
 
 /// What all slots of an agent share.
 pub(super) struct Slots<'a> {
-    pub(super) agent: &'a Agent,
-    pub(super) intake: Intake<Job>,
-    /// How many there are.
-    pub(super) count: usize,
-    /// Why those ended that have given up.
+    agent: &'a Agent,
+    queue: WorkQueue,
+    count: usize,
+    /// Why slots have given up.
     failures: Mutex<Vec<RunError>>,
 }
 
-/// One of them.
+/// One of the slots.
 #[derive(Clone, Copy)]
 struct Slot<'a> {
     slots: &'a Slots<'a>,
@@ -48,35 +45,35 @@ struct Slot<'a> {
 }
 
 impl<'a> Slots<'a> {
-    pub(super) fn new(agent: &'a Agent, intake: Intake<Job>) -> Self {
-        let count = agent.dialers.len() * agent.connections;
-        Slots { agent, intake, count, failures: Mutex::default() }
+    pub(super) fn new(agent: &'a Agent, queue: WorkQueue) -> Self {
+        let count = agent.dialers.len() * agent.sessions_per_gateway;
+        Slots { agent, queue, count, failures: Mutex::default() }
     }
 
-    /// Keeps all sessions up until the agent stops, or all have given up. One of them lives on this thread.
+    /// Keeps all sessions up until the agent stops, or all slots have given up. One slot lives on this thread.
     pub(super) fn run(self) -> Result<(), RunError> {
         let agent = self.agent;
         let slot = |number: usize| {
             // There are a few hundred at most.
-            let dialer = &agent.dialers[number / agent.connections];
+            let dialer = &agent.dialers[number / agent.sessions_per_gateway];
             Slot { slots: &self, dialer, number: u32::try_from(number).unwrap_or(u32::MAX) }
         };
         thread::scope(|scope| {
             for number in 1..self.count {
-                slot(number).spawn(scope, Start::first(agent)).map_err(|error| {
+                slot(number).spawn(scope, SlotStart::first(agent)).map_err(|error| {
                     // The others end.
                     agent.control.shutdown(Duration::ZERO);
                     RunError::Threads(error)
                 })?;
             }
-            slot(0).keep_up(scope, Start::first(agent));
+            slot(0).keep_up(scope, SlotStart::first(agent));
             Ok(())
         })?;
-        let failures = self.failures.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let failures = into_inner(self.failures);
         if failures.len() < self.count || agent.control.is_stopping() {
             return Ok(());
         }
-        // A gateway that says no is final only when none of the others might say yes another time.
+        // A refusal is final only when no other gateway might accept another time.
         let is_refusal = |error: &RunError| matches!(error, RunError::Refused(_));
         let worst = failures.into_iter().min_by_key(is_refusal);
         worst.map_or(Ok(()), Err)
@@ -84,178 +81,221 @@ impl<'a> Slots<'a> {
 }
 
 /// How a slot's thread begins.
-struct Start {
+struct SlotStart {
     backoff: Backoff,
-    /// Before the first dial.
+    /// The time before the first dial.
     delay: Duration,
     /// The session that finishes once there is another one.
-    predecessor: Option<Outbox>,
+    predecessor: Option<SessionHandle>,
 }
 
-impl Start {
+impl SlotStart {
     fn first(agent: &Agent) -> Self {
-        Start { backoff: Backoff::new(agent.backoff), delay: Duration::ZERO, predecessor: None }
+        SlotStart { backoff: Backoff::new(agent.backoff), delay: Duration::ZERO, predecessor: None }
     }
+}
+
+/// Why a dial or a session ended.
+struct Setback {
+    /// How long the session lived; nothing for a failed dial.
+    lived: Duration,
+    text: String,
+    advice: Option<Advice>,
 }
 
 impl<'scope, 'a: 'scope> Slot<'a> {
     /// Starts a thread that keeps the session up.
-    fn spawn(self, scope: &'scope Scope<'scope, '_>, start: Start) -> std::io::Result<()> {
+    fn spawn(self, scope: &'scope Scope<'scope, '_>, start: SlotStart) -> std::io::Result<()> {
         let thread = thread::Builder::new().name("session".to_owned());
         thread.spawn_scoped(scope, move || self.keep_up(scope, start)).map(drop)
     }
 
-    fn keep_up(self, scope: &'scope Scope<'scope, '_>, start: Start) {
+    fn keep_up(self, scope: &'scope Scope<'scope, '_>, start: SlotStart) {
         if let Err(error) = self.supervise(scope, start) {
-            let mut failures = self.slots.failures.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut failures = lock(&self.slots.failures);
             failures.push(error);
-            let left = self.slots.count.saturating_sub(failures.len());
-            if left > 0
+            let remaining = self.slots.count.saturating_sub(failures.len());
+            if remaining > 0
                 && let Some(error) = failures.last()
             {
-                warn!("{}: {error}; sessions that go on: {left}", self.dialer.url());
+                let advice = error.advice().map_or("", Advice::name);
+                warn!(advice; "{}: {error}; sessions that go on: {remaining}", self.dialer.url());
             }
         }
     }
 
-    fn supervise(self, scope: &'scope Scope<'scope, '_>, start: Start) -> Result<(), RunError> {
+    fn supervise(self, scope: &'scope Scope<'scope, '_>, start: SlotStart) -> Result<(), RunError> {
         let agent = self.slots.agent;
-        let Start { mut backoff, delay, mut predecessor } = start;
+        let SlotStart { mut backoff, delay, mut predecessor } = start;
         if !delay.is_zero() {
             agent.control.wait(delay);
         }
         while !agent.control.is_stopping() {
-            let (lived, what) = match self.dialer.dial() {
+            let setback = match self.dialer.dial() {
                 Ok(link) => match self.serve(link, scope, &mut predecessor, &backoff) {
-                    Some(end) => end,
+                    Some(setback) => setback,
                     // The slot is the successor's.
                     None => return Ok(()),
                 },
-                Err(error) => {
-                    agent.counters.dial_failed(&error);
-                    if let (true, DialError::Status(status)) = (error.is_final(), &error) {
-                        return Err(RunError::Refused(*status));
-                    }
-                    let what = format!("cannot reach gateway {}: {error}", self.dialer.url());
-                    (Duration::ZERO, format!("{what}; {}", error.hint()))
-                }
+                Err(error) => self.dial_failed(&error)?,
             };
             if agent.control.is_stopping() {
                 break;
             }
-            agent.counters.retried();
-            let Some(delay) = backoff.failed(lived, backoff::chance()) else {
-                return Err(RunError::GaveUp(what));
-            };
-            let tries = match backoff.left() {
-                None => String::new(),
-                Some(0) => ", for the last time".to_owned(),
-                Some(left) => format!("; tries left: {left}"),
-            };
-            warn!("{what}; trying again in {:.1} s{tries}", delay.as_secs_f64());
-            if let Some(why) = agent.control.wait(delay) {
-                info!("{why}: trying again at once");
-            }
+            self.wait(&mut backoff, setback)?;
         }
         Ok(())
     }
 
-    /// Serves one session. Returns how long it lived, and why it ended; nothing when a successor has taken the
-    /// slot over.
+    fn dial_failed(self, error: &DialError) -> Result<Setback, RunError> {
+        self.slots.agent.metrics.dial_failed(error.kind());
+        if let DialError::Upgrade(error) = error
+            && let Some(status) = error.refusal()
+        {
+            return Err(RunError::Refused(status));
+        }
+        let text = format!("cannot reach gateway {}: {error}", self.dialer.url());
+        Ok(Setback { lived: Duration::ZERO, text, advice: Some(error.advice()) })
+    }
+
+    /// Waits out the backoff, or gives up.
+    fn wait(self, backoff: &mut Backoff, setback: Setback) -> Result<(), RunError> {
+        let agent = self.slots.agent;
+        let Setback { lived, text, advice } = setback;
+        agent.metrics.retried();
+        let advice = advice.map_or("", Advice::name);
+        let Some(delay) = backoff.failed(lived, backoff::chance()) else {
+            warn!(advice; "{text}; no tries left");
+            return Err(RunError::GaveUp(text));
+        };
+        let tries = match backoff.remaining() {
+            None => String::new(),
+            Some(0) => ", for the last time".to_owned(),
+            Some(remaining) => format!("; tries left: {remaining}"),
+        };
+        warn!(advice; "{text}; trying again in {:.1} s{tries}", delay.as_secs_f64());
+        if let Some(why) = agent.control.wait(delay) {
+            info!("{why}: trying again at once");
+        }
+        Ok(())
+    }
+
+    /// Serves one session. Returns how it ended; `None` when a successor has taken the slot over.
     fn serve(
         self,
         link: Link,
         scope: &'scope Scope<'scope, '_>,
-        predecessor: &mut Option<Outbox>,
+        predecessor: &mut Option<SessionHandle>,
         backoff: &Backoff,
-    ) -> Option<(Duration, String)> {
+    ) -> Option<Setback> {
         let agent = self.slots.agent;
         let (start, url) = (Instant::now(), self.dialer.url());
         info!("connected to {url}");
-        agent.counters.session_began(start, link.heard.clone());
-        let answered = agent.counters.status().served;
-        let sitting = Sitting {
+        agent.metrics.session_began(start, link.heard.clone());
+        let answered = agent.metrics.status().served;
+        let mut active = ActiveSession {
             slot: self,
             scope,
             start,
             backoff: backoff.clone(),
-            id: Cell::new(None),
-            predecessor: RefCell::new(predecessor.take()),
-            has_successor: Cell::new(false),
-            has_had_enough: Cell::new(false),
+            session: None,
+            predecessor: predecessor.take(),
+            future: Future::Open,
         };
-        let (config, intake) = (&agent.session, self.slots.intake.clone());
-        let end = session::run(link, self.number, config, intake, &agent.counters, &sitting);
-        sitting.id.get().inspect(|id| agent.control.detach(*id));
-        agent.counters.session_ended(start);
+        let (config, queue) = (&agent.session, self.slots.queue.clone());
+        let end = session::run(link, self.number, config, queue, &agent.metrics, &mut active);
+        active.session.inspect(|(id, _)| agent.control.detach(*id));
+        agent.metrics.session_ended(start);
         let lived = start.elapsed();
-        if sitting.has_successor.get() {
-            info!("the old session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
-            return None;
+        *predecessor = active.predecessor;
+        match active.future {
+            Future::Succeeded => {
+                info!("the old session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
+                return None;
+            }
+            Future::RetriesExhausted => {
+                let text = format!("gateway {url} takes its leave each time");
+                return Some(Setback { lived: Duration::ZERO, text, advice: None });
+            }
+            Future::Open => {}
         }
-        *predecessor = sitting.predecessor.take();
-        if sitting.has_had_enough.get() {
-            return Some((Duration::ZERO, format!("gateway {url} takes its leave each time")));
-        }
-        let mut what = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
-        // Not when it said why: that it goes away, say.
-        if end.is_unexplained() && lived < REFUSED_WITHIN && answered == agent.counters.status().served {
-            what.push_str(
-                "; a gateway that does this at once does not know this tunnel ID: check --tunnel-id",
-            );
-        }
-        Some((lived, what))
+        let text = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
+        // A gateway that does not know the tunnel ID ends the session at once, and does not say why.
+        let is_refused =
+            end.is_unexplained() && lived < REFUSED_WITHIN && answered == agent.metrics.status().served;
+        Some(Setback { lived, text, advice: is_refused.then_some(Advice::TunnelId) })
     }
 }
 
-/// A session while it is served.
-struct Sitting<'scope, 'env, 'a> {
+/// What becomes of a slot behind its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Future {
+    /// The slot dials again.
+    Open,
+    /// A successor has taken the slot over.
+    Succeeded,
+    /// The gateway has sent GOAWAY once too often.
+    RetriesExhausted,
+}
+
+/// The supervisor of a session that is served.
+struct ActiveSession<'scope, 'env, 'a> {
     slot: Slot<'a>,
     scope: &'scope Scope<'scope, 'env>,
     start: Instant,
-    /// What went before.
+    /// The backoff of the dials before.
     backoff: Backoff,
-    /// What [`Control`](super::control::Control) knows it by.
-    id: Cell<Option<u64>>,
+    /// The session, and its number among those that [`Control`](super::control::Control) stops.
+    session: Option<(u64, SessionHandle)>,
     /// The session in whose place this one comes, until it may finish.
-    predecessor: RefCell<Option<Outbox>>,
-    has_successor: Cell<bool>,
-    /// The gateway has taken its leave once too often.
-    has_had_enough: Cell<bool>,
+    predecessor: Option<SessionHandle>,
+    future: Future,
 }
 
-impl<'scope, 'a: 'scope> Supervisor for Sitting<'scope, '_, 'a> {
-    fn began(&self, outbox: &Outbox) {
-        self.id.set(Some(self.slot.slots.agent.control.attach(outbox.clone())));
+impl ActiveSession<'_, '_, '_> {
+    /// Lets a session finish: it has a successor, or is to have one.
+    fn hand_over(&self, session: Option<&SessionHandle>) {
+        let drain = self.slot.slots.agent.handover_drain;
+        session.inspect(|session| session.drain(after(drain), MOVED));
     }
 
-    fn opened(&self) {
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.drain(after(self.slot.slots.agent.drain), MOVED);
-        }
+    fn session(&self) -> Option<&SessionHandle> {
+        self.session.as_ref().map(|(_, session)| session)
+    }
+}
+
+impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
+    fn began(&mut self, session: SessionHandle) {
+        let id = self.slot.slots.agent.control.attach(session.clone());
+        self.session = Some((id, session));
     }
 
-    fn goes_away(&self, outbox: &Outbox, reason: &str) {
+    fn opened(&mut self) {
+        let predecessor = self.predecessor.take();
+        self.hand_over(predecessor.as_ref());
+    }
+
+    fn goes_away(&mut self, reason: &str) {
         let url = self.slot.dialer.url();
-        if self.has_successor.get() || self.slot.slots.agent.control.is_stopping() {
+        if self.future != Future::Open || self.slot.slots.agent.control.is_stopping() {
             return;
         }
-        // One that leaves at once, again and again, must meet the backoff, too.
+        // A gateway that sends GOAWAY at once, again and again, meets the backoff like one that does not accept.
         let mut backoff = self.backoff.clone();
-        let Some(delay) = backoff.leaves(self.start.elapsed(), backoff::chance()) else {
+        let Some(delay) = backoff.goes_away(self.start.elapsed(), backoff::chance()) else {
             warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
-            self.has_had_enough.set(true);
-            return outbox.drain(after(self.slot.slots.agent.drain), MOVED);
+            self.future = Future::RetriesExhausted;
+            return self.hand_over(self.session());
         };
         let when = if delay.is_zero() { String::new() } else { format!(" in {:.1} s", delay.as_secs_f64()) };
         info!("gateway {url} takes its leave: {}; opening another session{when}", reason.escape_debug());
-        let start = Start { backoff, delay, predecessor: Some(outbox.clone()) };
+        let start = SlotStart { backoff, delay, predecessor: self.session().cloned() };
         match self.slot.spawn(self.scope, start) {
-            Ok(()) => self.has_successor.set(true),
+            Ok(()) => self.future = Future::Succeeded,
             Err(error) => {
                 warn!("no thread for another session: {error}");
                 // This one's thread dials when it has ended.
-                outbox.drain(after(self.slot.slots.agent.drain), MOVED);
+                self.hand_over(self.session());
             }
         }
     }

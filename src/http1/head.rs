@@ -7,11 +7,11 @@ use http::uri::Uri;
 use http::{Method, Request, StatusCode, Version};
 use httparse::Status;
 
-use super::body::{Framing, has_bare_line_feed};
-use super::server::{Error, bad};
+use super::decode::{Framing, has_bare_line_feed};
+use super::error::{RequestError, bad};
+use super::fields::{has_token, number};
 use super::target::{is_host, parse_target};
 use super::{HEAD_MAX, HEADERS_MAX};
-use crate::headers::{has_token, number};
 
 /// A request's head, and how its body is framed.
 #[derive(Debug)]
@@ -22,18 +22,42 @@ pub struct Head {
     pub framing: Framing,
     /// Whether the client waits to be told that it may send its body.
     pub expects_continue: bool,
-    /// Whether the client wants to send another request after this one.
-    pub keep_alive: bool,
+    /// Whether the client may send another request behind this one.
+    pub persistence: Persistence,
+}
+
+/// Whether a connection may carry another request (RFC 9112 §9.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// It may.
+    KeepAlive,
+    /// It is closed.
+    Close,
+}
+
+impl From<bool> for Persistence {
+    /// `true` is [`KeepAlive`](Persistence::KeepAlive).
+    fn from(is_persistent: bool) -> Self {
+        if is_persistent { Persistence::KeepAlive } else { Persistence::Close }
+    }
+}
+
+impl Persistence {
+    /// Keeps a connection only where both keep it.
+    #[must_use]
+    pub fn and(self, other: Persistence) -> Persistence {
+        if self == Persistence::KeepAlive { other } else { self }
+    }
 }
 
 /// Reads a head and its length. `None` when it is not complete yet.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, RequestError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let length = match parsed.parse(bytes) {
         Ok(Status::Complete(length)) if length <= HEAD_MAX => length,
         Ok(Status::Complete(_)) | Err(httparse::Error::TooManyHeaders) => {
-            return Err(Error::Refused(
+            return Err(RequestError::Refused(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "too many or too long headers",
             ));
@@ -41,7 +65,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
         Ok(Status::Partial) => return Ok(None),
         // A blank too many moves the version out of its place.
         Err(httparse::Error::Version) if blanks(bytes) == 2 => {
-            return Err(Error::Refused(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1"));
+            return Err(RequestError::Refused(
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "only HTTP/1.0 and HTTP/1.1",
+            ));
         }
         Err(_) => return Err(bad("not an HTTP/1.1 request")),
     };
@@ -57,8 +84,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, Error> {
     let framing = framing(request.version(), request.headers())?;
     let expects_continue = request.version() == Version::HTTP_11
         && has_token(request.headers(), &header::EXPECT, "100-continue");
-    let keep_alive = wants_keep_alive(&request);
-    Ok(Some((length, Head { request, framing, expects_continue, keep_alive })))
+    let persistence = persistence(&request);
+    Ok(Some((length, Head { request, framing, expects_continue, persistence })))
 }
 
 /// Blanks in the first line.
@@ -81,14 +108,14 @@ pub(super) fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, &
 
 /// Takes the origin form, and the absolute form, whose authority stands for the `Host` header (RFC 9112
 /// §3.2.2).
-fn set_target(request: &mut Request<()>, target: &str) -> Result<(), Error> {
-    const WHAT: Error = bad("the request target is neither a path nor a URL");
+fn set_target(request: &mut Request<()>, target: &str) -> Result<(), RequestError> {
+    const WHAT: RequestError = bad("the request target is neither a path nor a URL");
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(bad("not exactly one Host header"));
     }
     if request.method() == Method::CONNECT {
-        return Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "CONNECT cannot be forwarded"));
+        return Err(RequestError::Refused(StatusCode::NOT_IMPLEMENTED, "CONNECT cannot be forwarded"));
     }
     // Also where the target's takes its place. An empty one is that of a request without an authority (RFC 9110 §7.2).
     let host = request.headers().get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
@@ -125,7 +152,7 @@ fn absolute<'a>(scheme: &str, rest: &'a str, request: &mut Request<()>) -> Optio
 }
 
 /// RFC 9112 §6.3, with everything ambiguous refused.
-fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Error> {
+fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, RequestError> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let length = lengths.next();
     if lengths.next().is_some() {
@@ -143,7 +170,7 @@ fn framing(version: Version, headers: &HeaderMap) -> Result<Framing, Error> {
 }
 
 /// The framing by transfer codings, of which the last must be chunked, and be it once (RFC 9112 §6.1, §6.3).
-fn coded(headers: &HeaderMap) -> Result<Framing, Error> {
+fn coded(headers: &HeaderMap) -> Result<Framing, RequestError> {
     let values = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings =
         values.flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
@@ -151,29 +178,30 @@ fn coded(headers: &HeaderMap) -> Result<Framing, Error> {
     match is_chunked.split_last() {
         Some((true, [])) => Ok(Framing::Chunked),
         Some((true, others)) if !others.contains(&true) => {
-            Err(Error::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding beside chunked"))
+            Err(RequestError::Refused(StatusCode::NOT_IMPLEMENTED, "a transfer coding beside chunked"))
         }
         _ => Err(bad("Transfer-Encoding does not end with chunked, once")),
     }
 }
 
-fn wants_keep_alive(request: &Request<()>) -> bool {
+fn persistence(request: &Request<()>) -> Persistence {
     let says = |token| has_token(request.headers(), &header::CONNECTION, token);
-    if request.version() == Version::HTTP_10 { says("keep-alive") && !says("close") } else { !says("close") }
+    let is_persistent = !says("close") && (request.version() == Version::HTTP_11 || says("keep-alive"));
+    Persistence::from(is_persistent)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Option<(usize, Head)>, Error> {
+    fn parse(text: &str) -> Result<Option<(usize, Head)>, RequestError> {
         super::parse(text.as_bytes())
     }
 
     #[track_caller]
     fn refused(text: &str, status: u16) {
         match parse(text) {
-            Err(Error::Refused(got, _)) => assert_eq!(got, status, "{text:?}"),
+            Err(RequestError::Refused(got, _)) => assert_eq!(got, status, "{text:?}"),
             other => panic!("{text:?}: {other:?}"),
         }
     }
@@ -291,9 +319,15 @@ mod tests {
 
     #[test]
     fn keep_alive_depends_on_the_version() {
-        assert!(head("GET / HTTP/1.1\r\nHost: x\r\n\r\n").keep_alive);
-        assert!(!head("GET / HTTP/1.1\r\nHost: x\r\nConnection: x, Close\r\n\r\n").keep_alive);
-        assert!(!head("GET / HTTP/1.0\r\n\r\n").keep_alive);
-        assert!(head("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").keep_alive);
+        assert_eq!(head("GET / HTTP/1.1\r\nHost: x\r\n\r\n").persistence, Persistence::KeepAlive);
+        assert_eq!(
+            head("GET / HTTP/1.1\r\nHost: x\r\nConnection: x, Close\r\n\r\n").persistence,
+            Persistence::Close
+        );
+        assert_eq!(head("GET / HTTP/1.0\r\n\r\n").persistence, Persistence::Close);
+        assert_eq!(
+            head("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").persistence,
+            Persistence::KeepAlive
+        );
     }
 }

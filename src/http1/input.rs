@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 use std::ops::Range;
 
-use super::body::Decoder;
-use crate::link::Socket;
+use super::decode::Decoder;
+use crate::net::Socket;
 
 /// What is read at once when it is not known how much to expect.
 const STEP: usize = 16 << 10;
@@ -47,7 +47,7 @@ impl Input {
         &self.buffer[self.unread.clone()]
     }
 
-    /// Takes note that this much of it is used.
+    /// Marks so many bytes as used.
     pub fn consume(&mut self, bytes: usize) {
         self.unread.start += bytes;
         debug_assert!(self.unread.start <= self.unread.end);
@@ -85,7 +85,7 @@ impl Input {
     }
 
     /// Reads bytes of a body, without its framing. `Ok(0)` when it is complete, which a body without a
-    /// length is at the end of the connection. Broken framing is an error with [`Invalid`](super::body::Invalid) in it.
+    /// length is at the end of the connection. Broken framing is an error with [`InvalidBody`](super::decode::InvalidBody) in it.
     pub fn read_body(&mut self, decoder: &mut Decoder, out: &mut [u8]) -> io::Result<usize> {
         loop {
             let step = decoder.decode(self.unread(), out.len())?;
@@ -98,7 +98,7 @@ impl Input {
             if let Some(most) = decoder.raw().filter(|_| self.unread().is_empty()) {
                 let most = usize::try_from(most).unwrap_or(usize::MAX).min(out.len());
                 let read = self.socket.read(&mut out[..most])?;
-                decoder.took(read)?;
+                decoder.advance_raw(read)?;
                 return Ok(read);
             }
             self.fill_some()?;

@@ -6,10 +6,10 @@ use http::header::{self, HeaderMap};
 use http::{Method, Response, StatusCode, Version};
 use httparse::Status;
 
-use super::body::Framing;
-use super::head::header_map;
+use super::decode::Framing;
+use super::fields::{has_token, number};
+use super::head::{Persistence, header_map};
 use super::{HEAD_MAX, HEADERS_MAX};
-use crate::headers::{has_token, number};
 
 /// A response's head, and how its body is framed.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct ResponseHead {
     /// The framing of the body.
     pub framing: Framing,
     /// Whether the connection can carry another request.
-    pub keep_alive: bool,
+    pub persistence: Persistence,
 }
 
 /// Why bytes are no response's head.
@@ -52,8 +52,9 @@ impl ResponseHead {
         let framing = framing(response.status(), response.headers(), method)?;
         let says = |token| has_token(response.headers(), &header::CONNECTION, token);
         let asked = if response.version() == Version::HTTP_10 { says("keep-alive") } else { true };
-        let keep_alive = asked && !says("close") && framing != Framing::UntilEnd && is_unambiguous(&response);
-        Ok(Some((length, ResponseHead { response, framing, keep_alive })))
+        let is_persistent =
+            asked && !says("close") && framing != Framing::UntilEnd && is_unambiguous(&response);
+        Ok(Some((length, ResponseHead { response, framing, persistence: Persistence::from(is_persistent) })))
     }
 }
 
@@ -211,7 +212,11 @@ mod tests {
             ),
         ] {
             let head = parse(&format!("{status}\r\n{headers}\r\n"), method).unwrap();
-            assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{status} {headers}");
+            assert_eq!(
+                (head.framing, head.persistence),
+                (framing, Persistence::from(keep_alive)),
+                "{status} {headers}"
+            );
         }
     }
 

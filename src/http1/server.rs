@@ -1,18 +1,18 @@
-//! One public connection of the gateway: requests in, responses out.
+//! One connection of a server: requests in, responses out.
 
-use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::HEAD_MAX;
-use super::body::{Decoder, Framing, Invalid};
-use super::head::{self, Head};
+use super::decode::{Decoder, Framing};
+use super::error::RequestError;
+use super::head::{self, Head, Persistence};
 use super::input::Input;
+use super::limits::{HEAD_MAX, transfer_time};
 use super::output::Output;
-use crate::link::Socket;
+use crate::net::Socket;
 
 /// How long a connection may be idle between two requests.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -20,14 +20,8 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// How long a head may take from its first byte on.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// How long a body may take in any case; a transfer may take longer, if it keeps up [`RATE_MIN`].
-const BODY_TIME: Duration = Duration::from_secs(30);
-
 /// How long a transfer may stand still.
 const IDLE_TIME: Duration = Duration::from_secs(15);
-
-/// Slowest transfer that is not cut off, in bytes per second.
-const RATE_MIN: u64 = 16 << 10;
 
 /// After a response that ends the connection: how long, and for how many bytes, the client is still heard
 /// out, so that it reads the response before it learns of the end.
@@ -38,60 +32,19 @@ const PIECE: usize = 16 << 10;
 
 /// A client's connection.
 #[derive(Debug)]
-pub struct Connection {
+pub struct ServerConnection {
     /// Its requests.
     pub input: Input,
     /// Its responses.
     pub output: Output,
 }
 
-/// Why there is no request.
-#[derive(Debug)]
-pub enum Error {
-    /// The client is to be told, and the connection ended.
-    Refused(StatusCode, &'static str),
-    /// The client was too slow.
-    TimedOut,
-    /// The connection failed or ended in the middle of something.
-    Io(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Refused(status, what) => write!(f, "{status}: {what}"),
-            Error::TimedOut => f.write_str("the client was too slow"),
-            Error::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        let invalid = error.get_ref().and_then(|inner| inner.downcast_ref::<Invalid>());
-        match invalid {
-            Some(Invalid::Framing(what)) => bad(what),
-            Some(Invalid::TooLarge) => TOO_LARGE,
-            None if error.kind() == io::ErrorKind::TimedOut => Error::TimedOut,
-            None => Error::Io(error),
-        }
-    }
-}
-
-const TOO_LARGE: Error = Error::Refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large");
-
-pub(super) const fn bad(what: &'static str) -> Error {
-    Error::Refused(StatusCode::BAD_REQUEST, what)
-}
-
-impl Connection {
+impl ServerConnection {
     /// Serves this socket.
     pub fn new(mut socket: Socket) -> io::Result<Self> {
         let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
         half.set_timeout(IDLE_TIME)?;
-        Ok(Connection { input: Input::new(socket), output: Output::new(half) })
+        Ok(ServerConnection { input: Input::new(socket), output: Output::new(half) })
     }
 
     /// Waits for the first bytes of the next request, no longer than this. False when the client has no more, or takes too
@@ -107,7 +60,7 @@ impl Connection {
     }
 
     /// Reads the head of the request that has [begun](Self::wait), within this time.
-    pub fn read_head(&mut self, limit: Duration) -> Result<Head, Error> {
+    pub fn read_head(&mut self, limit: Duration) -> Result<Head, RequestError> {
         self.input.socket_mut().set_deadline(Some(Instant::now() + limit))?;
         loop {
             if let Some((length, head)) = head::parse(self.input.unread())? {
@@ -118,9 +71,12 @@ impl Connection {
                 // Where the first line has no end, it is that which is too long (RFC 9112 §3).
                 let has_line = self.input.unread().contains(&b'\n');
                 return Err(if has_line {
-                    Error::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large")
+                    RequestError::Refused(
+                        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                        "the head is too large",
+                    )
                 } else {
-                    Error::Refused(StatusCode::URI_TOO_LONG, "the request target is too long")
+                    RequestError::Refused(StatusCode::URI_TOO_LONG, "the request target is too long")
                 });
             }
             self.input.fill_some()?;
@@ -152,7 +108,7 @@ impl Connection {
         head: &Head,
         max: usize,
         mut room: impl FnMut(usize) -> bool,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Vec<u8>, RequestError> {
         let mut body = Vec::new();
         if let Framing::Length(length) = head.framing {
             // What grows by doubling takes up twice what it holds. Memory that nothing is written to costs nothing.
@@ -161,7 +117,7 @@ impl Connection {
         self.read_pieces(head, max, |piece| {
             if !room(piece.len()) {
                 let what = "there is no memory for the body";
-                return Err(Error::Refused(StatusCode::SERVICE_UNAVAILABLE, what));
+                return Err(RequestError::Refused(StatusCode::SERVICE_UNAVAILABLE, what));
             }
             body.extend_from_slice(piece);
             Ok(())
@@ -170,7 +126,7 @@ impl Connection {
     }
 
     /// Reads a request's body that nobody wants, up to `max` bytes of it.
-    pub fn skip_body(&mut self, head: &Head, max: usize) -> Result<(), Error> {
+    pub fn skip_body(&mut self, head: &Head, max: usize) -> Result<(), RequestError> {
         self.read_pieces(head, max, |_| Ok(()))
     }
 
@@ -178,8 +134,8 @@ impl Connection {
         &mut self,
         head: &Head,
         max: usize,
-        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut take: impl FnMut(&[u8]) -> Result<(), RequestError>,
+    ) -> Result<(), RequestError> {
         let start = Instant::now();
         let mut decoder = Decoder::limited(head.framing, max as u64).map_err(io::Error::from)?;
         if decoder.is_done() {
@@ -197,28 +153,20 @@ impl Connection {
     }
 
     /// Sends a whole response. Returns whether the connection can take another request.
-    pub fn respond(&mut self, to: Option<&Head>, response: Response<Vec<u8>>) -> io::Result<bool> {
-        self.send_response(to, response, to.is_some_and(|head| head.keep_alive))
+    pub fn respond(&mut self, to: Option<&Head>, response: Response<Vec<u8>>) -> io::Result<Persistence> {
+        self.respond_within(to, response, Persistence::KeepAlive)
     }
 
-    /// The same to a request; without `keeps` it is the last response on its connection.
+    /// Sends a whole response, and closes the connection behind it unless both sides keep it.
     pub fn respond_within(
-        &mut self,
-        to: &Head,
-        response: Response<Vec<u8>>,
-        keeps: bool,
-    ) -> io::Result<bool> {
-        self.send_response(Some(to), response, to.keep_alive && keeps)
-    }
-
-    fn send_response(
         &mut self,
         to: Option<&Head>,
         response: Response<Vec<u8>>,
-        keep_alive: bool,
-    ) -> io::Result<bool> {
+        ours: Persistence,
+    ) -> io::Result<Persistence> {
+        let theirs = to.map_or(Persistence::Close, |head| head.persistence);
         let (parts, body) = response.into_parts();
-        let mut writer = self.output.start(to, parts, Some(body.len() as u64), keep_alive);
+        let mut writer = self.output.start(to, parts, Some(body.len() as u64), ours.and(theirs));
         writer.send(&body)?;
         writer.finish()
     }
@@ -252,10 +200,5 @@ pub fn json_response(status: StatusCode, json: &serde_json::Value) -> Response<V
 
 /// Until when the next bytes of a body must have come.
 fn body_deadline(start: Instant, read: usize) -> Instant {
-    (start + time_for(read)).min(Instant::now() + IDLE_TIME)
-}
-
-/// How long a transfer of so many bytes may take.
-pub(super) fn time_for(bytes: usize) -> Duration {
-    BODY_TIME + Duration::from_secs(bytes as u64 / RATE_MIN)
+    (start + transfer_time(read)).min(Instant::now() + IDLE_TIME)
 }

@@ -1,10 +1,11 @@
 //! Request targets in origin form (RFC 9112 §3.2.1), and hosts.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use http::uri::{Authority, PathAndQuery};
 use http::{Extensions, HeaderValue, Uri};
+
+use crate::net::local::is_loopback;
 
 /// A request target as it came, where a [`Uri`] cannot hold it: browsers and scripts send some characters as they are that
 /// RFC 3986 wants encoded. Found in a request's extensions; the request's URI then holds them encoded.
@@ -72,9 +73,7 @@ pub fn is_host(bytes: &[u8]) -> bool {
 /// made to lead here sends that name.
 pub fn names_loopback(host: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
-    let host = authority.host();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+    is_loopback(authority.host())
 }
 
 /// A port as RFC 3986 §3.2.3 has it, which may be empty, and no larger than ports are.
@@ -82,6 +81,13 @@ fn is_port(digits: &[u8]) -> bool {
     let is_number = digits.iter().all(u8::is_ascii_digit);
     let number = || str::from_utf8(digits).ok()?.parse::<u16>().ok();
     is_number && (digits.is_empty() || number().is_some())
+}
+
+/// Whether there is no port, or one from 1 to 65535. [`http::Uri`] takes any text for a port, and then says
+/// that there is none.
+pub fn has_valid_port(authority: &http::uri::Authority) -> bool {
+    let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
+    after_host.is_empty() || authority.port_u16().is_some_and(|port| port != 0)
 }
 
 #[cfg(test)]

@@ -1,20 +1,17 @@
 //! How frames get on and off the wire: dialling, TLS, and a socket that two threads use at once.
 //!
 //! ```text
-//! dial ──▶ Socket ──▶ FrameReader   owned by the reading thread
-//!            └──────▶ WriteHalf     owned by the writing thread, fed by a FrameWriter
+//! dial ──▶ Socket ──▶ MessageReader   owned by the reading thread
+//!            └──────▶ WriteHalf     owned by the writing thread, fed by a MessageWriter
 //! ```
 
-#[cfg(feature = "tls")]
-pub(crate) mod certificate;
-pub(crate) mod credentials;
+pub mod close;
 pub mod dial;
-pub mod duplex;
-pub mod frames;
-pub mod resolve;
-pub mod tls;
+pub mod message;
+pub(crate) mod token;
+mod url;
 
-pub use credentials::{Token, TokenSource, TrustStore};
-pub use dial::{DialError, Dialer, GatewayUrl, Link};
-pub use duplex::{Closer, Heard, Socket, Traffic, WriteHalf};
-pub use frames::{FrameReader, FrameWriter, Incoming, Outgoing, ReadError};
+pub use self::dial::{DialError, Dialer, Link};
+pub use self::message::{MessageReader, MessageWriter, Outbound, ReadError, Received};
+pub use self::token::{Token, TokenSource};
+pub use self::url::{GatewayUrl, InvalidGatewayUrl};

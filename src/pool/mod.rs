@@ -7,7 +7,7 @@
 //! As many jobs run as there are places. A job that may last gives its place up once it has lasted: then one
 //! more worker may run beside it. So short jobs keep to a few warm workers, whatever comes at once, and jobs
 //! that last keep nobody out. What depends on time alone, such as a job that has waited for too long, is the
-//! overseer's: a thread that sleeps until then.
+//! scheduler's: a thread that sleeps until then.
 
 mod state;
 
@@ -18,11 +18,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use self::state::{Fate, Next, Place, Started, State};
-pub(crate) use self::state::{Limits, Reason, Terms};
+use self::state::{AfterJob, Dispatch, PoolPermit, PoolState, Started};
+pub(crate) use self::state::{JobSpec, PoolLimits, RefusalReason};
+use crate::sync::{lock, wait, wait_timeout};
 
-/// The overseer does little more than refuse.
-const OVERSEER_STACK: usize = 128 << 10;
+/// The scheduler does little more than refuse.
+const SCHEDULER_STACK: usize = 128 << 10;
 
 /// A worker's stack. What runs on it are HTTP exchanges and JSON, neither of which recurses deeply.
 const STACK: usize = 512 << 10;
@@ -33,25 +34,25 @@ const STACK: usize = 512 << 10;
 /// Jobs are plain data; what is done with one is decided once, when the pool starts. A panic in a job costs
 /// that job alone.
 #[derive(Debug)]
-pub(crate) struct Pool<J>(Intake<J>);
+pub(crate) struct Pool<J>(Submitter<J>);
 
 /// Where jobs are handed in. Clones share one queue.
-pub(crate) struct Intake<J>(Arc<Shared<J>>);
+pub(crate) struct Submitter<J>(Arc<Shared<J>>);
 
 struct Shared<J> {
     state: Mutex<Guarded<J>>,
-    /// There is something for the overseer to look at.
-    overseen: Condvar,
+    /// There is something for the scheduler to look at.
+    scheduled: Condvar,
     run: Box<dyn Fn(J) + Send + Sync>,
-    refuse: fn(J, Reason),
+    refuse: fn(J, RefusalReason),
 }
 
 struct Guarded<J> {
-    jobs: State<J, Worker<J>>,
+    jobs: PoolState<J, Worker<J>>,
     /// Their threads, and perhaps some that have ended.
     threads: Vec<JoinHandle<()>>,
-    /// When the overseer looks again; not before it is told, if at all.
-    overseer_looks: Option<Instant>,
+    /// When the scheduler looks again; not before it is told, if at all.
+    scheduler_deadline: Option<Instant>,
 }
 
 /// A worker's channel.
@@ -64,31 +65,31 @@ enum Work<J> {
     End,
 }
 
-impl<J> std::fmt::Debug for Intake<J> {
+impl<J> std::fmt::Debug for Submitter<J> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Intake")
+        f.write_str("Submitter")
     }
 }
 
-impl<J> Clone for Intake<J> {
+impl<J> Clone for Submitter<J> {
     fn clone(&self) -> Self {
-        Intake(self.0.clone())
+        Submitter(self.0.clone())
     }
 }
 
 impl<J: Send + 'static> Pool<J> {
     /// Starts the workers. A job that has waited, and does not run after all, is told to `refuse`.
     pub(crate) fn start(
-        limits: Limits,
+        limits: PoolLimits,
         is_stale: fn(&J) -> bool,
-        refuse: fn(J, Reason),
+        refuse: fn(J, RefusalReason),
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let jobs = State::new(limits, is_stale);
-        let state = Mutex::new(Guarded { jobs, threads: Vec::new(), overseer_looks: None });
-        let shared = Shared { state, overseen: Condvar::new(), run: Box::new(run), refuse };
-        let pool = Pool(Intake(Arc::new(shared)));
-        match pool.0.start_threads(limits.workers) {
+        let jobs = PoolState::new(limits, is_stale);
+        let state = Mutex::new(Guarded { jobs, threads: Vec::new(), scheduler_deadline: None });
+        let shared = Shared { state, scheduled: Condvar::new(), run: Box::new(run), refuse };
+        let pool = Pool(Submitter(Arc::new(shared)));
+        match pool.0.start_threads(limits.core_threads) {
             Ok(()) => Ok(pool),
             Err(error) => {
                 pool.join();
@@ -98,7 +99,7 @@ impl<J: Send + 'static> Pool<J> {
     }
 
     /// Where jobs are handed in.
-    pub(crate) fn intake(&self) -> Intake<J> {
+    pub(crate) fn submitter(&self) -> Submitter<J> {
         self.0.clone()
     }
 
@@ -109,7 +110,7 @@ impl<J: Send + 'static> Pool<J> {
             // It waits for exactly this, and its channel has room for one.
             let _ = worker.try_send(Work::End);
         }
-        self.0.0.overseen.notify_all();
+        self.0.0.scheduled.notify_all();
         // A worker may just be starting while the others are waited for.
         while let Some(thread) = self.0.take_thread() {
             // A worker that panicked outside a job has said so on its own.
@@ -121,17 +122,17 @@ impl<J: Send + 'static> Pool<J> {
     }
 }
 
-impl<J: Send + 'static> Intake<J> {
+impl<J: Send + 'static> Submitter<J> {
     /// Hands a job to a worker, or lets it wait. Gives it back when as much runs and waits as may. Never blocks.
-    pub(crate) fn submit(&self, job: J, terms: Terms) -> Result<(), J> {
+    pub(crate) fn submit(&self, job: J, spec: JobSpec) -> Result<(), J> {
         let now = Instant::now();
         let mut state = self.state();
-        let fate = state.jobs.hand_in(job, terms, now);
-        if fate.is_none() {
-            self.tell_overseer(&mut state, now);
+        let dispatch = state.jobs.submit(job, spec, now);
+        if dispatch.is_none() {
+            self.tell_scheduler(&mut state, now);
         }
         drop(state);
-        fate.map_or(Ok(()), |fate| self.settle(fate).map_err(|(job, _)| job))
+        dispatch.map_or(Ok(()), |dispatch| self.settle(dispatch).map_err(|(job, _)| job))
     }
 
     /// How many jobs wait.
@@ -145,9 +146,9 @@ impl<J: Send + 'static> Intake<J> {
             let worker = self.start_worker()?;
             self.state().jobs.add_idle(worker);
         }
-        let intake = self.clone();
-        let overseer = thread::Builder::new().name("overseer".to_owned()).stack_size(OVERSEER_STACK);
-        let thread = overseer.spawn(move || intake.oversee())?;
+        let submitter = self.clone();
+        let scheduler = thread::Builder::new().name("scheduler".to_owned()).stack_size(SCHEDULER_STACK);
+        let thread = scheduler.spawn(move || submitter.schedule())?;
         self.state().threads.push(thread);
         Ok(())
     }
@@ -155,11 +156,11 @@ impl<J: Send + 'static> Intake<J> {
     /// Starts a worker, which waits for what its channel brings.
     fn start_worker(&self) -> io::Result<Worker<J>> {
         let (sender, jobs) = sync_channel(1);
-        let (intake, own) = (self.clone(), sender.clone());
+        let (submitter, own) = (self.clone(), sender.clone());
         let thread = thread::Builder::new()
             .name("worker".to_owned())
             .stack_size(STACK)
-            .spawn(move || intake.work(&own, &jobs))?;
+            .spawn(move || submitter.work(&own, &jobs))?;
         let mut state = self.state();
         state.threads.retain(|thread| !thread.is_finished());
         state.threads.push(thread);
@@ -177,91 +178,90 @@ impl<J: Send + 'static> Intake<J> {
             // The panic hook has reported it, and the job has answered as it was dropped.
             let _ = catch_unwind(AssertUnwindSafe(|| (self.0.run)(job)));
             next = match self.done(place, own) {
-                Next::Run(started) => Work::Run(started),
-                Next::Wait => wait(),
-                Next::End => Work::End,
+                AfterJob::Run(started) => Work::Run(started),
+                AfterJob::Wait => wait(),
+                AfterJob::End => Work::End,
             };
         }
     }
 
-    fn done(&self, place: Place, own: &Worker<J>) -> Next<J> {
+    fn done(&self, place: PoolPermit, own: &Worker<J>) -> AfterJob<J> {
         let now = Instant::now();
         let mut state = self.state();
         let next = state.jobs.done(place, || own.clone(), now);
-        self.tell_overseer(&mut state, now);
+        self.tell_scheduler(&mut state, now);
         next
     }
 
     /// Hands a job to its worker, which may have to start. Gives back what is refused.
-    fn settle(&self, fate: Fate<J, Worker<J>>) -> Result<(), (J, Reason)> {
-        let (worker, started) = match fate {
-            Fate::Refused(job, reason) => return Err((job, reason)),
-            Fate::Idle(worker, started) => (worker, started),
-            Fate::New(started) => match self.start_worker() {
+    fn settle(&self, dispatch: Dispatch<J, Worker<J>>) -> Result<(), (J, RefusalReason)> {
+        let (worker, started) = match dispatch {
+            Dispatch::Refused(job, reason) => return Err((job, reason)),
+            Dispatch::Idle(worker, started) => (worker, started),
+            Dispatch::New(started) => match self.start_worker() {
                 Ok(worker) => (worker, started),
                 Err(error) => {
                     log::warn!("no thread for a request: {error}");
-                    self.lacks_thread(started.place);
-                    return Err((started.job, Reason::Full));
+                    self.spawn_failed(started.place);
+                    return Err((started.job, RefusalReason::Full));
                 }
             },
         };
         // It waits for exactly this, and its channel has room for one.
         match worker.try_send(Work::Run(started)) {
             Err(TrySendError::Full(Work::Run(refused)) | TrySendError::Disconnected(Work::Run(refused))) => {
-                self.lacks_thread(refused.place);
-                Err((refused.job, Reason::Full))
+                self.spawn_failed(refused.place);
+                Err((refused.job, RefusalReason::Full))
             }
             _ => Ok(()),
         }
     }
 
     /// Gives back the place of a job that has no thread; what waits may have it.
-    fn lacks_thread(&self, place: Place) {
+    fn spawn_failed(&self, place: PoolPermit) {
         let mut state = self.state();
-        state.jobs.lacks_thread(place);
-        self.tell_overseer(&mut state, Instant::now());
+        state.jobs.spawn_failed(place);
+        self.tell_scheduler(&mut state, Instant::now());
     }
 
-    /// Has the overseer look in time.
-    fn tell_overseer(&self, state: &mut Guarded<J>, now: Instant) {
-        let Some(time) = state.jobs.look_at(now) else { return };
-        if state.overseer_looks.is_none_or(|looks| time < looks) {
-            state.overseer_looks = Some(time);
-            self.0.overseen.notify_one();
+    /// Has the scheduler look in time.
+    fn tell_scheduler(&self, state: &mut Guarded<J>, now: Instant) {
+        let Some(time) = state.jobs.next_deadline(now) else { return };
+        if state.scheduler_deadline.is_none_or(|looks| time < looks) {
+            state.scheduler_deadline = Some(time);
+            self.0.scheduled.notify_one();
         }
     }
 
     /// Starts and refuses what waits when it is time.
-    fn oversee(&self) {
+    fn schedule(&self) {
         let mut state = self.state();
         while !state.jobs.is_stopping() {
             let now = Instant::now();
-            if let Some(fate) = state.jobs.promote(now) {
+            if let Some(dispatch) = state.jobs.dispatch_next(now) {
                 drop(state);
-                if let Err((job, reason)) = self.settle(fate) {
+                if let Err((job, reason)) = self.settle(dispatch) {
                     (self.0.refuse)(job, reason);
                 }
                 state = self.state();
                 continue;
             }
-            let overseen = &self.0.overseen;
-            state.overseer_looks = state.jobs.look_at(now);
-            state = match state.overseer_looks {
+            let scheduled = &self.0.scheduled;
+            state.scheduler_deadline = state.jobs.next_deadline(now);
+            state = match state.scheduler_deadline {
                 Some(time) => {
                     let left = time.saturating_duration_since(now);
-                    overseen.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+                    wait_timeout(scheduled, state, left)
                 }
-                None => overseen.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()),
+                None => wait(scheduled, state),
             };
         }
     }
 }
 
-impl<J> Intake<J> {
+impl<J> Submitter<J> {
     fn state(&self) -> MutexGuard<'_, Guarded<J>> {
-        // Nothing panics while the lock is held.
-        self.0.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.0.state)
     }
 }
 
@@ -271,22 +271,22 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Duration;
 
-    const LIMITS: Limits = Limits {
-        workers: 1,
-        workers_max: 3,
-        running: usize::MAX,
-        jobs: 2,
-        weight: 100,
-        time: Duration::from_secs(600),
+    const LIMITS: PoolLimits = PoolLimits {
+        core_threads: 1,
+        max_threads: 3,
+        max_running: usize::MAX,
+        queue_len: 2,
+        queue_bytes: 100,
+        queue_timeout: Duration::from_secs(600),
     };
 
-    const LASTS: Terms = Terms { may_last: true, weight: 0, not_before: None };
+    const LASTS: JobSpec = JobSpec::LASTING;
 
     /// How long a test waits for what must come.
     const LIMIT: Duration = Duration::from_secs(60);
 
     /// A pool in which job 0 runs until `free` is dropped, and what it has started.
-    fn busy_pool(terms: Terms) -> (Pool<u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
+    fn busy_pool(spec: JobSpec) -> (Pool<u32>, mpsc::Sender<()>, mpsc::Receiver<u32>) {
         let (started, has_started) = mpsc::channel();
         let (free, is_free) = mpsc::channel::<()>();
         let is_free = Mutex::new(is_free);
@@ -297,35 +297,35 @@ mod tests {
             }
         };
         let pool = Pool::start(LIMITS, |_| false, |job, _| panic!("job {job} is refused"), run).unwrap();
-        assert_eq!(pool.intake().submit(0, terms), Ok(()));
+        assert_eq!(pool.submitter().submit(0, spec), Ok(()));
         assert_eq!(has_started.recv_timeout(LIMIT), Ok(0));
         (pool, free, has_started)
     }
 
     #[test]
     fn finishes_what_waits_before_it_ends() {
-        let (pool, free, started) = busy_pool(Terms::default());
-        let intake = pool.intake();
-        assert_eq!(intake.submit(1, Terms::default()), Ok(()));
-        assert_eq!(intake.submit(2, LASTS), Ok(()));
+        let (pool, free, started) = busy_pool(JobSpec::STEADY);
+        let submitter = pool.submitter();
+        assert_eq!(submitter.submit(1, JobSpec::STEADY), Ok(()));
+        assert_eq!(submitter.submit(2, LASTS), Ok(()));
         drop(free);
         pool.join();
         assert_eq!(started.try_iter().collect::<Vec<_>>(), [1, 2]);
-        assert_eq!(intake.submit(3, LASTS), Err(3));
-        assert_eq!(intake.state().threads.len(), 0);
+        assert_eq!(submitter.submit(3, LASTS), Err(3));
+        assert_eq!(submitter.state().threads.len(), 0);
     }
 
     #[test]
     fn a_panic_costs_one_job() {
         let (done, results) = mpsc::channel();
-        let limits = Limits { jobs: 10, ..LIMITS };
+        let limits = PoolLimits { queue_len: 10, ..LIMITS };
         let run = move |job: u32| {
             assert_ne!(job, 1, "this job is meant to panic");
             let _ = done.send(job);
         };
         let pool = Pool::start(limits, |_| false, |_, _| {}, run).unwrap();
         for job in 0..3 {
-            assert!(pool.intake().submit(job, Terms::default()).is_ok());
+            assert!(pool.submitter().submit(job, JobSpec::STEADY).is_ok());
         }
         pool.join();
         assert_eq!(results.try_iter().collect::<Vec<_>>(), [0, 2]);
@@ -335,9 +335,9 @@ mod tests {
     fn jobs_that_last_keep_no_other_job_out() {
         let (pool, free, started) = busy_pool(LASTS);
         // Whether it has lasted by now or not.
-        assert_eq!(pool.intake().submit(1, Terms::default()), Ok(()));
+        assert_eq!(pool.submitter().submit(1, JobSpec::STEADY), Ok(()));
         assert_eq!(started.recv_timeout(LIMIT), Ok(1));
-        assert_eq!(pool.intake().submit(2, LASTS), Ok(()));
+        assert_eq!(pool.submitter().submit(2, LASTS), Ok(()));
         assert_eq!(started.recv_timeout(LIMIT), Ok(2));
         drop(free);
         pool.join();
@@ -348,7 +348,7 @@ mod tests {
         let (pool, free, started) = busy_pool(LASTS);
         let time = Instant::now() + Duration::from_millis(30);
         let not_before = Some(time);
-        assert_eq!(pool.intake().submit(1, Terms { not_before, ..Terms::default() }), Ok(()));
+        assert_eq!(pool.submitter().submit(1, JobSpec { not_before, ..JobSpec::STEADY }), Ok(()));
         assert_eq!(started.recv_timeout(LIMIT), Ok(1));
         assert!(Instant::now() >= time);
         drop(free);
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_job_that_has_waited_for_too_long_is_refused_while_the_workers_are_busy() {
-        static REFUSED: Mutex<Option<mpsc::Sender<(u32, Reason)>>> = Mutex::new(None);
+        static REFUSED: Mutex<Option<mpsc::Sender<(u32, RefusalReason)>>> = Mutex::new(None);
         let (refused, refusals) = mpsc::channel();
         *REFUSED.lock().unwrap() = Some(refused);
         let refuse = |job, reason| REFUSED.lock().unwrap().as_ref().unwrap().send((job, reason)).unwrap();
@@ -366,11 +366,11 @@ mod tests {
         let run = move |_| {
             let _ = is_free.lock().unwrap().recv();
         };
-        let limits = Limits { time: Duration::from_millis(1), ..LIMITS };
+        let limits = PoolLimits { queue_timeout: Duration::from_millis(1), ..LIMITS };
         let pool = Pool::start(limits, |_| false, refuse, run).unwrap();
-        assert_eq!(pool.intake().submit(0, Terms::default()), Ok(()));
-        assert_eq!(pool.intake().submit(1, Terms::default()), Ok(()));
-        assert_eq!(refusals.recv_timeout(LIMIT), Ok((1, Reason::Waited)));
+        assert_eq!(pool.submitter().submit(0, JobSpec::STEADY), Ok(()));
+        assert_eq!(pool.submitter().submit(1, JobSpec::STEADY), Ok(()));
+        assert_eq!(refusals.recv_timeout(LIMIT), Ok((1, RefusalReason::Expired)));
         drop(free);
         pool.join();
     }

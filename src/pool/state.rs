@@ -11,45 +11,61 @@ const STALE_EVERY: Duration = Duration::from_millis(100);
 
 /// How many workers there are, and what may wait for one.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// Workers that there always are, and places.
-    pub(crate) workers: usize,
-    /// Workers at most, with those for jobs that may last.
-    pub(crate) workers_max: usize,
+pub(crate) struct PoolLimits {
+    /// Threads that always exist, and permits.
+    pub(crate) core_threads: usize,
+    /// Threads at most, with those for lasting jobs.
+    pub(crate) max_threads: usize,
     /// Jobs that run at once, at most, whether they last or not.
-    pub(crate) running: usize,
-    /// Jobs that wait.
-    pub(crate) jobs: usize,
-    /// Their weight in all; one job always fits.
-    pub(crate) weight: usize,
-    /// How long one may wait.
-    pub(crate) time: Duration,
+    pub(crate) max_running: usize,
+    /// Queued jobs at most.
+    pub(crate) queue_len: usize,
+    /// The weight of all queued jobs at most, in bytes; one job always fits.
+    pub(crate) queue_bytes: usize,
+    /// How long a job may be queued.
+    pub(crate) queue_timeout: Duration,
 }
 
 /// What a job asks for.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Terms {
-    /// What it counts as while it waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JobSpec {
+    /// What the job counts as while it is queued, in bytes.
     pub(crate) weight: usize,
-    /// It gives its place up when it has lasted.
-    pub(crate) may_last: bool,
-    /// It is not to start before this time.
+    pub(crate) kind: JobKind,
+    /// The job does not start before this time.
     pub(crate) not_before: Option<Instant>,
+}
+
+/// What a job does with its permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum JobKind {
+    /// It keeps the permit until it ends.
+    Steady,
+    /// It returns the permit once it has lasted.
+    Lasting,
+}
+
+impl JobSpec {
+    /// A job without weight that keeps its permit.
+    pub(crate) const STEADY: JobSpec = JobSpec { weight: 0, kind: JobKind::Steady, not_before: None };
+
+    /// A job without weight that may last.
+    pub(crate) const LASTING: JobSpec = JobSpec { kind: JobKind::Lasting, ..JobSpec::STEADY };
 }
 
 /// Why a job is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum RefusalReason {
     /// As many jobs run and wait as may.
     Full,
     /// It has waited for as long as it may.
-    Waited,
+    Expired,
 }
 
 /// The jobs `J` that wait, and the workers `W` that do.
-pub(super) struct State<J, W> {
-    limits: Limits,
-    queue: VecDeque<Waiting<J>>,
+pub(super) struct PoolState<J, W> {
+    limits: PoolLimits,
+    queue: VecDeque<QueuedJob<J>>,
     queued_weight: usize,
     /// How many jobs run.
     running: usize,
@@ -69,9 +85,9 @@ pub(super) struct State<J, W> {
     looked_for_stale: Option<Instant>,
 }
 
-struct Waiting<J> {
+struct QueuedJob<J> {
     job: J,
-    terms: Terms,
+    spec: JobSpec,
     /// When it will have waited for too long.
     expires: Instant,
 }
@@ -80,12 +96,12 @@ struct Waiting<J> {
 #[derive(Debug)]
 pub(super) struct Started<J> {
     pub(super) job: J,
-    pub(super) place: Place,
+    pub(super) place: PoolPermit,
 }
 
 /// What a job that runs takes up.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum PoolPermit {
     /// A place until it ends.
     Steady,
     /// A place until it has lasted. It has this number.
@@ -94,35 +110,35 @@ pub(super) enum Place {
 
 /// What comes of a job.
 #[derive(Debug)]
-pub(super) enum Fate<J, W> {
+pub(super) enum Dispatch<J, W> {
     /// This worker takes it.
     Idle(W, Started<J>),
     /// A new worker takes it.
     New(Started<J>),
-    Refused(J, Reason),
+    Refused(J, RefusalReason),
 }
 
 /// What a worker does that has done its job.
 #[derive(Debug)]
-pub(super) enum Next<J> {
+pub(super) enum AfterJob<J> {
     Run(Started<J>),
     /// It waits, and counts as idle.
     Wait,
     End,
 }
 
-impl<J, W> State<J, W> {
-    pub(super) fn new(limits: Limits, is_stale: fn(&J) -> bool) -> Self {
-        State {
+impl<J, W> PoolState<J, W> {
+    pub(super) fn new(limits: PoolLimits, is_stale: fn(&J) -> bool) -> Self {
+        PoolState {
             limits,
             queue: VecDeque::new(),
             queued_weight: 0,
             running: 0,
             steady: 0,
-            brief: VecDeque::with_capacity(limits.workers),
+            brief: VecDeque::with_capacity(limits.core_threads),
             started: 0,
-            idle: Vec::with_capacity(limits.workers),
-            count: limits.workers,
+            idle: Vec::with_capacity(limits.core_threads),
+            count: limits.core_threads,
             stopping: false,
             is_stale,
             looked_for_stale: None,
@@ -156,32 +172,32 @@ impl<J, W> State<J, W> {
     }
 
     /// What comes of a new job; nothing when it waits.
-    pub(super) fn hand_in(&mut self, job: J, terms: Terms, now: Instant) -> Option<Fate<J, W>> {
-        let is_first = self.queue.is_empty() && terms.not_before.is_none_or(|time| time <= now);
-        if is_first && self.has_place(now) && (terms.may_last || self.has_worker()) {
-            return Some(self.place(job, terms.may_last, now));
+    pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
+        let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
+        if is_first && self.has_place(now) && (spec.kind == JobKind::Lasting || self.has_worker()) {
+            return Some(self.place(job, spec.kind, now));
         }
-        self.enqueue(job, terms, now).err().map(|job| Fate::Refused(job, Reason::Full))
+        self.enqueue(job, spec, now).err().map(|job| Dispatch::Refused(job, RefusalReason::Full))
     }
 
     /// What comes of the job that has waited longest, if something does now.
-    pub(super) fn promote(&mut self, now: Instant) -> Option<Fate<J, W>> {
+    pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
         // Those that have lasted are seen here in any case.
         let has_place = self.has_place(now);
         let first = self.queue.front()?;
         if first.expires <= now {
             let waiting = self.pop()?;
-            return Some(Fate::Refused(waiting.job, Reason::Waited));
+            return Some(Dispatch::Refused(waiting.job, RefusalReason::Expired));
         }
-        let may_start = has_place && (first.terms.may_last || self.has_worker());
+        let may_start = has_place && (first.spec.kind == JobKind::Lasting || self.has_worker());
         let waiting = if may_start { self.dequeue(now) } else { None }?;
-        Some(self.place(waiting.job, waiting.terms.may_last, now))
+        Some(self.place(waiting.job, waiting.spec.kind, now))
     }
 
     /// When to look at what waits again, though no job has ended.
-    pub(super) fn look_at(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let first = self.queue.front()?;
-        let starts = match (first.terms.not_before, self.brief.front()) {
+        let starts = match (first.spec.not_before, self.brief.front()) {
             (Some(time), _) if time > now => Some(time),
             (_, Some((_, since))) => Some(*since + LASTING),
             _ => None,
@@ -190,41 +206,46 @@ impl<J, W> State<J, W> {
     }
 
     /// What the worker does next that has done the job with this place.
-    pub(super) fn done(&mut self, place: Place, worker: impl FnOnce() -> W, now: Instant) -> Next<J> {
+    pub(super) fn done(
+        &mut self,
+        place: PoolPermit,
+        worker: impl FnOnce() -> W,
+        now: Instant,
+    ) -> AfterJob<J> {
         self.end(place);
         if let Some(waiting) = self.dequeue(now) {
-            return Next::Run(self.start(waiting.job, waiting.terms.may_last, now));
+            return AfterJob::Run(self.start(waiting.job, waiting.spec.kind, now));
         }
-        if self.stopping || self.idle.len() >= self.limits.workers {
+        if self.stopping || self.idle.len() >= self.limits.core_threads {
             self.count -= 1;
-            return Next::End;
+            return AfterJob::End;
         }
         self.idle.push(worker());
-        Next::Wait
+        AfterJob::Wait
     }
 
     /// There is no thread for a job after all: that of a new worker did not start, or an old one is gone.
-    pub(super) fn lacks_thread(&mut self, place: Place) {
+    pub(super) fn spawn_failed(&mut self, place: PoolPermit) {
         self.count -= 1;
         self.end(place);
     }
 
-    fn start(&mut self, job: J, may_last: bool, now: Instant) -> Started<J> {
+    fn start(&mut self, job: J, kind: JobKind, now: Instant) -> Started<J> {
         self.running += 1;
-        if !may_last {
+        if kind == JobKind::Steady {
             self.steady += 1;
-            return Started { job, place: Place::Steady };
+            return Started { job, place: PoolPermit::Steady };
         }
         self.started += 1;
         self.brief.push_back((self.started, now));
-        Started { job, place: Place::Brief(self.started) }
+        Started { job, place: PoolPermit::Brief(self.started) }
     }
 
-    fn end(&mut self, place: Place) {
+    fn end(&mut self, place: PoolPermit) {
         self.running -= 1;
         match place {
-            Place::Steady => self.steady -= 1,
-            Place::Brief(number) => self.brief.retain(|(other, _)| *other != number),
+            PoolPermit::Steady => self.steady -= 1,
+            PoolPermit::Brief(number) => self.brief.retain(|(other, _)| *other != number),
         }
     }
 
@@ -233,72 +254,76 @@ impl<J, W> State<J, W> {
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
-        self.steady + self.brief.len() < self.limits.workers && self.running < self.limits.running
+        self.steady + self.brief.len() < self.limits.core_threads && self.running < self.limits.max_running
     }
 
     /// Whether a worker is idle, or one more may come.
     fn has_worker(&self) -> bool {
-        !self.idle.is_empty() || (self.count < self.limits.workers_max && !self.stopping)
+        !self.idle.is_empty() || (self.count < self.limits.max_threads && !self.stopping)
     }
 
     /// Decides about a job for which there is a place, if there is a worker.
-    fn place(&mut self, job: J, may_last: bool, now: Instant) -> Fate<J, W> {
+    fn place(&mut self, job: J, kind: JobKind, now: Instant) -> Dispatch<J, W> {
         match self.idle.pop() {
-            Some(worker) => Fate::Idle(worker, self.start(job, may_last, now)),
-            None if !self.has_worker() => Fate::Refused(job, Reason::Full),
+            Some(worker) => Dispatch::Idle(worker, self.start(job, kind, now)),
+            None if !self.has_worker() => Dispatch::Refused(job, RefusalReason::Full),
             None => {
                 self.count += 1;
-                Fate::New(self.start(job, may_last, now))
+                Dispatch::New(self.start(job, kind, now))
             }
         }
     }
 
     /// Lets a job wait, if it may.
-    fn enqueue(&mut self, job: J, terms: Terms, now: Instant) -> Result<(), J> {
+    fn enqueue(&mut self, job: J, spec: JobSpec, now: Instant) -> Result<(), J> {
         // Those for which there may be a worker in a moment do not count.
-        let spare = if terms.may_last { self.limits.workers_max.saturating_sub(self.count) } else { 0 };
-        let spare = spare.min(self.limits.running.saturating_sub(self.running));
-        if self.is_full(terms.weight, spare)
+        let spare = if spec.kind == JobKind::Lasting {
+            self.limits.max_threads.saturating_sub(self.count)
+        } else {
+            0
+        };
+        let spare = spare.min(self.limits.max_running.saturating_sub(self.running));
+        if self.is_full(spec.weight, spare)
             && self.looked_for_stale.is_none_or(|last| now >= last + STALE_EVERY)
         {
             self.looked_for_stale = Some(now);
             self.drop_stale();
         }
-        if self.stopping || self.is_full(terms.weight, spare) {
+        if self.stopping || self.is_full(spec.weight, spare) {
             return Err(job);
         }
-        self.queued_weight += terms.weight;
+        self.queued_weight += spec.weight;
         // While it may not start it does not wait for a worker.
-        let expires = terms.not_before.map_or(now, |time| time.max(now)) + self.limits.time;
-        self.queue.push_back(Waiting { job, terms, expires });
+        let expires = spec.not_before.map_or(now, |time| time.max(now)) + self.limits.queue_timeout;
+        self.queue.push_back(QueuedJob { job, spec, expires });
         Ok(())
     }
 
     /// The job that has waited longest, if it may start.
-    fn dequeue(&mut self, now: Instant) -> Option<Waiting<J>> {
+    fn dequeue(&mut self, now: Instant) -> Option<QueuedJob<J>> {
         let first = self.queue.front()?;
-        let is_due = first.terms.not_before.is_none_or(|time| time <= now);
+        let is_due = first.spec.not_before.is_none_or(|time| time <= now);
         // One that has waited for too long is the overseer's to refuse.
         if is_due && now < first.expires && self.has_place(now) { self.pop() } else { None }
     }
 
-    fn pop(&mut self) -> Option<Waiting<J>> {
+    fn pop(&mut self) -> Option<QueuedJob<J>> {
         let waiting = self.queue.pop_front()?;
-        self.queued_weight -= waiting.terms.weight;
+        self.queued_weight -= waiting.spec.weight;
         Some(waiting)
     }
 
     /// Whether one more job of this weight may not wait.
     fn is_full(&self, weight: usize, spare: usize) -> bool {
-        let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.weight;
-        heavy || self.queue.len() >= self.limits.jobs.saturating_add(spare)
+        let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.queue_bytes;
+        heavy || self.queue.len() >= self.limits.queue_len.saturating_add(spare)
     }
 
     /// Makes room: what a lost session left behind must not keep its successor's requests out.
     fn drop_stale(&mut self) {
         let is_stale = self.is_stale;
         self.queue.retain(|waiting| !is_stale(&waiting.job));
-        self.queued_weight = self.queue.iter().map(|waiting| waiting.terms.weight).sum();
+        self.queued_weight = self.queue.iter().map(|waiting| waiting.spec.weight).sum();
     }
 }
 
@@ -306,32 +331,32 @@ impl<J, W> State<J, W> {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        workers: 2,
-        workers_max: 4,
-        running: usize::MAX,
-        jobs: 2,
-        weight: 100,
-        time: Duration::from_secs(10),
+    const LIMITS: PoolLimits = PoolLimits {
+        core_threads: 2,
+        max_threads: 4,
+        max_running: usize::MAX,
+        queue_len: 2,
+        queue_bytes: 100,
+        queue_timeout: Duration::from_secs(10),
     };
 
     /// From this number on nobody waits for a job.
     const STALE: u32 = 100;
 
-    const KEEPS: Terms = Terms { weight: 0, may_last: false, not_before: None };
-    const LASTS: Terms = Terms { may_last: true, ..KEEPS };
+    const KEEPS: JobSpec = JobSpec::STEADY;
+    const LASTS: JobSpec = JobSpec::LASTING;
 
     /// A pool's state and the jobs that run; times are milliseconds.
     struct Test {
-        state: State<u32, ()>,
+        state: PoolState<u32, ()>,
         start: Instant,
         running: Vec<Started<u32>>,
     }
 
     impl Test {
-        fn new(limits: Limits) -> Self {
-            let mut state = State::new(limits, |job| *job >= STALE);
-            (0..limits.workers).for_each(|_| state.add_idle(()));
+        fn new(limits: PoolLimits) -> Self {
+            let mut state = PoolState::new(limits, |job| *job >= STALE);
+            (0..limits.core_threads).for_each(|_| state.add_idle(()));
             Test { state, start: Instant::now(), running: Vec::new() }
         }
 
@@ -339,13 +364,13 @@ mod tests {
             self.start + Duration::from_millis(ms)
         }
 
-        fn note(&mut self, fate: Option<Fate<u32, ()>>) -> &'static str {
+        fn note(&mut self, fate: Option<Dispatch<u32, ()>>) -> &'static str {
             let (what, started) = match fate {
                 None => return "waits",
-                Some(Fate::Refused(_, Reason::Full)) => return "full",
-                Some(Fate::Refused(_, Reason::Waited)) => return "waited",
-                Some(Fate::Idle((), started)) => ("idle", started),
-                Some(Fate::New(started)) => ("new", started),
+                Some(Dispatch::Refused(_, RefusalReason::Full)) => return "full",
+                Some(Dispatch::Refused(_, RefusalReason::Expired)) => return "waited",
+                Some(Dispatch::Idle((), started)) => ("idle", started),
+                Some(Dispatch::New(started)) => ("new", started),
             };
             self.running.push(started);
             what
@@ -353,27 +378,27 @@ mod tests {
 
         /// A job comes.
         #[track_caller]
-        fn comes(&mut self, ms: u64, job: u32, terms: Terms, expected: &str) {
-            let fate = self.state.hand_in(job, terms, self.at(ms));
+        fn comes(&mut self, ms: u64, job: u32, spec: JobSpec, expected: &str) {
+            let fate = self.state.submit(job, spec, self.at(ms));
             assert_eq!(self.note(fate), expected, "job {job} at {ms} ms");
         }
 
-        /// The overseer looks.
+        /// The scheduler looks.
         #[track_caller]
         fn looks(&mut self, ms: u64, expected: &str) {
-            let fate = self.state.promote(self.at(ms));
+            let fate = self.state.dispatch_next(self.at(ms));
             let fate = if fate.is_none() { "nothing" } else { self.note(fate) };
             assert_eq!(fate, expected, "at {ms} ms");
             if fate == "nothing" {
                 // It looks again later, never at once.
-                assert!(self.state.look_at(self.at(ms)).is_none_or(|time| time > self.at(ms)));
+                assert!(self.state.next_deadline(self.at(ms)).is_none_or(|time| time > self.at(ms)));
             }
         }
 
-        /// When the overseer looks next.
+        /// When the scheduler looks next.
         #[track_caller]
         fn looks_next(&self, ms: u64, expected: Option<u64>) {
-            let next = self.state.look_at(self.at(ms));
+            let next = self.state.next_deadline(self.at(ms));
             assert_eq!(next.map(|time| (time - self.start).as_millis() as u64), expected);
         }
 
@@ -383,13 +408,13 @@ mod tests {
             let index = self.running.iter().position(|started| started.job == job).expect("it runs");
             let place = self.running.swap_remove(index).place;
             let got = match self.state.done(place, || (), self.at(ms)) {
-                Next::Run(started) => {
+                AfterJob::Run(started) => {
                     let job = started.job.to_string();
                     self.running.push(started);
                     job
                 }
-                Next::Wait => "wait".to_owned(),
-                Next::End => "end".to_owned(),
+                AfterJob::Wait => "wait".to_owned(),
+                AfterJob::End => "end".to_owned(),
             };
             assert_eq!(got, expected, "after job {job} at {ms} ms");
         }
@@ -464,7 +489,7 @@ mod tests {
 
     #[test]
     fn no_more_run_at_once_than_may_however_long_they_last() {
-        let mut t = Test::new(Limits { running: 1, ..LIMITS });
+        let mut t = Test::new(PoolLimits { max_running: 1, ..LIMITS });
         t.comes(0, 1, LASTS, "idle");
         t.comes(50, 2, LASTS, "waits");
         t.comes(50, 3, KEEPS, "waits");
@@ -497,26 +522,26 @@ mod tests {
     #[test]
     fn a_job_starts_no_sooner_than_it_may_and_those_behind_it_wait() {
         let mut t = Test::new(LIMITS);
-        t.comes(0, 1, Terms { not_before: Some(t.at(100)), ..KEEPS }, "waits");
+        t.comes(0, 1, JobSpec { not_before: Some(t.at(100)), ..KEEPS }, "waits");
         t.comes(0, 2, KEEPS, "waits");
         t.looks_next(0, Some(100));
         t.looks(99, "nothing");
         t.looks(100, "idle");
         t.looks(100, "idle");
-        t.comes(100, 3, Terms { not_before: Some(t.at(90)), ..KEEPS }, "waits");
+        t.comes(100, 3, JobSpec { not_before: Some(t.at(90)), ..KEEPS }, "waits");
         t.ends(101, 1, "3");
     }
 
     #[test]
     fn no_more_weight_waits_than_may_but_one_job_always_does() {
-        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
-        t.comes(0, 1, Terms { weight: 1000, ..KEEPS }, "waits");
-        t.comes(0, 2, Terms { weight: 1, ..KEEPS }, "full");
+        let mut t = Test::new(PoolLimits { core_threads: 0, ..LIMITS });
+        t.comes(0, 1, JobSpec { weight: 1000, ..KEEPS }, "waits");
+        t.comes(0, 2, JobSpec { weight: 1, ..KEEPS }, "full");
     }
 
     #[test]
     fn a_worker_that_is_done_takes_no_job_that_has_waited_for_too_long() {
-        let mut t = Test::new(Limits { workers: 1, ..LIMITS });
+        let mut t = Test::new(PoolLimits { core_threads: 1, ..LIMITS });
         t.comes(0, 1, KEEPS, "idle");
         t.comes(0, 2, KEEPS, "waits");
         t.ends(10_000, 1, "wait");
@@ -526,16 +551,16 @@ mod tests {
 
     #[test]
     fn a_job_waits_for_a_worker_only_from_when_it_may_start() {
-        let mut t = Test::new(Limits { workers: 1, ..LIMITS });
+        let mut t = Test::new(PoolLimits { core_threads: 1, ..LIMITS });
         t.comes(0, 1, KEEPS, "idle");
-        t.comes(0, 2, Terms { not_before: Some(t.at(10_000)), ..KEEPS }, "waits");
+        t.comes(0, 2, JobSpec { not_before: Some(t.at(10_000)), ..KEEPS }, "waits");
         t.looks(19_999, "nothing");
         t.looks(20_000, "waited");
     }
 
     #[test]
     fn the_queue_is_not_searched_for_every_job_that_finds_it_full() {
-        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
+        let mut t = Test::new(PoolLimits { core_threads: 0, ..LIMITS });
         t.comes(0, 1, KEEPS, "waits");
         t.comes(0, STALE, KEEPS, "waits");
         t.comes(0, 2, KEEPS, "waits");
@@ -546,35 +571,35 @@ mod tests {
 
     #[test]
     fn as_much_weight_waits_as_may_and_what_leaves_makes_room() {
-        let mut t = Test::new(Limits { workers: 1, jobs: 9, ..LIMITS });
+        let mut t = Test::new(PoolLimits { core_threads: 1, queue_len: 9, ..LIMITS });
         t.comes(0, 1, KEEPS, "idle");
-        t.comes(0, 2, Terms { weight: 60, ..KEEPS }, "waits");
-        t.comes(0, 3, Terms { weight: 40, ..KEEPS }, "waits");
-        t.comes(0, 4, Terms { weight: 1, ..KEEPS }, "full");
+        t.comes(0, 2, JobSpec { weight: 60, ..KEEPS }, "waits");
+        t.comes(0, 3, JobSpec { weight: 40, ..KEEPS }, "waits");
+        t.comes(0, 4, JobSpec { weight: 1, ..KEEPS }, "full");
         t.ends(1, 1, "2");
-        t.comes(1, 4, Terms { weight: 60, ..KEEPS }, "waits");
+        t.comes(1, 4, JobSpec { weight: 60, ..KEEPS }, "waits");
     }
 
     #[test]
     fn a_job_that_has_no_thread_gives_its_place_and_its_worker_back() {
-        let limits = Limits { workers: 1, workers_max: 2, jobs: 0, ..LIMITS };
-        for terms in [KEEPS, LASTS] {
+        let limits = PoolLimits { core_threads: 1, max_threads: 2, queue_len: 0, ..LIMITS };
+        for spec in [KEEPS, LASTS] {
             let mut t = Test::new(limits);
             t.comes(0, 1, LASTS, "idle");
-            t.comes(30, 2, terms, "new");
+            t.comes(30, 2, spec, "new");
             let place = t.running.pop().unwrap().place;
             t.comes(60, 3, KEEPS, "full");
-            t.state.lacks_thread(place);
+            t.state.spawn_failed(place);
             t.comes(60, 3, KEEPS, "new");
         }
     }
 
     #[test]
     fn jobs_that_nobody_waits_for_make_room() {
-        let mut t = Test::new(Limits { workers: 0, ..LIMITS });
-        t.comes(0, STALE, Terms { weight: 90, ..KEEPS }, "waits");
-        t.comes(0, 1, Terms { weight: 5, ..KEEPS }, "waits");
-        t.comes(0, 2, Terms { weight: 90, ..KEEPS }, "waits");
-        t.comes(0, 3, Terms { weight: 5, ..KEEPS }, "full");
+        let mut t = Test::new(PoolLimits { core_threads: 0, ..LIMITS });
+        t.comes(0, STALE, JobSpec { weight: 90, ..KEEPS }, "waits");
+        t.comes(0, 1, JobSpec { weight: 5, ..KEEPS }, "waits");
+        t.comes(0, 2, JobSpec { weight: 90, ..KEEPS }, "waits");
+        t.comes(0, 3, JobSpec { weight: 5, ..KEEPS }, "full");
     }
 }

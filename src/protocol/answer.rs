@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
 use super::envelope::{self, Envelope};
-use super::request::RequestId;
+use super::id::RequestId;
 use super::text::{self, Pair, Pairs, Text};
 use crate::http1::HEADERS_MAX;
 
@@ -21,18 +21,18 @@ pub const ERROR: &str = "error";
 
 /// An envelope would be larger than the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLarge {
+pub struct EnvelopeTooLarge {
     /// The limit, in bytes.
     pub max: usize,
 }
 
-impl fmt::Display for TooLarge {
+impl fmt::Display for EnvelopeTooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "its envelope would be larger than {} bytes", self.max)
     }
 }
 
-impl std::error::Error for TooLarge {}
+impl std::error::Error for EnvelopeTooLarge {}
 
 #[derive(Serialize)]
 struct ResponseOut<'a> {
@@ -66,7 +66,7 @@ pub fn encode_response(
     message: Option<&str>,
     at: OffsetDateTime,
     max: usize,
-) -> Result<Vec<u8>, TooLarge> {
+) -> Result<Vec<u8>, EnvelopeTooLarge> {
     let status = response.status;
     let (body, body_encoding) = text::body_to_text(body);
     let message = message.map_or_else(|| sentence(status), Cow::Borrowed);
@@ -83,7 +83,7 @@ pub fn encode_response(
             agent_version: env!("CARGO_PKG_VERSION"),
         },
     };
-    envelope::nested(RESPONSE, &out, max).ok_or(TooLarge { max })
+    envelope::nested(RESPONSE, &out, max).ok_or(EnvelopeTooLarge { max })
 }
 
 /// What the envelope says about a response of the local server.
@@ -119,7 +119,7 @@ pub fn encode_error(id: Option<&RequestId>, text: &str) -> Vec<u8> {
 
 /// What an agent answered, as the gateway reads it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct DecodedAnswer {
     /// The request's ID, when it had one.
     pub id: Option<RequestId>,
     /// A response with its body, or why there is none.
@@ -145,27 +145,27 @@ struct DataIn<'a> {
     body_encoding: Option<Text<'a>>,
 }
 
-impl Answer {
+impl DecodedAnswer {
     /// Reads a `response` or an `error`. `None` for any other message. A response that cannot be read is
     /// still an answer: its result says so.
-    pub fn decode(envelope: &Envelope<'_>) -> Option<Answer> {
+    pub fn decode(envelope: &Envelope<'_>) -> Option<DecodedAnswer> {
         let payload = envelope.payload();
         match envelope.message_type.as_ref() {
             ERROR => {
                 let text = payload.map(Cow::into_owned).unwrap_or_default();
-                Some(Answer { id: envelope.id.clone(), result: Err(text) })
+                Some(DecodedAnswer { id: envelope.id.clone(), result: Err(text) })
             }
             RESPONSE => {
                 let payload = payload.unwrap_or_default();
                 Some(match serde_json::from_str::<ResponseIn<'_>>(&payload) {
                     Ok(wire) => {
                         let id = wire.id.and_then(RequestId::from_json);
-                        Answer { id, result: response(wire.data).map_err(str::to_owned) }
+                        DecodedAnswer { id, result: response(wire.data).map_err(str::to_owned) }
                     }
                     // Not why: that quotes the response.
                     Err(_) => {
                         let text = "the agent's response cannot be read".to_owned();
-                        Answer { id: super::request::find_id(&payload), result: Err(text) }
+                        DecodedAnswer { id: super::request::find_id(&payload), result: Err(text) }
                     }
                 })
             }

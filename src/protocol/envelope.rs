@@ -7,7 +7,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::request::RequestId;
+use super::id::RequestId;
 
 /// An envelope whose payload is not looked into yet. Fields that a reader does not know are ignored, and of
 /// a field that comes twice the last counts, so that no envelope with a readable `message_type` is lost.
@@ -68,7 +68,7 @@ pub(super) fn plain(message_type: &str, id: Option<&RequestId>, payload: &str) -
 }
 
 /// Writes an envelope around a payload that is JSON itself, or fails when it grows past `max` bytes.
-pub(super) fn nested(message_type: &str, payload: &impl Serialize, max: usize) -> Option<Vec<u8>> {
+pub(crate) fn nested(message_type: &str, payload: &impl Serialize, max: usize) -> Option<Vec<u8>> {
     const TAIL: &[u8] = b"\"}";
     let mut out = format!("{{\"message_type\":\"{message_type}\",\"payload\":\"").into_bytes();
     let room = max.saturating_sub(TAIL.len());

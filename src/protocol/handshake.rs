@@ -4,8 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::TunnelId;
 
+/// The name of part 3 of the protocol, among the capabilities and in a `welcome`.
+pub const MUX_PROTOCOL: &str = "mux/2";
+
 /// What this agent can do beyond part 1: request IDs, base64 bodies, and streams.
-pub const CAPABILITIES: [&str; 3] = ["id", "base64", super::mux::PROTOCOL];
+pub const CAPABILITIES: [&str; 3] = ["id", "base64", MUX_PROTOCOL];
 
 /// Longest handshake that a gateway reads, in bytes: what is in it is kept, logged and shown.
 pub const HANDSHAKE_MAX: usize = 4 << 10;

@@ -9,7 +9,7 @@
 //! agent → gateway   handshake,     then `response` and `error` envelopes
 //! ```
 //!
-//! [`mux`] is part 3, streams in binary frames.
+//! Streams in binary frames, part 3 of the protocol, are in [`mux`](crate::mux).
 //!
 //! Both directions of both sides are here, since the reference gateway is built from them too. Decoding
 //! borrows from the frame where it can; nothing here panics, whatever the bytes.
@@ -19,25 +19,25 @@ mod charset;
 pub mod envelope;
 mod escape;
 pub mod handshake;
-pub mod mux;
-mod name;
+pub mod id;
 pub mod request;
-mod text;
+pub(crate) mod text;
 
-pub use answer::{Answer, TooLarge};
-pub use charset::make_utf8;
-pub use envelope::Envelope;
-pub use handshake::Handshake;
-pub use name::{RequestName, connection_number};
-pub use request::{Malformed, RequestId, RequestMessage};
+use http::HeaderName;
 
-use std::hash::{BuildHasher, RandomState};
+pub use self::answer::{DecodedAnswer, EnvelopeTooLarge};
+pub use self::charset::make_utf8;
+pub use self::envelope::Envelope;
+pub use self::handshake::{Handshake, MUX_PROTOCOL};
+pub use self::id::{RequestId, RequestName, connection_number, random_uuid};
+pub use self::request::{BodyEncoding, MalformedRequest, RequestMessage};
 
-/// A random UUID (RFC 9562 §5.4). It tells connections and processes apart, and is no secret.
-pub fn random_uuid() -> String {
-    let random = || RandomState::new().hash_one(0u8);
-    let bits = u128::from(random()) << 64 | u128::from(random());
-    let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
+/// The field that names the program that made a response by itself: `agent` or `gateway`.
+pub const X_TUNNEL_SOURCE: HeaderName = HeaderName::from_static("x-tunnel-source");
+
+/// The field that chooses the tunnel of a request. Its value is a credential.
+pub const X_TUNNEL_ID: HeaderName = HeaderName::from_static("x-tunnel-id");
+
+/// The field that marks the requests of a search for local servers. Every agent refuses them: a gateway with an agent
+/// behind it would be found otherwise.
+pub const X_TUNNEL_SEARCH: HeaderName = HeaderName::from_static("x-tunnel-search");

@@ -8,53 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::envelope::{self, Envelope};
+use super::id::RequestId;
 use super::text::{self, Pair, Pairs, Text};
 
 /// `message_type` of this message.
 pub const TYPE: &str = "request";
-
-/// The number or string by which a gateway knows a request. The answer carries it back unchanged, to the
-/// letter: `7`, `7.0` and `"7"` are three different IDs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<RawJson>);
-
-/// JSON text, one value.
-type RawJson = str;
-
-/// Most bytes of an ID: it is sent back even where nothing else of a request is.
-const ID_MAX: usize = 1 << 10;
-
-impl RequestId {
-    /// Reads an ID. `None` when the value is neither a string nor a number.
-    pub(super) fn from_json(raw: &RawValue) -> Option<Self> {
-        let text = raw.get();
-        let first = text.bytes().next().filter(|_| text.len() <= ID_MAX)?;
-        (first == b'"' || first == b'-' || first.is_ascii_digit()).then(|| RequestId(text.into()))
-    }
-
-    /// The ID as JSON.
-    pub fn as_json(&self) -> &str {
-        &self.0
-    }
-
-    /// The ID as the number that a gateway made, if it is one.
-    pub fn as_u64(&self) -> Option<u64> {
-        self.0.parse().ok()
-    }
-}
-
-impl From<u64> for RequestId {
-    fn from(number: u64) -> Self {
-        RequestId(number.to_string().into())
-    }
-}
-
-impl Serialize for RequestId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_str(&self.0).map_err(serde::ser::Error::custom)?;
-        raw.serialize(serializer)
-    }
-}
 
 /// A request as the gateway wrote it: well-formed as a message, and nothing more is known of it yet.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +33,7 @@ pub struct RequestMessage<'a> {
 
 /// A `request` that cannot be read. It takes its place in the order of answers all the same.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed {
+pub struct MalformedRequest {
     /// The ID, if one can be read.
     pub id: Option<RequestId>,
     /// What is wrong with it.
@@ -105,13 +63,13 @@ struct Wire<'a> {
 pub fn decode<'a>(
     envelope: &Envelope<'_>,
     payload: Option<&'a str>,
-) -> Result<RequestMessage<'a>, Malformed> {
+) -> Result<RequestMessage<'a>, MalformedRequest> {
     let Some(payload) = payload else {
         // The string itself is broken; its raw text is escaped JSON, in which no field can be found.
         debug_assert!(!envelope.raw_payload().is_empty());
-        return Err(Malformed { id: None, reason: "payload is not a valid JSON string".to_owned() });
+        return Err(MalformedRequest { id: None, reason: "payload is not a valid JSON string".to_owned() });
     };
-    decode_payload(payload).map_err(|reason| Malformed { id: find_id(payload), reason })
+    decode_payload(payload).map_err(|reason| MalformedRequest { id: find_id(payload), reason })
 }
 
 fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
@@ -144,17 +102,25 @@ fn describe(error: &serde_json::Error) -> String {
     format!("payload: {kind} (line {}, column {})", error.line(), error.column())
 }
 
+/// How a body that is no text travels in an envelope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEncoding {
+    /// As base64.
+    Base64,
+    /// As text all the same.
+    Text,
+}
+
 /// Writes the envelope of a request.
 ///
-/// With `base64` false the body is sent as text whatever it holds, as the oldest gateways do: bytes that
-/// are not UTF-8 are replaced by U+FFFD.
+/// With [`BodyEncoding::Text`] bytes that are not UTF-8 are replaced by U+FFFD, as the oldest gateways do.
 pub fn encode(
     id: Option<&RequestId>,
     head: &http::request::Parts,
     body: &[u8],
-    base64: bool,
+    encoding: BodyEncoding,
     max: usize,
-) -> Result<Vec<u8>, super::TooLarge> {
+) -> Result<Vec<u8>, super::EnvelopeTooLarge> {
     #[derive(Serialize)]
     struct Out<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,12 +132,14 @@ pub fn encode(
         #[serde(skip_serializing_if = "Option::is_none")]
         body_encoding: Option<&'static str>,
     }
-    let (body, body_encoding) =
-        if base64 { text::body_to_text(body) } else { (String::from_utf8_lossy(body), None) };
+    let (body, body_encoding) = match encoding {
+        BodyEncoding::Base64 => text::body_to_text(body),
+        BodyEncoding::Text => (String::from_utf8_lossy(body), None),
+    };
     let path = crate::http1::target(&head.uri, &head.extensions);
     let headers = text::pairs(&head.headers);
     let out = Out { id, method: head.method.as_str(), path, headers, body, body_encoding };
-    envelope::nested(TYPE, &out, max).ok_or(super::TooLarge { max })
+    envelope::nested(TYPE, &out, max).ok_or(super::EnvelopeTooLarge { max })
 }
 
 /// Looks for an `id` in a payload that is otherwise broken, up to the place where it breaks.

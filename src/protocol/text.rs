@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::http1::HEADERS_MAX;
+use crate::http1::READ_HEADERS_MAX;
 
 /// The only value of `body_encoding`.
 pub(super) const BASE64_NAME: &str = "base64";
@@ -15,16 +15,12 @@ pub(super) const BASE64_NAME: &str = "base64";
 /// A string that is borrowed from the JSON where nothing in it is escaped.
 #[derive(Deserialize, Serialize)]
 #[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// A header as it travels: a name and a value.
 pub(super) type Pair<'a> = (Text<'a>, Text<'a>);
 
-/// Headers that are read of a message: more than any message may have, so that one with too many is refused by name, and
-/// not so many that a long list costs more memory than its text.
-const PAIRS_MAX: usize = 2 * HEADERS_MAX;
-
-/// A list of headers, of which [`PAIRS_MAX`] are kept.
+/// A list of headers, of which [`READ_HEADERS_MAX`] are kept: a long list must not cost more memory than its text.
 #[derive(Default)]
 pub(super) struct Pairs<'a>(pub(super) Vec<Pair<'a>>);
 
@@ -46,7 +42,7 @@ impl<'de> Visitor<'de> for PairsVisitor {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
         let mut pairs = Vec::new();
         while let Some(pair) = list.next_element::<Pair<'de>>()? {
-            if pairs.len() < PAIRS_MAX {
+            if pairs.len() < READ_HEADERS_MAX {
                 pairs.push(pair);
             }
         }

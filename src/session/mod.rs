@@ -1,76 +1,139 @@
-//! One connection to a gateway, from the open WebSocket to its end.
+//! One session: a WebSocket to a gateway, from the open connection to its end.
 //!
 //! | thread | owns | waits for |
 //! | --- | --- | --- |
-//! | reader, one per session | the reading half | the next frame |
-//! | timer and writer, the caller of [`run`] | the writing half, the [`state`], the [order](order) of answers | the next event or deadline |
-//! | workers, shared by all sessions | one [`job`] each | the local server; room in the [`outbox`] |
+//! | `reader`, one per session | the reading half | the next message |
+//! | timer and writer, the caller of [`run`] | the writing half, the [`state`], the [order] of answers | the next event or deadline |
+//! | `worker`, shared by all sessions | one [`exchange`] each | the local server; room in the [`wire`] |
 //!
 //! ```text
-//! frame ──▶ reader ── job with its ticket ──▶ worker ── service ──▶ ticket ──▶ outbox ──▶ writer ──▶ frame
-//!             └────────── refusals, pongs, why it ended ──────────────────────────▲
+//! message ──▶ reader ── Exchange ──▶ worker ── service ──▶ Reply ──▶ wire ──▶ writer ──▶ message
+//!               └──────── refusals, pongs, why it ended ─────────────▲
 //! ```
 //!
-//! When the gateway has switched mux/2 on, a request is a [stream](crate::mux): the reader hands its job out in
-//! the same way, and the [worker](streamed) reads and writes the stream as it goes. The writer takes what waits
-//! there after the events.
+//! When the gateway has switched mux/2 on, a request is a [stream](crate::mux): the reader submits its exchange in the
+//! same way, and the worker reads and writes the stream as it goes. The writer takes what is queued there behind the
+//! events.
 //!
-//! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends
-//! that do so, with both directions full, wait for each other for ever.
+//! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends that do so
+//! wait for each other for ever once both directions are full.
 
-mod answer;
-pub(crate) mod job;
+mod exchange;
 mod order;
-pub(crate) mod outbox;
 mod pace;
 mod ping;
 mod reader;
 mod state;
-mod streamed;
-mod whole;
-mod writer;
+mod ticket;
+mod timer;
+mod wire;
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::TunnelId;
-use crate::admission::Entrance;
-pub use order::Correlation;
-pub(crate) use state::End;
-pub use state::Heartbeat;
-pub(crate) use writer::{Supervisor, run};
+pub use self::exchange::ACCESS_LOG;
+use self::exchange::Exchange;
+pub use self::order::Correlation;
+pub use self::state::Heartbeat;
+pub(crate) use self::state::SessionEnd;
+pub(crate) use self::timer::run;
+use self::wire::Outbox;
+use crate::guard::{Gate, Refusal};
+use crate::link::DialError;
+use crate::metrics::{MetricLabels, Metrics};
+use crate::pool::{Pool, PoolLimits, Submitter};
+use crate::service::{FailureKind, Service};
+use crate::tunnel_id::TunnelId;
 
 /// How a failure to forward is answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FailureAnswer {
+pub enum FailureReply {
     /// As the failure that it is: an `error` envelope, or a RESET of the stream.
     #[default]
     Error,
-    /// As a response with status 502, 503 or 504, for gateways that let their clients wait otherwise.
+    /// As a response with status 502, 503 or 504, for gateways that let their visitors wait otherwise.
     Response,
 }
 
 /// How a session behaves.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
+pub(crate) struct SessionConfig {
     pub(crate) tunnel_id: TunnelId,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) correlation: Correlation,
-    /// What is let through.
-    pub(crate) entrance: Arc<Entrance>,
-    pub(crate) failure: FailureAnswer,
-    /// Most bytes of an envelope, in both directions.
+    /// Which requests pass.
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) failure_reply: FailureReply,
+    /// The largest envelope either way, in bytes.
     pub(crate) max_message: usize,
-    /// Most bytes of a body in an envelope.
-    pub(crate) max_body: usize,
-    /// Most requests without an ID that are queued, running or held back for their turn.
-    pub(crate) unnumbered_max: u64,
-    /// What tells this process from another one of the same tunnel.
+    /// The largest body in an envelope, in bytes.
+    pub(crate) max_enveloped_body: usize,
+    /// Requests without an ID that are queued, running or held back for their turn, at most.
+    pub(crate) max_without_id: u64,
+    /// A random name that tells this process from another one of the same tunnel.
     pub(crate) instance: String,
-    /// Most bytes of a body that comes or goes as a stream.
-    pub(crate) max_stream_body: Option<u64>,
+    /// The largest body on a stream, in bytes.
+    pub(crate) max_streamed_body: Option<u64>,
     /// How long the next bytes of a streaming request may take.
     pub(crate) idle_timeout: Duration,
+}
+
+/// The worker threads that all sessions of an agent share.
+pub(crate) type Workers = Pool<Exchange>;
+
+/// Where sessions submit their requests.
+pub(crate) type WorkQueue = Submitter<Exchange>;
+
+/// Starts the workers, which have `service` answer requests.
+pub(crate) fn start_workers(
+    limits: PoolLimits,
+    service: Arc<dyn Service>,
+    config: SessionConfig,
+) -> io::Result<Workers> {
+    let refuse = |exchange: Exchange, reason| {
+        // A gateway that has stopped reading is the reader's to notice.
+        let _ = exchange.refuse(reason);
+    };
+    let run = move |exchange: Exchange| exchange.run(&*service, &config);
+    Pool::start(limits, Exchange::is_abandoned, refuse, run)
+}
+
+/// Metrics with nothing counted.
+pub(crate) fn new_metrics() -> Metrics {
+    Metrics::new(MetricLabels {
+        failures: &FailureKind::CODES,
+        refusals: &Refusal::CODES,
+        dials: &DialError::KINDS,
+    })
+}
+
+/// Stops a session from anywhere.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionHandle(Outbox);
+
+impl SessionHandle {
+    /// Lets the session finish what runs, until this time at most; then it ends. A later call can only shorten that.
+    pub(crate) fn drain(&self, until: Instant, why: &'static str) {
+        self.0.drain(until, why);
+    }
+
+    /// Whether requests come as streams.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.0.is_streaming()
+    }
+}
+
+/// The owner of a session, which is told what a session's own rules do not decide.
+pub(crate) trait Supervisor {
+    /// The session has begun.
+    fn began(&mut self, session: SessionHandle);
+
+    /// The gateway has the session among those to which it sends requests.
+    fn opened(&mut self);
+
+    /// The gateway is about to stop, for this reason.
+    fn goes_away(&mut self, reason: &str);
 }
 
 /// How long a close frame waits for its reply, and a violation for the other side's end.

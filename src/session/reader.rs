@@ -1,4 +1,4 @@
-//! The thread that reads: takes requests on and hands them out, and never writes.
+//! The thread that reads: admits requests, and never writes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,126 +7,149 @@ use http::{Method, Uri};
 use log::{debug, info, warn};
 use tungstenite::Bytes;
 
-use super::job::{InFlight, Job, Work};
-use super::outbox::{CONTROL_MAX, Event, Outbox, Ticket};
-use super::streamed::{self, Streamed};
-use super::{Config, End, ping};
-use crate::admission::{Refusal, admit, admit_head};
-use crate::link::frames::MESSAGE_MIN;
-use crate::link::{Closer, FrameReader, Incoming, ReadError};
-use crate::mux::Mux;
-use crate::pool::{Intake, Reason, Terms};
-use crate::protocol::mux::{self, RequestHead, Reset, ResetCode, Violation, Welcome};
+use super::exchange::{Enveloped, Exchange, Record, Streamed, log_refusal, refuse_stream};
+use super::ticket::Ticket;
+use super::wire::{CONTROL_MAX, NotReading, Outbox, WireEvent};
+use super::{SessionConfig, SessionEnd, ping};
+use crate::advice::Advice;
+use crate::guard::{Refusal, validate, validate_head};
+use crate::link::message::MESSAGE_MIN;
+use crate::link::{MessageReader, ReadError, Received, close};
+use crate::metrics::Metrics;
+use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Welcome};
+use crate::net::Closer;
+use crate::pool::{JobSpec, RefusalReason, Submitter};
 use crate::protocol::{Envelope, answer, connection_number, request};
 use crate::service::Request;
-use crate::status::Counters;
 
-/// Most refused requests without an ID that may wait for their turn behind those that were taken on.
+/// Most refused requests without an ID that may wait for their turn behind those that were admitted.
 const REFUSED_MAX: u64 = 4096;
 
-/// The most that is read and thrown away after a violation.
+/// Bytes that are read and thrown away after a violation, at most.
 const DISCARD_MAX: usize = 32 << 20;
 
-/// Most characters that are kept of what a gateway says as it gives up.
+/// Characters of a gateway's `error` that are kept, at most.
 const ERROR_TEXT_MAX: usize = 500;
 
-/// Close code "protocol error" (RFC 6455 §7.4.1).
-const PROTOCOL_ERROR: u16 = 1002;
-
-/// Close code "try again later" (IANA registry of RFC 6455 close codes).
-const TRY_AGAIN_LATER: u16 = 1013;
-
+/// The state of the thread that reads.
 pub(super) struct Reader {
-    pub(super) frames: FrameReader,
+    pub(super) messages: MessageReader,
     pub(super) outbox: Outbox,
-    pub(super) intake: Intake<Job>,
-    pub(super) config: Config,
-    pub(super) counters: Arc<Counters>,
+    pub(super) submitter: Submitter<Exchange>,
+    pub(super) config: SessionConfig,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) closer: Closer,
     /// When the session began.
     pub(super) began: Instant,
-    /// The gateway has given up; what it still says changes nothing.
-    pub(super) given_up: bool,
-    /// It was said that requests without an ID overlap.
-    pub(super) has_warned_of_overlap: bool,
+    pub(super) gateway: GatewayMood,
+    pub(super) overlap: OverlapWarning,
 }
 
-/// Says why the reader ended, whatever made it end.
-struct LastWord {
+/// Whether the gateway still serves the session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum GatewayMood {
+    #[default]
+    Serving,
+    /// It sent an `error`: what it sends behind it changes nothing.
+    GivenUp,
+}
+
+/// Whether the log was told that requests without an ID overlap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum OverlapWarning {
+    #[default]
+    Due,
+    Given,
+}
+
+/// Reports why the reader ended, however it ended.
+struct ExitReport {
     outbox: Outbox,
-    end: End,
+    end: SessionEnd,
 }
 
-impl Drop for LastWord {
+impl Drop for ExitReport {
     fn drop(&mut self) {
-        let end = std::mem::replace(&mut self.end, End::Eof);
-        self.outbox.tell(Event::ReaderEnded(end));
+        let end = std::mem::replace(&mut self.end, SessionEnd::Eof);
+        self.outbox.tell(WireEvent::ReaderEnded(end));
     }
+}
+
+impl From<NotReading> for SessionEnd {
+    fn from(_: NotReading) -> Self {
+        SessionEnd::NotReading
+    }
+}
+
+fn violation(what: impl Into<String>) -> SessionEnd {
+    SessionEnd::Violation(close::PROTOCOL_ERROR, what.into())
 }
 
 impl Reader {
     /// Reads until the connection ends.
     pub(super) fn run(mut self) {
-        let mut last =
-            LastWord { outbox: self.outbox.clone(), end: End::Lost("the reader panicked".to_owned()) };
-        last.end = loop {
-            match self.frames.read() {
-                Ok(Incoming::Close(frame)) => {
+        let end = SessionEnd::Lost("the reader panicked".to_owned());
+        let mut report = ExitReport { outbox: self.outbox.clone(), end };
+        report.end = loop {
+            match self.messages.read() {
+                Ok(Received::Close(frame)) => {
                     let frame = frame.map(|(code, reason)| (code, self.masked(&reason)));
-                    self.outbox.tell(Event::Close(frame));
-                    self.frames.discard(DISCARD_MAX);
-                    break End::Eof;
+                    self.outbox.tell(WireEvent::Close(frame));
+                    self.messages.discard(DISCARD_MAX);
+                    break SessionEnd::Eof;
                 }
-                Ok(incoming) => {
-                    if let Err(end) = self.take(incoming) {
+                Ok(received) => {
+                    if let Err(end) = self.take(received) {
                         break self.give_up(end);
                     }
                 }
-                Err(ReadError::Violation(code, what)) => break self.give_up(End::Violation(code, what)),
-                Err(ReadError::Eof) => break End::Eof,
-                Err(ReadError::Io(error)) => break End::Lost(error.to_string()),
+                Err(ReadError::Violation(code, what)) => {
+                    break self.give_up(SessionEnd::Violation(code, what));
+                }
+                Err(ReadError::Eof) => break SessionEnd::Eof,
+                Err(ReadError::Io(error)) => break SessionEnd::Lost(error.to_string()),
             }
         };
     }
 
-    /// Ends the session because of what was received: the close frame needs the other side to be heard out,
-    /// while a gateway that does not read will not get one.
-    fn give_up(self, end: End) -> End {
-        if let End::Violation(code, what) = &end {
-            self.outbox.tell(Event::Violation(*code, what.clone()));
-            self.frames.discard(DISCARD_MAX);
+    /// Ends the session because of what was received. After a violation the gateway is read on, so that it gets the close
+    /// frame; one that does not read would not get it.
+    fn give_up(self, end: SessionEnd) -> SessionEnd {
+        if let SessionEnd::Violation(code, what) = &end {
+            self.outbox.tell(WireEvent::Violation(*code, what.clone()));
+            self.messages.discard(DISCARD_MAX);
         } else {
             // Before the writer finds the connection closed, and takes that for the reason.
-            self.outbox.tell(Event::ReaderEnded(end.clone()));
+            self.outbox.tell(WireEvent::ReaderEnded(end.clone()));
             self.closer.close();
         }
         end
     }
 
-    /// What the gateway says, for the log.
+    /// A text of the gateway's, for the log.
     fn masked(&self, text: &str) -> String {
         self.config.tunnel_id.mask_in(text)
     }
 
-    fn take(&mut self, incoming: Incoming) -> Result<(), End> {
-        match incoming {
-            _ if self.given_up => Ok(()),
-            Incoming::Text(text) => self.take_text(&text),
-            Incoming::Ping(payload) => self.outbox.tell_ping(&payload).then_some(()).ok_or(End::NotReading),
-            Incoming::Binary(message) => self.take_frame(&message),
-            Incoming::Pong(payload) => {
+    fn take(&mut self, received: Received) -> Result<(), SessionEnd> {
+        match received {
+            _ if self.gateway == GatewayMood::GivenUp => Ok(()),
+            Received::Text(text) => self.take_text(&text),
+            Received::Ping(payload) => Ok(self.outbox.tell_ping(&payload)?),
+            Received::Binary(message) => self.take_frame(&message),
+            Received::Pong(payload) => {
                 let now = self.began.elapsed();
                 if let Some(sent) = ping::sent(&payload, now) {
-                    self.counters.pong_took(now - sent);
+                    self.metrics.pong_took(now - sent);
                     self.outbox.tell_pong(sent);
                 }
                 Ok(())
             }
-            Incoming::Close(_) => Ok(()),
+            Received::Close(_) => Ok(()),
         }
     }
 
-    fn take_text(&mut self, text: &str) -> Result<(), End> {
+    fn take_text(&mut self, text: &str) -> Result<(), SessionEnd> {
         let Some(envelope) = Envelope::parse(text) else {
             match connection_number(text) {
                 Some(number) => self.outbox.set_connection(number),
@@ -137,15 +160,14 @@ impl Reader {
         match envelope.message_type.as_ref() {
             request::TYPE => self.take_request(&envelope),
             answer::ERROR => {
-                self.given_up = true;
+                self.gateway = GatewayMood::GivenUp;
                 let text: String =
                     envelope.payload().unwrap_or_default().chars().take(ERROR_TEXT_MAX).collect();
-                self.outbox.tell(Event::GatewayError(self.masked(&text)));
+                self.outbox.tell(WireEvent::GatewayError(self.masked(&text)));
                 Ok(())
             }
             mux::WELCOME if text.len() > mux::WELCOME_MAX => {
-                let what = format!("its `welcome` is longer than {} KiB", mux::WELCOME_MAX >> 10);
-                Err(End::Violation(PROTOCOL_ERROR, what))
+                Err(violation(format!("its `welcome` is longer than {} KiB", mux::WELCOME_MAX >> 10)))
             }
             mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
             _ => {
@@ -155,12 +177,12 @@ impl Reader {
         }
     }
 
-    fn take_welcome(&mut self, payload: &str) -> Result<(), End> {
+    fn take_welcome(&mut self, payload: &str) -> Result<(), SessionEnd> {
         match Welcome::decode(payload) {
             Welcome::Mux(limits) if self.outbox.start_mux(limits) => {
                 debug!("the gateway speaks mux/2");
-                self.frames.limit(MESSAGE_MIN);
-                self.outbox.tell(Event::Opened);
+                self.messages.limit(MESSAGE_MIN);
+                self.outbox.tell(WireEvent::Opened);
                 Ok(())
             }
             Welcome::Mux(_) => {
@@ -171,151 +193,150 @@ impl Reader {
                 info!("the gateway offers a protocol that this agent does not know; it goes on as before");
                 Ok(())
             }
-            Welcome::OutOfRange(what) => {
-                Err(End::Violation(PROTOCOL_ERROR, format!("`{what}` of its `welcome` is out of range")))
-            }
+            Welcome::OutOfRange(what) => Err(violation(format!("`{what}` of its `welcome` is out of range"))),
         }
     }
 
-    fn take_frame(&mut self, message: &Bytes) -> Result<(), End> {
+    fn take_frame(&mut self, message: &Bytes) -> Result<(), SessionEnd> {
         let Some(mux) = self.outbox.mux() else {
             debug!("ignored a binary message: the gateway has not switched mux/2 on");
             return Ok(());
         };
-        let violation = |Violation(what)| End::Violation(PROTOCOL_ERROR, what.to_owned());
-        match mux.receive(message).map_err(violation)? {
-            mux::Event::Opened { stream, head, end } => {
-                self.take_stream(mux, stream, &head, end);
-                if mux.control_bytes() > CONTROL_MAX { Err(End::NotReading) } else { Ok(()) }
+        match mux.receive(message).map_err(|ProtocolError(what)| violation(what))? {
+            MuxEvent::Opened { stream, head, fin } => {
+                self.take_stream(mux, stream, &head, fin);
+                if mux.control_bytes() > CONTROL_MAX { Err(SessionEnd::NotReading) } else { Ok(()) }
             }
-            mux::Event::GoAway { text, .. } => {
-                self.outbox.tell(Event::GoesAway(self.masked(&text)));
+            MuxEvent::GoAway { text, .. } => {
+                self.outbox.tell(WireEvent::GoesAway(self.masked(&text)));
                 Ok(())
             }
-            _ => Ok(()),
+            MuxEvent::Nothing | MuxEvent::Changed(_) | MuxEvent::Reset(_) => Ok(()),
         }
     }
 
-    /// Takes a stream on, or says at once why not.
-    fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], end: bool) {
+    /// Admits a stream, or says at once why not.
+    fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], fin: Fin) {
         let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
         if self.outbox.is_draining() {
-            Refusal::Draining.log(self.outbox.name(number.into()), None);
-            self.counters.request_refused(&Refusal::Draining);
+            log_refusal(self.outbox.name(number.into()), None, &Refusal::Draining);
+            self.metrics.request_refused(Refusal::Draining.code());
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
         let parsed = match RequestHead::parse(head) {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let head = match admit_head(&parsed) {
+        let head = match validate_head(&parsed) {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
-                return self.refuse_stream(mux, (number, end), &refusal, &method, None);
+                return self.refuse_stream(mux, (number, fin), &refusal, &method, None);
             }
         };
-        let not_before = match self.pass(&head.method, &head.uri) {
+        let not_before = match self.admit(&head.method, &head.uri) {
             Ok(not_before) => not_before,
             Err(refusal) => {
                 let path = Some(head.uri.path());
-                return self.refuse_stream(mux, (number, end), &refusal, &head.method, path);
+                return self.refuse_stream(mux, (number, fin), &refusal, &head.method, path);
             }
         };
-        let Some(stream) = mux.accept(number, end) else { return };
-        let in_flight = InFlight::new(&self.counters);
-        let job = Job {
-            work: Work::Streamed(Streamed::new(self.outbox.name(number.into()), head, stream, end)),
-            in_flight,
-        };
-        let terms = Terms { may_last: true, not_before, weight: 0 };
-        if let Err(job) = self.intake.submit(job, terms) {
-            self.config.entrance.was_refused();
-            job.refuse(Reason::Full);
-        }
+        let Some(stream) = mux.accept(number, fin) else { return };
+        let reply = Streamed::new(self.outbox.name(number.into()), head, stream, fin);
+        let exchange = Exchange::streamed(reply, Record::new(&self.metrics));
+        // A stream that is refused for lack of room takes up no control that is not counted.
+        let _ = self.submit(exchange, JobSpec { weight: 0, not_before, ..JobSpec::LASTING });
     }
 
-    /// Answers a stream with the agent's own response. What comes of its body is not looked at.
+    /// Answers a stream with the agent's own response. What comes of its body is not read.
     fn refuse_stream(
         &self,
         mux: &Arc<Mux>,
-        (number, end): (u32, bool),
+        (number, fin): (u32, Fin),
         refusal: &Refusal,
         method: &Method,
         path: Option<&str>,
     ) {
-        let Some(stream) = mux.accept(number, end) else { return };
+        let Some(stream) = mux.accept(number, fin) else { return };
         let name = self.outbox.name(number.into());
-        refusal.log(name, path.map(|path| (method, path)));
-        self.counters.request_refused(refusal);
-        streamed::refuse(&stream, name, method, refusal, &self.counters);
+        log_refusal(name, path.map(|path| (method, path)), refusal);
+        self.metrics.request_refused(refusal.code());
+        refuse_stream(&stream, name, method, refusal, &self.metrics);
     }
 
-    /// Every request, however broken, gets a ticket and thereby one answer.
-    fn take_request(&mut self, envelope: &Envelope<'_>) -> Result<(), End> {
+    /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer.
+    fn take_request(&mut self, envelope: &Envelope<'_>) -> Result<(), SessionEnd> {
         let payload = envelope.payload();
         let (id, request) = match request::decode(envelope, payload.as_deref()) {
             Ok(mut message) => {
                 if message.id.is_some() || message.names_encoding {
-                    self.outbox.set_knows_base64();
+                    self.outbox.set_reads_base64();
                 }
-                (message.id.take(), admit(message, self.config.max_body))
+                (message.id.take(), validate(message, self.config.max_enveloped_body))
             }
             Err(malformed) => (malformed.id, Err(Refusal::BadRequest(malformed.reason.into()))),
         };
-        let crowd = if id.is_none() { self.outbox.unnumbered() } else { 0 };
-        if crowd > 0 && !std::mem::replace(&mut self.has_warned_of_overlap, true) {
-            warn!(
-                "the gateway sends requests without IDs before those before them are answered; one of the oldest gives \
-                 answers to the wrong visitors then: let it send one at a time, or use --failure response and \
-                 --correlation latest"
-            );
+        let waiting = if id.is_none() { self.outbox.waiting_without_id() } else { 0 };
+        if waiting > 0 {
+            self.warn_of_overlap();
         }
-        if crowd >= self.config.unnumbered_max + REFUSED_MAX {
+        if waiting >= self.config.max_without_id + REFUSED_MAX {
             let what = "too many requests without an ID wait for their turn";
-            return Err(End::Violation(TRY_AGAIN_LATER, what.to_owned()));
+            return Err(SessionEnd::Violation(close::TRY_AGAIN_LATER, what.to_owned()));
         }
-        let ticket = self.outbox.issue(id);
-        match request {
-            Err(refusal) => self.refuse(ticket, &refusal, None),
-            Ok(request) if self.outbox.is_draining() => {
-                self.refuse(ticket, &Refusal::Draining, Some(&request))
+        let ticket = Ticket::issue(&self.outbox, id);
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => return Ok(self.refuse(ticket, &refusal, None)?),
+        };
+        match self.admit_enveloped(&request, waiting) {
+            Ok(not_before) => {
+                let weight = usize::try_from(request.body().length().unwrap_or(0)).unwrap_or(usize::MAX);
+                let exchange =
+                    Exchange::enveloped(Enveloped::new(request, ticket), Record::new(&self.metrics));
+                Ok(self.submit(exchange, JobSpec { weight, not_before, ..JobSpec::STEADY })?)
             }
-            Ok(request) if crowd >= self.config.unnumbered_max => {
-                self.refuse(ticket, &Refusal::QueueFull, Some(&request))
-            }
-            Ok(request) => match self.pass(request.method(), request.uri()) {
-                Ok(not_before) => self.submit(request, ticket, not_before),
-                Err(refusal) => self.refuse(ticket, &refusal, Some(&request)),
-            },
+            Err(refusal) => Ok(self.refuse(ticket, &refusal, Some(&request))?),
         }
     }
 
-    /// When a request may start, if not at once; or why it may not.
-    fn pass(&self, method: &Method, uri: &Uri) -> Result<Option<Instant>, Refusal> {
-        self.config.entrance.pass(method, uri.path(), Instant::now)
+    /// Warns once that answers may go to the wrong visitors.
+    fn warn_of_overlap(&mut self) {
+        if std::mem::replace(&mut self.overlap, OverlapWarning::Given) == OverlapWarning::Due {
+            warn!(advice = Advice::OverlappingRequests.name();
+                "the gateway sends requests without IDs before those before them are answered; one of the oldest \
+                 gives answers to the wrong visitors then");
+        }
     }
 
-    fn submit(&self, request: Request, ticket: Ticket, not_before: Option<Instant>) -> Result<(), End> {
-        let weight = request.body().length().unwrap_or(0) as usize;
-        let job = Job { work: Work::Whole(request, ticket), in_flight: InFlight::new(&self.counters) };
-        match self.intake.submit(job, Terms { weight, not_before, may_last: false }) {
-            Err(Job { work: Work::Whole(request, ticket), in_flight }) => {
-                in_flight.is_told();
-                self.config.entrance.was_refused();
-                self.refuse(ticket, &Refusal::QueueFull, Some(&request))
+    fn admit_enveloped(&self, request: &Request, waiting: u64) -> Result<Option<Instant>, Refusal> {
+        if self.outbox.is_draining() {
+            return Err(Refusal::Draining);
+        }
+        if waiting >= self.config.max_without_id {
+            return Err(Refusal::QueueFull);
+        }
+        self.admit(request.method(), request.uri())
+    }
+
+    fn admit(&self, method: &Method, uri: &Uri) -> Result<Option<Instant>, Refusal> {
+        self.config.gate.admit(method, uri.path(), Instant::now)
+    }
+
+    fn submit(&self, exchange: Exchange, spec: JobSpec) -> Result<(), NotReading> {
+        match self.submitter.submit(exchange, spec) {
+            Ok(()) => Ok(()),
+            Err(exchange) => {
+                self.config.gate.refund();
+                exchange.refuse(RefusalReason::Full)
             }
-            _ => Ok(()),
         }
     }
 
-    fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), End> {
-        refusal.log(ticket.name(), request.map(|request| (request.method(), request.uri().path())));
-        self.counters.request_refused(refusal);
-        if ticket.refuse(refusal, request.map_or(&Method::GET, Request::method)) {
-            Ok(())
-        } else {
-            Err(End::NotReading)
-        }
+    fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), NotReading> {
+        let head = request.map(|request| (request.method(), request.uri().path()));
+        log_refusal(ticket.name(), head, refusal);
+        self.metrics.request_refused(refusal.code());
+        ticket.refuse(refusal, request.map_or(&Method::GET, Request::method))
     }
 }

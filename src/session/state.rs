@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::{CLOSE_WAIT, ping};
-use crate::link::Outgoing;
+use crate::link::{Outbound, close};
 
 /// While more than this waits to be written, a ping waits behind it: what the kernel takes of it then proves that the
 /// gateway reads, as well as a pong.
@@ -48,7 +48,7 @@ impl Default for Heartbeat {
 
 /// Why a session ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum SessionEnd {
     /// It was asked to.
     Shutdown,
     /// The gateway sent a close frame.
@@ -67,35 +67,37 @@ pub(crate) enum End {
     Lost(String),
 }
 
-impl fmt::Display for End {
+impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End::Shutdown => f.write_str("asked to stop"),
-            End::ClosedByGateway(None) => f.write_str("the gateway closed it"),
-            End::ClosedByGateway(Some((code, reason))) if reason.is_empty() => {
+            SessionEnd::Shutdown => f.write_str("asked to stop"),
+            SessionEnd::ClosedByGateway(None) => f.write_str("the gateway closed it"),
+            SessionEnd::ClosedByGateway(Some((code, reason))) if reason.is_empty() => {
                 write!(f, "the gateway closed it with code {code}")
             }
-            End::ClosedByGateway(Some((code, reason))) => {
+            SessionEnd::ClosedByGateway(Some((code, reason))) => {
                 write!(f, "the gateway closed it with code {code}: {}", reason.escape_debug())
             }
-            End::GatewayError(text) => write!(f, "the gateway reported an error: {}", text.escape_debug()),
-            End::Violation(code, what) => {
+            SessionEnd::GatewayError(text) => {
+                write!(f, "the gateway reported an error: {}", text.escape_debug())
+            }
+            SessionEnd::Violation(code, what) => {
                 write!(f, "the gateway broke the protocol (close code {code}): {what}")
             }
-            End::Silent(time) => write!(f, "nothing heard for {time:.1?}"),
-            End::NotReading => f.write_str("the gateway does not read what is sent to it"),
-            End::Eof => f.write_str("the gateway ended the connection without a close frame"),
-            End::Lost(error) => write!(f, "the connection failed: {error}"),
+            SessionEnd::Silent(time) => write!(f, "nothing heard for {time:.1?}"),
+            SessionEnd::NotReading => f.write_str("the gateway does not read what is sent to it"),
+            SessionEnd::Eof => f.write_str("the gateway ended the connection without a close frame"),
+            SessionEnd::Lost(error) => write!(f, "the connection failed: {error}"),
         }
     }
 }
 
-impl End {
+impl SessionEnd {
     /// Whether the gateway ended it without a word why.
     pub(crate) fn is_unexplained(&self) -> bool {
         match self {
-            End::Eof | End::Lost(_) | End::ClosedByGateway(None) => true,
-            End::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
+            SessionEnd::Eof | SessionEnd::Lost(_) | SessionEnd::ClosedByGateway(None) => true,
+            SessionEnd::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
             _ => false,
         }
     }
@@ -103,30 +105,37 @@ impl End {
 
 /// What the writer does next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum NextStep {
     /// Sends this.
-    Send(Outgoing),
+    Send(Outbound),
     /// Says which stream is the last: what crossed the first GOAWAY has arrived.
     LastStream(&'static str),
     /// Nothing, until something happens or this time comes.
     Wait(Instant),
     /// Ends the session.
-    End(End),
+    End(SessionEnd),
+}
+
+/// Whether a close frame is to be answered by the gateway before the session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CloseReply {
+    Expected,
+    None,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum SessionPhase {
     Open,
     Draining { until: Instant, why: &'static str, crossing: Crossing },
-    Closing { until: Instant, by_us: bool, end: End },
-    Ended(End),
+    Closing { until: Instant, reply: CloseReply, end: SessionEnd },
+    Ended(SessionEnd),
 }
 
-/// Whether requests come as streams.
+/// How requests come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Streams {
-    Off,
-    On,
+pub(super) enum RequestTransport {
+    Envelopes,
+    Streams,
 }
 
 /// Whether requests may still arrive that were sent before the gateway heard of the drain.
@@ -137,7 +146,7 @@ enum Crossing {
     /// It was sent so long after the session's start, and is waited for until this time.
     Asked(Duration, Instant),
     /// None may, or they need not be waited for.
-    Over,
+    Settled,
 }
 
 /// How much the kernel holds back unsent.
@@ -151,9 +160,9 @@ pub(super) enum Unsent {
 
 /// The rules of a session: heartbeat, liveness, drain, close.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct SessionState {
     heartbeat: Heartbeat,
-    phase: Phase,
+    phase: SessionPhase,
     next_ping: Instant,
     began: Instant,
     heard: Instant,
@@ -169,13 +178,13 @@ pub(super) struct State {
     close: Option<(u16, &'static str)>,
 }
 
-impl State {
+impl SessionState {
     pub(super) fn new(heartbeat: Heartbeat, unsent: Unsent, now: Instant) -> Self {
-        State {
+        SessionState {
             heartbeat,
             unsent,
             progressed: now,
-            phase: Phase::Open,
+            phase: SessionPhase::Open,
             next_ping: now + heartbeat.ping_interval,
             began: now,
             heard: now,
@@ -207,10 +216,10 @@ impl State {
 
     /// The pong came of a ping that was sent so long after the session's start.
     pub(super) fn pong(&mut self, sent: Duration) {
-        if let Phase::Draining { crossing, why, .. } = &mut self.phase
+        if let SessionPhase::Draining { crossing, why, .. } = &mut self.phase
             && matches!(crossing, Crossing::Asked(asked, _) if sent >= *asked)
         {
-            *crossing = Crossing::Over;
+            *crossing = Crossing::Settled;
             self.last_stream = Some(why);
         }
     }
@@ -223,135 +232,162 @@ impl State {
 
     /// Finish what runs until this time at most, then close. A later call can only shorten it. `streams`: requests
     /// come as streams, of which some may cross the word of it.
-    pub(super) fn drain(&mut self, until: Instant, why: &'static str, streams: Streams) {
+    pub(super) fn drain(&mut self, until: Instant, why: &'static str, transport: RequestTransport) {
         match &mut self.phase {
-            Phase::Open => {
-                let crossing = if streams == Streams::On { Crossing::Unasked } else { Crossing::Over };
-                self.phase = Phase::Draining { until, why, crossing };
+            SessionPhase::Open => {
+                let crossing = if transport == RequestTransport::Streams {
+                    Crossing::Unasked
+                } else {
+                    Crossing::Settled
+                };
+                self.phase = SessionPhase::Draining { until, why, crossing };
             }
-            Phase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
-            Phase::Closing { end, .. } => *end = End::Shutdown,
-            Phase::Ended(_) => {}
+            SessionPhase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
+            SessionPhase::Closing { end, .. } => *end = SessionEnd::Shutdown,
+            SessionPhase::Ended(_) => {}
         }
     }
 
     /// The gateway sent a close frame: the reply to ours, or one to reply to.
     pub(super) fn closed_by_peer(&mut self, frame: Option<(u16, String)>, now: Instant) {
         match &self.phase {
-            Phase::Closing { by_us: true, end, .. } => self.phase = Phase::Ended(end.clone()),
-            Phase::Closing { .. } | Phase::Ended(_) => {}
-            Phase::Open | Phase::Draining { .. } => {
-                let code = frame.as_ref().map_or(NORMAL, |(code, _)| reply_code(*code));
-                self.start_closing(code, "", false, End::ClosedByGateway(frame), now + CLOSE_WAIT);
+            SessionPhase::Closing { reply: CloseReply::Expected, end, .. } => {
+                self.phase = SessionPhase::Ended(end.clone())
+            }
+            SessionPhase::Closing { .. } | SessionPhase::Ended(_) => {}
+            SessionPhase::Open | SessionPhase::Draining { .. } => {
+                let code = frame.as_ref().map_or(close::NORMAL, |(code, _)| close::reply_to(*code));
+                self.start_closing(
+                    code,
+                    "",
+                    CloseReply::None,
+                    SessionEnd::ClosedByGateway(frame),
+                    now + CLOSE_WAIT,
+                );
             }
         }
     }
 
     /// The close frame is on the wire: from now on the other side has its time to answer.
     pub(super) fn close_sent(&mut self, now: Instant) {
-        if let Phase::Closing { until, .. } = &mut self.phase {
+        if let SessionPhase::Closing { until, .. } = &mut self.phase {
             *until = now + CLOSE_WAIT;
         }
     }
 
     /// The gateway did something that the connection does not survive.
     pub(super) fn violation(&mut self, code: u16, what: String, now: Instant) {
-        // Not `by_us`: a close frame may be among what is still read and thrown away.
-        self.start_closing(code, "", false, End::Violation(code, what), now + CLOSE_WAIT);
+        // No reply is expected: a close frame may be among what is still read and thrown away.
+        self.start_closing(code, "", CloseReply::None, SessionEnd::Violation(code, what), now + CLOSE_WAIT);
     }
 
     /// The gateway gives up on this connection.
     pub(super) fn gateway_error(&mut self, text: String, now: Instant) {
-        self.start_closing(NORMAL, "", true, End::GatewayError(text), now + CLOSE_WAIT);
+        self.start_closing(
+            close::NORMAL,
+            "",
+            CloseReply::Expected,
+            SessionEnd::GatewayError(text),
+            now + CLOSE_WAIT,
+        );
     }
 
     /// The reader read its last. What was going on before counts as the reason, if something was.
-    pub(super) fn reader_ended(&mut self, end: End) {
+    pub(super) fn reader_ended(&mut self, end: SessionEnd) {
         self.ended(end);
     }
 
     /// Writing is not possible any more.
-    pub(super) fn write_failed(&mut self, end: End) {
+    pub(super) fn write_failed(&mut self, end: SessionEnd) {
         self.ended(end);
     }
 
-    fn ended(&mut self, end: End) {
+    fn ended(&mut self, end: SessionEnd) {
         let end = match &self.phase {
-            Phase::Closing { end, .. } | Phase::Ended(end) => end.clone(),
-            Phase::Open | Phase::Draining { .. } => end,
+            SessionPhase::Closing { end, .. } | SessionPhase::Ended(end) => end.clone(),
+            SessionPhase::Open | SessionPhase::Draining { .. } => end,
         };
-        self.phase = Phase::Ended(end);
+        self.phase = SessionPhase::Ended(end);
     }
 
     /// Sends a close frame, behind what waits to be written, and gives up when that has not happened by
     /// `until`.
-    fn start_closing(&mut self, code: u16, reason: &'static str, by_us: bool, end: End, until: Instant) {
-        if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
-            self.phase = Phase::Closing { until, by_us, end };
+    fn start_closing(
+        &mut self,
+        code: u16,
+        reason: &'static str,
+        reply: CloseReply,
+        end: SessionEnd,
+        until: Instant,
+    ) {
+        if matches!(self.phase, SessionPhase::Open | SessionPhase::Draining { .. }) {
+            self.phase = SessionPhase::Closing { until, reply, end };
             self.close = Some((code, reason));
         }
     }
 
     /// Whether answers may still be sent: not after a close frame (RFC 6455 §5.5.1).
     pub(super) fn can_send(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Draining { .. })
+        matches!(self.phase, SessionPhase::Open | SessionPhase::Draining { .. })
     }
 
     /// Whether the writing direction is to be ended after the close frame, because of what was received.
     pub(super) fn finishes_after_close(&self) -> bool {
-        matches!(self.phase, Phase::Closing { by_us: false, .. })
+        matches!(self.phase, SessionPhase::Closing { reply: CloseReply::None, .. })
     }
 
     /// What to do next, when `outstanding` requests are not answered yet.
-    pub(super) fn step(&mut self, now: Instant, outstanding: u64) -> Step {
+    pub(super) fn step(&mut self, now: Instant, outstanding: u64) -> NextStep {
         if let Some(why) = self.last_stream.take() {
-            return Step::LastStream(why);
+            return NextStep::LastStream(why);
         }
         if let Some((code, reason)) = self.close.take() {
-            return Step::Send(Outgoing::Close(code, reason));
+            return NextStep::Send(Outbound::Close(code, reason));
         }
         let drain_until = match &self.phase {
-            Phase::Ended(end) => return Step::End(end.clone()),
-            Phase::Closing { until, end, .. } if now >= *until => return Step::End(end.clone()),
-            Phase::Closing { until, .. } => return Step::Wait(*until),
-            Phase::Draining { until, why, crossing }
-                if now >= *until || (outstanding == 0 && *crossing == Crossing::Over) =>
+            SessionPhase::Ended(end) => return NextStep::End(end.clone()),
+            SessionPhase::Closing { until, end, .. } if now >= *until => return NextStep::End(end.clone()),
+            SessionPhase::Closing { until, .. } => return NextStep::Wait(*until),
+            SessionPhase::Draining { until, why, crossing }
+                if now >= *until || (outstanding == 0 && *crossing == Crossing::Settled) =>
             {
                 // What is answered but not written yet has the rest of the time.
                 let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
-                self.start_closing(GOING_AWAY, why, true, End::Shutdown, until);
+                self.start_closing(close::GOING_AWAY, why, CloseReply::Expected, SessionEnd::Shutdown, until);
                 return self.step(now, outstanding);
             }
-            Phase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),
+            SessionPhase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),
             // Whoever does not answer has had its time.
-            Phase::Draining { crossing: Crossing::Asked(sent, limit), .. } if now >= *limit => {
+            SessionPhase::Draining { crossing: Crossing::Asked(sent, limit), .. } if now >= *limit => {
                 let sent = *sent;
                 self.pong(sent);
                 return self.step(now, outstanding);
             }
-            Phase::Draining { until, crossing: Crossing::Asked(_, limit), .. } => Some(*until.min(limit)),
-            Phase::Draining { until, .. } => Some(*until),
-            Phase::Open => None,
+            SessionPhase::Draining { until, crossing: Crossing::Asked(_, limit), .. } => {
+                Some(*until.min(limit))
+            }
+            SessionPhase::Draining { until, .. } => Some(*until),
+            SessionPhase::Open => None,
         };
         let dead_at = self.dead_at();
         if now >= dead_at {
-            return Step::End(End::Silent(now - self.heard));
+            return NextStep::End(SessionEnd::Silent(now - self.heard));
         }
         if now >= self.next_ping {
             self.next_ping = now + self.heartbeat.ping_interval;
-            return Step::Send(Outgoing::Ping(ping::payload(now - self.began)));
+            return NextStep::Send(Outbound::Ping(ping::payload(now - self.began)));
         }
         let next = self.next_ping.min(dead_at);
-        Step::Wait(drain_until.map_or(next, |until| until.min(next)))
+        NextStep::Wait(drain_until.map_or(next, |until| until.min(next)))
     }
 
     /// Sends a ping, whose pong comes behind all that was sent before the gateway heard of the drain.
-    fn ask_for_crossing(&mut self, now: Instant) -> Step {
+    fn ask_for_crossing(&mut self, now: Instant) -> NextStep {
         let sent = now - self.began;
-        if let Phase::Draining { crossing, .. } = &mut self.phase {
+        if let SessionPhase::Draining { crossing, .. } = &mut self.phase {
             *crossing = Crossing::Asked(ping::told(sent), now + CROSSING_TIME);
         }
-        Step::Send(Outgoing::Ping(ping::payload(sent)))
+        NextStep::Send(Outbound::Ping(ping::payload(sent)))
     }
 
     fn dead_at(&self) -> Instant {
@@ -359,18 +395,6 @@ impl State {
         let alive = self.heard.max(self.progressed);
         let dead_at = alive + self.heartbeat.ping_interval + self.heartbeat.pong_timeout;
         self.probe.map_or(dead_at, |since| dead_at.min(since + PROBE_TIME)) + slack
-    }
-}
-
-const NORMAL: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
-const PROTOCOL: u16 = 1002;
-
-/// The code of a reply: the same, unless it is one that must not be sent (RFC 6455 §7.4).
-fn reply_code(code: u16) -> u16 {
-    match code {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => code,
-        _ => PROTOCOL,
     }
 }
 
@@ -384,13 +408,13 @@ mod tests {
     /// A session in virtual time, which starts at 0 s.
     struct Transcript {
         start: Instant,
-        state: State,
+        state: SessionState,
     }
 
     impl Transcript {
         fn new() -> Self {
             let start = Instant::now();
-            Transcript { start, state: State::new(Heartbeat::default(), Unsent::Bounded, start) }
+            Transcript { start, state: SessionState::new(Heartbeat::default(), Unsent::Bounded, start) }
         }
 
         fn at(&self, seconds: f64) -> Instant {
@@ -398,25 +422,25 @@ mod tests {
         }
 
         #[track_caller]
-        fn sends(&mut self, at: f64, message: Outgoing) {
-            assert_eq!(self.state.step(self.at(at), 0), Step::Send(message), "at {at} s");
+        fn sends(&mut self, at: f64, message: Outbound) {
+            assert_eq!(self.state.step(self.at(at), 0), NextStep::Send(message), "at {at} s");
         }
 
         #[track_caller]
         fn pings(&mut self, at: f64) {
-            self.sends(at, Outgoing::Ping(ping::payload(Duration::from_secs_f64(at))));
+            self.sends(at, Outbound::Ping(ping::payload(Duration::from_secs_f64(at))));
         }
 
         #[track_caller]
         fn waits(&mut self, at: f64, outstanding: u64, until: f64) {
             let step = self.state.step(self.at(at), outstanding);
-            let Step::Wait(time) = step else { panic!("at {at} s: {step:?}") };
+            let NextStep::Wait(time) = step else { panic!("at {at} s: {step:?}") };
             assert_eq!((time - self.start).as_secs_f64(), until, "at {at} s");
         }
 
         #[track_caller]
-        fn ends(&mut self, at: f64, end: End) {
-            assert_eq!(self.state.step(self.at(at), 0), Step::End(end), "at {at} s");
+        fn ends(&mut self, at: f64, end: SessionEnd) {
+            assert_eq!(self.state.step(self.at(at), 0), NextStep::End(end), "at {at} s");
         }
     }
 
@@ -439,7 +463,7 @@ mod tests {
         t.state.heard(t.at(3.0));
         t.pings(15.0);
         t.waits(27.9, 0, 28.0);
-        t.ends(28.0, End::Silent(25 * SECOND));
+        t.ends(28.0, SessionEnd::Silent(25 * SECOND));
     }
 
     #[test]
@@ -453,7 +477,7 @@ mod tests {
         t.waits(3.0, 0, 17.0);
         t.state.woke(t.at(4.0));
         t.pings(4.0);
-        t.ends(7.0, End::Silent(4 * SECOND));
+        t.ends(7.0, SessionEnd::Silent(4 * SECOND));
     }
 
     #[test]
@@ -476,7 +500,7 @@ mod tests {
         }
         t.pings(64.9);
         t.waits(64.9, 0, 65.0);
-        t.ends(65.0, End::Silent(64 * SECOND));
+        t.ends(65.0, SessionEnd::Silent(64 * SECOND));
     }
 
     #[test]
@@ -487,7 +511,7 @@ mod tests {
         t.state.wrote(64 << 10, 64 << 10, t.at(20.0));
         // The kernel took nothing.
         t.state.wrote(0, 10 << 20, t.at(20.0));
-        t.ends(26.0, End::Silent(25 * SECOND));
+        t.ends(26.0, SessionEnd::Silent(25 * SECOND));
     }
 
     #[test]
@@ -499,7 +523,7 @@ mod tests {
         t.pings(15.0);
         t.pings(280.0);
         t.waits(281.9, 0, 282.0);
-        t.ends(282.0, End::Silent(281 * SECOND));
+        t.ends(282.0, SessionEnd::Silent(281 * SECOND));
     }
 
     #[test]
@@ -511,20 +535,20 @@ mod tests {
         t.pings(15.0);
         t.waits(16.0, 0, 30.0);
         t.pings(30.0);
-        t.ends(35.0, End::Silent(25 * SECOND));
+        t.ends(35.0, SessionEnd::Silent(25 * SECOND));
     }
 
     #[test]
     fn drains_until_everything_is_answered() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
+        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
         t.waits(1.0, 2, 11.0);
-        t.sends(3.0, Outgoing::Close(1001, "the agent is stopping"));
+        t.sends(3.0, Outbound::Close(1001, "the agent is stopping"));
         t.waits(3.0, 0, 11.0);
         t.state.close_sent(t.at(3.1));
         t.waits(3.1, 0, 4.1);
         t.state.closed_by_peer(Some((1001, String::new())), t.at(3.2));
-        t.ends(3.2, End::Shutdown);
+        t.ends(3.2, SessionEnd::Shutdown);
     }
 
     #[test]
@@ -532,50 +556,56 @@ mod tests {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
         t.pings(15.0);
-        t.state.drain(t.at(30.0), STOPPING, Streams::On);
+        t.state.drain(t.at(30.0), STOPPING, RequestTransport::Streams);
         // A clock is finer than what a ping tells.
         let step = t.state.step(t.at(20.000_000_9), 0);
-        let Step::Send(Outgoing::Ping(payload)) = step else { panic!("no ping: {step:?}") };
-        assert!(matches!(t.state.step(t.at(20.001), 0), Step::Wait(until) if until <= t.at(21.001)));
+        let NextStep::Send(Outbound::Ping(payload)) = step else { panic!("no ping: {step:?}") };
+        assert!(matches!(t.state.step(t.at(20.001), 0), NextStep::Wait(until) if until <= t.at(21.001)));
         // Of a ping from before.
         t.state.pong(15 * SECOND);
-        assert!(matches!(t.state.step(t.at(20.1), 0), Step::Wait(_)));
+        assert!(matches!(t.state.step(t.at(20.1), 0), NextStep::Wait(_)));
         t.state.pong(ping::sent(&payload, 21 * SECOND).unwrap());
-        assert_eq!(t.state.step(t.at(20.2), 1), Step::LastStream(STOPPING));
+        assert_eq!(t.state.step(t.at(20.2), 1), NextStep::LastStream(STOPPING));
         t.state.heard(t.at(20.2));
         t.waits(20.2, 1, 30.0);
-        t.sends(22.0, Outgoing::Close(1001, STOPPING));
+        t.sends(22.0, Outbound::Close(1001, STOPPING));
     }
 
     #[test]
     fn a_gateway_that_answers_no_ping_holds_a_drain_up_for_a_second() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(10.0), STOPPING, Streams::On);
+        t.state.drain(t.at(10.0), STOPPING, RequestTransport::Streams);
         t.pings(1.0);
-        assert_eq!(t.state.step(t.at(2.0), 0), Step::LastStream(STOPPING));
-        t.sends(2.0, Outgoing::Close(1001, STOPPING));
+        assert_eq!(t.state.step(t.at(2.0), 0), NextStep::LastStream(STOPPING));
+        t.sends(2.0, Outbound::Close(1001, STOPPING));
         // Who may not wait does not.
         let mut t = Transcript::new();
-        t.state.drain(t.at(0.0), STOPPING, Streams::On);
-        t.sends(0.0, Outgoing::Close(1001, STOPPING));
+        t.state.drain(t.at(0.0), STOPPING, RequestTransport::Streams);
+        t.sends(0.0, Outbound::Close(1001, STOPPING));
     }
 
     #[test]
     fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
-        assert_eq!(t.state.step(t.at(11.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
+        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
+        assert_eq!(
+            t.state.step(t.at(11.0), 2),
+            NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
+        );
         t.waits(11.0, 2, 12.0);
-        t.ends(12.0, End::Shutdown);
+        t.ends(12.0, SessionEnd::Shutdown);
     }
 
     #[test]
     fn a_second_signal_skips_the_drain() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Streams::Off);
+        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
         t.waits(1.0, 2, 11.0);
-        t.state.drain(t.at(2.0), STOPPING, Streams::Off);
-        assert_eq!(t.state.step(t.at(2.0), 2), Step::Send(Outgoing::Close(1001, "the agent is stopping")));
+        t.state.drain(t.at(2.0), STOPPING, RequestTransport::Envelopes);
+        assert_eq!(
+            t.state.step(t.at(2.0), 2),
+            NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
+        );
     }
 
     #[test]
@@ -585,11 +615,11 @@ mod tests {
             let mut t = Transcript::new();
             let frame = Some((code, "why".to_owned()));
             t.state.closed_by_peer(frame.clone(), t.at(1.0));
-            t.sends(1.0, Outgoing::Close(reply, ""));
+            t.sends(1.0, Outbound::Close(reply, ""));
             assert!(t.state.finishes_after_close() && !t.state.can_send());
             t.waits(1.0, 0, 2.0);
-            t.state.reader_ended(End::Eof);
-            t.ends(1.5, End::ClosedByGateway(frame));
+            t.state.reader_ended(SessionEnd::Eof);
+            t.ends(1.5, SessionEnd::ClosedByGateway(frame));
         }
     }
 
@@ -597,34 +627,34 @@ mod tests {
     fn a_violation_is_told_and_given_a_second() {
         let mut t = Transcript::new();
         t.state.violation(1009, "too long".to_owned(), t.at(1.0));
-        t.sends(1.0, Outgoing::Close(1009, ""));
+        t.sends(1.0, Outbound::Close(1009, ""));
         t.waits(1.0, 0, 2.0);
-        t.ends(2.0, End::Violation(1009, "too long".to_owned()));
+        t.ends(2.0, SessionEnd::Violation(1009, "too long".to_owned()));
     }
 
     #[test]
     fn an_error_of_the_gateway_closes() {
         let mut t = Transcript::new();
         t.state.gateway_error("no".to_owned(), t.at(1.0));
-        t.sends(1.0, Outgoing::Close(1000, ""));
+        t.sends(1.0, Outbound::Close(1000, ""));
         t.state.closed_by_peer(None, t.at(1.1));
-        t.ends(1.1, End::GatewayError("no".to_owned()));
+        t.ends(1.1, SessionEnd::GatewayError("no".to_owned()));
     }
 
     #[test]
     fn the_first_reason_counts() {
         let mut t = Transcript::new();
-        t.state.reader_ended(End::Eof);
-        t.state.write_failed(End::Lost("Broken pipe".to_owned()));
-        t.ends(0.0, End::Eof);
+        t.state.reader_ended(SessionEnd::Eof);
+        t.state.write_failed(SessionEnd::Lost("Broken pipe".to_owned()));
+        t.ends(0.0, SessionEnd::Eof);
     }
 
     #[test]
     fn a_drain_during_a_close_makes_it_the_last() {
         let mut t = Transcript::new();
         t.state.closed_by_peer(None, t.at(1.0));
-        t.sends(1.0, Outgoing::Close(1000, ""));
-        t.state.drain(t.at(9.0), STOPPING, Streams::Off);
-        t.ends(2.0, End::Shutdown);
+        t.sends(1.0, Outbound::Close(1000, ""));
+        t.state.drain(t.at(9.0), STOPPING, RequestTransport::Envelopes);
+        t.ends(2.0, SessionEnd::Shutdown);
     }
 }

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::Role;
-use tunnel_agent::link::{FrameReader, FrameWriter, Incoming, Outgoing, Socket, frames};
-use tunnel_agent::protocol::mux::{Frame, Limits};
+use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received, message as frames};
+use tunnel_agent::unversioned::mux::{Fin, Frame, MuxLimits};
+use tunnel_agent::unversioned::net::Socket;
 
 use crate::process::Program;
 use crate::{Latencies, WARM_UP};
@@ -37,13 +38,13 @@ pub fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: Duration
     let (socket, _) = listener.accept().unwrap();
     let mut websocket = accept(socket);
     let mut half = websocket.get_mut().split().unwrap();
-    let mut reader = FrameReader::new(websocket);
+    let mut reader = MessageReader::new(websocket);
 
     let (send, to_send) = mpsc::channel::<u32>();
     let writer = thread::spawn(move || {
-        let mut frames = FrameWriter::new(Role::Server);
+        let mut frames = MessageWriter::new(Role::Server);
         if wire == Wire::Mux {
-            frames.push(&Outgoing::Text(Limits::default().encode_welcome().into()));
+            frames.push(&Outbound::Text(MuxLimits::default().encode_welcome().into()));
         }
         while let Ok(number) = to_send.recv() {
             frames.push(&wire.request(number));
@@ -89,29 +90,29 @@ pub fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: Duration
 }
 
 impl Wire {
-    fn request(self, number: u32) -> Outgoing {
+    fn request(self, number: u32) -> Outbound {
         match self {
             Wire::Envelopes => envelope(number),
             Wire::Mux => {
                 let head =
                     "GET /bench HTTP/1.1\r\nhost: localhost\r\naccept: */*\r\nuser-agent: bench\r\n\r\n";
-                let frame = Frame::Head { stream: number, end: true, head: head.into() };
-                Outgoing::Binary(frame.encode())
+                let frame = Frame::Head { stream: number, fin: Fin::Last, head: head.into() };
+                Outbound::Binary(frame.encode())
             }
         }
     }
 
     /// Waits for the end of the next response.
-    fn next_done(self, reader: &mut FrameReader) -> u32 {
+    fn next_done(self, reader: &mut MessageReader) -> u32 {
         loop {
             let done = match reader.read().expect("the agent goes on") {
-                Incoming::Text(text) if self == Wire::Envelopes => id_of(&text),
-                Incoming::Binary(message) => match Frame::decode(&message).expect("frames") {
+                Received::Text(text) if self == Wire::Envelopes => id_of(&text),
+                Received::Binary(message) => match Frame::decode(&message).expect("frames") {
                     Frame::Head { head, .. } => {
                         assert!(head.starts_with(b"HTTP/1.1 200 "));
                         None
                     }
-                    Frame::Data { stream, end, .. } => end.then_some(stream),
+                    Frame::Data { stream, fin, .. } => (fin == Fin::Last).then_some(stream),
                     other => panic!("{other:?}"),
                 },
                 _ => None,
@@ -144,12 +145,12 @@ fn accept(socket: TcpStream) -> tungstenite::WebSocket<Socket> {
     tungstenite::WebSocket::from_partially_read(socket, rest, Role::Server, Some(frames::config(1 << 20)))
 }
 
-fn envelope(id: u32) -> Outgoing {
+fn envelope(id: u32) -> Outbound {
     let payload = format!(
         "{{\\\"id\\\":{id},\\\"method\\\":\\\"GET\\\",\\\"path\\\":\\\"/bench\\\",\\\"headers\\\":[[\\\"host\\\",\\\"localhost\\\"],\
          [\\\"accept\\\",\\\"*/*\\\"],[\\\"user-agent\\\",\\\"bench\\\"]],\\\"body\\\":\\\"\\\"}}"
     );
-    Outgoing::Text(format!("{{\"message_type\":\"request\",\"payload\":\"{payload}\"}}").into_bytes().into())
+    Outbound::Text(format!("{{\"message_type\":\"request\",\"payload\":\"{payload}\"}}").into_bytes().into())
 }
 
 /// The ID of a response, which stands first in its payload.

@@ -13,9 +13,10 @@ use time::OffsetDateTime;
 use tungstenite::WebSocket;
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::protocol::Role;
-use tunnel_agent::headers::has_token;
-use tunnel_agent::http1::{Connection, Decoder, HEAD_TIME, Head, KEEP_ALIVE};
-use tunnel_agent::link::{FrameReader, FrameWriter, Incoming, Outgoing, Socket, WriteHalf, frames};
+use tunnel_agent::unversioned::http1::has_token;
+use tunnel_agent::unversioned::http1::{Decoder, HEAD_TIME, Head, KEEP_ALIVE, Persistence, ServerConnection};
+use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received, message as frames};
+use tunnel_agent::unversioned::net::{Socket, WriteHalf};
 
 /// A page that uses all of it at once.
 const PAGE: &str = include_str!("page.html");
@@ -30,7 +31,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Everybody in the chat.
 #[derive(Clone, Default)]
-struct Chat(Arc<Mutex<Vec<(u64, FrameWriter, WriteHalf)>>>);
+struct Chat(Arc<Mutex<Vec<(u64, MessageWriter, WriteHalf)>>>);
 
 /// Serves the site for ever.
 pub fn serve(listener: &TcpListener) {
@@ -45,11 +46,11 @@ pub fn serve(listener: &TcpListener) {
 }
 
 fn serve_visitor(socket: TcpStream, chat: &Chat) -> Outcome<()> {
-    let mut connection = Connection::new(Socket::plain(socket)?)?;
+    let mut connection = ServerConnection::new(Socket::plain(socket)?)?;
     while connection.wait(KEEP_ALIVE) {
         let head = connection.read_head(HEAD_TIME)?;
         let path = head.request.uri().path();
-        let keep_alive = match path {
+        let persistence = match path {
             "/chat" if has_token(head.request.headers(), &http::header::UPGRADE, "websocket") => {
                 return chat.join(connection, &head);
             }
@@ -63,7 +64,7 @@ fn serve_visitor(socket: TcpStream, chat: &Chat) -> Outcome<()> {
         };
         // So that the lines of several programs come out one after the other.
         let _ = io::stdout().flush();
-        if !keep_alive {
+        if persistence == Persistence::Close {
             connection.linger();
             break;
         }
@@ -94,9 +95,9 @@ fn now() -> String {
 }
 
 /// Server-sent events: the time, once a second, until the visitor leaves.
-fn send_events(connection: &mut Connection, head: &Head) -> Outcome<bool> {
+fn send_events(connection: &mut ServerConnection, head: &Head) -> Outcome<Persistence> {
     let parts = response(StatusCode::OK, "text/event-stream", ()).into_parts().0;
-    let mut writer = connection.output.start(Some(head), parts, None, head.keep_alive);
+    let mut writer = connection.output.start(Some(head), parts, None, head.persistence);
     loop {
         writer.send(format!("data: {}\n\n", now()).as_bytes())?;
         thread::sleep(Duration::from_secs(1));
@@ -104,11 +105,11 @@ fn send_events(connection: &mut Connection, head: &Head) -> Outcome<bool> {
 }
 
 /// As many bytes as `?bytes=` says.
-fn send_file(connection: &mut Connection, head: &Head) -> Outcome<bool> {
+fn send_file(connection: &mut ServerConnection, head: &Head) -> Outcome<Persistence> {
     let query = head.request.uri().query().unwrap_or_default();
     let length = query.strip_prefix("bytes=").and_then(|bytes| bytes.parse().ok()).unwrap_or(1 << 20);
     let parts = response(StatusCode::OK, "application/octet-stream", ()).into_parts().0;
-    let mut writer = connection.output.start(Some(head), parts, Some(length), head.keep_alive);
+    let mut writer = connection.output.start(Some(head), parts, Some(length), head.persistence);
     let piece: Vec<u8> = (0..PIECE).map(|at| (at % 251) as u8).collect();
     let mut left = length;
     while left > 0 {
@@ -120,7 +121,7 @@ fn send_file(connection: &mut Connection, head: &Head) -> Outcome<bool> {
 }
 
 /// Tells how much came, and its SHA-1.
-fn receive_file(connection: &mut Connection, head: &Head) -> Outcome<bool> {
+fn receive_file(connection: &mut ServerConnection, head: &Head) -> Outcome<Persistence> {
     let mut decoder = Decoder::new(head.framing);
     connection.send_continue(head)?;
     let (mut sum, mut length) = (Sha1::new(), 0);
@@ -138,7 +139,7 @@ fn receive_file(connection: &mut Connection, head: &Head) -> Outcome<bool> {
 
 impl Chat {
     /// Passes on to everybody what each of them says.
-    fn join(&self, mut connection: Connection, head: &Head) -> Outcome<()> {
+    fn join(&self, mut connection: ServerConnection, head: &Head) -> Outcome<()> {
         let accepted = create_response(&head.request)?;
         let mut bytes = Vec::new();
         write_response(&mut bytes, &accepted)?;
@@ -148,18 +149,19 @@ impl Chat {
         let id = {
             let mut everybody = self.everybody();
             let id = everybody.last().map_or(1, |(id, ..)| id + 1);
-            everybody.push((id, FrameWriter::new(Role::Server), connection.output.into_half()));
+            everybody.push((id, MessageWriter::new(Role::Server), connection.output.into_half()));
             id
         };
         let config = Some(frames::config(MESSAGE_MAX));
-        let mut reader = FrameReader::new(WebSocket::from_partially_read(socket, rest, Role::Server, config));
+        let mut reader =
+            MessageReader::new(WebSocket::from_partially_read(socket, rest, Role::Server, config));
         self.say(&format!("visitor {id} is here"));
-        while let Ok(Incoming::Text(text)) = reader.read() {
+        while let Ok(Received::Text(text)) = reader.read() {
             self.say(&format!("visitor {id}: {text}"));
         }
         self.everybody().retain_mut(|(other, frames, half)| {
             if *other == id {
-                frames.push(&Outgoing::Close(1000, "bye"));
+                frames.push(&Outbound::Close(1000, "bye"));
                 let _ = frames.write_step(half).and_then(|()| half.finish());
             }
             *other != id
@@ -168,13 +170,13 @@ impl Chat {
         Ok(())
     }
 
-    fn everybody(&self) -> std::sync::MutexGuard<'_, Vec<(u64, FrameWriter, WriteHalf)>> {
+    fn everybody(&self) -> std::sync::MutexGuard<'_, Vec<(u64, MessageWriter, WriteHalf)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn say(&self, text: &str) {
         for (_, frames, half) in self.everybody().iter_mut() {
-            frames.push(&Outgoing::Text(text.to_owned().into_bytes().into()));
+            frames.push(&Outbound::Text(text.to_owned().into_bytes().into()));
             // Whoever does not listen any more is noticed by its reader.
             let _ = frames.write_step(half);
         }

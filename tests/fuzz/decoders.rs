@@ -3,14 +3,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use tungstenite::Bytes;
-use tunnel_agent::http1::{Decoder, Framing, ResponseHead};
-use tunnel_agent::protocol::mux::{
-    DataBuffer, Event, Frame, Limits, RequestHead, Reset, ResetCode, Side, Streams, Welcome,
-    decode_response_head,
+use tunnel_agent::unversioned::http1::{Decoder, Framing, ResponseHead};
+use tunnel_agent::unversioned::mux::{
+    Closing, DataBuffer, Fin, Frame, MuxEvent, MuxLimits, RequestHead, Reset, ResetCode, Side, Streams,
+    Welcome, decode_response_head,
 };
-use tunnel_agent::protocol::{Answer, Envelope, Handshake, request};
+use tunnel_agent::unversioned::protocol::{DecodedAnswer, Envelope, Handshake, request};
 
-const LIMITS: Limits = Limits { window: 16 << 10, max_streams: 4, max_frame: 1 << 10 };
+const LIMITS: MuxLimits = MuxLimits { window: 16 << 10, max_streams: 4, max_frame: 1 << 10 };
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, data)) = data.split_first() else { return };
@@ -29,7 +29,7 @@ fn texts(data: &[u8]) {
     if let Some(envelope) = Envelope::parse(text) {
         let payload = envelope.payload();
         let _ = request::decode(&envelope, payload.as_deref());
-        let _ = Answer::decode(&envelope);
+        let _ = DecodedAnswer::decode(&envelope);
     }
 }
 
@@ -79,14 +79,16 @@ fn frames(mut data: &[u8]) {
             1 => drop(side.read(stream, &mut [0; 100])),
             2 if to & 1 == 1 => {
                 // Without an end: below, more is sent on it.
-                let _ = side.open((), Bytes::copy_from_slice(message), false, to & 0x80 != 0);
+                let closing = if to & 0x80 == 0 { Closing::WithResponse } else { Closing::WithBoth };
+                let _ = side.open((), Bytes::copy_from_slice(message), Fin::More, closing);
             }
             3 => {
                 if let Ok(room) = side.capacity(stream)
                     && to & 1 == 1
                 {
                     let length = room.min(message.len());
-                    let _ = side.send_data(stream, DataBuffer::copy_of(&message[..length]), length, false);
+                    let _ =
+                        side.send_data(stream, DataBuffer::copy_of(&message[..length]), length, Fin::More);
                 }
             }
             _ => {
@@ -99,8 +101,8 @@ fn frames(mut data: &[u8]) {
                     );
                 }
                 match side.receive(&message) {
-                    Ok(Event::Opened { stream, end, .. }) => {
-                        side.accept(stream, (), end);
+                    Ok(MuxEvent::Opened { stream, fin, .. }) => {
+                        side.accept(stream, (), fin);
                     }
                     Ok(_) => {}
                     // The connection does not survive it.

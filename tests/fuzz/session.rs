@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use tungstenite::{Bytes, Message, WebSocket};
-use tunnel_agent::{Agent, Backoff, Body, Failure, Handle, Request, Response};
+use tunnel_agent::{Agent, BackoffConfig, Body, Failure, Request, Response, RunningAgent};
 
 const WELCOME: &str =
     r#"{"message_type":"welcome","payload":{"protocol":"mux/2","window":16384,"max_streams":8}}"#;
@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 struct Bench {
     gateway: TcpListener,
-    _agent: Handle,
+    _agent: RunningAgent,
 }
 
 /// Answers with what it reads.
@@ -38,11 +38,11 @@ fn bench() -> &'static Bench {
         let short = Duration::from_millis(1);
         let agent = Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_fuzz".parse().unwrap())
             .gateway(url.parse().unwrap())
-            .backoff(Backoff { min: short, max: short, max_retries: 0 })
+            .backoff(BackoffConfig { min: short, max: short, max_retries: 0 })
             .service(echo)
             .workers(2)
             .max_streams(4)
-            .drain(Duration::ZERO)
+            .handover_drain(Duration::ZERO)
             .build()
             .unwrap();
         Bench { gateway, _agent: agent.spawn().unwrap() }

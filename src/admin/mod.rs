@@ -1,0 +1,8 @@
+//! How operators are told how the agent is doing: a small HTTP server, a report, and metrics.
+
+mod prometheus;
+mod report;
+mod server;
+
+pub(crate) use self::report::Report;
+pub(crate) use self::server::Admin;

@@ -1,0 +1,89 @@
+//! Why an agent or a gateway cannot be built, as data: the programs say it with their own names of options.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+use crate::net::tls::TlsError;
+
+/// An option that cannot be used, and why.
+///
+/// Its text calls an option as the builder's method is called. A field of a struct that a method takes has a name
+/// of its own: `connect_timeout` is `connect` of [`Timeouts`](crate::Timeouts).
+#[derive(Debug)]
+pub struct ConfigError {
+    option: &'static str,
+    problem: ConfigProblem,
+}
+
+/// Why an option cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConfigProblem {
+    /// The value must be this, such as `1 to 1024`.
+    Range(String),
+    /// The value is larger than that of this other option.
+    Exceeds(&'static str),
+    /// The value is smaller than that of this other option.
+    Below(&'static str),
+    /// The option has no effect without this other one.
+    Needs(&'static str),
+    /// There may be so many values.
+    TooMany(usize),
+    /// This value is given twice.
+    Twice(String),
+    /// The value has the wrong form, which is said here.
+    Invalid(String),
+    /// The local server with this URL is the gateway itself: its requests would come round again without end.
+    Loop(String),
+    /// This file cannot be used.
+    File(PathBuf, io::Error),
+    /// TLS cannot be set up.
+    Tls(TlsError),
+}
+
+impl ConfigError {
+    pub(crate) fn new(option: &'static str, problem: ConfigProblem) -> Self {
+        ConfigError { option, problem }
+    }
+
+    pub(crate) fn range(option: &'static str, range: impl Into<String>) -> Self {
+        ConfigError::new(option, ConfigProblem::Range(range.into()))
+    }
+
+    /// The option's name.
+    pub fn option(&self) -> &'static str {
+        self.option
+    }
+
+    /// Why the option cannot be used.
+    pub fn problem(&self) -> &ConfigProblem {
+        &self.problem
+    }
+
+    /// The error as one line, with the names that `name` gives to options.
+    pub(crate) fn text(&self, name: impl Fn(&'static str) -> String) -> String {
+        let option = name(self.option);
+        match &self.problem {
+            ConfigProblem::Range(range) => format!("{option} must be {range}"),
+            ConfigProblem::Exceeds(other) => format!("{option} must not exceed {}", name(other)),
+            ConfigProblem::Below(other) => format!("{option} must not be less than {}", name(other)),
+            ConfigProblem::Needs(other) => format!("{option} needs {}", name(other)),
+            ConfigProblem::TooMany(max) => format!("{option}: there may be {max} at most"),
+            ConfigProblem::Twice(value) => format!("{option}: {value} is given twice"),
+            ConfigProblem::Invalid(what) => format!("{option}: {what}"),
+            ConfigProblem::Loop(url) => {
+                format!("{option}: {url} is the gateway itself, where requests would come round again")
+            }
+            ConfigProblem::File(path, error) => format!("{option}: {}: {error}", path.display()),
+            ConfigProblem::Tls(error) => format!("{option}: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(str::to_owned))
+    }
+}
+
+impl std::error::Error for ConfigError {}

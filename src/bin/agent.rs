@@ -1,0 +1,110 @@
+//! The tunnel agent as a program: reads its options, runs until it is asked to stop, and tells the result by its exit
+//! code: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage or configuration, 3 refused by the gateway for good.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use tunnel_agent::cli::agent::{Settings, Task, help, read};
+use tunnel_agent::cli::{
+    Advised, Command, LocalServerTable, Signal, handle_signals, logging, print, program, refuse,
+};
+use tunnel_agent::{Agent, Handle, RunError};
+
+/// The agent gave up on the gateway.
+const GAVE_UP: u8 = 1;
+
+/// The gateway refused the agent.
+const REFUSED: u8 = 3;
+
+/// A step of `check` failed.
+const FAILED_CHECK: u8 = 1;
+
+/// The request that `explain` was asked about would not pass.
+const REFUSED_REQUEST: u8 = 1;
+
+fn main() -> ExitCode {
+    match read() {
+        Ok(Command::Help) => print(&help()),
+        Ok(Command::Version) => print(&format!("{} {}\n", program("agent"), env!("CARGO_PKG_VERSION"))),
+        Ok(Command::Run(settings)) => perform(settings),
+        Err(error) => refuse(&program("agent"), &error),
+    }
+}
+
+fn perform(settings: Settings) -> ExitCode {
+    match &settings.task {
+        Task::Serve => {
+            logging::install(settings.log_format, settings.log_level.as_deref());
+            settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+            settings.notes.iter().for_each(|note| info!("{note}"));
+            let code = serve(settings.agent, settings.drain);
+            log::logger().flush();
+            code
+        }
+        Task::Explain(method, path) => explain(&settings.agent, method, path),
+        Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
+        Task::Check => check(settings.agent),
+    }
+}
+
+fn serve(agent: Agent, drain: Duration) -> ExitCode {
+    let agent = match agent.spawn() {
+        Ok(agent) => agent,
+        Err(error) => return end(&RunError::Threads(error)),
+    };
+    if let Err(error) = obey_signals(agent.handle(), drain) {
+        return end(&RunError::Threads(error));
+    }
+    match agent.join() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&error),
+    }
+}
+
+fn end(error: &RunError) -> ExitCode {
+    error!("{}", error.advised());
+    ExitCode::from(match error {
+        RunError::Refused(_) => REFUSED,
+        RunError::GaveUp(_) | RunError::Threads(_) | RunError::Admin(..) | RunError::Panicked => GAVE_UP,
+    })
+}
+
+fn explain(agent: &Agent, method: &str, path: &str) -> ExitCode {
+    let explanation = agent.explain(method, path);
+    let _ = print(&explanation.to_string());
+    if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
+}
+
+fn check(agent: Agent) -> ExitCode {
+    let mut towards = String::new();
+    // A reader of the output that goes away still gets the exit code.
+    let passed = agent.check(|step| {
+        if towards != step.towards {
+            towards.clone_from(&step.towards);
+            let _ = print(&format!("{towards}\n"));
+        }
+        let _ = print(&format!("  {}\n", step.advised()));
+    });
+    if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED_CHECK) }
+}
+
+/// SIGHUP skips the wait before the next attempt, and reads files again. The first SIGINT or SIGTERM drains, the next one
+/// stops at once.
+fn obey_signals(agent: Handle, drain: Duration) -> std::io::Result<()> {
+    handle_signals(move |signal| match signal {
+        Signal::Reload => {
+            agent.reload();
+            agent.retry_now();
+        }
+        Signal::Stop => {
+            let seconds = drain.as_secs();
+            info!("asked to stop; finishing what runs, for {seconds} s at most; ask again to stop at once");
+            agent.shutdown(drain);
+        }
+        Signal::StopAtOnce => {
+            info!("asked again: stopping at once");
+            agent.shutdown(Duration::ZERO);
+        }
+    })
+}

@@ -1,0 +1,102 @@
+//! The command line of the agent.
+
+mod builder;
+mod table;
+
+use std::time::Duration;
+
+use self::builder::{builder, option_name};
+use self::table::TABLE;
+use super::logging::Format;
+use super::{Command, Invoked, Options, UsageError, Verb, help_on, log_format, program};
+use crate::Agent;
+
+/// The settings of the program.
+#[derive(Debug)]
+pub struct Settings {
+    /// The agent to run.
+    pub agent: Agent,
+    /// The time that requests under way have to finish when the program is asked to stop.
+    pub drain: Duration,
+    /// The task.
+    pub task: Task,
+    /// The form of the log's lines.
+    pub log_format: Format,
+    /// The value of `RUST_LOG`.
+    pub log_level: Option<String>,
+    /// Warnings about the environment, for the log.
+    pub warnings: Vec<String>,
+    /// Remarks about the environment, for the log.
+    pub notes: Vec<String>,
+}
+
+/// The task of the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Serve the tunnel.
+    Serve,
+    /// Explain the outcome of a request with this method and this path.
+    Explain(String, String),
+    /// List the HTTP servers of this machine.
+    Discover,
+    /// Try each step by itself.
+    Check,
+}
+
+/// The prefix of variables that only this program reads.
+const PREFIX: &str = "TUNNEL_AGENT_";
+
+const CHECK: &str = "check";
+
+const DISCOVER: &str = "discover";
+
+const VERBS: [Verb; 3] = [
+    Verb { name: "explain", operands: &["METHOD", "PATH"] },
+    Verb { name: CHECK, operands: &[] },
+    Verb { name: DISCOVER, operands: &[] },
+];
+
+/// The text of `--help`.
+pub fn help() -> String {
+    format!(
+        "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
+         Usage: {0} --tunnel-id ID [options]\n       \
+         {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
+         {0} check --tunnel-id ID [options]  tries each step by itself, and says what to do where one fails\n       \
+         {0} discover                        which HTTP servers listen on this machine\n\n\
+         {1}\n\
+         Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
+         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads files again.\n\
+         Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
+        program("agent"),
+        help_on(&TABLE, PREFIX),
+    )
+}
+
+/// Reads the arguments and the environment.
+pub fn read() -> Result<Command<Settings>, UsageError> {
+    super::read(&VERBS, &TABLE, PREFIX, settings)
+}
+
+fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
+    let o = &mut options;
+    let task = task(invoked);
+    let drain = o.value("--drain", super::duration)?.unwrap_or(Duration::from_secs(10));
+    let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
+    let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
+    let mut warnings = Vec::new();
+    let builder = builder(o, &task, &mut warnings)?.handover_drain(drain);
+    let agent = builder.build().map_err(|error| super::config_error(&error, option_name))?;
+    let notes = o.bare_variables().into_iter().collect();
+    Ok(Settings { agent, drain, task, log_format, log_level, warnings, notes })
+}
+
+fn task(invoked: Invoked) -> Task {
+    let Some((verb, operands)) = invoked else { return Task::Serve };
+    match <[String; 2]>::try_from(operands) {
+        Ok([method, path]) => Task::Explain(method, path),
+        Err(_) if verb == CHECK => Task::Check,
+        Err(_) if verb == DISCOVER => Task::Discover,
+        Err(_) => Task::Serve,
+    }
+}

@@ -1,0 +1,193 @@
+//! The command line of the reference gateway.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use http::header::HeaderName;
+
+use super::logging::Format;
+use super::{Command, Opt, Options, UsageError, duration, flag, help_on, log_format, number, program, size};
+use crate::gateway::{Gateway, GatewayBuilder, Network, OwnPaths};
+use crate::{Token, TunnelId};
+
+const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt::new(flag, variable, value, help)
+}
+
+/// The prefix of variables that only this program reads.
+const PREFIX: &str = "TUNNEL_GATEWAY_";
+
+/// The options, in the order in which the help lists them.
+const TABLE: [Opt; 20] = [
+    opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
+    opt(
+        "--token-file",
+        "GATEWAY_TOKEN_FILE",
+        "FILE",
+        "file with the token that agents must show; default none",
+    ),
+    opt("", "GATEWAY_TOKEN", "", "the token itself; never on the command line"),
+    opt("--tls-cert", "TLS_CERT", "FILE", "PEM file with the certificate chain; with --tls-key: TLS"),
+    opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
+    opt(
+        "--default-tunnel",
+        "GATEWAY_DEFAULT_TUNNEL",
+        "ID",
+        "whose requests without X-Tunnel-Id are; default none",
+    ),
+    opt("--agent-path", "AGENT_PATH", "PATH", "where agents connect; default /ws"),
+    opt("--own-paths", "OWN_PATHS", "RULE", "both, or new: only those under /.tunnel/; default both"),
+    opt(
+        "--trusted-proxies",
+        "TRUSTED_PROXIES",
+        "LIST",
+        "whose X-Forwarded-… is believed, such as 127.0.0.1,10.0.0.0/8; default nobody's",
+    ),
+    opt("--trusted-header", "TRUSTED_HEADERS", "NAME", "another such field that they set; may be repeated")
+        .repeats(),
+    opt("--timeout", "GATEWAY_TIMEOUT", "TIME", "for an agent's answer, then 504; default 30s"),
+    opt("--hold", "GATEWAY_HOLD", "TIME", "after the start, for requests to wait for an agent; default 10s"),
+    opt("--drain-delay", "GATEWAY_DRAIN_DELAY", "TIME", "still listens when asked to stop; default 2s"),
+    opt("--drain", "GATEWAY_DRAIN", "TIME", "then, for requests to finish; default 10s"),
+    opt("--max-per-address", "MAX_PER_ADDRESS", "N", "connections of one visitor's address; default 256"),
+    opt(
+        "--max-body",
+        "GATEWAY_MAX_BODY",
+        "SIZE",
+        "largest request body, for agents without mux/2; default 10MiB",
+    ),
+    opt(
+        "--max-message",
+        "GATEWAY_MAX_MESSAGE",
+        "SIZE",
+        "the same for messages; at least 80KiB; default 16MiB",
+    ),
+    opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no streams, no ids, bodies as text"),
+    opt("--log-format", "GATEWAY_LOG_FORMAT", "FORMAT", "text or json, an object a line; default text"),
+    opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
+];
+
+/// The settings of the program.
+#[derive(Debug)]
+pub struct Settings {
+    /// The gateway to run.
+    pub gateway: Gateway,
+    /// The address at which it is to listen.
+    pub listen: SocketAddr,
+    /// The form of the log's lines.
+    pub log_format: Format,
+    /// The value of `RUST_LOG`.
+    pub log_level: Option<String>,
+    /// Remarks about the environment, for the log.
+    pub notes: Vec<String>,
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    format!(
+        "The reference gateway of tunnel-agent: agents connect to it on /ws, and it passes visitors' HTTP\n\
+         requests on to them. For development, tests, demonstrations and small installations. It keeps\n\
+         everything in memory, knows no users and no rate limits, and reports metrics to nobody; a fleet is\n\
+         many of these behind an ordinary load balancer.\n\n\
+         Usage: {} [options]\n\n\
+         {}\n\
+         Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
+         GET /.tunnel/health tells that it lives, /.tunnel/ready whether it has an agent and is to get requests,\n\
+         /.tunnel/connections which agents there are; POST /.tunnel/forward sends its body to an agent as POST /.\n\
+         Every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, and\n\
+         everything but /.tunnel/ goes to it; among several agents of it, the one with the fewest requests under way is asked.\n\n\
+         SIGTERM and SIGINT stop it; a second one does not wait any more. SIGHUP reads token and certificate again.\n\
+         Exit codes: 0 asked to stop, 1 could not listen, 2 wrong usage.\n",
+        program("gateway"),
+        help_on(&TABLE, PREFIX),
+    )
+}
+
+/// Reads the arguments and the environment.
+pub fn read() -> Result<Command<Settings>, UsageError> {
+    super::read(&[], &TABLE, PREFIX, |_, options| settings(options))
+}
+
+fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
+    let o = &mut options;
+    let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
+    let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
+    let builder = visitors(o, Gateway::builder())?;
+    let builder = credentials(o, builder)?;
+    let builder = limits(o, builder)?;
+    let gateway = builder.build().map_err(|error| super::config_error(&error, option_name))?;
+    let notes = o.bare_variables().into_iter().collect();
+    Ok(Settings { listen: gateway.listen_address(), gateway, log_format, log_level, notes })
+}
+
+/// What an option of the builder is called on the command line.
+fn option_name(option: &str) -> String {
+    match option {
+        "max_enveloped_body" => "--max-body".to_owned(),
+        "tls" => "--tls-cert and --tls-key".to_owned(),
+        _ => flag(option),
+    }
+}
+
+/// Sets a value that was given.
+fn with<T>(
+    builder: GatewayBuilder,
+    value: Option<T>,
+    set: fn(GatewayBuilder, T) -> GatewayBuilder,
+) -> GatewayBuilder {
+    match value {
+        Some(value) => set(builder, value),
+        None => builder,
+    }
+}
+
+/// The options that say who gets which request.
+fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+    let builder = with(builder, o.value("--listen", address)?, GatewayBuilder::listen);
+    let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;
+    let builder = with(builder, tunnel, GatewayBuilder::default_tunnel);
+    let builder = with(builder, o.text("--agent-path")?, GatewayBuilder::agent_path);
+    let builder = with(builder, o.value("--own-paths", own_paths)?, GatewayBuilder::own_paths);
+    let networks = |text: &str| text.split(',').map(|network| Network::from_str(network.trim())).collect();
+    let networks: Vec<Network> = o.value("--trusted-proxies", networks)?.unwrap_or_default();
+    let headers: Vec<HeaderName> = o.all_parsed("--trusted-header")?;
+    Ok(headers.into_iter().fold(builder.trusted_proxies(networks), GatewayBuilder::trusted_header))
+}
+
+/// The options of times and sizes.
+fn limits(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+    let builder = with(builder, o.value("--timeout", duration)?, GatewayBuilder::timeout);
+    let builder = with(builder, o.value("--hold", duration)?, GatewayBuilder::hold);
+    let builder = with(builder, o.value("--drain-delay", duration)?, GatewayBuilder::drain_delay);
+    let builder = with(builder, o.value("--drain", duration)?, GatewayBuilder::drain);
+    let builder = with(builder, o.value("--max-per-address", number)?, GatewayBuilder::max_per_address);
+    let builder = with(builder, o.value("--max-body", size)?, GatewayBuilder::max_enveloped_body);
+    let builder = with(builder, o.value("--max-message", size)?, GatewayBuilder::max_message);
+    Ok(if o.switch("--legacy")? { builder.legacy() } else { builder })
+}
+
+fn credentials(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+    let token = o.secret("--token-file", "GATEWAY_TOKEN", Token::new)?;
+    let builder = with(builder, token, |builder, (token, file)| match file {
+        Some(path) => builder.token_file(path),
+        None => builder.token(token),
+    });
+    match (o.text("--tls-cert")?, o.text("--tls-key")?) {
+        (None, None) => Ok(builder),
+        (Some(certificates), Some(key)) => Ok(builder.tls(PathBuf::from(certificates), PathBuf::from(key))),
+        _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 0.0.0.0:3000")
+}
+
+fn own_paths(text: &str) -> Result<OwnPaths, &'static str> {
+    match text {
+        "both" => Ok(OwnPaths::Both),
+        "new" => Ok(OwnPaths::New),
+        _ => Err("expected both or new"),
+    }
+}

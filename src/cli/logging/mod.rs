@@ -1,0 +1,149 @@
+//! The programs' logger: one line per record on standard error.
+//!
+//! Logging never waits: lines go to a bounded queue, which one thread writes. Where nothing takes what is written, as of
+//! a pipe whose reader hangs, lines are dropped, counted, and the count is logged. More than a few lines of one kind within
+//! a second are counted, too; but not the lines about requests that were answered.
+//!
+//! It is not simple_logger, which writes with `eprintln!`: that waits for its reader, and panics when the reader is gone.
+//! An agent must outlive the program that collects its log.
+
+mod line;
+mod queue;
+mod repeats;
+
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use time::OffsetDateTime;
+
+pub use self::line::Format;
+use self::line::{line, plain};
+use self::queue::LogQueue;
+use self::repeats::{LineFate, Repeats};
+use crate::session::ACCESS_LOG;
+use crate::sync::lock;
+
+/// Libraries that would print paths, headers, tokens and bodies below this level.
+const CAPPED: [&str; 2] = ["tungstenite", "rustls"];
+
+/// Between two writes: lines that come meanwhile go out together.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long the end of a program waits for its last lines to be taken.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+struct Logger {
+    level: LevelFilter,
+    format: Format,
+    start: Instant,
+    queue: LogQueue,
+    repeats: Mutex<Repeats>,
+}
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Installs the logger at this level, else at `info`.
+pub fn install(format: Format, level: Option<&str>) {
+    let asked = level.unwrap_or_default();
+    let level = asked.parse().ok();
+    let logger = LOGGER.get_or_init(|| Logger {
+        level: level.unwrap_or(LevelFilter::Info),
+        format,
+        start: Instant::now(),
+        queue: LogQueue::default(),
+        repeats: Mutex::default(),
+    });
+    // Without a thread nothing would ever be written.
+    if thread::Builder::new().name("log".to_owned()).spawn(|| logger.write()).is_err() {
+        return;
+    }
+    log::set_max_level(logger.level);
+    // It fails only when there is one already.
+    let _ = log::set_logger(logger);
+    if level.is_none() && !asked.is_empty() {
+        log::warn!("RUST_LOG is not one of off, error, warn, info, debug, trace; logging at info");
+    }
+}
+
+impl Logger {
+    fn is_enabled(level: LevelFilter, metadata: &Metadata<'_>) -> bool {
+        let library = metadata.target().split(':').next().unwrap_or_default();
+        let cap = if CAPPED.contains(&library) { LevelFilter::Warn } else { LevelFilter::Trace };
+        metadata.level() <= level.min(cap)
+    }
+
+    fn repeats(&self) -> MutexGuard<'_, Repeats> {
+        lock(&self.repeats)
+    }
+
+    /// Writes what waits, for as long as the program runs.
+    fn write(&self) {
+        loop {
+            // The lock is not held while this waits.
+            let next_look = self.repeats().next_look(self.start.elapsed().as_secs());
+            let (mut out, dropped) = self.queue.take(next_look);
+            if dropped > 0 {
+                let text = format!("{dropped} lines of the log were dropped: nobody took them");
+                out.extend_from_slice(plain(self.format, Level::Warn, &text).as_bytes());
+            }
+            let repeats = self.repeats().ended(self.start.elapsed().as_secs());
+            repeats.iter().for_each(|repeated| out.extend_from_slice(repeated.line(self.format).as_bytes()));
+            // When nobody reads, nobody misses it.
+            let _ = std::io::stderr().write_all(&out);
+            self.queue.written(out);
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        Logger::is_enabled(self.level, metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        if record.target() != ACCESS_LOG {
+            let said = self.repeats().say(record, self.start.elapsed().as_secs());
+            if let Some(repeated) = said.ended {
+                self.queue.push(&repeated.line(self.format));
+            }
+            match said.fate {
+                LineFate::Said => {}
+                // Somebody has to tell of it when the second is over.
+                LineFate::FirstCounted => return self.queue.wake(),
+                LineFate::Counted => return,
+            }
+        }
+        self.queue.push(&line(self.format, OffsetDateTime::now_utc(), record));
+    }
+
+    fn flush(&self) {
+        let repeats = self.repeats().ended(u64::MAX);
+        repeats.iter().for_each(|repeated| self.queue.push(&repeated.line(self.format)));
+        self.queue.wait_until_written(FLUSH_TIME);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_capped_whatever_the_level() {
+        let enabled = |level, target, of| {
+            Logger::is_enabled(level, &Metadata::builder().target(target).level(of).build())
+        };
+        assert!(enabled(LevelFilter::Trace, "tunnel_agent::agent", Level::Trace));
+        for target in ["tungstenite::handshake::client", "tungstenite", "rustls::client"] {
+            assert!(enabled(LevelFilter::Trace, target, Level::Warn), "{target}");
+            assert!(!enabled(LevelFilter::Trace, target, Level::Info), "{target}");
+        }
+        assert!(!enabled(LevelFilter::Error, "rustls", Level::Warn));
+    }
+}

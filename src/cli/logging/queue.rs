@@ -1,0 +1,110 @@
+//! The lines that wait to be written.
+
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::line::LINE_MAX;
+use crate::sync::{lock, wait_timeout_while, wait_while};
+
+/// Bytes of lines that wait to be written, at most.
+const WAITING_MAX: usize = 1 << 20;
+
+/// Lines that wait to be written.
+#[derive(Default)]
+pub(super) struct LogQueue {
+    state: Mutex<WaitingLines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WaitingLines {
+    lines: Vec<u8>,
+    /// Memory for the next lines.
+    spare: Vec<u8>,
+    /// Lines for which there was no room.
+    dropped: u64,
+    /// The thread that writes waits for something to write.
+    idle: bool,
+    /// It is to look again at what there is.
+    look: bool,
+}
+
+impl LogQueue {
+    fn state(&self) -> MutexGuard<'_, WaitingLines> {
+        lock(&self.state)
+    }
+
+    /// Adds a line, if there is room. Never waits for the reader of the log.
+    pub(super) fn push(&self, line: &str) {
+        let mut state = self.state();
+        if state.lines.len() + line.len() > WAITING_MAX {
+            state.dropped += 1;
+        } else {
+            state.lines.extend_from_slice(line.as_bytes());
+        }
+        if std::mem::take(&mut state.idle) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Has the thread that writes look again at what there is.
+    pub(super) fn wake(&self) {
+        let mut state = self.state();
+        state.look = true;
+        if std::mem::take(&mut state.idle) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for lines, no longer than this if a time is given. Returns them, and how many were dropped.
+    pub(super) fn take(&self, limit: Option<Duration>) -> (Vec<u8>, u64) {
+        let mut state = self.state();
+        if state.lines.is_empty() && state.dropped == 0 && !state.look {
+            state.idle = true;
+            // A thread may wait until all is written.
+            self.changed.notify_all();
+            let is_idle = |state: &mut WaitingLines| state.idle;
+            state = match limit {
+                Some(limit) => wait_timeout_while(&self.changed, state, limit, is_idle),
+                None => wait_while(&self.changed, state, is_idle),
+            };
+            state.idle = false;
+        }
+        state.look = false;
+        let spare = std::mem::take(&mut state.spare);
+        (std::mem::replace(&mut state.lines, spare), std::mem::take(&mut state.dropped))
+    }
+
+    /// What was taken is written.
+    pub(super) fn written(&self, mut lines: Vec<u8>) {
+        lines.clear();
+        lines.shrink_to(LINE_MAX);
+        self.state().spare = lines;
+        self.changed.notify_all();
+    }
+
+    /// Waits until all lines are written, at most this long.
+    pub(super) fn wait_until_written(&self, limit: Duration) {
+        // While lines are being written, their memory is away.
+        let is_busy = |state: &mut WaitingLines| !state.idle || !state.lines.is_empty();
+        drop(wait_timeout_while(&self.changed, self.state(), limit, is_busy));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_drops_lines_and_counts_them() {
+        let queue = LogQueue::default();
+        let line = "x".repeat(1000);
+        let count = WAITING_MAX / 1000;
+        (0..count + 3).for_each(|_| queue.push(&line));
+        let (lines, dropped) = queue.take(None);
+        assert_eq!((lines.len(), dropped), (count * 1000, 3));
+        queue.push("later");
+        assert_eq!(queue.take(None), (b"later".to_vec(), 0));
+        assert_eq!(queue.take(Some(Duration::ZERO)), (Vec::new(), 0));
+    }
+}

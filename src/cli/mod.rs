@@ -1,0 +1,159 @@
+//! The command lines of the two programs: options, help, signals, log.
+//!
+//! The library knows no flag. Its errors are data, and this module says which option to look at.
+
+mod advice;
+pub mod agent;
+#[cfg(feature = "gateway")]
+pub mod descriptors;
+#[cfg(feature = "gateway")]
+pub mod gateway;
+mod local_servers;
+pub mod logging;
+mod options;
+mod signals;
+mod table;
+mod values;
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+pub use self::advice::Advised;
+pub(crate) use self::advice::advised;
+pub use self::local_servers::LocalServerTable;
+pub use self::options::Options;
+pub use self::signals::{Signal, handle_signals};
+pub use self::table::{Opt, UsageError};
+use self::table::{check_names, flag, help_on, naming_variables};
+use self::values::{duration, log_format, number, size};
+use crate::{ConfigError, ConfigProblem};
+
+/// What a program was asked to do.
+#[derive(Debug)]
+pub enum Command<T> {
+    /// To print its help.
+    Help,
+    /// To print its version.
+    Version,
+    /// To run with these settings.
+    Run(T),
+}
+
+/// A command of a program that does more than one thing, and what follows it: operands, before any option.
+#[derive(Debug, Clone, Copy)]
+pub struct Verb {
+    /// What is typed.
+    pub name: &'static str,
+    /// What its operands stand for.
+    pub operands: &'static [&'static str],
+}
+
+/// What a program is to do, if not what it usually does.
+pub type Invoked = Option<(&'static str, Vec<String>)>;
+
+/// Reads the program's arguments and environment; `settings` says what the options come to.
+pub fn read<T>(
+    verbs: &[Verb],
+    table: &[Opt],
+    prefix: &'static str,
+    settings: impl FnOnce(Invoked, Options<'_>) -> Result<T, UsageError>,
+) -> Result<Command<T>, UsageError> {
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let is = |names: [&str; 2]| arguments.iter().any(|argument| names.iter().any(|name| argument == name));
+    if is(["-h", "--help"]) {
+        return Ok(Command::Help);
+    }
+    if is(["-V", "--version"]) {
+        return Ok(Command::Version);
+    }
+    let environment = |name: &str| std::env::var_os(name);
+    let invoked = take_verb(verbs, &mut arguments)?;
+    check_names(table, prefix, std::env::vars_os().map(|(name, _)| name))?;
+    let options = Options::new(table, prefix, arguments, &environment)?;
+    let taken = options.taken.clone();
+    let settings = settings(invoked, options).map_err(|error| naming_variables(error, &taken.borrow()));
+    settings.map(Command::Run)
+}
+
+/// Takes a command and its operands from the front.
+fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, UsageError> {
+    let Some(first) = arguments.first().filter(|first| !first.to_string_lossy().starts_with('-')) else {
+        return Ok(None);
+    };
+    let Some(verb) = verbs.iter().find(|verb| first == verb.name) else {
+        if verbs.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<_> = verbs.iter().map(|verb| verb.name).collect();
+        // Not repeated: it may be a tunnel ID or a token.
+        return Err(UsageError(format!(
+            "the first argument is no option and no command; there are {}",
+            names.join(", ")
+        )));
+    };
+    let usage = || UsageError(format!("{} is followed by {}", verb.name, verb.operands.join(" and ")));
+    arguments.remove(0);
+    let mut operands = Vec::new();
+    for _ in verb.operands {
+        let is_one = arguments.first().is_some_and(|operand| !operand.to_string_lossy().starts_with("--"));
+        let operand = if is_one { arguments.remove(0).into_string().ok() } else { None };
+        operands.push(operand.ok_or_else(usage)?);
+    }
+    Ok(Some((verb.name, operands)))
+}
+
+/// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
+pub fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// The name that the program was called by: it may be installed under another than it was built with.
+pub fn program(built_as: &str) -> String {
+    let called_as = std::env::args_os().next();
+    let name = called_as.as_deref().map(Path::new).and_then(Path::file_name).and_then(OsStr::to_str);
+    name.unwrap_or(built_as).to_owned()
+}
+
+/// A configuration that the library refuses, with the program's names of options.
+fn config_error(error: &ConfigError, name: impl Fn(&'static str) -> String) -> UsageError {
+    let hint = match (error.option(), error.problem()) {
+        ("admin", ConfigProblem::Invalid(_)) => "; give one with --admin-token-file",
+        ("gateway", ConfigProblem::Twice(_)) => "; --connections opens several sessions with one gateway",
+        _ => "",
+    };
+    UsageError(error.text(name) + hint)
+}
+
+/// Prints what is wrong with the command line to standard error.
+pub fn refuse(program: &str, error: &UsageError) -> ExitCode {
+    // Standard error may be closed.
+    let _ = writeln!(std::io::stderr(), "{program}: {error}\nTry '{program} --help'.");
+    ExitCode::from(USAGE)
+}
+
+/// Exit code for a command line or configuration that cannot be used.
+const USAGE: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_comes_first_with_its_operands() {
+        let verbs = [Verb { name: "explain", operands: &["METHOD", "PATH"] }];
+        let take = |typed: &[&str]| {
+            let mut arguments = typed.iter().map(OsString::from).collect();
+            take_verb(&verbs, &mut arguments).map(|invoked| (invoked, arguments.len()))
+        };
+        let operands = vec!["GET".to_owned(), "/".to_owned()];
+        assert_eq!(take(&["explain", "GET", "/", "--x"]), Ok((Some(("explain", operands)), 1)));
+        assert_eq!(take(&["--x", "explain"]), Ok((None, 2)));
+        assert_eq!(take(&["explain", "GET"]).unwrap_err().0, "explain is followed by METHOD and PATH");
+        assert!(take(&["explain", "GET", "--x"]).is_err());
+        let wrong = "the first argument is no option and no command; there are explain";
+        assert_eq!(take(&["s3cret"]), Err(UsageError(wrong.to_owned())));
+    }
+}

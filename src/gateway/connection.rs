@@ -1,0 +1,370 @@
+//! One connection: a visitor's requests, each of which an agent answers, or the gateway itself.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Response, StatusCode, Uri, request};
+use log::warn;
+
+use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
+use super::forwarded::{self, Arrival, Scheme};
+use super::pages::{self, Page};
+use super::registry::Tunnels;
+use super::responses::{self, Problem};
+use super::visitor_connections::{Stage, VisitorConnection};
+use super::visitor_request::{VisitorRequest, log_problem};
+use super::{GatewayCore, handshake, stream};
+use crate::advice::Advice;
+use crate::http1::fields::remove_hop_by_hop;
+use crate::http1::{
+    Framing, HEAD_TIME, Head, KEEP_ALIVE, Persistence, RawTarget, RequestError, ServerConnection,
+};
+use crate::net::Socket;
+use crate::protocol::X_TUNNEL_ID;
+use crate::tunnel_id::TunnelId;
+
+const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
+
+/// Serves one connection to its end.
+pub(super) fn serve(
+    socket: Socket,
+    visitor: VisitorConnection,
+    gateway: &Arc<GatewayCore>,
+) -> io::Result<()> {
+    socket.keep_alive()?;
+    let scheme = if gateway.settings.credentials.tls().is_some() { Scheme::Https } else { Scheme::Http };
+    let arrival = Arrival::new(socket.peer()?, scheme);
+    let mut connection = ServerConnection::new(socket)?;
+    loop {
+        if !connection.wait(gateway.patience(KEEP_ALIVE)) {
+            return Ok(());
+        }
+        visitor.enter(Stage::Arriving);
+        let head = match connection.read_head(gateway.patience(HEAD_TIME)) {
+            Ok(head) => head,
+            Err(error) => return refuse_unread(connection, error, arrival.peer, &visitor, gateway),
+        };
+        let has_tunnel_id = head.request.headers().contains_key(X_TUNNEL_ID);
+        if !has_tunnel_id && handshake::is_agent(&head, &gateway.settings.agent_path) {
+            return handshake::upgrade(connection, &head, visitor, gateway);
+        }
+        let request = VisitorRequest { head: &head, arrival, visitor: &visitor, gateway };
+        let has_place = visitor.settle() && request.count_visitor();
+        if has_place {
+            visitor.enter(Stage::Received);
+        }
+        let next = match request.route(Place::from(has_place)) {
+            // The body is not waited for: a visitor without a place holds none.
+            Answerer::Gateway(response) if !has_place => return end_with(connection, response, &visitor),
+            Answerer::Agent(_) if visitor.is_evicted() => {
+                return end_with(connection, request.problem(Problem::too_slow()), &visitor);
+            }
+            Answerer::Agent(to) => request.forward(connection, to)?,
+            Answerer::Gateway(response) => request.answer(connection, response)?,
+        };
+        let Some(next) = next else { return Ok(()) };
+        visitor.enter(Stage::Idle);
+        connection = next;
+    }
+}
+
+/// What answers a request.
+enum Answerer {
+    Gateway(Response<Vec<u8>>),
+    Agent(Destination),
+}
+
+/// Where a request goes.
+struct Destination {
+    agent: Arc<AgentSession>,
+    target: Target,
+}
+
+/// The target with which a request goes to the agent.
+enum Target {
+    /// As it came.
+    Same,
+    /// The root.
+    Root,
+}
+
+/// Whether a visitor has a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Taken,
+    Missing,
+}
+
+impl From<bool> for Place {
+    /// `true` is [`Taken`](Place::Taken).
+    fn from(has_place: bool) -> Self {
+        if has_place { Place::Taken } else { Place::Missing }
+    }
+}
+
+impl VisitorRequest<'_> {
+    /// Counts a request that came through a trusted proxy for the address of its visitor. False when that address has as
+    /// many as it may have.
+    fn count_visitor(&self) -> bool {
+        let proxies = &self.gateway.settings.proxies;
+        if !proxies.trusts(self.arrival.peer) {
+            return true;
+        }
+        let address = proxies.visitor(self.head.request.headers(), self.arrival.peer);
+        let is_free = address.is_loopback() || proxies.trusts(address);
+        self.visitor.count_as((!is_free).then(|| forwarded::counted_as(address)))
+    }
+
+    fn route(&self, place: Place) -> Answerer {
+        let named = self.head.request.headers().get(X_TUNNEL_ID);
+        let target = match pages::page(self.head, &self.gateway.settings) {
+            Some(Page::Forward) => Target::Root,
+            Some(page) => return Answerer::Gateway(pages::answer(page, self)),
+            None => Target::Same,
+        };
+        let here = |problem: Problem| Answerer::Gateway(self.problem(problem));
+        if place == Place::Missing {
+            return here(Problem::unavailable(
+                "no_place",
+                "the gateway has as many visitors as it takes, or as many of yours; try again",
+            ));
+        }
+        if let Some(response) = ended_here(self.head) {
+            return response.map_or_else(here, Answerer::Gateway);
+        }
+        match find_agent(named, self.gateway) {
+            Ok(agent) => Answerer::Agent(Destination { agent, target }),
+            Err(problem) => here(problem),
+        }
+    }
+
+    /// Forwards the request. Gives the connection back when it can take another one.
+    fn forward(&self, connection: ServerConnection, to: Destination) -> io::Result<Option<ServerConnection>> {
+        let Destination { agent, target } = to;
+        let mut parts = self.head.request.clone().into_parts().0;
+        if let Target::Root = target {
+            parts.uri = Uri::from_static("/");
+            parts.extensions.remove::<RawTarget>();
+        }
+        self.prepare(&mut parts);
+        if agent.mux().is_some() {
+            return stream::forward(connection, *self, parts, agent);
+        }
+        // The body tells its length: an agent that writes JSON anew, and keeps the old length, hangs its local server.
+        parts.headers.remove(header::CONTENT_LENGTH);
+        self.forward_enveloped(connection, &parts, &agent)
+    }
+
+    /// Makes of a visitor's head what the agent is to see.
+    fn prepare(&self, parts: &mut request::Parts) {
+        let headers = &mut parts.headers;
+        warn_of_proxy(headers, self.arrival.peer, self.gateway);
+        remove_hop_by_hop(headers);
+        self.gateway.settings.proxies.set(headers, self.arrival);
+        headers.remove(X_TUNNEL_ID);
+        headers.remove(header::EXPECT);
+        if matches!(parts.method, Method::OPTIONS | Method::TRACE)
+            && let Some(remaining) = headers.get(MAX_FORWARDS).and_then(max_forwards)
+        {
+            headers.insert(MAX_FORWARDS, remaining.saturating_sub(1).into());
+        }
+    }
+
+    /// Forwards a whole request in an envelope, and answers with the whole response.
+    fn forward_enveloped(
+        &self,
+        mut connection: ServerConnection,
+        parts: &request::Parts,
+        agent: &AgentSession,
+    ) -> io::Result<Option<ServerConnection>> {
+        let settings = &self.gateway.settings;
+        let mut share = self.gateway.bodies.share();
+        let body = connection.read_body(self.head, settings.max_enveloped_body, |more| share.grow(more));
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => return self.refuse(connection, error).map(|()| None),
+        };
+        self.visitor.enter(Stage::Served);
+        let number = agent.take_number();
+        let limits = EnvelopeLimits {
+            max_message: settings.max_message,
+            timeout: settings.timeout,
+            budget: &self.gateway.bodies,
+        };
+        let reply = agent.forward(number, parts, body, &limits);
+        drop(share);
+        let problem = |problem: Problem| self.named_problem(problem, agent.request_name(number));
+        // The share of the response is given back when it is sent.
+        let (response, _share) = match reply {
+            Ok(Ok((response, share))) => {
+                agent.record_success();
+                (response, Some(share))
+            }
+            Ok(Err(NoReply::Failed(text))) => {
+                agent.record_failure();
+                (problem(Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)), None)
+            }
+            Ok(Err(NoReply::OutOfMemory)) => (problem(Problem::out_of_memory()), None),
+            Err(no_answer) => (problem(no_answer.problem()), None),
+        };
+        self.respond(connection, response)
+    }
+
+    /// Answers with a response of the gateway's, behind a body that is not needed. Gives the connection back when it can
+    /// take another request.
+    fn answer(
+        &self,
+        mut connection: ServerConnection,
+        response: Response<Vec<u8>>,
+    ) -> io::Result<Option<ServerConnection>> {
+        if connection.awaits_continue(self.head) {
+            // The client need not send what is not needed, and this is its answer (RFC 9110 §10.1.1).
+            return end_with(connection, response, self.visitor).map(|()| None);
+        }
+        if let Err(error) = connection.skip_body(self.head, self.gateway.settings.max_enveloped_body) {
+            return self.refuse(connection, error).map(|()| None);
+        }
+        self.respond(connection, response)
+    }
+
+    fn respond(
+        &self,
+        mut connection: ServerConnection,
+        response: Response<Vec<u8>>,
+    ) -> io::Result<Option<ServerConnection>> {
+        let persistence =
+            connection.respond_within(Some(self.head), response, self.visitor.begin_response())?;
+        if persistence == Persistence::KeepAlive {
+            return Ok(Some(connection));
+        }
+        connection.linger();
+        Ok(None)
+    }
+
+    /// Refuses a request whose body cannot be read. What follows on the connection cannot be told from the rest of it.
+    fn refuse(&self, connection: ServerConnection, error: RequestError) -> io::Result<()> {
+        let mut response = self.problem(unreadable(error, self.visitor)?);
+        if *self.method() == Method::HEAD {
+            response.body_mut().clear();
+        }
+        end_with(connection, response, self.visitor)
+    }
+}
+
+/// Refuses a request whose head cannot be read.
+fn refuse_unread(
+    connection: ServerConnection,
+    error: RequestError,
+    peer: IpAddr,
+    visitor: &VisitorConnection,
+    gateway: &GatewayCore,
+) -> io::Result<()> {
+    let problem = unreadable(error, visitor)?;
+    let is_head = connection.is_head();
+    let name = gateway.name_request();
+    log_problem(&problem, name, peer, "a request");
+    let mut response = problem.response(name);
+    if is_head {
+        response.body_mut().clear();
+    }
+    end_with(connection, response, visitor)
+}
+
+fn unreadable(error: RequestError, visitor: &VisitorConnection) -> io::Result<Problem> {
+    if visitor.is_evicted() { Ok(Problem::too_slow()) } else { responses::unreadable(error) }
+}
+
+/// Ends the connection with this response.
+fn end_with(
+    mut connection: ServerConnection,
+    response: Response<Vec<u8>>,
+    visitor: &VisitorConnection,
+) -> io::Result<()> {
+    visitor.begin_response();
+    connection.respond(None, response)?;
+    connection.linger();
+    Ok(())
+}
+
+/// The agent that a request goes to. A gateway that has just started waits for one.
+fn find_agent(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Arc<AgentSession>, Problem> {
+    let until = gateway.started + gateway.settings.hold;
+    loop {
+        // Asked anew after each wait: the tunnel of a request that names none depends on who is connected.
+        let wanted = wanted_tunnel(named, gateway)?;
+        if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
+            return Ok(agent);
+        }
+        if !gateway.agents.wait_for(wanted.as_ref(), until) {
+            let text = match named {
+                Some(_) => "no agent of this tunnel is connected",
+                None => "no agent is connected",
+            };
+            return Err(Problem::unavailable("no_agent", text));
+        }
+    }
+}
+
+/// The tunnel that a request is for, if there is one.
+fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Option<TunnelId>, Problem> {
+    if let Some(value) = named {
+        let id = value.to_str().ok().and_then(|value| value.parse().ok());
+        let problem =
+            || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
+        return id.map(Some).ok_or_else(problem);
+    }
+    if let Some(id) = &gateway.settings.default_tunnel {
+        return Ok(Some(id.clone()));
+    }
+    match gateway.agents.tunnels() {
+        Tunnels::One(id) => Ok(Some(id)),
+        Tunnels::None => Ok(None),
+        Tunnels::Several => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "which_tunnel",
+            "there are several tunnels here, and the request names none (with X-Tunnel-Id)",
+        )),
+    }
+}
+
+/// The response to a request that may go no further (RFC 9110 §7.6.2), or that has content it must not have (§9.3.8).
+fn ended_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
+    let method = head.request.method();
+    if *method == Method::TRACE && head.framing != Framing::Length(0) {
+        let text = "a TRACE request has no content";
+        return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
+    }
+    let is_last = head.request.headers().get(MAX_FORWARDS).and_then(max_forwards) == Some(0);
+    match *method {
+        Method::OPTIONS if is_last => {
+            let mut response = Response::new(Vec::new());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Some(Ok(response))
+        }
+        Method::TRACE if is_last => {
+            let text = "TRACE ends here, and is not answered";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
+            Some(Err(problem
+                .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS"))))
+        }
+        _ => None,
+    }
+}
+
+/// The number in a `Max-Forwards`, if it is one.
+fn max_forwards(value: &HeaderValue) -> Option<u32> {
+    value.to_str().ok()?.parse().ok()
+}
+
+/// Warns once where it seems that a proxy is meant to be trusted.
+fn warn_of_proxy(headers: &HeaderMap, peer: IpAddr, gateway: &GatewayCore) {
+    let is_unknown = gateway.settings.proxies.networks.is_empty() && forwarded::is_private(peer);
+    let may = is_unknown && !gateway.has_warned_of_proxy.load(Ordering::Relaxed);
+    if may && forwarded::has_family(headers) && !gateway.has_warned_of_proxy.swap(true, Ordering::Relaxed) {
+        warn!(advice = Advice::ClaimedProxy.name();
+            "a request from {peer} says where it came from (X-Forwarded-…), which is not believed");
+    }
+}

@@ -1,0 +1,69 @@
+//! The token that agents must show, and the certificate that the gateway shows: what may change while it runs.
+
+use std::path::PathBuf;
+use std::sync::{RwLock, RwLockReadGuard};
+
+use log::{error, info};
+
+use crate::link::Token;
+use crate::net::tls::{self, ServerTls, TlsError};
+use crate::sync::{read, write};
+
+/// Both, as they are now.
+pub(super) struct Credentials {
+    token_file: Option<PathBuf>,
+    /// The certificate's file, and its key's.
+    tls_files: Option<(PathBuf, PathBuf)>,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    token: Option<Token>,
+    tls: Option<ServerTls>,
+}
+
+impl Credentials {
+    pub(super) fn new(
+        token: Option<Token>,
+        token_file: Option<PathBuf>,
+        tls_files: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Self, TlsError> {
+        let tls = tls_files.as_ref().map(|(certificates, key)| tls::server(certificates, key)).transpose()?;
+        Ok(Credentials { token_file, tls_files, current: RwLock::new(Current { token, tls }) })
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        read(&self.current)
+    }
+
+    pub(super) fn token(&self) -> Option<Token> {
+        self.current().token.clone()
+    }
+
+    pub(super) fn tls(&self) -> Option<ServerTls> {
+        self.current().tls.clone()
+    }
+
+    /// Reads the files again. One that cannot be used changes nothing.
+    pub(super) fn reload(&self) {
+        let token = self.token_file.as_deref().map(|path| (path, Token::from_file(path)));
+        let tls = self.tls_files.as_ref().map(|(certificates, key)| tls::server(certificates, key));
+        let mut current = write(&self.current);
+        match token {
+            None => {}
+            Some((_, Ok(token))) => {
+                current.token = Some(token);
+                info!("read the token again");
+            }
+            Some((path, Err(why))) => error!("the token stays as it was: {}: {why}", path.display()),
+        }
+        match tls {
+            None => {}
+            Some(Ok(tls)) => {
+                current.tls = Some(tls);
+                info!("read the certificate again");
+            }
+            Some(Err(why)) => error!("the certificate stays as it was: {why}"),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! How a connection becomes an agent's session, and what is read from the agent then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
+use log::{debug, info, warn};
+use tungstenite::WebSocket;
+use tungstenite::protocol::Role;
+
+use super::agent_session::{AgentSession, Dialect};
+use super::registry::Unwelcome;
+use super::responses::Problem;
+use super::visitor_connections::VisitorConnection;
+use super::{GatewayCore, agent_writer};
+use crate::http1::fields::has_token;
+use crate::http1::{Head, ServerConnection};
+use crate::link::dial::WRITE_STALL;
+use crate::link::message::{self, MESSAGE_MIN};
+use crate::link::{MessageReader, MessageWriter, Outbound, ReadError, Received, Token, close};
+use crate::mux::MuxEvent;
+use crate::net::{Socket, WriteHalf};
+use crate::protocol::handshake::HANDSHAKE_MAX;
+use crate::protocol::{DecodedAnswer, Envelope, Handshake, MUX_PROTOCOL, random_uuid};
+
+/// An agent that says nothing at all for this long is gone: it pings more often, and answers pings.
+const AGENT_SILENCE: Duration = Duration::from_secs(45);
+
+/// How long a new connection may take to introduce itself as an agent.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Whether a request asks for the WebSocket that agents use. One that comes from a page is a visitor's: browsers say which
+/// page it is, agents have none.
+pub(super) fn is_agent(head: &Head, agent_path: &str) -> bool {
+    let headers = head.request.headers();
+    head.request.uri().path() == agent_path
+        && has_token(headers, &header::UPGRADE, "websocket")
+        && !headers.contains_key(header::ORIGIN)
+}
+
+/// Answers the upgrade, and serves the agent until it leaves. It has a visitor's place until it has proved what it is.
+pub(super) fn upgrade(
+    mut connection: ServerConnection,
+    head: &Head,
+    visitor: VisitorConnection,
+    gateway: &Arc<GatewayCore>,
+) -> io::Result<()> {
+    let response = match respond(head, gateway) {
+        Ok(response) => response,
+        Err(problem) => {
+            connection.respond(None, problem.response(gateway.name_request()))?;
+            connection.linger();
+            return Ok(());
+        }
+    };
+    let mut accepted = Vec::new();
+    tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
+    connection.output.send(&accepted)?;
+    let (socket, rest) = connection.input.into_parts();
+    // No more is taken from a stranger; what follows its handshake has limits of its own.
+    let config = Some(message::config(HANDSHAKE_MAX));
+    let websocket = WebSocket::from_partially_read(socket, rest, Role::Server, config);
+    serve_agent(websocket, connection.output.into_half(), visitor, gateway)
+}
+
+/// What is answered to an upgrade.
+fn respond(head: &Head, gateway: &GatewayCore) -> Result<http::Response<()>, Problem> {
+    if !gateway.agents.accepts_agents() {
+        return Err(Problem::unavailable("stopping", "this gateway is stopping; there may be another one"));
+    }
+    if let Err((status, text)) =
+        authorize(head.request.headers(), gateway.settings.credentials.token().as_ref())
+    {
+        warn!("refused an agent: {text}");
+        let problem = Problem::new(status, "unauthorized", text);
+        return Err(if status == StatusCode::UNAUTHORIZED {
+            problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+        } else {
+            problem
+        });
+    }
+    let created = tungstenite::handshake::server::create_response(&head.request);
+    created.map_err(|error| match error {
+        // Which one is spoken is to be said (RFC 6455 §4.2.2).
+        tungstenite::Error::Protocol(tungstenite::error::ProtocolError::MissingSecWebSocketVersionHeader) => {
+            let text = "the only version of WebSocket here is 13";
+            Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
+                .with(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+        }
+        error => Problem::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()),
+    })
+}
+
+/// 401 without a token, 403 with a wrong one.
+fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCode, &'static str)> {
+    let Some(token) = token else { return Ok(()) };
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        return Err((StatusCode::UNAUTHORIZED, "this gateway wants a token"));
+    };
+    if token.is_shown_by(value) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "wrong token")) }
+}
+
+fn serve_agent(
+    mut websocket: WebSocket<Socket>,
+    mut half: WriteHalf,
+    visitor: VisitorConnection,
+    gateway: &Arc<GatewayCore>,
+) -> io::Result<()> {
+    let connection_id = random_uuid();
+    let socket = websocket.get_mut();
+    socket.set_deadline(Some(Instant::now() + gateway.patience(HANDSHAKE_TIME)))?;
+    let closer = socket.closer();
+    let mut frames = MessageWriter::new(Role::Server);
+    frames.push(&Outbound::Text(connection_id.clone().into_bytes().into()));
+    while !frames.is_empty() {
+        frames.write_step(&mut half)?;
+    }
+    let mut reader = MessageReader::new(websocket);
+    let handshake = match read_handshake(&mut reader) {
+        Ok(handshake) => handshake,
+        Err(what) => {
+            // As the oldest gateways do: just close.
+            warn!("closed a connection that is no agent's: {what}");
+            closer.close();
+            return Ok(());
+        }
+    };
+    let dialect = if gateway.settings.legacy { Dialect::Legacy } else { Dialect::Full };
+    let speaks_mux = dialect == Dialect::Full && handshake.can(MUX_PROTOCOL);
+    reader.limit(if speaks_mux { MESSAGE_MIN } else { gateway.settings.max_message });
+    reader.set_timeout(AGENT_SILENCE)?;
+    half.set_timeout(WRITE_STALL)?;
+    half.set_user_timeout(AGENT_SILENCE);
+    let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone());
+    let writing = agent.clone();
+    let writer = thread::Builder::new()
+        .name("agent-writer".to_owned())
+        .spawn(move || agent_writer::write(&writing, &queue, half))?;
+    match gateway.agents.add(&agent) {
+        Ok(()) => {
+            drop(visitor);
+            info!(
+                "agent {} connected, version {}",
+                agent.handshake.tunnel_id,
+                agent.handshake.agent_version.escape_debug()
+            );
+            let end = read_agent(reader, &agent);
+            info!("agent {} left: {end}", agent.handshake.tunnel_id);
+            gateway.agents.remove(&agent);
+        }
+        Err(Unwelcome::Stopping) => {}
+        Err(Unwelcome::Full) => {
+            warn!("refused an agent: there are as many as may be");
+            agent.control(Outbound::Close(close::TRY_AGAIN_LATER, "too many agents"));
+        }
+    }
+    agent.end();
+    // It sends what is queued, a close frame perhaps, and ends.
+    let _ = writer.join();
+    closer.close();
+    Ok(())
+}
+
+fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
+    loop {
+        match reader.read() {
+            Ok(Received::Text(text)) => return Handshake::decode(&text),
+            Ok(Received::Ping(_) | Received::Pong(_) | Received::Binary(_)) => {}
+            Ok(Received::Close(_)) | Err(ReadError::Eof) => {
+                return Err("it left before its handshake".to_owned());
+            }
+            Err(ReadError::Io(error)) => return Err(error.to_string()),
+            Err(ReadError::Violation(_, what)) => return Err(what),
+        }
+    }
+}
+
+/// Passes answers on until the agent leaves. Returns why it did.
+fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
+    loop {
+        match reader.read() {
+            Ok(Received::Text(text)) => match Envelope::parse(&text).as_ref().and_then(DecodedAnswer::decode)
+            {
+                Some(answer) => agent.answered(answer),
+                None if agent.mux().is_some() => debug!("ignored a message that is no answer"),
+                // Its place among the answers is lost, and every later one would go to the wrong client.
+                None if !agent.has_ids() => return "it sent what cannot be read".to_owned(),
+                None => debug!("ignored a message that is no answer"),
+            },
+            Ok(Received::Ping(payload)) => agent.control(Outbound::Pong(payload)),
+            Ok(Received::Binary(message)) => match agent.mux().map(|mux| mux.receive(&message)) {
+                Some(Ok(MuxEvent::GoAway { text, .. })) => {
+                    agent.retire();
+                    info!(
+                        "agent {} takes no more requests: {}",
+                        agent.handshake.tunnel_id,
+                        text.escape_debug()
+                    );
+                }
+                Some(Ok(_)) | None => {}
+                Some(Err(violation)) => {
+                    agent.control(Outbound::Close(close::PROTOCOL_ERROR, violation.0));
+                    return violation.to_string();
+                }
+            },
+            Ok(Received::Pong(_)) => {}
+            Ok(Received::Close(frame)) => {
+                let code = frame.as_ref().map_or(close::NORMAL, |(code, _)| *code);
+                agent.control(Outbound::Close(code, ""));
+                return format!("close code {code}");
+            }
+            Err(ReadError::Eof) => return "the connection ended".to_owned(),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                return format!("nothing heard for {} s", AGENT_SILENCE.as_secs());
+            }
+            Err(ReadError::Io(error)) => return error.to_string(),
+            Err(ReadError::Violation(code, what)) => {
+                agent.control(Outbound::Close(code, ""));
+                return what;
+            }
+        }
+    }
+}

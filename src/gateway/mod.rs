@@ -1,0 +1,446 @@
+//! The reference gateway: takes agents on one path, and passes every other request on to one of them. For
+//! development, tests, demonstrations and small installations: one process, state in memory only.
+//!
+//! ```
+//! use tunnel_agent::gateway::Gateway;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let gateway = Gateway::builder().listen("127.0.0.1:0".parse()?).build()?.bind()?;
+//! println!("agents connect to ws://{}/ws", gateway.address());
+//! let running = gateway.spawn()?; // `gateway.run()` would block instead
+//!
+//! running.handle().shutdown(); // the requests under way may finish
+//! running.join()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | thread | started by | what it does |
+//! | --- | --- | --- |
+//! | `gateway` | [`BoundGateway::spawn`] | waits for the shutdown, and stops the others |
+//! | `acceptor` | [`BoundGateway::run`] | accepts connections, and starts a thread for each |
+//! | `connection` | the acceptor | reads requests and writes their responses; after an agent's upgrade it reads the agent's messages |
+//! | `agent-writer` | an agent's connection | writes what is sent to the agent |
+//! | `visitor` | a connection whose request lasts | reads the rest of the request's body, and notices that the visitor disconnects |
+//!
+//! | module | the question it answers |
+//! | --- | --- |
+//! | `config` | what a gateway can be told, and what that comes to |
+//! | `connection` | which of a visitor's requests the gateway answers, and which an agent |
+//! | `handshake` | how a connection becomes an agent's session |
+//! | `stream`, `uploader` | how a request and its response pass as a mux stream |
+//! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
+//! | `registry` | which agents are connected, and which of them gets a request |
+//! | `visitor_connections` | how many connections there may be, and which one makes room |
+//! | `pages`, `responses` | what the gateway answers by itself |
+//! | `forwarded` | where a request came from, and which proxies are trusted to say so |
+//! | `budget`, `credentials` | how much memory bodies may take; token and certificate |
+
+mod agent_session;
+mod agent_writer;
+mod budget;
+mod config;
+mod connection;
+mod credentials;
+mod forwarded;
+mod handshake;
+mod pages;
+mod registry;
+mod responses;
+mod stream;
+mod uploader;
+mod visitor_connections;
+mod visitor_request;
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use log::{debug, info, warn};
+
+use self::budget::BodyBudget;
+use self::config::Settings;
+pub use self::config::{GatewayBuilder, OwnPaths};
+use self::forwarded::counted_as;
+pub use self::forwarded::{InvalidNetwork, Network};
+use self::registry::Registry;
+use self::visitor_connections::{Stage, VisitorConnection, VisitorConnections, VisitorLimits};
+use crate::advice::Advice;
+use crate::net::Socket;
+use crate::protocol::{RequestName, connection_number, random_uuid};
+use crate::sync::{lock, wait_timeout_while, wait_while};
+
+/// VisitorConnections' connections at once; and as many agents'.
+pub(crate) const PLACES: usize = 1024;
+
+/// Connections' threads at once: those of both, and of visitors whose place is another's and who have not noticed yet.
+const THREADS_MAX: usize = 2 * PLACES + 256;
+
+/// Bytes of whole bodies that all visitors together may make the gateway hold.
+const BODIES_MAX: usize = 64 << 20;
+
+/// A connection's stack: HTTP heads and JSON, nothing that recurses.
+const STACK: usize = 512 << 10;
+
+/// How long a TLS handshake may take.
+const TLS_TIME: Duration = Duration::from_secs(10);
+
+/// How long a stranger may take for each step when places are short.
+const SHORT_TIME: Duration = Duration::from_secs(2);
+
+/// How long agents get to answer the close frame when the gateway stops, and connections to end.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
+/// How long to wait when the system gives no more connections or threads.
+const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
+
+/// Between two warnings that it does not.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
+/// A configured gateway that does nothing yet.
+pub struct Gateway(Settings);
+
+/// A gateway that listens, and accepts no connection yet.
+pub struct BoundGateway {
+    core: Arc<GatewayCore>,
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// What all threads of a gateway share.
+struct GatewayCore {
+    settings: Settings,
+    agents: Registry,
+    visitors: Arc<VisitorConnections>,
+    /// The memory for whole bodies.
+    bodies: BodyBudget,
+    connections: ConnectionThreads,
+    shutdown: Shutdown,
+    /// What the names of requests begin with that no agent gets.
+    name: u32,
+    /// How many there were.
+    named: AtomicU64,
+    has_warned_of_proxy: AtomicBool,
+    /// No more connections are taken.
+    stopping: AtomicBool,
+    started: Instant,
+}
+
+impl Gateway {
+    /// Starts the configuration of a gateway.
+    pub fn builder() -> GatewayBuilder {
+        GatewayBuilder::new()
+    }
+
+    /// The configured address, whose port may be 0.
+    pub fn listen_address(&self) -> SocketAddr {
+        self.0.listen
+    }
+
+    /// Listens at the configured address.
+    pub fn bind(self) -> io::Result<BoundGateway> {
+        let Gateway(settings) = self;
+        let listener = TcpListener::bind(settings.listen)?;
+        let address = listener.local_addr()?;
+        Ok(BoundGateway { core: Arc::new(GatewayCore::new(settings)), listener, address })
+    }
+}
+
+impl BoundGateway {
+    /// The address at which the gateway listens, with the port that the system chose where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops the gateway from anywhere; for a signal handler's thread, say.
+    pub fn handle(&self) -> GatewayHandle {
+        GatewayHandle(self.core.clone())
+    }
+
+    /// Serves on this thread and others, until [`GatewayHandle::shutdown`]. Fails when the system gives no thread.
+    pub fn run(self) -> io::Result<()> {
+        let BoundGateway { core, listener, address } = self;
+        core.announce(address);
+        let listener = Arc::new(listener);
+        let (accepting, on) = (core.clone(), listener.clone());
+        let acceptor =
+            thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
+        core.shutdown.wait();
+        // Balancers see that it is not ready, and those who have seen it not yet are served.
+        core.visitors.drain();
+        core.agents.refuse_more();
+        info!("stopping; agents to say goodbye to: {}", core.agents.count());
+        core.shutdown.wait_for_abort(core.settings.drain_delay);
+        refuse_more(&listener, &core);
+        drop(listener);
+        // One that panicked has said so on its own.
+        let _ = acceptor.join();
+        core.stop();
+        Ok(())
+    }
+
+    /// Serves on threads of its own. Fails when the system gives no thread.
+    pub fn spawn(self) -> io::Result<RunningGateway> {
+        let (address, handle) = (self.address, self.handle());
+        let thread = thread::Builder::new().name("gateway".to_owned()).spawn(move || self.run())?;
+        Ok(RunningGateway { address, handle, thread })
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Gateway({})", self.0.listen)
+    }
+}
+
+impl fmt::Debug for BoundGateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BoundGateway({})", self.address)
+    }
+}
+
+/// A gateway on threads of its own. Dropping it lets the gateway run on.
+#[derive(Debug)]
+pub struct RunningGateway {
+    address: SocketAddr,
+    handle: GatewayHandle,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl RunningGateway {
+    /// See [`BoundGateway::address`].
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops the gateway from anywhere.
+    pub fn handle(&self) -> GatewayHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the gateway has ended. After a shutdown that takes the drain delay and the drain at most, and two
+    /// seconds.
+    pub fn join(self) -> io::Result<()> {
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the gateway's thread panicked")))
+    }
+}
+
+/// Stops a gateway, or has it read its files again, from anywhere. Clones are the same gateway's.
+#[derive(Clone)]
+pub struct GatewayHandle(Arc<GatewayCore>);
+
+impl GatewayHandle {
+    /// Stops the gateway in good order: it goes on listening for the drain delay while it is not ready any more, lets
+    /// requests finish for the drain, then closes the sessions of its agents. Returns at once.
+    pub fn shutdown(&self) {
+        self.0.shutdown.advance(Stopping::Draining);
+    }
+
+    /// Stops the gateway without waiting: requests under way break off. Returns at once.
+    pub fn abort(&self) {
+        self.0.shutdown.advance(Stopping::Aborted);
+        self.0.visitors.abort_all();
+    }
+
+    /// Reads the files of the token and of the certificate again. A file that cannot be used changes nothing.
+    pub fn reload(&self) {
+        self.0.settings.credentials.reload();
+    }
+}
+
+impl fmt::Debug for GatewayHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GatewayHandle({})", self.0.settings.listen)
+    }
+}
+
+/// How far a shutdown is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stopping {
+    #[default]
+    No,
+    Draining,
+    Aborted,
+}
+
+/// The request to stop, and the threads that wait for it.
+#[derive(Debug, Default)]
+struct Shutdown {
+    stopping: Mutex<Stopping>,
+    changed: Condvar,
+}
+
+impl Shutdown {
+    fn advance(&self, to: Stopping) {
+        let mut stopping = lock(&self.stopping);
+        *stopping = to.max(*stopping);
+        drop(stopping);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) {
+        drop(wait_while(&self.changed, lock(&self.stopping), |stopping| *stopping == Stopping::No));
+    }
+
+    /// Waits so long, unless the shutdown is not to wait for anything.
+    fn wait_for_abort(&self, limit: Duration) {
+        let is_patient = |stopping: &mut Stopping| *stopping != Stopping::Aborted;
+        drop(wait_timeout_while(&self.changed, lock(&self.stopping), limit, is_patient));
+    }
+}
+
+/// The number of connections' threads.
+#[derive(Debug, Default)]
+struct ConnectionThreads {
+    count: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// Counts a connection's thread for as long as it lives.
+struct ConnectionThread(Arc<GatewayCore>);
+
+impl ConnectionThread {
+    /// One more, if there may be one.
+    fn count(gateway: &Arc<GatewayCore>) -> Option<Self> {
+        let mut count = lock(&gateway.connections.count);
+        let counted = (*count < THREADS_MAX).then(|| ConnectionThread(gateway.clone()));
+        *count += usize::from(counted.is_some());
+        counted
+    }
+}
+
+impl Drop for ConnectionThread {
+    fn drop(&mut self) {
+        *lock(&self.0.connections.count) -= 1;
+        self.0.connections.ended.notify_all();
+    }
+}
+
+impl ConnectionThreads {
+    /// Waits until all have ended, at most this long.
+    fn wait_for_none(&self, limit: Duration) {
+        drop(wait_timeout_while(&self.ended, lock(&self.count), limit, |count| *count > 0));
+    }
+}
+
+impl GatewayCore {
+    fn new(settings: Settings) -> Self {
+        let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
+        GatewayCore {
+            agents: Registry::new(),
+            visitors: Arc::new(VisitorConnections::new(limits)),
+            bodies: BodyBudget::new(BODIES_MAX),
+            settings,
+            connections: ConnectionThreads::default(),
+            shutdown: Shutdown::default(),
+            name: connection_number(&random_uuid()).unwrap_or_default(),
+            named: AtomicU64::new(0),
+            has_warned_of_proxy: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            started: Instant::now(),
+        }
+    }
+
+    /// Logs where the gateway listens, and what is unsafe about it.
+    fn announce(&self, address: SocketAddr) {
+        let settings = &self.settings;
+        let (http, ws) = if settings.credentials.tls().is_some() { ("https", "wss") } else { ("http", "ws") };
+        let legacy = if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" };
+        let path = &settings.agent_path;
+        info!("listening on {http}://{address}; agents connect to {ws}://{address}{path}{legacy}");
+        if settings.credentials.token().is_none() {
+            warn!(advice = Advice::GatewayWithoutToken.name();
+                "there is no token: anybody who reaches {address}, through a proxy, too, can serve visitors as an agent");
+        }
+    }
+
+    /// A name for a request that no agent gets.
+    fn name_request(&self) -> RequestName {
+        RequestName { connection: self.name, number: self.named.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+
+    /// How long a stranger may take for a step that usually has so long.
+    fn patience(&self, usually: Duration) -> Duration {
+        if self.visitors.are_short() { usually.min(SHORT_TIME) } else { usually }
+    }
+
+    /// Lets those who are here finish, says goodbye to the agents, and breaks off what is not finished.
+    fn stop(&self) {
+        let until = Instant::now() + self.settings.drain;
+        // A connection that waits may carry one more request, which is answered: then the agents get no more.
+        self.visitors.wait_for_none(&[Stage::Idle, Stage::Arriving, Stage::Received], until);
+        self.agents.go_away();
+        self.visitors.wait_for_none(
+            &[Stage::Idle, Stage::Arriving, Stage::Received, Stage::Served, Stage::Lasting],
+            until,
+        );
+        self.agents.close_all(CLOSE_WAIT);
+        self.visitors.abort_all();
+        self.connections.wait_for_none(CLOSE_WAIT);
+    }
+}
+
+/// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
+fn refuse_more(listener: &TcpListener, gateway: &GatewayCore) {
+    gateway.stopping.store(true, Ordering::SeqCst);
+    // The acceptor takes those who are waiting already, and ends: woken by one more.
+    if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
+        let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
+    }
+}
+
+fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
+    let mut warned: Option<Instant> = None;
+    loop {
+        let taken = listener.accept().and_then(|(socket, _)| take(socket, gateway));
+        let Err(error) = taken else { continue };
+        // Everybody who was waiting is taken.
+        if gateway.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            warned = Some(Instant::now());
+            warn!("cannot take a connection: {error}");
+        }
+        gateway.visitors.make_room();
+        thread::sleep(EXHAUSTED_WAIT);
+    }
+}
+
+/// Gives a connection a place and a thread, or closes it. An error means that the system gives no more.
+fn take(socket: TcpStream, gateway: &Arc<GatewayCore>) -> io::Result<()> {
+    let counted = ConnectionThread::count(gateway);
+    let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
+        warn!("closed a connection, since there is no place for it");
+        return Ok(());
+    };
+    let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
+    let serve = move || {
+        let gateway = &counted.0;
+        let served = open(socket, gateway).and_then(|socket| connection::serve(socket, visitor, gateway));
+        if let Err(error) = served {
+            debug!("connection ended: {error}");
+        }
+    };
+    thread.spawn(serve).map(drop)
+}
+
+/// A new connection with its place, before anything else is known of it, so that it is not overlooked when the gateway
+/// stops.
+fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorConnection)> {
+    let address = socket.peer_addr().ok()?.ip().to_canonical();
+    let is_free = address.is_loopback() || gateway.settings.proxies.trusts(address);
+    let counted = (!is_free).then(|| counted_as(address));
+    let socket = Socket::plain(socket).ok()?;
+    let visitor = gateway.visitors.enter(socket.closer(), socket.traffic(), counted, Instant::now())?;
+    Some((socket, visitor))
+}
+
+fn open(mut socket: Socket, gateway: &GatewayCore) -> io::Result<Socket> {
+    let Some(tls) = gateway.settings.credentials.tls() else { return Ok(socket) };
+    socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
+    socket.accept_tls(&tls)
+}

@@ -1,0 +1,139 @@
+//! The gateway's own pages: how it is doing, for balancers and operators.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::GatewayCore;
+use super::agent_session::AgentSession;
+use super::config::{OwnPaths, Settings};
+use super::forwarded::{self, Arrival};
+use super::responses::Problem;
+use super::visitor_request::VisitorRequest;
+use crate::http1::{Head, json_response, names_loopback};
+use crate::protocol::X_TUNNEL_ID;
+
+/// What the gateway's own paths begin with.
+const PREFIX: &str = "/.tunnel/";
+
+/// A page of the gateway's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page {
+    Health,
+    Ready,
+    Connections,
+    /// Where a body is sent that an agent gets as `POST /`.
+    Forward,
+    /// Where agents connect, asked by somebody else.
+    AgentPath,
+    /// There is none; or not for this method.
+    Missing,
+    NotAllowed,
+}
+
+/// The page that a request asks for. One that names a tunnel means its application's, but under the gateway's own prefix.
+pub(super) fn page(head: &Head, settings: &Settings) -> Option<Page> {
+    let (method, path) = (head.request.method(), head.request.uri().path());
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    if let Some(name) = path.strip_prefix(PREFIX) {
+        return Some(match name {
+            "forward" if *method == Method::POST => Page::Forward,
+            "health" if reads => Page::Health,
+            "ready" if reads => Page::Ready,
+            "connections" if reads => Page::Connections,
+            "forward" | "health" | "ready" | "connections" => Page::NotAllowed,
+            _ => Page::Missing,
+        });
+    }
+    // What a page asks for is its application's.
+    let headers = head.request.headers();
+    let is_of_page = headers.contains_key(header::ORIGIN) || headers.contains_key(X_TUNNEL_ID);
+    match path {
+        _ if settings.own_paths == OwnPaths::New || is_of_page => None,
+        "/health" if reads => Some(Page::Health),
+        "/connections" if reads => Some(Page::Connections),
+        "/forward" if *method == Method::POST => Some(Page::Forward),
+        path if path == settings.agent_path => Some(Page::AgentPath),
+        _ => None,
+    }
+}
+
+/// The response of a page.
+pub(super) fn answer(page: Page, request: &VisitorRequest<'_>) -> Response<Vec<u8>> {
+    let VisitorRequest { head, arrival, gateway, .. } = *request;
+    let result = match page {
+        Page::Health => Ok((StatusCode::OK, health(gateway))),
+        Page::Ready => Ok(ready(gateway)),
+        Page::Connections => {
+            connections(head.request.headers(), arrival, gateway).map(|list| (StatusCode::OK, list))
+        }
+        Page::AgentPath => {
+            let text = format!("{} is for agents: a WebSocket upgrade", gateway.settings.agent_path);
+            let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
+            Err(problem.with(header::UPGRADE, HeaderValue::from_static("websocket")))
+        }
+        Page::NotAllowed => {
+            let text = "not with this method";
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
+            Err(problem.with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST")))
+        }
+        Page::Forward | Page::Missing => {
+            let text = "there are /.tunnel/health, /.tunnel/ready, /.tunnel/connections and /.tunnel/forward";
+            Err(Problem::new(StatusCode::NOT_FOUND, "not_found", text))
+        }
+    };
+    match result {
+        Ok((status, json)) => json_response(status, &json),
+        Err(problem) => request.problem(problem),
+    }
+}
+
+fn health(gateway: &GatewayCore) -> Value {
+    json!({
+        "status": "ok",
+        "agents": gateway.agents.count(),
+        "uptime_seconds": gateway.started.elapsed().as_secs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// Whether a balancer is to send requests here.
+fn ready(gateway: &GatewayCore) -> (StatusCode, Value) {
+    let obstacles = [
+        (gateway.visitors.are_draining(), "the gateway is stopping"),
+        (!gateway.agents.has_any(), "no agent is connected"),
+    ];
+    let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
+    let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, json!({ "ready": because.is_empty(), "because": because }))
+}
+
+/// The agents, for this machine alone, or for whoever has the token.
+fn connections(headers: &HeaderMap, arrival: Arrival, gateway: &GatewayCore) -> Result<Value, Problem> {
+    let token = gateway.settings.credentials.token();
+    let shows_token = token.is_some_and(|token| {
+        headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
+    });
+    // Whom a proxy on this machine speaks for is somebody else.
+    let is_passed_on = forwarded::has_family(headers);
+    // And a page in a browser on this machine can make its own name lead here.
+    let is_named = headers.get(header::HOST).is_none_or(names_loopback);
+    let is_local = arrival.peer.is_loopback() && !is_passed_on && is_named;
+    if !shows_token && !is_local {
+        let text = "the agents are shown to this machine, or with the token";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));
+    }
+    let list: Vec<_> = gateway.agents.list().iter().map(|agent| describe(agent)).collect();
+    Ok(json!({ "count": list.len(), "connections": list }))
+}
+
+fn describe(agent: &AgentSession) -> Value {
+    json!({
+        "connection_id": agent.connection_id,
+        "tunnel_id": agent.handshake.tunnel_id.to_string(),
+        "agent_version": agent.handshake.agent_version,
+        "capabilities": agent.handshake.capabilities,
+        "connected_seconds": agent.since.elapsed().as_secs(),
+        "in_flight": agent.in_flight(),
+    })
+}

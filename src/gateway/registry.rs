@@ -1,0 +1,217 @@
+//! The agents that are connected, and which of them a request goes to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::PLACES;
+use super::agent_session::AgentSession;
+use crate::link::{Outbound, close};
+use crate::sync::{lock, wait_timeout_while};
+use crate::tunnel_id::TunnelId;
+
+const STOPPING: &str = "the gateway is stopping";
+
+/// For so long after its last session a tunnel is remembered: whose it was is not another's.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Tunnels that are remembered; with more than one it matters little which.
+const REMEMBERED_MAX: usize = 1024;
+
+/// Requests that wait for an agent at once: some places are left for others.
+const WAITING_MAX: usize = PLACES * 3 / 4;
+
+/// All agents.
+pub(super) struct Registry {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    list: Vec<Arc<AgentSession>>,
+    /// Whose turn it is.
+    next: usize,
+    /// The gateway is about to stop.
+    leaving: bool,
+    /// Tunnels without a session, and when the last one ended.
+    gone: HashMap<TunnelId, Instant>,
+    /// Requests that wait for an agent.
+    waiting: usize,
+}
+
+/// Why an agent may not take requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwelcome {
+    /// The gateway is stopping.
+    Stopping,
+    /// There are as many as may be.
+    Full,
+}
+
+/// The tunnels that there are for a request that names none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Tunnels {
+    None,
+    One(TunnelId),
+    Several,
+}
+
+impl State {
+    /// Whether there is an agent that takes requests.
+    fn has_any(&self) -> bool {
+        self.list.iter().any(|agent| !agent.is_leaving())
+    }
+
+    /// The index of the agent of this tunnel that has the least to do, of those whose last answers were good if
+    /// there is one; among equals they take turns. Not one of those that were `tried`, nor after them one without streams.
+    fn find(&self, tunnel_id: &TunnelId, tried: &[Arc<AgentSession>]) -> Option<usize> {
+        let count = self.list.len();
+        let fits = |agent: &Arc<AgentSession>| {
+            !agent.is_leaving()
+                && *tunnel_id == agent.handshake.tunnel_id
+                && (tried.is_empty() || agent.mux().is_some())
+                && !tried.iter().any(|other| Arc::ptr_eq(other, agent))
+        };
+        let in_turn =
+            (0..count).map(|step| (self.next + step) % count).filter(|&index| fits(&self.list[index]));
+        in_turn.min_by_key(|&index| (self.list[index].is_failing(), self.list[index].in_flight()))
+    }
+}
+
+impl Registry {
+    pub(super) fn new() -> Self {
+        Registry { state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Lets an agent take requests, in the place of an older session that it succeeds.
+    pub(super) fn add(&self, agent: &Arc<AgentSession>) -> Result<(), Unwelcome> {
+        let mut state = self.state();
+        if state.leaving {
+            return Err(Unwelcome::Stopping);
+        }
+        let replaced =
+            state.list.iter().position(|other| !other.is_leaving() && other.is_succeeded_by(agent));
+        let replaced = replaced.map(|index| state.list.remove(index));
+        if state.list.len() >= PLACES {
+            return Err(Unwelcome::Full);
+        }
+        state.gone.remove(&agent.handshake.tunnel_id);
+        state.list.push(agent.clone());
+        drop(state);
+        self.changed.notify_all();
+        if let Some(replaced) = replaced {
+            replaced.control(Outbound::Close(
+                close::REPLACED,
+                "replaced by a newer connection of the same agent",
+            ));
+            replaced.end();
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, agent: &Arc<AgentSession>) {
+        let mut state = self.state();
+        let id = &agent.handshake.tunnel_id;
+        state.list.retain(|other| !Arc::ptr_eq(other, agent));
+        if !state.list.iter().any(|other| other.handshake.tunnel_id == *id) {
+            state.gone.retain(|_, since| since.elapsed() < REMEMBERED);
+            if state.gone.len() < REMEMBERED_MAX {
+                state.gone.insert(id.clone(), Instant::now());
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.state().list.len()
+    }
+
+    /// Whether there is an agent that takes requests.
+    pub(super) fn has_any(&self) -> bool {
+        self.state().has_any()
+    }
+
+    pub(super) fn list(&self) -> Vec<Arc<AgentSession>> {
+        self.state().list.clone()
+    }
+
+    /// The tunnels that are connected, or were a short time ago.
+    pub(super) fn tunnels(&self) -> Tunnels {
+        let state = self.state();
+        let connected = state.list.iter().map(|agent| &agent.handshake.tunnel_id);
+        let gone = state.gone.iter().filter(|(_, since)| since.elapsed() < REMEMBERED).map(|(id, _)| id);
+        let mut all = connected.chain(gone);
+        let Some(first) = all.next() else { return Tunnels::None };
+        if all.all(|other| other == first) { Tunnels::One(first.clone()) } else { Tunnels::Several }
+    }
+
+    /// The agent of this tunnel that is to be asked next. Not one of those that were `tried`, nor after them one that does
+    /// not speak mux/2.
+    pub(super) fn choose(
+        &self,
+        tunnel_id: &TunnelId,
+        tried: &[Arc<AgentSession>],
+    ) -> Option<Arc<AgentSession>> {
+        let mut state = self.state();
+        let index = state.find(tunnel_id, tried)?;
+        state.next = index + 1;
+        Some(state.list[index].clone())
+    }
+
+    /// Waits until there is an agent of this tunnel, or of any, no longer than until this time. False when there is none
+    /// then, or too many others wait.
+    pub(super) fn wait_for(&self, tunnel_id: Option<&TunnelId>, until: Instant) -> bool {
+        let mut state = self.state();
+        let limit = until.saturating_duration_since(Instant::now());
+        if state.waiting >= WAITING_MAX || limit.is_zero() {
+            return false;
+        }
+        state.waiting += 1;
+        let is_missing = |state: &State| match tunnel_id {
+            Some(id) => state.find(id, &[]).is_none(),
+            None => !state.has_any(),
+        };
+        let is_awaited = |state: &mut State| !state.leaving && is_missing(state);
+        let mut state = wait_timeout_while(&self.changed, state, limit, is_awaited);
+        state.waiting -= 1;
+        !is_missing(&state)
+    }
+
+    /// Whether agents are taken.
+    pub(super) fn accepts_agents(&self) -> bool {
+        !self.state().leaving
+    }
+
+    /// Takes no more agents: they are to look for another gateway.
+    pub(super) fn refuse_more(&self) {
+        self.state().leaving = true;
+        self.changed.notify_all();
+    }
+
+    /// Tells all agents that they get no more requests here, and may look for another gateway.
+    pub(super) fn go_away(&self) {
+        let state = self.state();
+        for agent in &state.list {
+            agent.retire();
+            if let Some(mux) = agent.mux() {
+                mux.go_away(0, STOPPING);
+            }
+        }
+    }
+
+    /// Says goodbye to all agents, and waits for them to leave.
+    pub(super) fn close_all(&self, wait: Duration) {
+        let state = self.state();
+        for agent in &state.list {
+            agent.control(Outbound::Close(close::GOING_AWAY, STOPPING));
+        }
+        // Whether they left in time changes nothing: the process ends.
+        let _ = self.changed.wait_timeout_while(state, wait, |state| !state.list.is_empty());
+    }
+}

@@ -1,0 +1,447 @@
+//! The reading side of a visitor's connection while its request is a stream.
+//!
+//! A request without a body, or with a small one that has come already, needs nobody who reads. For anything
+//! that lasts there is a second thread: it passes the body on as it comes, notices when the visitor leaves, and
+//! carries what the visitor says in another protocol.
+//!
+//! What was passed on is kept until the agent has asked for more of it. So a request that an agent gives back can go to
+//! another one, whole: the answering thread sends it there what was kept, and the second thread goes on behind it.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use super::budget::Share;
+use crate::http1::{Decoder, Framing, Input, RequestError};
+use crate::mux::{Fin, Reset, ResetCode, Stream, StreamEnd, StreamError};
+use crate::sync::{lock, wait_while};
+
+/// How long a visitor may send nothing in the middle of a body, or take nothing of a response.
+pub(super) const STALL: Duration = Duration::from_secs(60);
+
+/// A body up to this size that is there when its request is sent goes with it; no window is smaller.
+const EARLY_MAX: usize = 16 << 10;
+
+/// How long it may take to be there: visitors often send it right behind the head.
+const EARLY_TIME: Duration = Duration::from_millis(2);
+
+/// A body is read in pieces of at most this size.
+const PIECE: usize = 64 << 10;
+
+/// A body is kept up to this size: the agent has asked for more before all of a window is sent.
+const KEPT_MAX: usize = 256 << 10;
+
+/// Enough to copy bytes, and for TLS.
+const STACK: usize = 128 << 10;
+
+/// The reading side of a connection, for the time of one request.
+pub(super) struct Uploader {
+    reading: ReadingSide,
+    /// When all of the request was passed on, by either thread.
+    sent: Arc<OnceLock<Instant>>,
+    /// What was passed on; shared with the second thread.
+    way: Arc<UploadPath>,
+}
+
+enum ReadingSide {
+    /// Nobody reads now.
+    Here(Input, Decoder),
+    There(Helper),
+    /// It was given back.
+    Gone,
+}
+
+/// The second thread.
+struct Helper {
+    end: Receiver<UploadEnd>,
+    /// To tell it that the protocol has changed.
+    switch: Option<SyncSender<()>>,
+}
+
+/// What the second thread came to.
+pub(super) enum UploadEnd {
+    /// The connection is as it was before; there may be another request on it.
+    Returned(Input),
+    /// The visitor has left.
+    Left,
+    /// The body cannot be read.
+    Unreadable(RequestError),
+}
+
+/// Where the body goes, and what of it went there.
+struct UploadPath {
+    state: Mutex<PathState>,
+    changed: Condvar,
+}
+
+struct PathState {
+    /// The stream that the request has now.
+    stream: Option<Stream>,
+    kept: Option<Kept>,
+    /// All of the body was passed on.
+    complete: bool,
+    /// What was kept is being sent to another stream.
+    turning: bool,
+    /// The visitor has left.
+    left: bool,
+    /// There will be no other stream.
+    closed: bool,
+}
+
+/// A body as far as it was passed on, and its share of the memory for bodies.
+struct Kept {
+    bytes: Vec<u8>,
+    share: Share,
+}
+
+impl Kept {
+    /// With more of the body; nothing when it becomes too large.
+    fn with(mut self, bytes: &[u8]) -> Option<Self> {
+        let fits = self.bytes.len() + bytes.len() <= KEPT_MAX && self.share.grow(bytes.len());
+        self.bytes.extend_from_slice(if fits { bytes } else { &[] });
+        fits.then_some(self)
+    }
+}
+
+/// What a request has of its body for another stream.
+pub(super) struct Again {
+    pub(super) body: Vec<u8>,
+    /// Whether that is all of it.
+    pub(super) complete: bool,
+}
+
+/// Whether nothing of a request was sent to a local server, so that another agent may have it.
+pub(super) fn is_given_back(error: &StreamError) -> bool {
+    matches!(
+        error,
+        StreamError::Closed(StreamEnd::ByPeer(Reset {
+            code: ResetCode::Refused | ResetCode::Unreachable,
+            ..
+        }))
+    )
+}
+
+impl UploadPath {
+    fn state(&self) -> MutexGuard<'_, PathState> {
+        lock(&self.state)
+    }
+
+    /// The state when nothing is being sent to another stream.
+    fn settled(&self) -> MutexGuard<'_, PathState> {
+        wait_while(&self.changed, self.state(), |state| state.turning)
+    }
+
+    /// The stream to send to. `None` when there is none any more.
+    fn stream(&self) -> Option<Stream> {
+        let state = self.settled();
+        state.stream.clone().filter(|_| !state.closed)
+    }
+
+    /// Records bytes that are passed on next, and returns the stream that they go to.
+    fn push(&self, bytes: &[u8], fin: Fin) -> Option<Stream> {
+        let mut state = self.settled();
+        if state.closed {
+            return None;
+        }
+        let is_wanted = state.stream.as_ref().is_none_or(|stream| !stream.is_granted());
+        state.kept = state.kept.take().filter(|_| is_wanted).and_then(|kept| kept.with(bytes));
+        state.complete |= fin == Fin::Last;
+        state.stream.clone()
+    }
+
+    /// Waits for another stream than this one, which is over. False when there will be none.
+    fn has_turned(&self, from: &Stream, error: &StreamError) -> bool {
+        if !is_given_back(error) {
+            return false;
+        }
+        let is_same = |state: &mut PathState| {
+            !state.closed && state.stream.as_ref().is_none_or(|stream| stream.is_same(from))
+        };
+        !wait_while(&self.changed, self.state(), is_same).closed
+    }
+
+    /// Resets whatever stream the request has, since its visitor is gone.
+    fn leave(&self, text: &str) {
+        let mut state = self.state();
+        state.left = true;
+        if let Some(stream) = &state.stream {
+            stream.reset(Reset::new(ResetCode::Cancelled, text));
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.state();
+        (state.closed, state.turning, state.kept) = (true, false, None);
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+impl Uploader {
+    /// After a head with this framing. `share` is the memory that the body may take up until it is taken.
+    pub(super) fn new(input: Input, framing: Framing, share: Share) -> Self {
+        let state = PathState {
+            stream: None,
+            kept: Some(Kept { bytes: Vec::new(), share }),
+            complete: false,
+            turning: false,
+            left: false,
+            closed: false,
+        };
+        Uploader {
+            reading: ReadingSide::Here(input, Decoder::new(framing)),
+            sent: Arc::default(),
+            way: Arc::new(UploadPath { state: Mutex::new(state), changed: Condvar::new() }),
+        }
+    }
+
+    /// Takes as much of a small body as is there. Returns its length if that is all of it.
+    pub(super) fn read_early(&mut self) -> Result<Option<u64>, RequestError> {
+        let ReadingSide::Here(input, decoder) = &mut self.reading else { return Ok(None) };
+        let mut body = Vec::new();
+        if !decoder.is_done() {
+            wait_at_most(input, Some(EARLY_TIME))?;
+            body.resize(EARLY_MAX, 0);
+            let mut filled = 0;
+            while !decoder.is_done() && filled < EARLY_MAX {
+                match input.read_body(decoder, &mut body[filled..]) {
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            body.truncate(filled);
+        }
+        let (complete, length) = (decoder.is_done(), body.len() as u64);
+        let mut state = self.way.state();
+        state.complete = complete;
+        // Bodies this small are not shared out: they are there in any case.
+        state.kept = state.kept.take().map(|kept| Kept { bytes: body, ..kept });
+        drop(state);
+        if complete {
+            // Once is enough.
+            let _ = self.sent.set(Instant::now());
+        }
+        Ok(complete.then_some(length))
+    }
+
+    /// What a first or another stream is to be sent; nothing when some of it may be at work already. Until that stream is
+    /// [there](Self::turn_to), nothing else is passed on.
+    pub(super) fn again(&self) -> Option<Again> {
+        let mut state = self.way.state();
+        let is_granted = state.stream.as_ref().is_some_and(Stream::is_granted);
+        let again = state.kept.as_ref().filter(|_| !is_granted && !state.left)?;
+        let again = Again { body: again.bytes.clone(), complete: state.complete };
+        state.turning = true;
+        Some(again)
+    }
+
+    /// Whether what was passed on is all there still, and its visitor, too.
+    pub(super) fn can_turn(&self) -> bool {
+        let state = self.way.state();
+        let is_granted = state.stream.as_ref().is_some_and(Stream::is_granted);
+        state.kept.is_some() && !is_granted && !state.left
+    }
+
+    /// Passes the body on to this stream from now on.
+    pub(super) fn turn_to(&self, stream: &Stream) {
+        let mut state = self.way.state();
+        if state.left {
+            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
+        }
+        state.stream = Some(stream.clone());
+        state.turning = false;
+        drop(state);
+        self.way.changed.notify_all();
+    }
+
+    /// Keeps nothing for another stream any more: this one is answered.
+    pub(super) fn forget(&self) {
+        self.way.state().kept = None;
+    }
+
+    /// When all of the request was passed on.
+    pub(super) fn sent(&self) -> Option<Instant> {
+        self.sent.get().copied()
+    }
+
+    /// Whether no second thread reads.
+    pub(super) fn is_unwatched(&self) -> bool {
+        matches!(self.reading, ReadingSide::Here(..))
+    }
+
+    /// Starts the second thread, unless it runs: it passes on what is left of the body, and resets the stream
+    /// when the visitor leaves. With `protocol` [changing](ProtocolChange::MayChange) it may be [switched](Self::switch).
+    pub(super) fn watch(&mut self, protocol: ProtocolChange) -> io::Result<()> {
+        let (input, decoder) = match std::mem::replace(&mut self.reading, ReadingSide::Gone) {
+            ReadingSide::Here(input, decoder) => (input, decoder),
+            other => {
+                self.reading = other;
+                return Ok(());
+            }
+        };
+        let (switch, switched) = mpsc::sync_channel(1);
+        let (end, ended) = mpsc::sync_channel(1);
+        let reader = VisitorReader { input, way: self.way.clone(), sent: self.sent.clone() };
+        let may_change = protocol == ProtocolChange::MayChange;
+        let switched = may_change.then_some(switched);
+        // Nobody may want to know what it came to.
+        let run = move || drop(end.send(reader.run(decoder, switched)));
+        thread::Builder::new().name("visitor".to_owned()).stack_size(STACK).spawn(run)?;
+        self.reading = ReadingSide::There(Helper { end: ended, switch: may_change.then_some(switch) });
+        Ok(())
+    }
+
+    /// Lets the visitor's bytes pass as they are from now on.
+    pub(super) fn switch(&mut self) {
+        if let ReadingSide::There(Helper { switch: Some(switch), .. }) = &self.reading {
+            // It has room for this one word, and the thread may have ended.
+            let _ = switch.try_send(());
+        }
+    }
+
+    /// Gives the connection back, or tells why there is none. `None` when the second thread still reads after
+    /// this time: it does until the visitor says something or leaves.
+    pub(super) fn take_back(&mut self, limit: Duration) -> Option<UploadEnd> {
+        self.way.close();
+        let Helper { end, switch } = match std::mem::replace(&mut self.reading, ReadingSide::Gone) {
+            ReadingSide::Here(input, _) => return Some(UploadEnd::Returned(input)),
+            ReadingSide::There(helper) => helper,
+            ReadingSide::Gone => return Some(UploadEnd::Left),
+        };
+        drop(switch);
+        match end.recv_timeout(limit) {
+            Ok(end) => Some(end),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(UploadEnd::Left),
+        }
+    }
+}
+
+impl Drop for Uploader {
+    fn drop(&mut self) {
+        // The second thread waits for no other stream.
+        self.way.close();
+    }
+}
+
+/// Whether a visitor may change to another protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ProtocolChange {
+    Stays,
+    MayChange,
+}
+
+/// Waits for reads no longer than this, or for ever.
+fn wait_at_most(input: &mut Input, limit: Option<Duration>) -> io::Result<()> {
+    input.socket_mut().set_deadline(None)?;
+    input.socket().set_read_timeout(limit)
+}
+
+/// What the second thread has.
+struct VisitorReader {
+    input: Input,
+    way: Arc<UploadPath>,
+    sent: Arc<OnceLock<Instant>>,
+}
+
+impl VisitorReader {
+    fn run(mut self, decoder: Decoder, switched: Option<Receiver<()>>) -> UploadEnd {
+        match self.pass_on(decoder) {
+            Ok(true) => {}
+            Ok(false) => return UploadEnd::Returned(self.input),
+            Err(error) => {
+                self.way.leave("the client's body broke off");
+                return match error {
+                    RequestError::Io(_) => UploadEnd::Left,
+                    error => UploadEnd::Unreadable(error),
+                };
+            }
+        }
+        if self.input.unread().is_empty() {
+            self.input.shrink();
+            let read = wait_at_most(&mut self.input, None).and_then(|()| self.input.fill());
+            let switched_now = || switched.as_ref().is_some_and(|switched| switched.try_recv().is_ok());
+            match read {
+                Ok(1..) => {}
+                // Its last word in the other protocol is its first.
+                Ok(0) if switched_now() => {
+                    self.way.stream().map(|stream| stream.send_end());
+                    return UploadEnd::Left;
+                }
+                Ok(0) | Err(_) => return self.left(),
+            }
+        }
+        // Waits for the head of the response, which decides what the bytes are.
+        match switched.map(|switched| switched.recv()) {
+            Some(Ok(())) => self.pass_on_raw(),
+            Some(Err(_)) | None => UploadEnd::Returned(self.input),
+        }
+    }
+
+    fn left(self) -> UploadEnd {
+        self.way.leave("the client left");
+        UploadEnd::Left
+    }
+
+    /// Passes the rest of the body on. False when nobody wants it any more.
+    fn pass_on(&mut self, mut decoder: Decoder) -> Result<bool, RequestError> {
+        if !decoder.is_done() {
+            wait_at_most(&mut self.input, Some(STALL))?;
+        }
+        while !decoder.is_done() {
+            let Some(stream) = self.way.stream() else { return Ok(false) };
+            let room = match stream.capacity() {
+                Ok(room) => room.min(PIECE),
+                Err(error) if self.way.has_turned(&stream, &error) => continue,
+                Err(error) => return Ok(give_up(&stream, &error)),
+            };
+            let mut buffer = stream.buffer(room);
+            let read = self.input.read_body(&mut decoder, buffer.space())?;
+            let fin = Fin::from(decoder.is_done());
+            let Some(now) = self.way.push(&buffer.space()[..read], fin) else { return Ok(false) };
+            let sent = if now.is_same(&stream) {
+                stream.send(buffer, read, fin)
+            } else {
+                // There may be less room on this one.
+                now.send_all(&buffer.space()[..read], fin)
+            };
+            match sent {
+                Ok(()) => {}
+                // It was kept, and is sent to the other stream with the rest.
+                Err(error) if self.way.has_turned(&now, &error) => {}
+                Err(error) => return Ok(give_up(&now, &error)),
+            }
+        }
+        // Once is enough.
+        let _ = self.sent.set(Instant::now());
+        Ok(true)
+    }
+
+    fn pass_on_raw(mut self) -> UploadEnd {
+        let Some(stream) = self.way.stream() else { return UploadEnd::Left };
+        loop {
+            if stream.send_all(self.input.unread(), Fin::More).is_err() {
+                return UploadEnd::Left;
+            }
+            self.input.consume(self.input.unread().len());
+            match self.input.fill() {
+                Ok(0) => {
+                    let _ = stream.send_end();
+                    return UploadEnd::Left;
+                }
+                Ok(_) => {}
+                Err(_) => return self.left(),
+            }
+        }
+    }
+}
+
+/// Resets a stream that takes nothing more. Nobody wants the rest.
+fn give_up(stream: &Stream, error: &StreamError) -> bool {
+    if *error == StreamError::TimedOut {
+        stream.reset(Reset::new(ResetCode::Timeout, "the request's body was not taken"));
+    }
+    false
+}

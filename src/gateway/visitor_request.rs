@@ -1,0 +1,48 @@
+//! A visitor's request while it is answered, and the log's lines about what the gateway answers by itself.
+
+use std::net::IpAddr;
+
+use http::{Method, Response};
+use log::info;
+
+use super::GatewayCore;
+use super::forwarded::Arrival;
+use super::responses::Problem;
+use super::visitor_connections::VisitorConnection;
+use crate::http1::{Head, shown_path};
+use crate::protocol::RequestName;
+
+/// A request, and the connection that it came on.
+#[derive(Clone, Copy)]
+pub(super) struct VisitorRequest<'a> {
+    pub(super) head: &'a Head,
+    pub(super) arrival: Arrival,
+    pub(super) visitor: &'a VisitorConnection,
+    pub(super) gateway: &'a GatewayCore,
+}
+
+impl VisitorRequest<'_> {
+    /// The response that tells of a problem with a request that no agent has got.
+    pub(super) fn problem(&self, problem: Problem) -> Response<Vec<u8>> {
+        self.named_problem(problem, self.gateway.name_request())
+    }
+
+    /// The response that tells of a problem with the request of this name.
+    pub(super) fn named_problem(&self, problem: Problem, name: RequestName) -> Response<Vec<u8>> {
+        let request = &self.head.request;
+        let visitor = self.gateway.settings.proxies.visitor(request.headers(), self.arrival.peer);
+        let path = shown_path(request.uri().path());
+        log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
+        problem.response(name)
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        self.head.request.method()
+    }
+}
+
+/// Logs that the gateway itself answered a visitor.
+pub(super) fn log_problem(problem: &Problem, name: RequestName, visitor: IpAddr, what: &str) {
+    let (status, code) = (problem.status.as_u16(), problem.code);
+    info!(status, code, request:% = name; "{what} of {visitor} answered: {status} {code} [{name}]");
+}

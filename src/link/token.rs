@@ -1,0 +1,148 @@
+//! What a client proves itself with, and whom it believes, as the files that hold it say now: others renew them while the
+//! agent runs.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use http::HeaderValue;
+use log::warn;
+
+use crate::sync::{read, write};
+
+/// What the gateway is told on the upgrade request, `Authorization: Bearer TOKEN`. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// A token. `None` when it is empty or holds what a header cannot carry.
+    pub fn new(token: &str) -> Option<Self> {
+        let printable = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok().filter(|_| printable)?;
+        value.set_sensitive(true);
+        Some(Token(value))
+    }
+
+    /// Reads one from a file: its content without the line's end.
+    pub fn from_file(path: &Path) -> io::Result<Self> {
+        let unusable = "it is empty, or holds a space or a character that is not ASCII";
+        let error = || io::Error::new(io::ErrorKind::InvalidData, unusable);
+        Token::new(&read_secret(path)?).ok_or_else(error)
+    }
+
+    /// The value of an `Authorization` header that shows it.
+    pub(super) fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// Whether an `Authorization` header shows it. How long it takes does not tell where the difference is.
+    pub fn is_shown_by(&self, authorization: &HeaderValue) -> bool {
+        let (ours, theirs) = (self.0.as_bytes(), authorization.as_bytes());
+        // The scheme's capitals make no difference (RFC 9110 §11.1).
+        let scheme = "Bearer ".len();
+        let has_scheme =
+            theirs.get(..scheme).is_some_and(|theirs| theirs.eq_ignore_ascii_case(&ours[..scheme]));
+        let (ours, theirs) = if has_scheme { (&ours[scheme..], &theirs[scheme..]) } else { (ours, theirs) };
+        let difference = ours.iter().zip(theirs).fold(0, |difference, (a, b)| difference | (a ^ b));
+        ours.len() == theirs.len() && difference == 0
+    }
+}
+
+/// Reads a secret from a file: its content without the line's end.
+pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
+    /// Longer than any token.
+    const MAX: u64 = 16 << 10;
+    let mut content = String::new();
+    File::open(path)?.take(MAX).read_to_string(&mut content)?;
+    content.truncate(content.trim_end_matches(['\r', '\n']).len());
+    Ok(content)
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// A token for the gateway.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// This one.
+    Fixed(Token),
+    /// In a file, and what was in it when it could be read last.
+    File(PathBuf, Arc<RwLock<Token>>),
+}
+
+impl TokenSource {
+    /// In this file.
+    pub fn file(path: &Path) -> io::Result<Self> {
+        let token = Token::from_file(path)?;
+        Ok(TokenSource::File(path.to_owned(), Arc::new(RwLock::new(token))))
+    }
+
+    /// Reads it again.
+    pub fn read(&self) -> Token {
+        match self {
+            TokenSource::Fixed(token) => token.clone(),
+            TokenSource::File(path, last) => match Token::from_file(path) {
+                Ok(token) => {
+                    write(last).clone_from(&token);
+                    token
+                }
+                Err(why) => {
+                    warn!("the token stays as it was: {}: {why}", path.display());
+                    read(last).clone()
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_what_its_file_holds_now_or_held_last() {
+        let directory = std::env::temp_dir().join(format!("tunnel-agent-token-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("token");
+        let shows = |source: &TokenSource, token: &str| {
+            source.read().is_shown_by(&HeaderValue::from_str(&format!("Bearer {token}")).unwrap())
+        };
+        assert!(TokenSource::file(&path).is_err());
+        std::fs::write(&path, "first\n").unwrap();
+        let source = TokenSource::file(&path).unwrap();
+        assert!(shows(&source, "first"));
+        std::fs::write(&path, "second").unwrap();
+        assert!(shows(&source, "second"));
+        for unusable in ["", "two words"] {
+            std::fs::write(&path, unusable).unwrap();
+            assert!(shows(&source, "second"));
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+        assert!(shows(&source, "second"));
+    }
+
+    #[test]
+    fn a_token_is_printable_and_never_shown() {
+        let token = Token::new("s3cret").unwrap();
+        assert_eq!(format!("{token:?}"), "Token(…)");
+        for (shown, is_it) in [
+            ("Bearer s3cret", true),
+            ("bearer s3cret", true),
+            ("Bearer S3cret", false),
+            ("s3cret", false),
+            ("Bearer s3cre", false),
+            ("Bearer s3crets", false),
+            ("", false),
+        ] {
+            assert_eq!(token.is_shown_by(&HeaderValue::from_static(shown)), is_it, "{shown:?}");
+        }
+        for bad in ["", "two words", "line\nbreak", "é"] {
+            assert!(Token::new(bad).is_none(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! How an agent is doing, at the cost of a few atomics.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use crate::clock::SharedInstant;
+use crate::sync::lock;
+
+/// How an agent is doing at one instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether there is a session.
+    pub connection: ConnectionState,
+    /// Sessions that are open.
+    pub sessions: u64,
+    /// Requests that wait for a worker or an answer.
+    pub in_flight: u64,
+    /// Requests that were answered with a response, since the start.
+    pub served: u64,
+    /// Requests that could not be forwarded, since the start.
+    pub failed: u64,
+    /// Requests that the agent refused on its own (400, 413, 503, …), since the start.
+    pub refused: u64,
+    /// Requests whose client left before the answer was complete, or whose session was lost while they waited, since
+    /// the start.
+    pub cancelled: u64,
+    /// Failed tries and lost sessions, since the start.
+    pub retries: u64,
+}
+
+/// Whether there is a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Dialling, or waiting to dial again.
+    Connecting,
+    /// There is one at least; the oldest was opened at this time.
+    Connected(Instant),
+    /// The agent has ended.
+    Stopped,
+}
+
+#[derive(Debug, Default)]
+struct OpenSessions {
+    open: Vec<OpenSession>,
+    /// The agent has ended.
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct OpenSession {
+    began: Instant,
+    heard: Arc<SharedInstant>,
+}
+
+/// Metrics of one kind, each with a label out of a fixed list.
+#[derive(Debug)]
+pub(crate) struct LabeledCounters {
+    labels: &'static [&'static str],
+    counts: Box<[AtomicU64]>,
+}
+
+// Metrics count, and nothing else depends on them: relaxed everywhere.
+impl LabeledCounters {
+    fn new(labels: &'static [&'static str]) -> Self {
+        LabeledCounters { labels, counts: labels.iter().map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn count(&self, label: &str) {
+        let index = self.labels.iter().position(|other| *other == label);
+        debug_assert!(index.is_some(), "{label} is in the list");
+        index.map(|index| self.counts[index].fetch_add(1, Ordering::Relaxed));
+    }
+
+    /// All labels with their numbers.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        self.labels.iter().copied().zip(counts)
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.each().map(|(_, count)| count).sum()
+    }
+}
+
+/// The labels of the counters whose owners are other modules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MetricLabels {
+    /// Kinds of failures to forward.
+    pub(crate) failures: &'static [&'static str],
+    /// Codes of refusals.
+    pub(crate) refusals: &'static [&'static str],
+    /// Kinds of failed dials.
+    pub(crate) dials: &'static [&'static str],
+}
+
+/// How long things took.
+#[derive(Debug)]
+pub(crate) struct Histogram {
+    counts: [AtomicU64; Histogram::BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// The buckets' upper bounds, in seconds; one more bucket takes the rest.
+    pub(crate) const BOUNDS: [f64; 13] =
+        [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+    fn new() -> Self {
+        Histogram { counts: std::array::from_fn(|_| AtomicU64::new(0)), micros: AtomicU64::new(0) }
+    }
+
+    fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let index = Self::BOUNDS.partition_point(|bound| *bound < seconds);
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// How many took no longer than each bound, and than any.
+    pub(crate) fn cumulative(&self) -> Vec<u64> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        counts.scan(0, |sum, count| (*sum += count, Some(*sum)).1).collect()
+    }
+
+    /// All times together, in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.micros.load(Ordering::Relaxed) as f64 / 1e6
+    }
+}
+
+/// What [`Status`] and the metrics are made of.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    started: Instant,
+    sessions: Mutex<OpenSessions>,
+    in_flight: AtomicU64,
+    cancelled: AtomicU64,
+    retries: AtomicU64,
+    sessions_total: AtomicU64,
+    /// Responses by the class of their status.
+    pub(crate) responses: LabeledCounters,
+    /// Requests that could not be forwarded.
+    pub(crate) failures: LabeledCounters,
+    /// Requests that the agent refused.
+    pub(crate) refusals: LabeledCounters,
+    /// Tries to reach a gateway that failed.
+    pub(crate) dials: LabeledCounters,
+    request_bytes: AtomicU64,
+    response_bytes: AtomicU64,
+    dropped: AtomicU64,
+    /// How long a gateway took for its last pong, in microseconds; 0 before there was one.
+    round_trip: AtomicU64,
+    /// From taking a request on to the end of its answer.
+    pub(crate) whole: Histogram,
+    /// From asking the local server to the head of its response.
+    pub(crate) upstream: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn new(labels: MetricLabels) -> Self {
+        Metrics {
+            started: Instant::now(),
+            sessions: Mutex::default(),
+            in_flight: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            sessions_total: AtomicU64::new(0),
+            responses: LabeledCounters::new(&["1xx", "2xx", "3xx", "4xx", "5xx"]),
+            failures: LabeledCounters::new(labels.failures),
+            refusals: LabeledCounters::new(labels.refusals),
+            dials: LabeledCounters::new(labels.dials),
+            request_bytes: AtomicU64::new(0),
+            response_bytes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            round_trip: AtomicU64::new(0),
+            whole: Histogram::new(),
+            upstream: Histogram::new(),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, OpenSessions> {
+        lock(&self.sessions)
+    }
+
+    pub(crate) fn session_began(&self, began: Instant, heard: Arc<SharedInstant>) {
+        self.sessions_total.fetch_add(1, Ordering::Relaxed);
+        self.sessions().open.push(OpenSession { began, heard });
+    }
+
+    /// That which began at this time.
+    pub(crate) fn session_ended(&self, at: Instant) {
+        let open = &mut self.sessions().open;
+        open.iter().position(|session| session.began == at).map(|index| open.remove(index));
+    }
+
+    /// How long ago each session heard something.
+    pub(crate) fn silences(&self) -> Vec<Duration> {
+        let now = Instant::now();
+        let sessions = self.sessions();
+        sessions.open.iter().map(|session| now.saturating_duration_since(session.heard.get())).collect()
+    }
+
+    pub(crate) fn sessions_total(&self) -> u64 {
+        self.sessions_total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn stopped(&self) {
+        self.sessions().stopped = true;
+    }
+
+    pub(crate) fn request_started(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A request was answered after this time, or could not be.
+    pub(crate) fn request_answered(&self, outcome: Result<StatusCode, &str>, time: Duration) {
+        match outcome {
+            Ok(status) => self.responses.count(match status.as_u16() {
+                ..200 => "1xx",
+                200..300 => "2xx",
+                300..400 => "3xx",
+                400..500 => "4xx",
+                500.. => "5xx",
+            }),
+            Err(code) => self.failures.count(code),
+        }
+        self.whole.observe(time);
+    }
+
+    pub(crate) fn request_refused(&self, code: &str) {
+        self.refusals.count(code);
+    }
+
+    pub(crate) fn request_cancelled(&self) {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The local server took so long.
+    pub(crate) fn upstream_took(&self, time: Duration) {
+        self.upstream.observe(time);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.request_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.response_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of bodies, of requests and of responses.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.request_bytes.load(Ordering::Relaxed), self.response_bytes.load(Ordering::Relaxed))
+    }
+
+    /// An answer's session was gone.
+    pub(crate) fn answer_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// A gateway took so long for a pong.
+    pub(crate) fn pong_took(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.round_trip.store(micros.max(1), Ordering::Relaxed);
+    }
+
+    /// How long a gateway took for its last pong.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+
+    pub(crate) fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dial_failed(&self, kind: &str) {
+        self.dials.count(kind);
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let sessions = self.sessions();
+        let connection = match sessions.open.iter().map(|session| session.began).min() {
+            _ if sessions.stopped => ConnectionState::Stopped,
+            Some(since) => ConnectionState::Connected(since),
+            None => ConnectionState::Connecting,
+        };
+        Status {
+            connection,
+            sessions: sessions.open.len() as u64,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            served: self.responses.sum(),
+            failed: self.failures.sum(),
+            refused: self.refusals.sum(),
+            cancelled: self.cancelled.load(Ordering::Relaxed),
+            retries: self.retries.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What is sent, in which order.
+
+use super::{ControlFrame, Ownership, Streams};
+use crate::mux::frame::{Frame, Reset, ResetCode, weight};
+
+impl<T> Streams<T> {
+    /// The next message to send: control first, then the first data of streams, then one frame of each stream in turn.
+    /// The number is that of a stream that has room again.
+    pub fn next_message(&mut self) -> Option<(Vec<u8>, Option<u32>)> {
+        while let Some(control) = self.control.pop_front() {
+            match control {
+                ControlFrame::Encoded(frame) => {
+                    self.control_bytes -= weight(&frame);
+                    return Some((frame, None));
+                }
+                ControlFrame::Window(stream) => {
+                    if let Some(frame) = self.grant(stream) {
+                        return Some((frame, None));
+                    }
+                }
+            }
+        }
+        while let Some(stream) = self.beginners.pop_front().or_else(|| self.turns.pop_front()) {
+            let Some(entry) = self.table.get_mut(&stream) else { continue };
+            let Some(frame) = entry.send.pop() else { continue };
+            if !entry.send.is_empty() {
+                self.turns.push_back(stream);
+            } else if entry.state.is_end_queued() {
+                self.end_sent(stream);
+            }
+            return Some((frame, Some(stream)));
+        }
+        None
+    }
+
+    fn grant(&mut self, stream: u32) -> Option<Vec<u8>> {
+        let entry = self.table.get_mut(&stream).filter(|entry| entry.state.is_open())?;
+        let grant = entry.receive.grant()?;
+        Some(Frame::Window { stream, grant }.to_vec())
+    }
+
+    /// Records that the last data of ours has gone out. A stream that nobody holds does not stay open for the peer's.
+    fn end_sent(&mut self, stream: u32) {
+        let Some(entry) = self.table.get_mut(&stream) else { return };
+        entry.state.end_sent();
+        let is_abandoned = entry.state.is_open() && entry.ownership == Ownership::Released;
+        self.settle(stream);
+        if is_abandoned {
+            self.reset(stream, Reset::new(ResetCode::Cancelled, "nobody listens any more"));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! This machine's own names and addresses.
+
+use std::net::IpAddr;
+
+/// The address that a host states, an IPv6 one perhaps in its brackets.
+fn address_of(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Whether a host is a loopback address or `localhost`.
+pub fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || address_of(host).is_some_and(|address| address.is_loopback())
+}
+
+/// Whether a host is certainly this machine: loopback, or the unspecified address.
+pub fn is_this_machine(host: &str) -> bool {
+    is_loopback(host) || address_of(host).is_some_and(|address| address.is_unspecified())
+}
+
+/// Whether two hosts are the same as far as their names tell: all of loopback is.
+pub(crate) fn is_same_host(one: &str, other: &str) -> bool {
+    one == other || (is_loopback(one) && is_loopback(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_and_this_machine_are_known_by_name_and_address() {
+        for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "::1", "[::1]"] {
+            assert!(is_loopback(host) && is_this_machine(host), "{host}");
+        }
+        for host in ["0.0.0.0", "::", "[::]"] {
+            assert!(!is_loopback(host) && is_this_machine(host), "{host}");
+        }
+        for host in ["", "localhost.example", "192.0.2.1", "[2001:db8::1]"] {
+            assert!(!is_this_machine(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn all_of_loopback_is_one_host() {
+        assert!(is_same_host("localhost", "[::1]") && is_same_host("site.test", "site.test"));
+        assert!(!is_same_host("localhost", "site.test") && !is_same_host("0.0.0.0", "127.0.0.1"));
+    }
+}

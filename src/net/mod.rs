@@ -1,0 +1,14 @@
+//! Sockets: how a connection is opened, with TLS or without, and used by two threads at once.
+
+#[cfg(feature = "tls")]
+pub(crate) mod certificate;
+pub(crate) mod connect;
+pub(crate) mod local;
+pub mod resolve;
+pub mod socket;
+pub mod tls;
+mod trust;
+
+pub use self::connect::ConnectError;
+pub use self::socket::{Closer, Socket, Traffic, WriteHalf};
+pub use self::trust::TrustStore;

@@ -1,0 +1,427 @@
+//! A socket that one thread reads while another writes, plain or with TLS, and no lock over I/O.
+//!
+//! A plain socket is read and written through shared references, so there is nothing to lock. rustls has
+//! one object for both directions; it is locked only to move bytes in memory, never over a system call.
+//! The reading half never writes: what rustls wants to send because of what it read goes out with the next
+//! write.
+
+#[cfg(feature = "tls")]
+mod tls;
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use self::tls::Tls;
+use super::tls::{ClientTls, ServerTls};
+use crate::clock::SharedInstant;
+
+/// What the kernel may hold unsent before a write waits, in bytes; what is under way comes on top.
+pub(crate) const UNSENT_FAST: u32 = 128 << 10;
+
+/// The same on a slow connection, where all of it delays what comes behind it.
+pub(crate) const UNSENT_SLOW: u32 = 16 << 10;
+
+/// After this long without a byte the system asks whether the other side is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// A connected socket. While it is whole it reads and writes; once [`split`](Self::split) it only reads,
+/// and drops what is written to it, since the writing half alone decides what goes out.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: Arc<TcpStream>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Reading>,
+    write: Option<WriteHalf>,
+    closed: Arc<AtomicBool>,
+    heard: Arc<SharedInstant>,
+    traffic: Arc<Traffic>,
+    deadline: Option<Instant>,
+}
+
+/// The writing half of a [`Socket`].
+#[derive(Debug)]
+pub struct WriteHalf {
+    tcp: Arc<TcpStream>,
+    traffic: Arc<Traffic>,
+    #[cfg(feature = "tls")]
+    tls: Option<tls::Writing>,
+}
+
+/// How much a connection has moved, in both directions.
+#[derive(Debug, Default)]
+pub struct Traffic(AtomicU64);
+
+impl Traffic {
+    fn add(&self, bytes: usize) {
+        // Only a number is passed on, no other memory depends on it.
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a connection from any thread: blocked reads and writes return at once, with an error.
+#[derive(Debug, Clone)]
+pub struct Closer {
+    tcp: Arc<TcpStream>,
+    /// What is read as the end after this is none of the other side's.
+    closed: Arc<AtomicBool>,
+}
+
+impl Closer {
+    /// Shuts both directions down.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // An error means that it is closed already.
+        let _ = self.tcp.shutdown(Shutdown::Both);
+    }
+
+    /// Lets blocked and further reads find the end, as if the other side had said its last; it can still be told something.
+    pub fn stop_reading(&self) {
+        let _ = self.tcp.shutdown(Shutdown::Read);
+    }
+
+    /// Lets the other side see the connection break, which no end in good order looks like: blocked reads
+    /// return at once, and the reset goes out when everything that has a part of the connection is dropped.
+    pub fn abort(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let _ = socket2::SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO));
+        let _ = self.tcp.shutdown(Shutdown::Read);
+    }
+}
+
+impl Socket {
+    /// A plain socket.
+    pub fn plain(tcp: TcpStream) -> io::Result<Self> {
+        // Without it, small frames wait up to 40 ms for an acknowledgement.
+        tcp.set_nodelay(true)?;
+        keep_unsent(&tcp, UNSENT_FAST);
+        let tcp = Arc::new(tcp);
+        let traffic = Arc::<Traffic>::default();
+        let write = WriteHalf {
+            tcp: tcp.clone(),
+            traffic: traffic.clone(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        Ok(Socket {
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+            write: Some(write),
+            closed: Arc::default(),
+            heard: Arc::new(SharedInstant::new()),
+            traffic,
+            deadline: None,
+        })
+    }
+
+    /// Opens TLS as the client of the server with this name, which goes out as SNI and must be in its
+    /// certificate.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(self, name: &str, config: &ClientTls) -> io::Result<Self> {
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a name that TLS can verify"))?;
+        let connection = rustls::ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        self.with_tls(connection.into())
+    }
+
+    /// The certificate of a TLS server at the other side, as it is on the wire (DER).
+    #[cfg(feature = "tls")]
+    pub(crate) fn certificate(&self) -> Option<Vec<u8>> {
+        self.tls.as_ref().and_then(tls::Reading::certificate)
+    }
+
+    /// Opens TLS as the server.
+    #[cfg(feature = "tls")]
+    pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {
+        let connection = rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
+        self.with_tls(connection.into())
+    }
+
+    #[cfg(feature = "tls")]
+    fn with_tls(mut self, mut connection: rustls::Connection) -> io::Result<Self> {
+        while connection.is_handshaking() {
+            connection.complete_io(&mut self)?;
+        }
+        // The last flight may still wait to be sent.
+        while connection.wants_write() {
+            connection.write_tls(&mut self)?;
+        }
+        let shared = Arc::new(Tls::new(connection));
+        self.tls = Some(tls::Reading::new(shared.clone()));
+        if let Some(write) = &mut self.write {
+            write.tls = Some(tls::Writing::new(shared));
+        }
+        Ok(self)
+    }
+
+    /// Opens TLS, which this build does not have.
+    #[cfg(not(feature = "tls"))]
+    pub fn start_tls(self, _name: &str, config: &ClientTls) -> io::Result<Self> {
+        match *config {}
+    }
+
+    /// Opens TLS, which this build does not have.
+    #[cfg(not(feature = "tls"))]
+    pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {
+        match *config {}
+    }
+
+    /// Lets every read and write fail with [`io::ErrorKind::TimedOut`] once this time has come; `None` lets
+    /// them wait for ever. For one thread that has the whole socket.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        self.deadline = deadline;
+        if deadline.is_none() {
+            self.tcp.set_read_timeout(None)?;
+            self.tcp.set_write_timeout(None)?;
+        }
+        Ok(())
+    }
+
+    /// Lets a read fail when nothing comes for this long, or wait for ever.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.tcp.set_read_timeout(timeout)
+    }
+
+    /// Reads what is there. `None` when that is nothing: under TLS there may be bytes on the socket that
+    /// hold nothing to read. For one thread that has the whole socket.
+    pub fn read_available(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        self.tcp.set_nonblocking(true)?;
+        let read = self.read(buffer);
+        self.tcp.set_nonblocking(false)?;
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Whether nothing has come that could be read, and the other side has not ended. For one thread that
+    /// has the reading half.
+    pub fn is_quiet(&mut self) -> bool {
+        #[cfg(target_os = "linux")]
+        if self.is_plain() {
+            // One system call instead of three.
+            const PEEK_DONT_WAIT: i32 = 0x02 | 0x40;
+            let mut byte = [std::mem::MaybeUninit::uninit()];
+            let peeked = socket2::SockRef::from(&*self.tcp).recv_with_flags(&mut byte, PEEK_DONT_WAIT);
+            return peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        }
+        matches!(self.read_available(&mut [0]), Ok(None))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_plain(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_none();
+        #[cfg(not(feature = "tls"))]
+        true
+    }
+
+    /// Lets the system find out by itself when the other side is gone without a word.
+    pub fn keep_alive(&self) -> io::Result<()> {
+        let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        socket2::SockRef::from(&*self.tcp).set_tcp_keepalive(&probes)
+    }
+
+    /// Gives the writing half away. `None` when that has happened already.
+    pub fn split(&mut self) -> Option<WriteHalf> {
+        self.write.take()
+    }
+
+    /// When a byte was last received.
+    pub fn heard(&self) -> Arc<SharedInstant> {
+        self.heard.clone()
+    }
+
+    /// How much the connection has moved.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
+    }
+
+    /// A handle that ends the connection.
+    pub fn closer(&self) -> Closer {
+        Closer { tcp: self.tcp.clone(), closed: self.closed.clone() }
+    }
+
+    /// Where the other end is.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.tcp.peer_addr()
+    }
+
+    /// Ends the writing direction; reading goes on.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.write.as_mut().map_or(Ok(()), WriteHalf::finish)
+    }
+
+    /// Reads and throws away raw bytes until the other side ends or the deadline has come, at most `max` of
+    /// them. So a reset does not overtake what was sent last.
+    pub fn discard(&mut self, max: usize) {
+        let mut buffer = [0; 16 << 10];
+        let mut left = max;
+        while left > 0 {
+            match self.read_tcp(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => left = left.saturating_sub(read),
+            }
+        }
+    }
+
+    fn read_tcp(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(deadline) = self.deadline {
+            self.tcp.set_read_timeout(Some(time_left(deadline)?))?;
+        }
+        let read = retry(|| (&*self.tcp).read(buffer))?;
+        match read {
+            0 if self.closed.load(Ordering::SeqCst) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            0 => {}
+            _ => {
+                self.heard.set_now();
+                self.traffic.add(read);
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Keeps what the kernel holds back unsent small, so that what is written is on its way, and a write that
+/// waits goes on as soon as the other side reads. Where the system has no such setting, it is as it is.
+fn keep_unsent(tcp: &TcpStream, max: u32) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(max);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (tcp, max);
+}
+
+/// Whether [`keep_unsent`] has an effect on this system.
+pub(crate) const KEEPS_UNSENT: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// The time until `deadline`, or an error when it has passed.
+fn time_left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// Repeats a system call that a signal interrupted, and calls a socket's time-out by its name.
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            other => return other,
+        }
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(mut tls) = self.tls.take() {
+            let result = tls.read(buffer, |cipher| self.read_tcp(cipher));
+            self.tls = Some(tls);
+            return result;
+        }
+        self.read_tcp(buffer)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(write) = &mut self.write else {
+            // Whoever reads does not write: this is what tungstenite wants to say by itself.
+            return Ok(bytes.len());
+        };
+        if let Some(deadline) = self.deadline {
+            self.tcp.set_write_timeout(Some(time_left(deadline)?))?;
+        }
+        write.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl WriteHalf {
+    /// Ends the writing direction, with a TLS goodbye where there is TLS.
+    pub fn finish(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&self.tcp)?;
+        }
+        self.tcp.shutdown(Shutdown::Write)
+    }
+
+    /// Keeps what the kernel holds back unsent below so many bytes, where the system has such a setting.
+    pub(crate) fn keep_unsent(&self, max: u32) {
+        keep_unsent(&self.tcp, max);
+    }
+
+    /// Lets the system end the connection when the other side acknowledges nothing of what was sent for this long.
+    /// Where it has no such setting, it waits as long as it likes.
+    pub fn set_user_timeout(&self, timeout: Duration) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&*self.tcp).set_tcp_user_timeout(Some(timeout));
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = timeout;
+    }
+
+    /// Lets a write fail when it makes no progress for this long.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_write_timeout(Some(timeout))
+    }
+
+    /// Writes all of it, or fails with [`io::ErrorKind::TimedOut`] when it makes no progress.
+    pub fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_all_until(bytes, None)
+    }
+
+    /// The same, no longer than until `deadline`, and then not much longer than a write may make no progress.
+    pub fn send_all_until(&mut self, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match self.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                // Under TLS a part of a record went out.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        loop {
+            match self.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for WriteHalf {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.write(&self.tcp, bytes).inspect(|written| self.traffic.add(*written));
+        }
+        retry(|| (&*self.tcp).write(bytes)).inspect(|written| self.traffic.add(*written))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.flush(&self.tcp);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Certificates and keys: whom to trust, and how to prove oneself.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Whose certificates a client accepts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// The system's certificate authorities, or the bundled ones where the system has none.
+    #[default]
+    System,
+    /// The authorities in this PEM file, and no others.
+    File(PathBuf),
+    /// Any certificate: the connection is encrypted, and its other end can be anybody.
+    AcceptAnyCertificate,
+}
+
+/// Why TLS cannot be set up.
+#[derive(Debug)]
+pub enum TlsError {
+    /// This build has no TLS.
+    NotBuiltIn,
+    /// A file cannot be used.
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The certificate and the key do not work together.
+    Identity(String),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::NotBuiltIn => {
+                f.write_str("this build has no TLS; build with the feature `tls`, or use ws:// and http://")
+            }
+            TlsError::File { path, reason } => write!(f, "{}: {reason}", path.display()),
+            TlsError::Identity(reason) => write!(f, "certificate and key: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+#[cfg(feature = "tls")]
+pub use with_tls::*;
+
+/// Whether the other side answered a TLS greeting with something that is not TLS.
+pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    return matches!(rustls_error(error), Some(rustls::Error::InvalidMessage(_)));
+    #[cfg(not(feature = "tls"))]
+    return {
+        let _ = error;
+        false
+    };
+}
+
+/// What is wrong with a certificate, where there is a remedy of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only rustls finds any"))]
+pub(super) enum CertificateFlaw {
+    /// It is for other names.
+    WrongName,
+    Expired,
+    NotYetValid,
+}
+
+/// What is wrong with the certificate, if it is that.
+pub(super) fn flaw(error: &std::io::Error) -> Option<CertificateFlaw> {
+    #[cfg(feature = "tls")]
+    {
+        use rustls::CertificateError as Error;
+        let Some(rustls::Error::InvalidCertificate(reason)) = rustls_error(error) else { return None };
+        match reason {
+            Error::NotValidForName | Error::NotValidForNameContext { .. } => Some(CertificateFlaw::WrongName),
+            Error::Expired | Error::ExpiredContext { .. } => Some(CertificateFlaw::Expired),
+            Error::NotValidYet | Error::NotValidYetContext { .. } => Some(CertificateFlaw::NotYetValid),
+            _ => None,
+        }
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        None
+    }
+}
+
+/// What went wrong, in words where rustls has only its own.
+pub(super) fn describe(error: &std::io::Error) -> String {
+    if is_not_tls(error) {
+        return "the other side does not speak TLS there".to_owned();
+    }
+    // rustls counts in seconds since 1970.
+    match flaw(error) {
+        Some(CertificateFlaw::Expired) => return "the certificate has expired".to_owned(),
+        Some(CertificateFlaw::NotYetValid) => return "the certificate is not valid yet".to_owned(),
+        Some(CertificateFlaw::WrongName) | None => {}
+    }
+    let text = error.to_string();
+    // The type behind this is not in rustls' interface; where its text changes, that text is shown.
+    if text.contains("CaUsedAsEndEntity") {
+        return "the certificate is marked as an authority's, which a server's must not be; \
+                make it with basicConstraints=CA:FALSE"
+            .to_owned();
+    }
+    text
+}
+
+#[cfg(feature = "tls")]
+fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+#[cfg(feature = "tls")]
+mod with_tls {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::CryptoProvider;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+
+    use super::{TlsError, Trust};
+
+    /// What a client needs to open TLS connections.
+    pub type ClientTls = Arc<ClientConfig>;
+
+    /// What a server needs to accept TLS connections.
+    pub type ServerTls = Arc<ServerConfig>;
+
+    fn provider() -> Arc<CryptoProvider> {
+        Arc::new(rustls::crypto::ring::default_provider())
+    }
+
+    /// Prepares a client. Reads files, so do it once.
+    pub fn client(trust: &Trust) -> Result<ClientTls, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Identity(error.to_string()))?;
+        let config = match trust {
+            Trust::AcceptAnyCertificate => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AcceptAnybody(provider())))
+                .with_no_client_auth(),
+            Trust::System => builder.with_root_certificates(system_roots()).with_no_client_auth(),
+            Trust::File(path) => builder.with_root_certificates(roots_from(path)?).with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
+
+    /// Prepares a server from PEM files.
+    pub fn server(certificates: &Path, key: &Path) -> Result<ServerTls, TlsError> {
+        let chain = certificates_from(certificates)?;
+        let key = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| TlsError::File { path: key.to_owned(), reason: error.to_string() })?;
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Identity(error.to_string()))?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|error| TlsError::Identity(error.to_string()))?;
+        Ok(Arc::new(config))
+    }
+
+    fn system_roots() -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        roots
+    }
+
+    fn roots_from(path: &Path) -> Result<RootCertStore, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates_from(path)? {
+            roots
+                .add(certificate)
+                .map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })?;
+        }
+        Ok(roots)
+    }
+
+    fn certificates_from(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let bad = |reason: String| TlsError::File { path: path.to_owned(), reason };
+        let all: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))?.collect();
+        match all {
+            Ok(all) if all.is_empty() => Err(bad("no PEM certificate in it".to_owned())),
+            Ok(all) => Ok(all),
+            Err(error) => Err(bad(error.to_string())),
+        }
+    }
+
+    /// Takes every certificate; that the other side holds its key is still checked.
+    #[derive(Debug)]
+    struct AcceptAnybody(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for AcceptAnybody {
+        fn verify_server_cert(
+            &self,
+            _end_entity: &CertificateDer<'_>,
+            _intermediates: &[CertificateDer<'_>],
+            _server_name: &ServerName<'_>,
+            _ocsp_response: &[u8],
+            _now: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+pub use without_tls::*;
+
+#[cfg(not(feature = "tls"))]
+mod without_tls {
+    use std::path::Path;
+
+    use super::{TlsError, Trust};
+
+    /// Cannot be made in this build.
+    #[derive(Debug, Clone)]
+    pub enum ClientTls {}
+
+    /// Cannot be made in this build.
+    #[derive(Debug, Clone)]
+    pub enum ServerTls {}
+
+    /// Says that this build has no TLS.
+    pub fn client(_trust: &Trust) -> Result<ClientTls, TlsError> {
+        Err(TlsError::NotBuiltIn)
+    }
+
+    /// Says that this build has no TLS.
+    pub fn server(_certificates: &Path, _key: &Path) -> Result<ServerTls, TlsError> {
+        Err(TlsError::NotBuiltIn)
+    }
+}

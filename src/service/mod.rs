@@ -1,0 +1,52 @@
+//! What answers requests: a local server, or the embedding program itself.
+
+mod body;
+mod cancellation;
+mod failure;
+
+pub use self::body::Body;
+pub(crate) use self::cancellation::CancelReason;
+pub use self::cancellation::Cancellation;
+pub(crate) use self::failure::FORWARD_FAILED;
+pub use self::failure::{Failure, FailureKind};
+
+/// A request of a client, as the gateway passed it on: hop-by-hop headers are gone (RFC 9110 §7.6.1), the path is in
+/// origin form (RFC 9112 §3.2.1).
+pub type Request = http::Request<Body>;
+
+/// The answer to a [`Request`].
+pub type Response = http::Response<Body>;
+
+/// Answers requests. Called from several worker threads at once, so it may block.
+///
+/// [`Origin`](crate::Origin) forwards to a local HTTP server; a closure answers by itself:
+///
+/// ```
+/// use tunnel_agent::{Body, Failure, Request, Response, Service};
+///
+/// let hello = |request: Request| -> Result<Response, Failure> {
+///     Ok(Response::new(Body::from(format!("you asked for {}", request.uri().path()))))
+/// };
+/// let request = Request::new(Body::empty());
+/// let answer = hello.call(request).unwrap().into_body().into_bytes(100).unwrap();
+/// assert_eq!(answer, b"you asked for /");
+/// ```
+///
+/// A panic inside `call` becomes one failed answer; the worker goes on.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one request, or says why it could not be answered.
+    fn call(&self, request: Request) -> Result<Response, Failure>;
+
+    /// Called once, when the agent stops and the time to finish is over: calls that still block should
+    /// return soon, since the agent waits for them. Does nothing by default.
+    fn interrupt(&self) {}
+}
+
+impl<F> Service for F
+where
+    F: Fn(Request) -> Result<Response, Failure> + Send + Sync + 'static,
+{
+    fn call(&self, request: Request) -> Result<Response, Failure> {
+        self(request)
+    }
+}

@@ -1,0 +1,221 @@
+//! The reply in an envelope: the response is collected whole, within limits of size and of time.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use http::{Method, header, response};
+use time::OffsetDateTime;
+
+use super::{
+    Context, Outcome, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
+    strip_hop_by_hop,
+};
+use crate::advice::Advice;
+use crate::guard::{Refusal, failure_response};
+use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
+use crate::mux::StreamEnd;
+use crate::protocol::{EnvelopeTooLarge, RequestName, answer, make_utf8};
+use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
+use crate::session::FailureReply;
+use crate::session::ticket::{SessionWatch, Ticket};
+use crate::session::wire::{EncodedReply, NotReading};
+
+/// How long a response's body may take in any case. The visitor sees nothing of it before all of it has come, and it
+/// holds a worker meanwhile.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// For each of these many bytes that have come it may take a second longer.
+const BODY_RATE: u64 = 64 << 10;
+
+/// The text of a failure whose response the gateway would corrupt.
+const TEXT_ONLY: &str = "the gateway takes responses of UTF-8 text alone, and this is none";
+
+/// A request that came in an envelope, and the ticket of its answer.
+#[derive(Debug)]
+pub(crate) struct Enveloped {
+    request: Request,
+    method: Method,
+    ticket: Ticket,
+    /// The response, encoded, with the room that it takes up in the queue.
+    reply: Option<EncodedReply>,
+}
+
+impl Enveloped {
+    pub(crate) fn new(request: Request, ticket: Ticket) -> Self {
+        let method = request.method().clone();
+        Enveloped { request, method, ticket, reply: None }
+    }
+
+    /// Method and path, for the log.
+    pub(super) fn head(&self) -> (&Method, &str) {
+        (&self.method, self.request.uri().path())
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.ticket.is_dead()
+    }
+
+    /// Answers with the agent's own response, without waiting.
+    pub(super) fn refuse(self, refusal: &Refusal) -> Result<(), NotReading> {
+        self.ticket.refuse(refusal, &self.method)
+    }
+
+    /// Collects the response, and encodes it.
+    fn encode(&self, response: Response, context: &Context<'_>) -> Result<(Vec<u8>, Served), Failure> {
+        let (mut parts, mut body) = self.collect(response, context)?;
+        if !self.ticket.takes_base64()
+            && str::from_utf8(&body).is_err()
+            && !make_utf8(&mut parts.headers, &mut body)
+        {
+            return Err(Failure::new(FailureKind::TextOnly, TEXT_ONLY));
+        }
+        let served = Served { status: parts.status, bytes: body.len() };
+        let envelope = self.envelope(&parts, &body, context).map_err(|EnvelopeTooLarge { max }| {
+            let text =
+                format!("the response of {} bytes does not fit into an envelope of {max} bytes", body.len());
+            Failure::new(FailureKind::TooLarge, text).with_advice(Advice::MessageSize)
+        })?;
+        Ok((envelope, served))
+    }
+
+    fn envelope(
+        &self,
+        parts: &response::Parts,
+        body: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Vec<u8>, EnvelopeTooLarge> {
+        let now = OffsetDateTime::now_utc();
+        answer::encode_response(self.ticket.id(), parts, body, None, now, context.config.max_message)
+    }
+
+    /// The head and the whole body of a response.
+    fn collect(
+        &self,
+        response: Response,
+        context: &Context<'_>,
+    ) -> Result<(response::Parts, Vec<u8>), Failure> {
+        let (mut parts, body) = response.into_parts();
+        refuse_interim(parts.status)?;
+        if is_event_stream(&parts.headers) {
+            let text =
+                "it answered with server-sent events, which have no end and do not fit into one message";
+            return Err(Failure::new(FailureKind::Protocol, text));
+        }
+        strip_hop_by_hop(&mut parts);
+        if is_bodiless(&self.method, parts.status) {
+            keep_length_of_get(&mut parts);
+            return Ok((parts, Vec::new()));
+        }
+        let length = body.length();
+        let body = match body.as_bytes() {
+            Some(_) => body,
+            None => Body::from_reader(BodyDeadline::new(body, self.ticket.watch()), length),
+        };
+        let body = body.into_bytes(context.config.max_enveloped_body)?;
+        if parts.headers.remove(header::CONTENT_LENGTH).is_some() {
+            // The one true length, whatever was stated beside a transfer coding, or twice.
+            parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        }
+        Ok((parts, body))
+    }
+
+    /// The envelope that says why there is no response.
+    fn encode_failure(&self, failure: &Failure, context: &Context<'_>) -> Vec<u8> {
+        let text = format!("{FORWARD_FAILED}: {failure}");
+        let response = match context.config.failure_reply {
+            FailureReply::Error if failure.kind() != FailureKind::TextOnly => None,
+            FailureReply::Error | FailureReply::Response => {
+                let (parts, body) = failure_response(failure, &text, self.ticket.name()).into_parts();
+                let body = body.as_bytes().filter(|_| self.method != Method::HEAD).unwrap_or_default();
+                self.envelope(&parts, body, context).ok()
+            }
+        };
+        response.unwrap_or_else(|| answer::encode_error(self.ticket.id(), &text))
+    }
+}
+
+impl Reply for Enveloped {
+    fn name(&self) -> RequestName {
+        self.ticket.name()
+    }
+
+    fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved> {
+        let mut request = std::mem::replace(&mut self.request, Request::new(Body::empty()));
+        let length = request.body().length();
+        context.metrics.received(usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX));
+        let headers = request.headers_mut();
+        remove_hop_by_hop(headers);
+        headers.remove(header::EXPECT);
+        if headers.remove(header::CONTENT_LENGTH).is_some()
+            && let Some(length) = length
+        {
+            // The true length, where one was stated.
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        Ok(request)
+    }
+
+    fn pass_on(&mut self, response: Response, context: &Context<'_>) -> Outcome {
+        let (envelope, served) = self.encode(response, context)?;
+        let reply = self.ticket.reserve(envelope).ok_or(Unserved::Abandoned(StreamEnd::Lost))?;
+        self.reply = Some(reply);
+        context.metrics.sent(served.bytes);
+        Ok(served)
+    }
+
+    fn judge(&self, outcome: Outcome, _: &Context<'_>) -> Outcome {
+        outcome
+    }
+
+    fn finish(self, outcome: Outcome, context: &Context<'_>) {
+        match outcome {
+            Ok(_) => {
+                if let Some(reply) = self.reply {
+                    self.ticket.send(reply);
+                }
+            }
+            // Whether the session has ended meanwhile changes nothing.
+            Err(Unserved::Refused(refusal)) => {
+                self.ticket.answer_refusal(&refusal, &self.method);
+            }
+            Err(Unserved::Failed(failure)) => {
+                let envelope = self.encode_failure(&failure, context);
+                self.ticket.answer(envelope);
+            }
+            // Nobody is there to be answered.
+            Err(Unserved::Abandoned(_)) => {}
+        }
+    }
+}
+
+/// A body that fails when it takes too long, or when its session has ended.
+struct BodyDeadline {
+    body: Body,
+    start: Instant,
+    read: u64,
+    session: SessionWatch,
+}
+
+impl BodyDeadline {
+    fn new(body: Body, session: SessionWatch) -> Self {
+        BodyDeadline { body, start: Instant::now(), read: 0, session }
+    }
+}
+
+impl Read for BodyDeadline {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.session.has_ended() {
+            return Err(timed_out("its session has ended"));
+        }
+        if self.start.elapsed() > BODY_TIME + Duration::from_secs(self.read / BODY_RATE) {
+            return Err(timed_out("the response has no end in sight, and has to fit into one message"));
+        }
+        let read = self.body.read(buffer)?;
+        self.read += read as u64;
+        Ok(read)
+    }
+}
+
+fn timed_out(text: &str) -> io::Error {
+    io::Error::other(Failure::new(FailureKind::Timeout, text))
+}

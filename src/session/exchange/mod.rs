@@ -1,0 +1,227 @@
+//! One request and its response: prepare → call → reply → record, for both ways in which a request comes.
+//!
+//! ```text
+//!                ┌───────────── Reply ─────────────┐          ┌──────────── Reply ────────────┐
+//! Exchange ──▶   │ prepare: the service's request  │ ─ call ─▶│ pass_on: sends or collects    │ ─▶ record
+//!                │   enveloped │ streamed          │          │ finish: ends it, or says why  │
+//!                └─────────────────────────────────┘          └───────────────────────────────┘
+//! ```
+//!
+//! The two implementations of [`Reply`] are the only code that knows envelopes or streams. What came of the exchange is
+//! recorded once, since recording consumes the [`Record`], and before the last of the answer leaves: whoever has the
+//! answer finds it counted.
+
+mod enveloped;
+mod record;
+mod streamed;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, StatusCode, response};
+
+pub(crate) use self::enveloped::Enveloped;
+pub use self::record::ACCESS_LOG;
+pub(crate) use self::record::{Record, log_refusal};
+pub(crate) use self::streamed::{Streamed, refuse_stream};
+use super::SessionConfig;
+use super::wire::NotReading;
+use crate::guard::Refusal;
+use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
+use crate::http1::has_no_body;
+use crate::metrics::Metrics;
+use crate::mux::StreamEnd;
+use crate::pool::RefusalReason;
+use crate::protocol::RequestName;
+use crate::service::{Failure, FailureKind, Request, Response, Service};
+
+/// The text of a failure whose service panicked.
+const PANICKED: &str = "the service panicked";
+
+/// A request that was admitted, and the means of its answer.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    reply: Way,
+    record: Record,
+}
+
+/// How the request came, and how its answer goes.
+#[derive(Debug)]
+enum Way {
+    Enveloped(Enveloped),
+    Streamed(Streamed),
+}
+
+/// What the service's response came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Served {
+    status: StatusCode,
+    bytes: usize,
+}
+
+/// Why there is no complete response.
+#[derive(Debug)]
+enum Unserved {
+    /// The service failed, or the tunnel stalled.
+    Failed(Failure),
+    /// The request itself is at fault.
+    Refused(Refusal),
+    /// The answer is not awaited any more.
+    Abandoned(StreamEnd),
+}
+
+impl From<Failure> for Unserved {
+    fn from(failure: Failure) -> Self {
+        match failure.kind() {
+            FailureKind::BadRequest => Unserved::Refused(Refusal::BadRequest(failure.to_string().into())),
+            _ => Unserved::Failed(failure),
+        }
+    }
+}
+
+type Outcome = Result<Served, Unserved>;
+
+/// The way of one answer.
+trait Reply {
+    /// The request's name, for people.
+    fn name(&self) -> RequestName;
+
+    /// The request that the service is to answer.
+    fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved>;
+
+    /// Takes the service's response: sends it as it comes, or collects it.
+    fn pass_on(&mut self, response: Response, context: &Context<'_>) -> Outcome;
+
+    /// What the exchange came to, in the light of what became of the session meanwhile.
+    fn judge(&self, outcome: Outcome, context: &Context<'_>) -> Outcome;
+
+    /// Sends what is still to be sent: a collected response, a refusal, or word of a failure.
+    fn finish(self, outcome: Outcome, context: &Context<'_>);
+}
+
+/// What all steps of an exchange need.
+struct Context<'a> {
+    config: &'a SessionConfig,
+    metrics: &'a Arc<Metrics>,
+    method: &'a Method,
+}
+
+impl Exchange {
+    pub(super) fn enveloped(reply: Enveloped, record: Record) -> Self {
+        Exchange { reply: Way::Enveloped(reply), record }
+    }
+
+    pub(super) fn streamed(reply: Streamed, record: Record) -> Self {
+        Exchange { reply: Way::Streamed(reply), record }
+    }
+
+    /// Whether the answer is not awaited any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match &self.reply {
+            Way::Enveloped(reply) => reply.is_abandoned(),
+            Way::Streamed(reply) => reply.is_abandoned(),
+        }
+    }
+
+    /// Answers a request that the pool did not run. Fails when the gateway has stopped reading what the agent sends.
+    pub(crate) fn refuse(self, reason: RefusalReason) -> Result<(), NotReading> {
+        if self.is_abandoned() {
+            return Ok(());
+        }
+        let refusal = match reason {
+            RefusalReason::Full => Refusal::QueueFull,
+            RefusalReason::Expired => Refusal::QueueTimeout,
+        };
+        let metrics = self.record.metrics().clone();
+        match self.reply {
+            Way::Enveloped(reply) => {
+                self.record.refused(reply.name(), Some(reply.head()), &refusal);
+                reply.refuse(&refusal)
+            }
+            Way::Streamed(reply) => {
+                self.record.refused(reply.name(), Some(reply.head()), &refusal);
+                match reason {
+                    // Nothing was done about it: another agent may have room.
+                    RefusalReason::Full => reply.give_back(),
+                    RefusalReason::Expired => reply.refuse(&refusal, &metrics),
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the service answer the request, and sends the answer to the session that the request came from.
+    pub(crate) fn run(self, service: &dyn Service, config: &SessionConfig) {
+        if self.is_abandoned() {
+            // The service need not hear of it.
+            return;
+        }
+        match self.reply {
+            Way::Enveloped(reply) => {
+                let (method, path) = reply.head();
+                let record = self.record.begin(reply.name(), method, path);
+                serve(reply, record, service, config);
+            }
+            Way::Streamed(reply) => {
+                let (method, path) = reply.head();
+                let record = self.record.begin(reply.name(), method, path);
+                serve(reply, record, service, config);
+            }
+        }
+    }
+}
+
+fn serve(mut reply: impl Reply, record: Record, service: &dyn Service, config: &SessionConfig) {
+    let (metrics, method) = (record.metrics().clone(), record.method().clone());
+    let context = Context { config, metrics: &metrics, method: &method };
+    let outcome = reply
+        .prepare(&context)
+        .and_then(|request| catch_panic(|| reply.pass_on(call_timed(service, request, &metrics)?, &context)));
+    let outcome = reply.judge(outcome, &context);
+    record.record(&outcome, &config.tunnel_id);
+    reply.finish(outcome, &context);
+}
+
+/// Calls a service, and measures the time to the head of its response.
+fn call_timed(service: &dyn Service, request: Request, metrics: &Metrics) -> Result<Response, Failure> {
+    let start = Instant::now();
+    let response = service.call(request)?;
+    metrics.upstream_took(start.elapsed());
+    Ok(response)
+}
+
+/// Makes a failure of a panic: it costs one answer, and no worker.
+fn catch_panic(call: impl FnOnce() -> Outcome) -> Outcome {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(Failure::new(FailureKind::Internal, PANICKED).into()))
+}
+
+/// Refuses an interim response in the place of a final one.
+fn refuse_interim(status: StatusCode) -> Result<(), Failure> {
+    if status.is_informational() {
+        let text = format!("it answered with the interim status {} alone", status.as_u16());
+        return Err(Failure::new(FailureKind::Protocol, text));
+    }
+    Ok(())
+}
+
+/// Whether a response to a request with this method has no body, whatever its head says.
+fn is_bodiless(method: &Method, status: StatusCode) -> bool {
+    *method == Method::HEAD || has_no_body(status)
+}
+
+/// Removes the fields that concerned the connection to the service alone (RFC 9110 §7.6.1).
+fn strip_hop_by_hop(parts: &mut response::Parts) {
+    remove_overridden_length(&mut parts.headers);
+    remove_hop_by_hop(&mut parts.headers);
+}
+
+/// Leaves at most one `Content-Length` in a response without a body: it states what a GET would have brought, and a
+/// 204 has none (RFC 9110 §8.6).
+fn keep_length_of_get(parts: &mut response::Parts) {
+    keep_one_length(&mut parts.headers);
+    if parts.status == StatusCode::NO_CONTENT {
+        parts.headers.remove(http::header::CONTENT_LENGTH);
+    }
+}

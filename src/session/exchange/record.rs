@@ -1,0 +1,185 @@
+//! What is counted and logged of an exchange, once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Method;
+use log::{Level, info, log};
+
+use super::{Outcome, Unserved};
+use crate::TunnelId;
+use crate::guard::Refusal;
+use crate::http1::shown_path;
+use crate::metrics::Metrics;
+use crate::mux::{Reset, ResetCode, StreamEnd};
+use crate::protocol::RequestName;
+use crate::service::{FORWARD_FAILED, Failure, FailureKind};
+
+/// The target of the log's lines about requests that were answered. They are never collapsed.
+pub const ACCESS_LOG: &str = "tunnel_agent::access";
+
+/// Counts a request as in flight for as long as it lives, and records what came of it when it is consumed. Dropping it
+/// records that the request was cancelled.
+#[derive(Debug)]
+pub(crate) struct Record {
+    metrics: Arc<Metrics>,
+    admitted: Instant,
+    line: Line,
+    state: RecordState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RecordState {
+    Open,
+    Recorded,
+}
+
+/// What the log says of a request: its path without the query, which may hold secrets.
+#[derive(Debug)]
+struct Line {
+    name: RequestName,
+    method: Method,
+    path: String,
+    started: Instant,
+}
+
+impl Record {
+    /// Counts a request that was admitted.
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.request_started();
+        let admitted = Instant::now();
+        let name = RequestName { connection: 0, number: 0 };
+        let line = Line { name, method: Method::GET, path: String::new(), started: admitted };
+        Record { metrics: metrics.clone(), admitted, line, state: RecordState::Open }
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    pub(super) fn method(&self) -> &Method {
+        &self.line.method
+    }
+
+    /// Begins the log's line: the request has a worker.
+    pub(super) fn begin(mut self, name: RequestName, method: &Method, path: &str) -> Self {
+        // An empty string does not allocate: with logging off, a line costs next to nothing.
+        let is_logged = log::log_enabled!(Level::Warn);
+        let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
+        self.line = Line { name, method: method.clone(), path, started: Instant::now() };
+        self
+    }
+
+    /// Records that the agent refused the request before it had a worker.
+    pub(super) fn refused(mut self, name: RequestName, head: Option<(&Method, &str)>, refusal: &Refusal) {
+        self.state = RecordState::Recorded;
+        log_refusal(name, head, refusal);
+        self.metrics.request_refused(refusal.code());
+    }
+
+    /// Records what came of the exchange.
+    pub(super) fn record(mut self, outcome: &Outcome, tunnel_id: &TunnelId) {
+        self.state = RecordState::Recorded;
+        let (metrics, line, took) = (&self.metrics, &self.line, self.admitted.elapsed());
+        match outcome {
+            Ok(served) => {
+                line.answered(served.status.as_u16(), served.bytes);
+                metrics.request_answered(Ok(served.status), took);
+            }
+            Err(Unserved::Failed(failure)) => {
+                line.failed(failure);
+                metrics.request_answered(Err(failure.kind().code()), took);
+            }
+            Err(Unserved::Refused(refusal)) => {
+                log_refusal(line.name, Some((&line.method, &line.path)), refusal);
+                metrics.request_refused(refusal.code());
+            }
+            Err(Unserved::Abandoned(end)) => {
+                line.abandoned(end, tunnel_id);
+                match end {
+                    StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
+                        metrics.request_answered(Err(FailureKind::Timeout.code()), took);
+                    }
+                    StreamEnd::Lost => metrics.answer_dropped(),
+                    StreamEnd::Ended | StreamEnd::ByPeer(_) | StreamEnd::ByUs(_) => {
+                        metrics.request_cancelled();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.state == RecordState::Open {
+            self.metrics.request_cancelled();
+        }
+        self.metrics.request_ended();
+    }
+}
+
+impl Line {
+    /// The time since the request has a worker, in milliseconds with one decimal.
+    fn milliseconds(&self) -> f64 {
+        (self.started.elapsed().as_secs_f64() * 1e4).round() / 10.0
+    }
+
+    // A path is valid in HTTP, and may still hold what a terminal takes for a command: it is escaped.
+
+    fn answered(&self, status: u16, bytes: usize) {
+        let Line { method, path, .. } = self;
+        let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
+        info!(target: ACCESS_LOG, method, path, status, bytes = bytes as u64, duration_ms = took;
+            "{method} {shown} {status} {bytes} B {took:.1} ms");
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let Line { name, method, path, .. } = self;
+        let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
+        let code = failure.kind().code();
+        let detail = failure.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
+        let advice = failure.advice().map_or("", |advice| advice.name());
+        // That the circuit opened was a warning of its own.
+        let is_known = failure.kind() == FailureKind::Unavailable;
+        let level = if is_known { Level::Info } else { Level::Warn };
+        log!(level, method, path, code, duration_ms = took, request:% = name, advice;
+            "{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]");
+    }
+
+    fn abandoned(&self, end: &StreamEnd, tunnel_id: &TunnelId) {
+        let Line { name, method, path, .. } = self;
+        let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
+        let (level, code, what) = match end {
+            // A visitor who disconnects is no error.
+            StreamEnd::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
+                (Level::Debug, "cancelled", "the visitor left".to_owned())
+            }
+            StreamEnd::ByPeer(reset) => {
+                (Level::Warn, "given_up", tunnel_id.mask_in(&format!("the gateway gave it up: {reset}")))
+            }
+            _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
+        };
+        log!(level, method, path, code, duration_ms = took, request:% = name;
+            "{method} {shown} {what} ({took:.1} ms) [{name}]");
+    }
+}
+
+/// Logs a refusal, with the request's method and path where they could be read.
+pub(crate) fn log_refusal(name: RequestName, head: Option<(&Method, &str)>, refusal: &Refusal) {
+    let (status, code) = (refusal.status().as_u16(), refusal.code());
+    let advice = refusal.advice().map_or("", |advice| advice.name());
+    match head {
+        Some((method, path)) => {
+            let path = &*shown_path(path);
+            let (method, shown) = (method.as_str(), path.escape_debug());
+            info!(method, path, status, code, request:% = name, advice;
+                "{method} {shown} refused: {status} {code} [{name}]");
+        }
+        None => {
+            let text = refusal.message();
+            info!(status, code, request:% = name, advice;
+                "refused a request: {status} {code}: {text} [{name}]");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The reply on a stream: the request's body is read as it comes, and the response leaves as it comes.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::header::{self, HeaderMap};
+use http::{Method, StatusCode, request, response};
+
+use super::{
+    Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
+    strip_hop_by_hop,
+};
+use crate::advice::Advice;
+use crate::guard::{Refusal, failure_response};
+use crate::http1::MUX_HEAD_MAX;
+use crate::http1::fields::{HTTP2_SETTINGS, Upgrade, number, remove_hop_by_hop, set_upgrade};
+use crate::metrics::Metrics;
+use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError, encode_response_head};
+use crate::protocol::RequestName;
+use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
+use crate::session::FailureReply;
+
+/// The text of a RESET that gives a stream back.
+const FULL: &str = "the agent has as many requests under way and waiting as it takes";
+
+/// A response is read in pieces of this size at first, so that idle event streams take up little. Pieces grow with what
+/// comes, up to a frame.
+const PIECE_MIN: usize = 4 << 10;
+
+/// A request that came as a stream.
+#[derive(Debug)]
+pub(crate) struct Streamed {
+    name: RequestName,
+    head: request::Parts,
+    stream: Stream,
+    /// Whether the request has no body.
+    fin: Fin,
+    /// The change of protocol that the request asks for.
+    upgrade: Option<Upgrade>,
+    body_limit: BodyLimitFlag,
+    progress: Progress,
+    /// The body of a response that could not be passed on. Dropping it may wait for the thread that sends the request's
+    /// body, which waits for the stream: so it is dropped behind the answer.
+    unsent: Option<Body>,
+}
+
+/// How far a response is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Nothing has left.
+    Open,
+    /// The head has left.
+    Begun,
+    /// The response is complete, or broken off: nothing more is sent.
+    Done,
+}
+
+impl From<StreamError> for Unserved {
+    fn from(error: StreamError) -> Self {
+        Unserved::Failed(Failure::new(FailureKind::Timeout, error.to_string()))
+    }
+}
+
+impl Streamed {
+    pub(crate) fn new(name: RequestName, head: request::Parts, stream: Stream, fin: Fin) -> Self {
+        let (body_limit, progress) = (BodyLimitFlag::default(), Progress::Open);
+        Streamed { name, head, stream, fin, upgrade: None, body_limit, progress, unsent: None }
+    }
+
+    /// Method and path, for the log.
+    pub(super) fn head(&self) -> (&Method, &str) {
+        (&self.head.method, self.head.uri.path())
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.stream.abandoned().is_some()
+    }
+
+    /// Resets the stream for another agent to take it: nothing was done about the request.
+    pub(super) fn give_back(&self) {
+        self.stream.reset(Reset::new(ResetCode::Refused, FULL));
+    }
+
+    /// Answers with the agent's own response.
+    pub(super) fn refuse(self, refusal: &Refusal, metrics: &Metrics) {
+        refuse_stream(&self.stream, self.name, &self.head.method, refusal, metrics);
+    }
+
+    /// The request's body, which is limited and counted as it comes.
+    fn body(&self, stated: Option<u64>, context: &Context<'_>) -> Body {
+        let limited = |reader, remaining| LimitedBody {
+            reader,
+            remaining,
+            metrics: context.metrics.clone(),
+            exceeded: self.body_limit.clone(),
+        };
+        if self.fin == Fin::Last {
+            Body::empty()
+        } else if self.upgrade.is_some() {
+            // Another protocol may be silent for as long as it likes.
+            Body::from_reader(limited(self.stream.reader(None), u64::MAX), None)
+        } else if let Some(bytes) = self.stream.whole() {
+            context.metrics.received(bytes.len());
+            Body::from(bytes)
+        } else {
+            let reader = self.stream.reader(Some(context.config.idle_timeout));
+            let remaining = context.config.max_streamed_body.unwrap_or(u64::MAX);
+            Body::from_reader(limited(reader, remaining), stated)
+        }
+    }
+
+    fn send(
+        &mut self,
+        mut parts: response::Parts,
+        body: &mut Body,
+        context: &Context<'_>,
+    ) -> Result<usize, Unserved> {
+        let status = parts.status;
+        let upgrade = self.upgrade.as_ref().filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+        let framing = match upgrade {
+            Some(upgrade) => {
+                let failed = |what| Failure::new(FailureKind::Protocol, what);
+                upgrade.check(&parts.headers).map_err(failed)?;
+                BodyKind::Switched
+            }
+            None => {
+                refuse_interim(status)?;
+                if is_bodiless(context.method, status) { BodyKind::None } else { BodyKind::Ordinary }
+            }
+        };
+        state_framing(&mut parts, body, framing);
+        let head = encode_response_head(&parts);
+        if head.len() > MUX_HEAD_MAX {
+            let text = "the head of the response is too large";
+            return Err(Failure::new(FailureKind::TooLarge, text).into());
+        }
+        let max = context.config.max_streamed_body;
+        match framing {
+            BodyKind::None => {
+                self.begin().send_head(head.into(), Fin::Last)?;
+                Ok(0)
+            }
+            BodyKind::Switched => {
+                self.begin().send_head(head.into(), Fin::More)?;
+                let sent = self.copy(body, None, context.metrics)?;
+                if !self.stream.ends_within(context.config.idle_timeout) {
+                    let text = "nothing came after the local server's last word";
+                    self.break_off(Reset::new(ResetCode::Timeout, text));
+                }
+                Ok(sent)
+            }
+            BodyKind::Ordinary if body.length().is_some_and(|length| exceeds(length, max)) => {
+                Err(too_large("response").into())
+            }
+            BodyKind::Ordinary => match body.as_bytes() {
+                Some(bytes) => {
+                    let sent = self.begin().send_head_with(head.into(), bytes)?;
+                    self.stream.send_all(&bytes[sent..], Fin::Last)?;
+                    context.metrics.sent(bytes.len());
+                    Ok(bytes.len())
+                }
+                None => {
+                    self.begin().send_head(head.into(), Fin::More)?;
+                    self.copy(body, max, context.metrics)
+                }
+            },
+        }
+    }
+
+    /// The stream, for the head of the response.
+    fn begin(&mut self) -> &Stream {
+        self.progress = Progress::Begun;
+        &self.stream
+    }
+
+    fn copy(&self, body: &mut Body, max: Option<u64>, metrics: &Metrics) -> Result<usize, Unserved> {
+        let (mut sent, mut piece) = (0, PIECE_MIN);
+        loop {
+            let room = self.stream.capacity()?.min(piece);
+            let mut buffer = self.stream.buffer(room);
+            let read = match body.read(buffer.space()) {
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Unserved::Failed(Failure::broken_off(sent, None, error))),
+            };
+            sent += read;
+            metrics.sent(read);
+            if exceeds(sent as u64, max) {
+                return Err(too_large("response").into());
+            }
+            // The end goes with the last bytes where they are known to be the last: it costs no frame of its own.
+            let fin = Fin::from(read == 0 || body.length() == Some(0));
+            self.stream.send(buffer, read, fin)?;
+            if fin == Fin::Last {
+                return Ok(sent);
+            }
+            // A full piece promises more.
+            piece = if read == piece { piece * 4 } else { read.next_power_of_two() }.max(PIECE_MIN);
+        }
+    }
+
+    fn break_off(&mut self, reset: Reset) {
+        self.progress = Progress::Done;
+        self.stream.reset(reset);
+    }
+
+    /// Answers with a failure, unless there was an answer. After the head it breaks the response off.
+    fn fail(mut self, failure: &Failure, context: &Context<'_>) {
+        match (self.progress, context.config.failure_reply) {
+            (Progress::Done, _) => {}
+            (Progress::Open, FailureReply::Response) => {
+                let text = format!("{FORWARD_FAILED}: {failure}");
+                let response = failure_response(failure, &text, self.name);
+                send_own(&self.stream, context.method, response, context.metrics);
+            }
+            (Progress::Open | Progress::Begun, _) => self.break_off(reset_of(failure)),
+        }
+    }
+}
+
+impl Reply for Streamed {
+    fn name(&self) -> RequestName {
+        self.name
+    }
+
+    fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved> {
+        if self.fin == Fin::More {
+            self.upgrade = Upgrade::asked_for(&self.head.method, &self.head.headers);
+        }
+        let headers = &mut self.head.headers;
+        remove_hop_by_hop(headers);
+        headers.remove(header::EXPECT);
+        headers.remove(HTTP2_SETTINGS);
+        if let Some(upgrade) = &self.upgrade {
+            upgrade.set(headers);
+        }
+        let stated = stated_length(headers).map_err(Unserved::Refused)?;
+        let body = self.body(stated, context);
+        let known = stated.or(body.length()).unwrap_or(0);
+        if let Some(max) = context.config.max_streamed_body.filter(|max| known > *max) {
+            return Err(Unserved::Refused(Refusal::BodyTooLarge(max)));
+        }
+        if let (Some(stated), Some(length), None) = (stated, body.length(), &self.upgrade)
+            && stated != length
+        {
+            let text = format!("the request's body has {length} bytes instead of {stated}");
+            return Err(Unserved::Failed(Failure::new(FailureKind::Truncated, text)));
+        }
+        let (empty, ()) = http::Request::new(()).into_parts();
+        let mut head = std::mem::replace(&mut self.head, empty);
+        head.extensions.insert(self.stream.cancellation().clone());
+        Ok(Request::from_parts(head, body))
+    }
+
+    fn pass_on(&mut self, response: Response, context: &Context<'_>) -> Outcome {
+        let (parts, mut body) = response.into_parts();
+        let status = parts.status;
+        let unfinished = BreakOff(Some(self.stream.clone()));
+        let result = self.send(parts, &mut body, context);
+        unfinished.disarm();
+        match result {
+            Ok(bytes) => {
+                self.progress = Progress::Done;
+                Ok(Served { status, bytes })
+            }
+            Err(unserved) => {
+                self.unsent = Some(body);
+                Err(unserved)
+            }
+        }
+    }
+
+    fn judge(&self, outcome: Outcome, context: &Context<'_>) -> Outcome {
+        match (outcome, self.stream.abandoned(), context.config.max_streamed_body) {
+            (Err(_), Some(end), _) => Err(Unserved::Abandoned(end)),
+            (Err(Unserved::Failed(_)), None, Some(max))
+                if self.body_limit.is_exceeded() && self.progress == Progress::Open =>
+            {
+                Err(Unserved::Refused(Refusal::BodyTooLarge(max)))
+            }
+            (outcome, ..) => outcome,
+        }
+    }
+
+    fn finish(self, outcome: Outcome, context: &Context<'_>) {
+        match outcome {
+            Err(Unserved::Refused(refusal)) if self.progress == Progress::Open => {
+                send_own(&self.stream, context.method, refusal.response(self.name), context.metrics);
+            }
+            Err(Unserved::Failed(failure)) => self.fail(&failure, context),
+            Ok(_) | Err(Unserved::Refused(_) | Unserved::Abandoned(_)) => {}
+        }
+    }
+}
+
+/// Answers a stream with the agent's own response. What comes of the request's body is not read.
+pub(crate) fn refuse_stream(
+    stream: &Stream,
+    name: RequestName,
+    method: &Method,
+    refusal: &Refusal,
+    metrics: &Metrics,
+) {
+    send_own(stream, method, refusal.response(name), metrics);
+}
+
+/// Sends a response of the agent's own, whose body is in memory.
+fn send_own(stream: &Stream, method: &Method, response: Response, metrics: &Metrics) {
+    let (mut parts, body) = response.into_parts();
+    let bytes = if is_bodiless(method, parts.status) { &[] } else { body.as_bytes().unwrap_or_default() };
+    if !is_bodiless(method, parts.status) {
+        parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
+    }
+    metrics.sent(bytes.len());
+    // The visitor may have disconnected.
+    let sent = stream.send_head_with(encode_response_head(&parts).into(), bytes);
+    let _ =
+        sent.and_then(
+            |sent| {
+                if sent == bytes.len() { Ok(()) } else { stream.send_all(&bytes[sent..], Fin::Last) }
+            },
+        );
+}
+
+/// What follows the head of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyKind {
+    None,
+    Ordinary,
+    /// Another protocol.
+    Switched,
+}
+
+/// Makes the service's head say what the stream carries.
+fn state_framing(parts: &mut response::Parts, body: &Body, kind: BodyKind) {
+    // A 426 names the protocol that is required (RFC 9110 §15.5.22).
+    let names_protocol = kind == BodyKind::Switched || parts.status == StatusCode::UPGRADE_REQUIRED;
+    let protocol = parts.headers.get(header::UPGRADE).cloned().filter(|_| names_protocol);
+    strip_hop_by_hop(parts);
+    if let Some(protocol) = protocol {
+        set_upgrade(&mut parts.headers, protocol);
+    }
+    if kind == BodyKind::None {
+        keep_length_of_get(parts);
+        return;
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if let Some(length) = body.length().filter(|_| kind == BodyKind::Ordinary) {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
+/// Breaks a response off whose body panics, before that is dropped.
+struct BreakOff(Option<Stream>);
+
+impl BreakOff {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for BreakOff {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            stream.reset(Reset::new(ResetCode::Internal, PANICKED));
+        }
+    }
+}
+
+/// A request's body that may have so many more bytes, and is counted.
+struct LimitedBody<R> {
+    reader: R,
+    remaining: u64,
+    metrics: Arc<Metrics>,
+    exceeded: BodyLimitFlag,
+}
+
+/// Set when a request's body exceeds its limit, whatever the service makes of that.
+#[derive(Debug, Clone, Default)]
+struct BodyLimitFlag(Arc<AtomicBool>);
+
+impl BodyLimitFlag {
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl<R: Read> Read for LimitedBody<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.metrics.received(read);
+        let Some(remaining) = self.remaining.checked_sub(read as u64) else {
+            self.exceeded.set();
+            return Err(io::Error::other(too_large("request")));
+        };
+        self.remaining = remaining;
+        Ok(read)
+    }
+}
+
+fn exceeds(length: u64, max: Option<u64>) -> bool {
+    max.is_some_and(|max| length > max)
+}
+
+fn too_large(what: &str) -> Failure {
+    let text = format!("the body of the {what} is larger than the tunnel lets pass");
+    Failure::new(FailureKind::TooLarge, text).with_advice(Advice::StreamedBody)
+}
+
+fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(None) };
+    match number(length).filter(|_| lengths.next().is_none()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(Refusal::BadRequest("Content-Length is not one number".into())),
+    }
+}
+
+/// The RESET that says why there is no response.
+fn reset_of(failure: &Failure) -> Reset {
+    let code = match failure.kind() {
+        FailureKind::Unreachable | FailureKind::Unavailable => ResetCode::Unreachable,
+        FailureKind::Exhausted => ResetCode::Refused,
+        FailureKind::Timeout => ResetCode::Timeout,
+        FailureKind::Truncated => ResetCode::Truncated,
+        FailureKind::TooLarge => ResetCode::TooLarge,
+        FailureKind::Protocol | FailureKind::TextOnly => ResetCode::Protocol,
+        FailureKind::BadRequest | FailureKind::Internal => ResetCode::Internal,
+    };
+    Reset::new(code, failure.to_string())
+}

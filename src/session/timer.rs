@@ -1,0 +1,339 @@
+//! The thread that writes: waits for events and deadlines, and does what the state says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant, SystemTime};
+use std::{io, thread};
+
+use log::{debug, info};
+use tungstenite::Bytes;
+use tungstenite::protocol::Role;
+
+use super::exchange::Exchange;
+use super::order::Order;
+use super::pace::{Pace, Speed};
+use super::reader::{GatewayMood, OverlapWarning, Reader};
+use super::state::{NextStep, RequestTransport, SessionState, Unsent};
+use super::wire::{self, EncodedReply, Inbox, Outbox, Reservation, WireEvent};
+use super::{SessionConfig, SessionEnd, SessionHandle, Supervisor};
+use crate::clock::{Clocks, LOOK_EVERY};
+use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
+use crate::link::{Link, MessageWriter, Outbound};
+use crate::metrics::Metrics;
+use crate::net::WriteHalf;
+use crate::net::socket::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
+use crate::pool::Submitter;
+use crate::protocol::Handshake;
+
+/// Answers are collected up to this many bytes before they are written, so that many small ones cost one
+/// system call.
+const BATCH: usize = 64 << 10;
+
+/// The same on a slow connection, and the largest frame that is made there: what is collected delays all that comes
+/// behind it.
+const SMALL_BATCH: usize = 16 << 10;
+
+/// A gateway that has sent no `welcome` for this long since the handshake is one that sends none.
+const OPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// The reader needs little: frames are decoded on the heap.
+const READER_STACK: usize = 256 << 10;
+
+/// Serves one session until it ends. `slot` tells the gateway which session of this process it is.
+pub(crate) fn run(
+    link: Link,
+    slot: u32,
+    config: &SessionConfig,
+    submitter: Submitter<Exchange>,
+    metrics: &Arc<Metrics>,
+    supervisor: &mut dyn Supervisor,
+) -> SessionEnd {
+    let (outbox, inbox) = wire::channel(config.max_message);
+    let began = Instant::now();
+    let reader = Reader {
+        messages: link.reader,
+        outbox: outbox.clone(),
+        submitter,
+        config: config.clone(),
+        metrics: metrics.clone(),
+        closer: link.closer.clone(),
+        gateway: GatewayMood::Serving,
+        overlap: OverlapWarning::Due,
+        began,
+    };
+    let reader =
+        thread::Builder::new().name("reader".to_owned()).stack_size(READER_STACK).spawn(move || reader.run());
+    let reader = match reader {
+        Ok(reader) => reader,
+        Err(error) => return SessionEnd::Lost(format!("no thread for the reader: {error}")),
+    };
+    supervisor.began(SessionHandle(outbox.clone()));
+    let now = Instant::now();
+    link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
+    let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
+    let mut writer = Writer {
+        supervisor,
+        outbox,
+        open_by: Some(now + OPEN_WAIT),
+        clocks: Clocks::new(SystemTime::now(), now),
+        next_look: now + LOOK_EVERY,
+        pace: Pace::new(),
+        batch: BATCH,
+        state: SessionState::new(config.heartbeat, unsent, began),
+        order: Order::new(config.correlation),
+        inbox,
+        answers: VecDeque::new(),
+        answered: 0,
+        frames: MessageWriter::new(Role::Client),
+        half: link.writer,
+        pong: None,
+        in_frames: VecDeque::new(),
+        stalled_since: None,
+        close: CloseFrame::None,
+    };
+    writer.frames.push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
+    let end = writer.run(|| link.heard.get());
+    link.closer.close();
+    // It reads from a closed socket now.
+    let _ = reader.join();
+    end
+}
+
+/// Whether a close frame is the last of the frames that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CloseFrame {
+    None,
+    Queued,
+}
+
+struct Writer<'a> {
+    supervisor: &'a mut dyn Supervisor,
+    outbox: Outbox,
+    /// When the session counts as open, unless it does already.
+    open_by: Option<Instant>,
+    clocks: Clocks,
+    /// When to look at them again.
+    next_look: Instant,
+    /// How fast the gateway's side takes what is written.
+    pace: Pace,
+    /// Frames are collected up to this many bytes before they are written.
+    batch: usize,
+    state: SessionState,
+    order: Order<EncodedReply>,
+    inbox: Inbox,
+    /// Answers that are not looked at yet, since enough waits to be written.
+    answers: VecDeque<EncodedReply>,
+    /// Requests whose answer has been looked at.
+    answered: u64,
+    frames: MessageWriter,
+    half: WriteHalf,
+    /// The newest ping that is not answered yet; older ones need no answer (RFC 6455 §5.5.3).
+    pong: Option<Bytes>,
+    /// What the answers in `frames` take up, with the place in the stream where each ends; given back once
+    /// they are written that far.
+    in_frames: VecDeque<(u64, Reservation)>,
+    /// Since when a write has made no progress.
+    stalled_since: Option<Instant>,
+    close: CloseFrame,
+}
+
+impl Writer<'_> {
+    fn run(&mut self, heard: impl Fn() -> Instant) -> SessionEnd {
+        loop {
+            self.state.heard(heard());
+            let streams = self.inbox.mux().map_or(0, |mux| mux.open_count() as u64);
+            let outstanding = self.inbox.issued() - self.answered + streams;
+            let now = Instant::now();
+            self.look_at_clocks(now);
+            match self.state.step(now, outstanding) {
+                NextStep::End(end) => return end,
+                NextStep::Send(message) => self.send(message),
+                NextStep::LastStream(why) => self.outbox.name_last_stream(why),
+                NextStep::Wait(_) if !self.frames.is_empty() => {
+                    self.write();
+                    // A drain, say, must not wait until all of it is written.
+                    self.handle_waiting();
+                }
+                NextStep::Wait(until) => self.wait(until),
+            }
+        }
+    }
+
+    fn send(&mut self, message: Outbound) {
+        if let Outbound::Close(..) = message {
+            self.close = CloseFrame::Queued;
+            // Which streams are not served is said before the end.
+            let frames = &mut self.frames;
+            self.inbox.mux().inspect(|mux| mux.take_control(|control| frames.push_binary(control)));
+        }
+        self.frames.push(&message);
+    }
+
+    /// The close frame is on the wire. Where the peer closes too, or has done what the connection does not
+    /// survive, the writing direction ends there.
+    fn close_sent(&mut self) {
+        self.close = CloseFrame::None;
+        self.state.close_sent(Instant::now());
+        if self.state.finishes_after_close() {
+            // An error means that it is closed already.
+            let _ = self.half.finish();
+        }
+    }
+
+    fn write(&mut self) {
+        let (before, waiting) = (self.frames.written(), self.frames.waiting());
+        let start = Instant::now();
+        let result = self.frames.write_step(&mut self.half);
+        let now = Instant::now();
+        let written = self.frames.written() - before;
+        self.state.wrote(written, waiting, now);
+        self.pace.wrote(written, now - start).inspect(|speed| self.set_speed(*speed));
+        match result {
+            Ok(()) => self.stalled_since = None,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
+            Err(error) => {
+                // The reader knows better why, if the peer said so before it left.
+                debug!("writing failed: {error}");
+                self.state.write_failed(SessionEnd::Lost(error.to_string()));
+            }
+        }
+        while self.in_frames.front().is_some_and(|(end, _)| *end <= self.frames.written()) {
+            self.in_frames.pop_front();
+        }
+        if self.frames.is_empty() && self.close == CloseFrame::Queued {
+            self.close_sent();
+        }
+    }
+
+    /// Collects less on a slow connection, and lets the kernel hold less back.
+    fn set_speed(&mut self, speed: Speed) {
+        self.batch = if speed == Speed::Slow { SMALL_BATCH } else { BATCH };
+        self.half.keep_unsent(if speed == Speed::Slow { UNSENT_SLOW } else { UNSENT_FAST });
+        self.limit_frames();
+    }
+
+    fn limit_frames(&self) {
+        if let Some(mux) = self.inbox.mux() {
+            mux.limit_frames(if self.batch == BATCH { usize::MAX } else { SMALL_BATCH });
+        }
+    }
+
+    /// The socket took nothing for [`WRITE_STEP_TIME`].
+    fn stalled(&mut self) {
+        let now = Instant::now();
+        let since = *self.stalled_since.get_or_insert(now.checked_sub(WRITE_STEP_TIME).unwrap_or(now));
+        if now - since >= WRITE_STALL {
+            self.state.write_failed(SessionEnd::NotReading);
+        }
+    }
+
+    /// Waits for an event, and takes with it what else is there, up to a batch.
+    fn wait(&mut self, until: Instant) {
+        let now = Instant::now();
+        let until = self.open_by.map_or(until, |by| by.min(until));
+        let timeout = until.min(self.next_look).saturating_duration_since(now);
+        match self.inbox.events.recv_timeout(timeout) {
+            Ok(event) => {
+                self.handle(event);
+                self.handle_waiting();
+            }
+            // This writer has a sender itself.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+
+    /// Looks now and then, however much happens meanwhile.
+    fn look_at_clocks(&mut self, now: Instant) {
+        if now >= self.next_look {
+            self.next_look = now + LOOK_EVERY;
+            if self.clocks.slept(SystemTime::now(), now) {
+                info!("this machine seems to have slept; asking whether the gateway is still there");
+                self.state.woke(now);
+            }
+        }
+        if self.open_by.is_some_and(|by| by <= now) {
+            self.opened();
+        }
+    }
+
+    fn opened(&mut self) {
+        if self.open_by.take().is_some() {
+            self.supervisor.opened();
+        }
+    }
+
+    /// Handles the events that are there, and makes frames of answers up to a batch. The others keep the
+    /// room that they take up, or what a gateway does not read would be counted nowhere.
+    fn handle_waiting(&mut self) {
+        while let Ok(event) = self.inbox.events.try_recv() {
+            self.handle(event);
+        }
+        while self.frames.waiting() < self.batch {
+            let Some(answer) = self.answers.pop_front() else { break };
+            self.handle_answer(answer);
+        }
+        if self.frames.waiting() < self.batch
+            && let Some(payload) = self.pong.take()
+        {
+            self.frames.push(&Outbound::Pong(payload));
+        }
+        self.take_from_streams();
+    }
+
+    fn take_from_streams(&mut self) {
+        let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
+        while self.frames.waiting() < self.batch {
+            let Some(message) = mux.next_message() else { break };
+            self.frames.push_binary(&message);
+            mux.recycle(message);
+        }
+    }
+
+    fn handle(&mut self, event: WireEvent) {
+        let now = Instant::now();
+        match event {
+            WireEvent::Answer(answer) => self.answers.push_back(answer),
+            WireEvent::Ping(payload, _room) => self.pong = Some(payload),
+            WireEvent::Close(frame) => self.state.closed_by_peer(frame, now),
+            WireEvent::Violation(code, what) => self.state.violation(code, what, now),
+            WireEvent::GatewayError(text) => self.state.gateway_error(text, now),
+            WireEvent::ReaderEnded(end) => self.state.reader_ended(end),
+            WireEvent::Pong(sent) => self.state.pong(sent),
+            WireEvent::Drain(until, why) => {
+                let transport = if self.inbox.mux().is_some() {
+                    RequestTransport::Streams
+                } else {
+                    RequestTransport::Envelopes
+                };
+                self.state.drain(until, why, transport);
+            }
+            WireEvent::Opened => {
+                self.limit_frames();
+                self.opened();
+            }
+            WireEvent::GoesAway(reason) => self.supervisor.goes_away(&reason),
+            // They are looked at after the events.
+            WireEvent::Streams => {}
+        }
+    }
+
+    fn handle_answer(&mut self, mut answer: EncodedReply) {
+        self.answered += 1;
+        drop(answer.room.take_if(|room| room.is_control()));
+        let Some(place) = answer.place else { return self.enqueue(answer) };
+        let ready = self.order.fill(place, answer, self.inbox.newest());
+        self.inbox.set_turn(self.order.done());
+        for answer in ready {
+            self.enqueue(answer);
+        }
+    }
+
+    fn enqueue(&mut self, answer: EncodedReply) {
+        if self.state.can_send() {
+            self.frames.push(&Outbound::Text(answer.text));
+            let end = self.frames.pushed();
+            self.in_frames.extend(answer.room.map(|room| (end, room)));
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The way to the writer: events in one queue, and budgets in bytes that hold workers back.
+//!
+//! | what | budget | who waits |
+//! | --- | --- | --- |
+//! | answers with an ID, and the one whose turn it is | 2 × max-message | workers |
+//! | answers held back for their turn | 2 × max-message of their own | workers |
+//! | control: pongs, refusals of requests with an ID | [`CONTROL_MAX`], then the session ends | nobody |
+//! | refusals of requests without an ID | their number | nobody |
+//!
+//! One answer always fits, and the answer whose turn it is never waits: those behind it could keep it out otherwise.
+//! Workers that wait are woken when the session ends.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use tungstenite::Bytes;
+
+use super::SessionEnd;
+use crate::mux::{Mux, MuxLimits, Side};
+use crate::protocol::{RequestId, RequestName};
+use crate::sync::{lock, wait};
+
+/// More queued control than this, in bytes, means that the gateway has stopped reading.
+pub(super) const CONTROL_MAX: usize = 1 << 20;
+
+/// What an event takes up beside its payload, in bytes, rounded up.
+const EVENT_BYTES: usize = 128;
+
+/// The gateway has stopped reading: more control is queued than may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotReading;
+
+/// What happened, for the writer.
+#[derive(Debug)]
+pub(super) enum WireEvent {
+    /// A request was answered.
+    Answer(EncodedReply),
+    /// The gateway pinged.
+    Ping(Bytes, Reservation),
+    /// The gateway sent a close frame.
+    Close(Option<(u16, String)>),
+    /// The gateway broke the protocol.
+    Violation(u16, String),
+    /// The gateway gave up.
+    GatewayError(String),
+    /// The reader has ended.
+    ReaderEnded(SessionEnd),
+    /// The pong came of a ping that was sent so long after the session's start.
+    Pong(Duration),
+    /// Finish until this time at most, and why.
+    Drain(Instant, &'static str),
+    /// The gateway takes requests for this session, or may do so from now on.
+    Opened,
+    /// The gateway is about to stop.
+    GoesAway(String),
+    /// Streams have something to send.
+    Streams,
+}
+
+/// An encoded answer on its way out.
+#[derive(Debug)]
+pub(super) struct EncodedReply {
+    /// The request's place in the order of those without an ID.
+    pub(super) place: Option<u64>,
+    pub(super) text: Bytes,
+    /// The room that the answer takes up until it is written; that of control is given back when the writer has it.
+    pub(super) room: Option<Reservation>,
+}
+
+/// Bytes of a budget, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    shared: Arc<SessionShared>,
+    budget: BudgetKind,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// Whether the bytes are of the budget for control.
+    pub(super) fn is_control(&self) -> bool {
+        self.budget == BudgetKind::Control
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        match self.budget {
+            BudgetKind::Control => {
+                self.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            }
+            BudgetKind::Direct => self.shared.change(|credit| credit.direct -= self.bytes),
+            BudgetKind::Held => self.shared.change(|credit| credit.held -= self.bytes),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BudgetKind {
+    Direct,
+    Held,
+    Control,
+}
+
+/// The sending side. Clones belong to the same session.
+#[derive(Debug, Clone)]
+pub(super) struct Outbox {
+    events: Sender<WireEvent>,
+    shared: Arc<SessionShared>,
+}
+
+/// The writer's side. Dropping it ends the session for every holder of an [`Outbox`].
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) events: Receiver<WireEvent>,
+    shared: Arc<SessionShared>,
+}
+
+/// What reader, writer and workers of a session share.
+#[derive(Debug)]
+pub(super) struct SessionShared {
+    credit: Mutex<Credit>,
+    freed: Condvar,
+    answer_bytes_max: usize,
+    control_bytes: AtomicUsize,
+    alive: AtomicBool,
+    /// The gateway was told to send no more requests.
+    leaving: AtomicBool,
+    /// New requests are refused.
+    draining: AtomicBool,
+    /// Requests that came in, each of which sends exactly one answer.
+    issued: AtomicU64,
+    /// Places given out to requests without an ID.
+    places: AtomicU64,
+    /// What the gateway calls the connection, in short; zero until it has said so.
+    connection: AtomicU32,
+    /// The gateway has shown that it knows part 2 of the protocol, and with it base64.
+    base64: AtomicBool,
+    /// The streams, once the gateway has switched mux/2 on.
+    mux: OnceLock<Arc<Mux>>,
+}
+
+#[derive(Debug, Default)]
+struct Credit {
+    direct: usize,
+    held: usize,
+    /// The place whose turn it is.
+    turn: u64,
+    /// Workers that wait for room. A notification without a waiter would still be a system call.
+    waiting: usize,
+}
+
+impl Credit {
+    /// Takes bytes for the answer at this place, if there are enough.
+    fn take(&mut self, place: Option<u64>, bytes: usize, max: usize) -> Option<BudgetKind> {
+        let is_held = place.is_some_and(|place| place > self.turn);
+        let its_turn = place.is_some_and(|place| place <= self.turn);
+        let (used, budget) =
+            if is_held { (&mut self.held, BudgetKind::Held) } else { (&mut self.direct, BudgetKind::Direct) };
+        let fits = its_turn || *used == 0 || *used + bytes <= max;
+        fits.then(|| {
+            *used += bytes;
+            budget
+        })
+    }
+}
+
+/// The queue of a new session.
+pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
+    let (sender, receiver) = mpsc::channel();
+    let shared = Arc::new(SessionShared {
+        credit: Mutex::default(),
+        freed: Condvar::new(),
+        answer_bytes_max: max_message.saturating_mul(2),
+        control_bytes: AtomicUsize::new(0),
+        alive: AtomicBool::new(true),
+        leaving: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        issued: AtomicU64::new(0),
+        places: AtomicU64::new(0),
+        connection: AtomicU32::new(0),
+        base64: AtomicBool::new(false),
+        mux: OnceLock::new(),
+    });
+    (Outbox { events: sender, shared: shared.clone() }, Inbox { events: receiver, shared })
+}
+
+impl SessionShared {
+    fn credit(&self) -> MutexGuard<'_, Credit> {
+        lock(&self.credit)
+    }
+
+    /// Changes the credit, and wakes the workers that wait for it.
+    fn change(&self, change: impl FnOnce(&mut Credit)) {
+        let mut credit = self.credit();
+        change(&mut credit);
+        if credit.waiting > 0 {
+            self.freed.notify_all();
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Whether the gateway reads base64.
+    pub(super) fn reads_base64(&self) -> bool {
+        self.base64.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request that came in. Returns its number, and its place where it has no ID.
+    pub(super) fn count_request(&self, id: Option<&RequestId>) -> (u64, Option<u64>) {
+        let count = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        (count, id.is_none().then(|| self.places.fetch_add(1, Ordering::AcqRel)))
+    }
+
+    /// Waits for room. `None` when the session ended meanwhile.
+    pub(super) fn reserve(self: &Arc<Self>, place: Option<u64>, bytes: usize) -> Option<Reservation> {
+        let mut credit = self.credit();
+        while self.is_alive() {
+            if let Some(budget) = credit.take(place, bytes, self.answer_bytes_max) {
+                return Some(Reservation { shared: self.clone(), budget, bytes });
+            }
+            credit.waiting += 1;
+            credit = wait(&self.freed, credit);
+            credit.waiting -= 1;
+        }
+        None
+    }
+
+    /// Takes room for control, and says whether there was any. Never blocks.
+    pub(super) fn reserve_control(self: &Arc<Self>, bytes: usize) -> (Reservation, Result<(), NotReading>) {
+        let queued = self.control_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = if queued <= CONTROL_MAX { Ok(()) } else { Err(NotReading) };
+        (Reservation { shared: self.clone(), budget: BudgetKind::Control, bytes }, fits)
+    }
+}
+
+impl Outbox {
+    pub(super) fn shared(&self) -> &Arc<SessionShared> {
+        &self.shared
+    }
+
+    /// Whether requests come as streams.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.mux().is_some()
+    }
+
+    /// The name of the connection's request of this number.
+    pub(super) fn name(&self, number: u64) -> RequestName {
+        RequestName { connection: self.shared.connection.load(Ordering::Relaxed), number }
+    }
+
+    /// Records that the gateway reads base64.
+    pub(super) fn set_reads_base64(&self) {
+        self.shared.base64.store(true, Ordering::Relaxed);
+    }
+
+    /// Records what the gateway calls the connection.
+    pub(super) fn set_connection(&self, number: u32) {
+        self.shared.connection.store(number, Ordering::Relaxed);
+    }
+
+    /// Requests without an ID whose answer has not gone out.
+    pub(super) fn waiting_without_id(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire) - self.shared.credit().turn
+    }
+
+    /// Tells the writer. When the session has ended, nobody listens, and nobody needs to.
+    pub(super) fn tell(&self, event: WireEvent) {
+        let _ = self.events.send(event);
+    }
+
+    /// Tells the writer of a ping. Fails when too much control is queued.
+    pub(super) fn tell_ping(&self, payload: &[u8]) -> Result<(), NotReading> {
+        let (room, fits) = self.shared.reserve_control(payload.len() + EVENT_BYTES);
+        // A copy: the original keeps the reader's whole buffer alive.
+        self.tell(WireEvent::Ping(Bytes::copy_from_slice(payload), room));
+        fits
+    }
+
+    /// Tells the writer of a pong, where it waits for one.
+    pub(super) fn tell_pong(&self, sent: Duration) {
+        if self.shared.leaving.load(Ordering::Acquire) {
+            self.tell(WireEvent::Pong(sent));
+        }
+    }
+
+    /// Lets the session finish what runs, until this time at most. Requests are refused from now on, but for streams
+    /// that the gateway opened before it heard of it.
+    pub(super) fn drain(&self, until: Instant, why: &'static str) {
+        if !self.shared.leaving.swap(true, Ordering::AcqRel) {
+            match self.mux() {
+                Some(mux) => mux.go_away(u32::MAX, why),
+                None => self.refuse_more(),
+            }
+        }
+        self.tell(WireEvent::Drain(until, why));
+    }
+
+    fn refuse_more(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Refuses streams from now on, and tells the gateway which is the last that is served.
+    pub(super) fn name_last_stream(&self, why: &'static str) {
+        self.refuse_more();
+        // One that the reader is just accepting may be above it, and is served all the same.
+        self.mux().inspect(|mux| mux.go_away(mux.last(), why));
+    }
+
+    /// Switches mux/2 on. False when it is on already, or a request came before.
+    pub(super) fn start_mux(&self, limits: MuxLimits) -> bool {
+        let events = self.events.clone();
+        // When the session has ended, nobody listens, and nobody needs to.
+        let wake = move || drop(events.send(WireEvent::Streams));
+        self.shared.issued.load(Ordering::Acquire) == 0
+            && self.shared.mux.set(Mux::new(Side::Agent, limits, wake)).is_ok()
+    }
+
+    /// The streams, if mux/2 is on.
+    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
+        self.shared.mux.get()
+    }
+
+    /// Whether new requests are refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
+    }
+}
+
+impl Inbox {
+    /// Requests that came in so far.
+    pub(super) fn issued(&self) -> u64 {
+        self.shared.issued.load(Ordering::Acquire)
+    }
+
+    /// The streams, if mux/2 is on.
+    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
+        self.shared.mux.get()
+    }
+
+    /// The last place that was given out.
+    pub(super) fn newest(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire).saturating_sub(1)
+    }
+
+    /// Records that it is this place's turn.
+    pub(super) fn set_turn(&self, turn: u64) {
+        self.shared.change(|credit| credit.turn = turn);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // Under the lock, so that no worker misses it between looking and waiting.
+        self.shared.change(|_| self.shared.alive.store(false, Ordering::Release));
+        if let Some(mux) = self.mux() {
+            mux.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 100;
+
+    #[test]
+    fn one_answer_always_fits_and_more_up_to_the_limit() {
+        let mut credit = Credit::default();
+        assert_eq!(credit.take(None, 1000, MAX), Some(BudgetKind::Direct));
+        assert_eq!(credit.take(None, 1, MAX), None);
+        credit.direct = 99;
+        assert_eq!(credit.take(None, 1, MAX), Some(BudgetKind::Direct));
+        assert_eq!(credit.take(None, 1, MAX), None);
+    }
+
+    #[test]
+    fn held_answers_have_a_budget_of_their_own() {
+        let mut credit = Credit { direct: MAX, turn: 3, ..Credit::default() };
+        assert_eq!(credit.take(Some(5), 60, MAX), Some(BudgetKind::Held));
+        assert_eq!(credit.take(Some(4), 60, MAX), None);
+        assert_eq!(credit.take(None, 1, MAX), None);
+    }
+
+    #[test]
+    fn the_answer_whose_turn_it_is_never_waits() {
+        let mut credit = Credit { direct: MAX, held: MAX, turn: 3, ..Credit::default() };
+        assert_eq!(credit.take(Some(3), 1000, MAX), Some(BudgetKind::Direct));
+        assert_eq!(credit.take(Some(4), 1, MAX), None);
+        credit.turn = 4;
+        assert_eq!(credit.take(Some(4), 1, MAX), Some(BudgetKind::Direct));
+    }
+
+    #[test]
+    fn control_is_counted_until_it_has_reached_the_writer() {
+        let (outbox, inbox) = channel(10);
+        let mut sent = 0;
+        while outbox.tell_ping(b"payload").is_ok() {
+            sent += 7 + EVENT_BYTES;
+        }
+        assert!((CONTROL_MAX - 7 - EVENT_BYTES..=CONTROL_MAX).contains(&sent), "{sent}");
+        inbox.events.try_iter().for_each(drop);
+        assert!(outbox.tell_ping(b"payload").is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! Locks and condition variables without poison.
+//!
+//! A lock is poisoned when a thread panics while it holds the guard. No code of this crate panics there: what is
+//! done under a lock moves values and changes numbers, and every hook, service and system call runs without one.
+//! So the data behind a poisoned lock is whole, and one failed request is no reason to end all others.
+
+use std::sync::{
+    Condvar, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
+use std::time::Duration;
+
+fn recover<G>(result: LockResult<G>) -> G {
+    result.unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Locks a mutex.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    recover(mutex.lock())
+}
+
+/// Takes the value out of a mutex that nothing else holds.
+pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
+    recover(mutex.into_inner())
+}
+
+/// Locks for reading.
+pub(crate) fn read<T: ?Sized>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    recover(lock.read())
+}
+
+/// Locks for writing.
+pub(crate) fn write<T: ?Sized>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    recover(lock.write())
+}
+
+/// Waits for a notification.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    recover(condvar.wait(guard))
+}
+
+/// Waits for a notification, at most `timeout`.
+pub(crate) fn wait_timeout<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+) -> MutexGuard<'a, T> {
+    recover(condvar.wait_timeout(guard, timeout)).0
+}
+
+/// Waits while `condition` holds.
+#[cfg(any(feature = "cli", feature = "gateway"))]
+pub(crate) fn wait_while<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    condition: impl FnMut(&mut T) -> bool,
+) -> MutexGuard<'a, T> {
+    recover(condvar.wait_while(guard, condition))
+}
+
+/// Waits while `condition` holds, at most `timeout`.
+pub(crate) fn wait_timeout_while<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    timeout: Duration,
+    condition: impl FnMut(&mut T) -> bool,
+) -> MutexGuard<'a, T> {
+    recover(condvar.wait_timeout_while(guard, timeout, condition)).0
+}

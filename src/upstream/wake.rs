@@ -1,0 +1,63 @@
+//! The signal that wakes the thread of an upstream.
+
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use crate::sync::{lock, wait_timeout_while};
+
+/// The shortest time between two rounds, however often the signal is given.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Wakes one thread that waits for it.
+#[derive(Debug, Default)]
+pub(super) struct WakeSignal {
+    signal: Mutex<Signal>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Signal {
+    #[default]
+    None,
+    Rung,
+    Stopped,
+}
+
+/// What the waiting thread is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Woken {
+    Continue,
+    Stop,
+}
+
+impl WakeSignal {
+    /// Has the thread go another round.
+    pub(super) fn ring(&self) {
+        let mut signal = lock(&self.signal);
+        if *signal == Signal::None {
+            *signal = Signal::Rung;
+        }
+        drop(signal);
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread.
+    pub(super) fn stop(&self) {
+        *lock(&self.signal) = Signal::Stopped;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the signal, at most this long; a ring counts after [`QUIET`] at the soonest.
+    pub(super) fn wait(&self, time: Duration) -> Woken {
+        let quiet = time.min(QUIET);
+        let signal =
+            wait_timeout_while(&self.changed, lock(&self.signal), quiet, |signal| *signal != Signal::Stopped);
+        let mut signal =
+            wait_timeout_while(&self.changed, signal, time - quiet, |signal| *signal == Signal::None);
+        if *signal == Signal::Stopped {
+            return Woken::Stop;
+        }
+        *signal = Signal::None;
+        Woken::Continue
+    }
+}

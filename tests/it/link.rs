@@ -1,0 +1,348 @@
+//! TLS on the way to the gateway and to the local server: who is trusted and who is not, with certificates
+//! made on the spot; and both directions at once.
+#![cfg(feature = "tls")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::support::Program;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tungstenite::Message;
+use tunnel_agent::unversioned::link::{DialError, Dialer};
+use tunnel_agent::unversioned::net::{ConnectError, Socket, TrustStore, tls};
+use tunnel_agent::{Agent, BackoffConfig, Body, FailureKind, Origin, Request, Service, Timeouts, Trust};
+
+/// A folder of this test's own, removed when the test is done with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("tunnel-agent-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Test authority");
+        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate and key for this name, as PEM.
+    fn issue(&self, name: &str, expired: bool) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        if expired {
+            params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        }
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+/// A TLS server on loopback whose every connection is handled by `handle`.
+fn serve_tls(
+    folder: &Folder,
+    (certificate, key): (String, String),
+    handle: impl Fn(Socket) + Send + Sync + 'static,
+) -> SocketAddr {
+    let config =
+        tls::server(&folder.write("cert.pem", &certificate), &folder.write("key.pem", &key)).unwrap();
+    crate::support::serve(move |tcp| {
+        // A client that does not trust the certificate ends the handshake.
+        if let Ok(socket) = Socket::plain(tcp).and_then(|socket| socket.accept_tls(&config)) {
+            handle(socket);
+        }
+    })
+}
+
+/// Takes WebSockets, and sends a text message on each.
+fn greet(socket: Socket) {
+    if let Ok(mut websocket) = tungstenite::accept(socket) {
+        let _ = websocket.send(Message::text("hello"));
+        while websocket.read().is_ok() {}
+    }
+}
+
+fn dial(url: &str, trust: &Trust) -> Result<(), DialError> {
+    let tls = TrustStore::open(trust.clone()).unwrap();
+    let mut link =
+        Dialer::new(url.parse().unwrap(), None, Some(tls), crate::support::LIMIT, 1 << 20).dial()?;
+    let first = link.reader.read();
+    assert!(matches!(first, Ok(tunnel_agent::unversioned::link::Received::Text(text)) if text == "hello"));
+    Ok(())
+}
+
+#[track_caller]
+fn check(
+    name: &str,
+    expired: bool,
+    host: &str,
+    trust: impl Fn(&Folder, &Authority) -> Trust,
+    expected: Result<(), &str>,
+) {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let gateway = serve_tls(&folder, authority.issue(name, expired), greet);
+    let url = format!("wss://{host}:{}/ws", gateway.port());
+    let trust = trust(&folder, &authority);
+    match (dial(&url, &trust), expected) {
+        (Ok(()), Ok(())) => {}
+        (Err(DialError::Connect(ConnectError::Tls(error))), Err(text)) => {
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        (got, expected) => panic!("expected {expected:?}: {got:?}"),
+    }
+
+    // The same for a local server.
+    let site = serve_tls(&folder, authority.issue(name, expired), |mut socket| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
+            head.push(byte[0]);
+        }
+        let _ = socket.write_all(&crate::support::ok("hello")).and_then(|()| socket.flush());
+    });
+    let local = format!("https://{host}:{}", site.port()).parse().unwrap();
+    let origin = Origin::new(local, None, Some(TrustStore::open(trust).unwrap()), Timeouts::default());
+    let answer = origin.call(Request::new(Body::empty()));
+    match (answer, expected) {
+        (Ok(response), Ok(())) => assert_eq!(response.into_body().into_bytes(10).unwrap(), b"hello"),
+        (Err(failure), Err(text)) => {
+            assert_eq!(failure.kind(), FailureKind::Unreachable);
+            // Visitors are not told about certificates.
+            assert_eq!((failure.to_string().as_str(), text.is_empty()), ("TLS failed", false));
+        }
+        (got, expected) => panic!("expected {expected:?}: {got:?}"),
+    }
+}
+
+fn ca_file(folder: &Folder, authority: &Authority) -> Trust {
+    Trust::File(folder.write("ca.pem", &authority.pem()))
+}
+
+#[test]
+fn a_good_certificate_is_taken_by_name_and_by_address() {
+    check("localhost", false, "localhost", ca_file, Ok(()));
+    check("127.0.0.1", false, "127.0.0.1", ca_file, Ok(()));
+}
+
+#[test]
+fn an_unknown_authority_is_not() {
+    check("localhost", false, "localhost", |_, _| Trust::System, Err("UnknownIssuer"));
+    let other =
+        |folder: &Folder, _: &Authority| Trust::File(folder.write("other.pem", &Authority::new().pem()));
+    check("localhost", false, "localhost", other, Err("invalid peer certificate"));
+}
+
+#[test]
+fn a_wrong_name_is_not() {
+    check("example.org", false, "localhost", ca_file, Err("not valid for name"));
+}
+
+/// What `agent check` prints of TLS with this gateway.
+#[track_caller]
+fn check_tls(folder: &Folder, authority: &Authority, gateway: &SocketAddr) -> String {
+    let url = format!("wss://localhost:{}", gateway.port());
+    let ca_file = folder.write("ca.pem", &authority.pem());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_agent"))
+        .env_clear()
+        .args(["check", "--tunnel-id", crate::support::TUNNEL_ID, "--gateway", &url, "--ca-file"])
+        .arg(ca_file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let line = printed.lines().find(|line| line.contains("  TLS  ")).unwrap_or_else(|| panic!("{printed}"));
+    line.to_owned()
+}
+
+#[test]
+fn the_hint_for_a_wrong_name_is_another_name() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let gateway = serve_tls(&folder, authority.issue("example.org", false), greet);
+    let line = check_tls(&folder, &authority, &gateway);
+    assert!(line.contains("give in --gateway a name that the certificate has"), "{line}");
+}
+
+#[test]
+fn an_expired_certificate_is_not() {
+    check("localhost", true, "localhost", ca_file, Err("expired"));
+}
+
+#[test]
+fn a_check_tells_dates_and_issuer_of_a_certificate() {
+    let (folder, authority) = (Folder::new(), Authority::new());
+    let gateway = serve_tls(&folder, authority.issue("localhost", true), greet);
+    let line = check_tls(&folder, &authority, &gateway);
+    assert!(line.starts_with("  FAIL"), "{line}");
+    for said in
+        ["expired", "issued by Test authority", "from 2001-01-01 to 2002-01-01 (expired)", "renew the"]
+    {
+        assert!(line.contains(said), "{said} in {line}");
+    }
+}
+
+#[test]
+fn insecure_takes_them_all() {
+    for (name, expired) in [("localhost", false), ("example.org", false), ("localhost", true)] {
+        check(name, expired, "localhost", |_, _| Trust::AcceptAnyCertificate, Ok(()));
+    }
+}
+
+#[test]
+fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    // After its handshake the server sends session tickets, which are no answer.
+    let site = serve_tls(&folder, authority.issue("localhost", false), |socket| {
+        let mut reader = std::io::BufReader::new(socket);
+        while let Some(request) = crate::support::read_request(&mut reader) {
+            let answer = crate::support::ok(&request.body.len().to_string());
+            let _ = reader.get_mut().write_all(&answer).and_then(|()| reader.get_mut().flush());
+        }
+    });
+    let trust = ca_file(&folder, &authority);
+    let local = format!("https://localhost:{}", site.port()).parse().unwrap();
+    let origin = Origin::new(local, None, Some(TrustStore::open(trust).unwrap()), Timeouts::default());
+    for _ in 0..3 {
+        let mut request = Request::new(Body::from(vec![b'x'; 8 << 20]));
+        *request.method_mut() = http::Method::POST;
+        let body = origin.call(request).unwrap().into_body().into_bytes(100).unwrap();
+        assert_eq!(body, (8 << 20).to_string().as_bytes());
+    }
+}
+
+#[test]
+fn the_programs_speak_tls_on_every_leg() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let (certificate, key) = authority.issue("localhost", false);
+    let trust = ca_file(&folder, &authority);
+    let paths = ["cert.pem", "key.pem", "ca.pem"].map(|name| folder.0.join(name).display().to_string());
+    folder.write("cert.pem", &certificate);
+    folder.write("key.pem", &key);
+    let (mut gateway, address) = Program::gateway(&["--tls-cert", &paths[0], "--tls-key", &paths[1]]);
+    let site = crate::support::serve_http(|request| crate::support::ok(&request.head));
+    let (url, local) = (format!("wss://localhost:{}", address.port()), format!("http://{site}"));
+    let arguments = [
+        "--tunnel-id",
+        crate::support::TUNNEL_ID,
+        "--gateway",
+        &url,
+        "--local",
+        &local,
+        "--ca-file",
+        &paths[2],
+    ];
+    let _agent = Program::agent(&arguments);
+    gateway.wait_for("agent agent_550e…_prod connected");
+
+    let tls = tls::client(&trust).unwrap();
+    let tcp = std::net::TcpStream::connect(address).unwrap();
+    let mut client = Socket::plain(tcp).unwrap().start_tls("localhost", &tls).unwrap();
+    client.write_all(b"GET /x HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").unwrap();
+    client.flush().unwrap();
+    let mut response = Vec::new();
+    client.read_to_end(&mut response).unwrap();
+    let (status, head) = crate::support::split(&response);
+    assert!(status == 200 && head.contains("x-forwarded-proto: https"), "{head}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let folder = Folder::new();
+    let empty = folder.write("empty.pem", "");
+    for path in [&empty, Path::new("/nowhere/ca.pem")] {
+        let error = tls::client(&Trust::File(path.to_owned())).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+    }
+    let (certificate, key) = Authority::new().issue("localhost", false);
+    let (_, other_key) = Authority::new().issue("localhost", false);
+    let certificate = folder.write("cert.pem", &certificate);
+    assert!(tls::server(&certificate, &folder.write("key.pem", &key)).is_ok());
+    assert!(tls::server(&certificate, &folder.write("other.pem", &other_key)).is_err());
+    assert!(tls::server(&certificate, &empty).is_err());
+}
+
+#[test]
+fn both_directions_run_at_once_under_tls() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let trust = ca_file(&folder, &authority);
+    let config = {
+        let (certificate, key) = authority.issue("localhost", false);
+        tls::server(&folder.write("cert.pem", &certificate), &folder.write("key.pem", &key)).unwrap()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("wss://localhost:{}", listener.local_addr().unwrap().port());
+    let agent = Agent::builder(crate::support::TUNNEL_ID.parse().unwrap())
+        .gateway(url.parse().unwrap())
+        .gateway_trust(trust)
+        .backoff(BackoffConfig { min: Duration::from_millis(20), ..BackoffConfig::default() })
+        .service(|request: Request| Ok(http::Response::new(request.into_body())))
+        .build()
+        .unwrap();
+    let agent = agent.spawn().unwrap();
+
+    let socket = Socket::plain(listener.accept().unwrap().0).unwrap().accept_tls(&config).unwrap();
+    let mut websocket = tungstenite::accept(socket).unwrap();
+    let mut half = websocket.get_mut().split().unwrap();
+    let writer = thread::spawn(move || {
+        let body = "x".repeat(256 << 10);
+        let mut frames =
+            tunnel_agent::unversioned::link::MessageWriter::new(tungstenite::protocol::Role::Server);
+        for id in 0..40 {
+            let payload = format!("{{\"id\":{id},\"method\":\"POST\",\"path\":\"/\",\"body\":\"{body}\"}}");
+            let text = format!("{{\"message_type\":\"request\",\"payload\":{payload}}}");
+            frames.push(&tunnel_agent::unversioned::link::Outbound::Text(text.into_bytes().into()));
+            frames.push(&tunnel_agent::unversioned::link::Outbound::Ping(b"7"[..].into()));
+        }
+        while !frames.is_empty() {
+            frames.write_step(&mut half).unwrap();
+        }
+        half
+    });
+    let mut answers = 0;
+    while answers < 40 {
+        if let Message::Text(text) = websocket.read().unwrap()
+            && !text.starts_with("{\"tunnel_id\"")
+        {
+            let reply = crate::support::Reply::read(&text);
+            assert!(reply.status == Some(200) && reply.text.len() == 256 << 10);
+            answers += 1;
+        }
+    }
+    drop((writer.join().unwrap(), websocket));
+    agent.handle().shutdown(Duration::ZERO);
+    agent.join().unwrap();
+}

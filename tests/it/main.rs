@@ -1,0 +1,20 @@
+//! What the software promises, tested from outside: the library through its public API, the programs through their
+//! command lines, the wire through bytes that are written by hand.
+
+mod admin;
+mod check;
+mod discover;
+mod forwarding;
+mod gateway;
+mod layering;
+mod link;
+mod memory;
+mod mux;
+mod protection;
+mod protocol;
+mod rfc;
+mod session;
+mod streams;
+mod support;
+mod tunnel;
+mod visitors;
