@@ -34,6 +34,8 @@ demo: ## gateway, a small site and the agent, with requests through the tunnel [
 	$(CARGO) build --bins --example demo
 	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec '$(BUILT)/debug/examples/demo'
 
+# Most tests wait for programs and sockets: more of them at once than there are cores.
+test: export RUST_TEST_THREADS ?= 8
 test: lint ## formatting, clippy, docs, and all tests
 	$(CARGO) test --quiet
 	$(CARGO) test --quiet --no-default-features --features cli,gateway --lib

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How long a session must have lived for its loss to count as the first failure of a new row. A gateway
 /// that accepts and closes at once meets the growing delay like one that does not accept at all.
-pub const LIVED: Duration = Duration::from_secs(10);
+pub(crate) const LIVED: Duration = Duration::from_secs(10);
 
 /// How much longer than the shortest a delay may be, as a factor. Agents that lost the same gateway come back spread out,
 /// from the first try on.
@@ -36,7 +36,7 @@ impl Default for BackoffConfig {
 
 /// Exponential backoff with jitter over failures in a row. Pure: chance is an argument.
 #[derive(Debug, Clone)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     config: BackoffConfig,
     failures: u32,
     /// For how much longer the gateway is expected back.
@@ -45,18 +45,18 @@ pub struct Backoff {
 
 impl Backoff {
     /// Starts with no failure behind it.
-    pub fn new(config: BackoffConfig) -> Self {
+    pub(crate) fn new(config: BackoffConfig) -> Self {
         Backoff { config, failures: 0, returns_within: Duration::ZERO }
     }
 
     /// Tries that are left before giving up; nothing where there is no end of them.
-    pub fn remaining(&self) -> Option<u32> {
+    pub(crate) fn remaining(&self) -> Option<u32> {
         (self.config.max_retries != 0).then(|| self.config.max_retries.saturating_sub(self.failures))
     }
 
     /// Records a failed dial (`lived` is zero) or a lost session that lived that long. Returns the delay
     /// before the next try, or `None` when the tries are used up. `chance` lies in 0..1.
-    pub fn failed(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
+    pub(crate) fn failed(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived >= LIVED {
             (self.failures, self.returns_within) = (0, Duration::ZERO);
         }
@@ -75,7 +75,7 @@ impl Backoff {
 
     /// Records that a gateway takes its leave, from a session that lived that long. Returns the delay before another
     /// session is opened: none for one that lived, which is no failure.
-    pub fn goes_away(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
+    pub(crate) fn goes_away(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived < LIVED {
             self.returns_within = Duration::ZERO;
             return self.failed(lived, chance);
@@ -100,7 +100,7 @@ fn between(shortest: Duration, longest: Duration, chance: f64) -> Duration {
 
 /// A number in 0..1 that differs from call to call and from process to process: good enough to spread
 /// retries, and for nothing else.
-pub fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     let bits = RandomState::new().hash_one(0u8) >> 11;
     bits as f64 / (1u64 << 53) as f64

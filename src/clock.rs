@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Longest wait between two looks at the clocks. What is waited for while the machine sleeps takes its full
 /// time afterwards.
-pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// How much further than the monotonic clock the wall clock must have moved. Setting it right moves it less.
 const SLEPT: Duration = Duration::from_secs(5);
@@ -18,19 +18,19 @@ pub(crate) fn whole_seconds(time: Duration) -> u64 {
 /// The wall clock, which goes on while the machine sleeps, and the monotonic one, which (on Linux and macOS)
 /// does not. Pure: both times are arguments.
 #[derive(Debug)]
-pub struct Clocks {
+pub(crate) struct Clocks {
     wall: SystemTime,
     monotonic: Instant,
 }
 
 impl Clocks {
     /// Both clocks as they are now.
-    pub fn new(wall: SystemTime, monotonic: Instant) -> Self {
+    pub(crate) fn new(wall: SystemTime, monotonic: Instant) -> Self {
         Clocks { wall, monotonic }
     }
 
     /// Whether the machine slept since the last look.
-    pub fn slept(&mut self, wall: SystemTime, monotonic: Instant) -> bool {
+    pub(crate) fn slept(&mut self, wall: SystemTime, monotonic: Instant) -> bool {
         let passed = monotonic.saturating_duration_since(self.monotonic);
         // A wall clock that was set back tells nothing.
         let slept = wall.duration_since(self.wall).is_ok_and(|moved| moved > passed + SLEPT);

@@ -16,16 +16,10 @@ impl MetricsPage {
         writeln!(self.0, "tunnel_agent_{name}{labels} {value}")
     }
 
-    pub(super) fn one(
-        &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
-        labels: &str,
-        value: u64,
-    ) -> fmt::Result {
+    /// A family of one sample without labels.
+    pub(super) fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) -> fmt::Result {
         self.family(name, kind, help)?;
-        self.sample(name, labels, value)
+        self.sample(name, "", value)
     }
 
     pub(super) fn by_label(&mut self, name: &str, label: &str, counts: &LabeledCounters) -> fmt::Result {

@@ -100,8 +100,9 @@ impl Report {
 
     fn write_metrics(&self, page: &mut MetricsPage) -> fmt::Result {
         let (metrics, status) = (&self.metrics, self.metrics.status());
-        page.one("build_info", "gauge", "Constant 1, with the version", &version_label(), 1)?;
-        page.one("uptime_seconds", "gauge", "Since the start", "", metrics.uptime().as_secs())?;
+        page.family("build_info", "gauge", "Constant 1, with the version")?;
+        page.sample("build_info", &version_label(), 1)?;
+        page.one("uptime_seconds", "gauge", "Since the start", metrics.uptime().as_secs())?;
         page.family(
             "responses_total",
             "counter",
@@ -114,21 +115,21 @@ impl Report {
         page.by_label("refused_total", "code", &metrics.refusals)?;
         let help = "Requests whose visitor left before the answer was complete, or whose session was lost \
                     while they waited";
-        page.one("cancelled_total", "counter", help, "", status.cancelled)?;
+        page.one("cancelled_total", "counter", help, status.cancelled)?;
         let help = "Answers that were dropped because their session was gone";
-        page.one("answers_dropped_total", "counter", help, "", metrics.dropped())?;
+        page.one("answers_dropped_total", "counter", help, metrics.dropped())?;
         let help = "From taking a request on to the end of its answer";
         page.histogram("request_duration_seconds", help, &metrics.whole)?;
         let help = "From asking the local server to the head of its response";
         page.histogram("upstream_duration_seconds", help, &metrics.upstream)?;
         let (received, sent) = metrics.bytes();
-        page.one("request_bytes_total", "counter", "Bytes of requests' bodies", "", received)?;
-        page.one("response_bytes_total", "counter", "Bytes of responses' bodies", "", sent)?;
-        page.one("in_flight", "gauge", "Requests that wait for a worker or an answer", "", status.in_flight)?;
-        page.one("queued", "gauge", "Requests that wait for a worker", "", self.queue.queued() as u64)?;
-        page.one("sessions", "gauge", "Sessions that are open", "", status.sessions)?;
-        page.one("sessions_total", "counter", "Sessions that were opened", "", metrics.sessions_total())?;
-        page.one("retries_total", "counter", "Failed tries and lost sessions", "", status.retries)?;
+        page.one("request_bytes_total", "counter", "Bytes of requests' bodies", received)?;
+        page.one("response_bytes_total", "counter", "Bytes of responses' bodies", sent)?;
+        page.one("in_flight", "gauge", "Requests that wait for a worker or an answer", status.in_flight)?;
+        page.one("queued", "gauge", "Requests that wait for a worker", self.queue.queued() as u64)?;
+        page.one("sessions", "gauge", "Sessions that are open", status.sessions)?;
+        page.one("sessions_total", "counter", "Sessions that were opened", metrics.sessions_total())?;
+        page.one("retries_total", "counter", "Failed tries and lost sessions", status.retries)?;
         page.family(
             "dial_failures_total",
             "counter",

@@ -21,7 +21,7 @@ use crate::net::connect::{Endpoint, Peer};
 use crate::net::tls::{self, Trust};
 use crate::service::FailureKind;
 use crate::session::{
-    self, Heartbeat, SessionConfig, SessionEnd, SessionHandle, Supervisor, WorkQueue, new_metrics,
+    Heartbeat, Session, SessionConfig, SessionEnd, SessionHandle, Supervisor, WorkQueue, new_metrics,
     start_workers,
 };
 use crate::upstream::UpstreamServer;
@@ -149,10 +149,12 @@ impl Agent {
         let (ended, end) = mpsc::channel();
         thread::scope(|scope| {
             let metrics = &metrics;
+            let session_config = &config;
             let run = move || {
+                let session = Session { slot: 0, config: session_config, submitter: queue, metrics };
                 let mut visit = Visit(visit);
                 // The receiver outlives this thread, unless the check panicked.
-                let _ = ended.send(session::run(link, 0, &config, queue, metrics, &mut visit));
+                let _ = ended.send(session.run(link, &mut visit));
             };
             if let Err(error) = thread::Builder::new().name("session".to_owned()).spawn_scoped(scope, run) {
                 log.fail("handshake", format!("the system gives no thread for it: {error}"), None);

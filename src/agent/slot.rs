@@ -18,7 +18,7 @@ use crate::advice::Advice;
 use crate::backoff::{self, Backoff};
 use crate::clock::after;
 use crate::link::{DialError, Dialer, Link};
-use crate::session::{self, SessionHandle, Supervisor, WorkQueue};
+use crate::session::{Session, SessionHandle, Supervisor, WorkQueue};
 use crate::sync::{into_inner, lock};
 
 /// A session that ends sooner than this, before it served anything, was probably refused.
@@ -202,8 +202,13 @@ impl<'scope, 'a: 'scope> Slot<'a> {
             predecessor: predecessor.take(),
             future: Future::Open,
         };
-        let (config, queue) = (&agent.session, self.slots.queue.clone());
-        let end = session::run(link, self.number, config, queue, &agent.metrics, &mut active);
+        let session = Session {
+            slot: self.number,
+            config: &agent.session,
+            submitter: self.slots.queue.clone(),
+            metrics: &agent.metrics,
+        };
+        let end = session.run(link, &mut active);
         active.session.inspect(|(id, _)| agent.control.detach(*id));
         agent.metrics.session_ended(start);
         let lived = start.elapsed();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use log::{error, info, warn};
-use tunnel_agent::cli::agent::{Settings, Task, help, read};
+use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
 use tunnel_agent::cli::{
     Advised, Command, LocalServerTable, Signal, handle_signals, logging, print, program, refuse,
 };
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(settings: Settings) -> ExitCode {
+fn perform(settings: AgentSettings) -> ExitCode {
     match &settings.task {
         Task::Serve => {
             logging::install(settings.log_format, settings.log_level.as_deref());

@@ -4,7 +4,7 @@
 use std::process::{self, ExitCode};
 
 use log::{error, info, warn};
-use tunnel_agent::cli::gateway::{Settings, help, read};
+use tunnel_agent::cli::gateway::{GatewaySettings, help, read};
 use tunnel_agent::cli::{Command, Signal, descriptors, handle_signals, logging, print, program, refuse};
 use tunnel_agent::gateway::BoundGateway;
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(settings: Settings) -> ExitCode {
+fn run(settings: GatewaySettings) -> ExitCode {
     let listen = settings.listen;
     let gateway = match settings.gateway.bind() {
         Ok(gateway) => gateway,

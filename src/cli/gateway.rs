@@ -70,7 +70,7 @@ const TABLE: [Opt; 20] = [
 
 /// The settings of the program.
 #[derive(Debug)]
-pub struct Settings {
+pub struct GatewaySettings {
     /// The gateway to run.
     pub gateway: Gateway,
     /// The address at which it is to listen.
@@ -105,11 +105,11 @@ pub fn help() -> String {
 }
 
 /// Reads the arguments and the environment.
-pub fn read() -> Result<Command<Settings>, UsageError> {
+pub fn read() -> Result<Command<GatewaySettings>, UsageError> {
     super::read(&[], &TABLE, PREFIX, |_, options| settings(options))
 }
 
-fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
+fn settings(mut options: Options<'_>) -> Result<GatewaySettings, UsageError> {
     let o = &mut options;
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
     let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
@@ -118,7 +118,7 @@ fn settings(mut options: Options<'_>) -> Result<Settings, UsageError> {
     let builder = limits(o, builder)?;
     let gateway = builder.build().map_err(|error| super::config_error(&error, option_name))?;
     let notes = o.bare_variables().into_iter().collect();
-    Ok(Settings { listen: gateway.listen_address(), gateway, log_format, log_level, notes })
+    Ok(GatewaySettings { listen: gateway.listen_address(), gateway, log_format, log_level, notes })
 }
 
 /// What an option of the builder is called on the command line.

@@ -28,6 +28,15 @@ pub struct Options<'a> {
     pub(super) taken: Taken,
 }
 
+impl fmt::Debug for Options<'_> {
+    /// Without the values, which may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = self.typed.iter().map(|(flag, _)| flag);
+        f.write_str("Options")?;
+        f.debug_list().entries(flags).finish()
+    }
+}
+
 /// Options that were taken from the environment, and what their variables are called in an error.
 pub(super) type Taken = Rc<RefCell<Vec<(&'static str, String)>>>;
 

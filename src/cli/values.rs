@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::logging::Format;
 
 /// Reads `500ms`, `10s` or `2m`.
-pub fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     const EXPECTED: &str = "expected a time such as 500ms, 10s or 2m";
     let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
     let milliseconds = match unit {
@@ -18,7 +18,7 @@ pub fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads `512B`, `64KiB`, `10MiB` or `1GiB`.
-pub fn size(text: &str) -> Result<usize, &'static str> {
+pub(crate) fn size(text: &str) -> Result<usize, &'static str> {
     const EXPECTED: &str = "expected a size such as 64KiB or 10MiB";
     let (number, unit) = number_and_unit(text).ok_or(EXPECTED)?;
     let factor: u64 = match unit {
@@ -38,7 +38,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Reads `text` or `json`.
-pub fn log_format(text: &str) -> Result<Format, &'static str> {
+pub(crate) fn log_format(text: &str) -> Result<Format, &'static str> {
     match text {
         "text" => Ok(Format::Text),
         "json" => Ok(Format::Json),
@@ -47,7 +47,7 @@ pub fn log_format(text: &str) -> Result<Format, &'static str> {
 }
 
 /// Reads a whole number.
-pub fn number(text: &str) -> Result<usize, &'static str> {
+pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
     text.parse().map_err(|_| "expected a whole number")
 }
 

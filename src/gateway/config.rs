@@ -50,7 +50,7 @@ pub struct GatewayBuilder {
 }
 
 /// A configuration that was checked.
-pub(super) struct Settings {
+pub(super) struct GatewayConfig {
     pub(super) listen: SocketAddr,
     pub(super) credentials: Credentials,
     pub(super) default_tunnel: Option<TunnelId>,
@@ -210,7 +210,7 @@ impl GatewayBuilder {
             };
         let credentials = Credentials::new(token, self.token_file, self.tls_files)
             .map_err(|error| ConfigError::new("tls", ConfigProblem::Tls(error)))?;
-        Ok(Gateway(Settings {
+        Ok(Gateway(GatewayConfig {
             listen: self.listen,
             credentials,
             default_tunnel: self.default_tunnel,

@@ -58,12 +58,12 @@ pub(super) fn serve(
         }
         let next = match request.route(Place::from(has_place)) {
             // The body is not waited for: a visitor without a place holds none.
-            Answerer::Gateway(response) if !has_place => return end_with(connection, response, &visitor),
-            Answerer::Agent(_) if visitor.is_evicted() => {
+            Responder::Gateway(response) if !has_place => return end_with(connection, response, &visitor),
+            Responder::Agent(_) if visitor.is_evicted() => {
                 return end_with(connection, request.problem(Problem::too_slow()), &visitor);
             }
-            Answerer::Agent(to) => request.forward(connection, to)?,
-            Answerer::Gateway(response) => request.answer(connection, response)?,
+            Responder::Agent(to) => request.forward(connection, to)?,
+            Responder::Gateway(response) => request.answer(connection, response)?,
         };
         let Some(next) = next else { return Ok(()) };
         visitor.enter(Stage::Idle);
@@ -72,7 +72,7 @@ pub(super) fn serve(
 }
 
 /// What answers a request.
-enum Answerer {
+enum Responder {
     Gateway(Response<Vec<u8>>),
     Agent(Destination),
 }
@@ -118,14 +118,14 @@ impl VisitorRequest<'_> {
         self.visitor.count_as((!is_free).then(|| forwarded::counted_as(address)))
     }
 
-    fn route(&self, place: Place) -> Answerer {
+    fn route(&self, place: Place) -> Responder {
         let named = self.head.request.headers().get(X_TUNNEL_ID);
         let target = match pages::page(self.head, &self.gateway.settings) {
             Some(Page::Forward) => Target::Root,
-            Some(page) => return Answerer::Gateway(pages::answer(page, self)),
+            Some(page) => return Responder::Gateway(pages::answer(page, self)),
             None => Target::Same,
         };
-        let here = |problem: Problem| Answerer::Gateway(self.problem(problem));
+        let here = |problem: Problem| Responder::Gateway(self.problem(problem));
         if place == Place::Missing {
             return here(Problem::unavailable(
                 "no_place",
@@ -133,10 +133,10 @@ impl VisitorRequest<'_> {
             ));
         }
         if let Some(response) = ended_here(self.head) {
-            return response.map_or_else(here, Answerer::Gateway);
+            return response.map_or_else(here, Responder::Gateway);
         }
         match find_agent(named, self.gateway) {
-            Ok(agent) => Answerer::Agent(Destination { agent, target }),
+            Ok(agent) => Responder::Agent(Destination { agent, target }),
             Err(problem) => here(problem),
         }
     }

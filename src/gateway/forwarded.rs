@@ -365,14 +365,14 @@ mod tests {
 
     /// What becomes of these fields from this peer, with `10.0.0.0/8` and `::1` trusted.
     #[track_caller]
-    fn check(peer: &str, is_secure: bool, lines: &[(&str, &str)], expected: &[(&str, &str)]) {
+    fn check(peer: &str, scheme: Scheme, lines: &[(&str, &str)], expected: &[(&str, &str)]) {
         let proxies = Proxies {
             networks: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
             headers: vec!["x-forwarded-prefix".parse().unwrap()],
         };
         let mut headers = map(lines);
         let peer = SocketAddr::new(peer.parse().unwrap(), 1);
-        proxies.set(&mut headers, Arrival::new(peer, if is_secure { Scheme::Https } else { Scheme::Http }));
+        proxies.set(&mut headers, Arrival::new(peer, scheme));
         let mut left: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         left.sort_unstable();
@@ -406,11 +406,11 @@ mod tests {
             ("x-forwarded-proto", "http"),
             ("x-real-ip", "192.0.2.1"),
         ];
-        check("192.0.2.1", false, &LIES, &expected);
-        check("::ffff:192.0.2.1", false, &LIES, &expected);
+        check("192.0.2.1", Scheme::Http, &LIES, &expected);
+        check("::ffff:192.0.2.1", Scheme::Http, &LIES, &expected);
         check(
             "2001:db8::1",
-            true,
+            Scheme::Https,
             &[("host", "site.test:8443")],
             &[
                 ("host", "site.test:8443"),
@@ -453,7 +453,7 @@ mod tests {
     fn a_trusted_proxy_is_believed_and_named() {
         check(
             "10.1.2.3",
-            false,
+            Scheme::Http,
             &[
                 ("host", "inner.test:3000"),
                 ("x-forwarded-for", "6.6.6.6, 192.0.2.1"),
@@ -477,7 +477,7 @@ mod tests {
         // What it does not say, or says in a way that cannot be, is said by the gateway.
         check(
             "::1",
-            false,
+            Scheme::Http,
             &[
                 ("host", "a.test"),
                 ("x-forwarded-proto", "gopher"),
@@ -499,7 +499,7 @@ mod tests {
     fn forwarded_is_read_where_none_of_the_others_is_there() {
         check(
             "10.0.0.1",
-            false,
+            Scheme::Http,
             &[
                 ("host", "a.test"),
                 ("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:80\";proto=http;host=\"x,y\""),

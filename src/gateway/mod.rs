@@ -36,6 +36,7 @@
 //! | `forwarded` | where a request came from, and which proxies are trusted to say so |
 //! | `budget`, `credentials` | how much memory bodies may take; token and certificate |
 
+mod acceptor;
 mod agent_session;
 mod agent_writer;
 mod budget;
@@ -47,31 +48,32 @@ mod handshake;
 mod pages;
 mod registry;
 mod responses;
+mod shutdown;
 mod stream;
+mod upload_path;
 mod uploader;
 mod visitor_connections;
 mod visitor_request;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use log::{debug, info, warn};
+use log::{info, warn};
 
+use self::acceptor::{ConnectionThreads, accept, refuse_more};
 use self::budget::BodyBudget;
-use self::config::Settings;
+use self::config::GatewayConfig;
 pub use self::config::{GatewayBuilder, OwnPaths};
-use self::forwarded::counted_as;
 pub use self::forwarded::{InvalidNetwork, Network};
 use self::registry::Registry;
-use self::visitor_connections::{Stage, VisitorConnection, VisitorConnections, VisitorLimits};
+use self::shutdown::{Shutdown, Stopping};
+use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
 use crate::advice::Advice;
-use crate::net::Socket;
 use crate::protocol::{RequestName, connection_number, random_uuid};
-use crate::sync::{lock, wait_timeout_while, wait_while};
 
 /// VisitorConnections' connections at once; and as many agents'.
 pub(crate) const PLACES: usize = 1024;
@@ -101,7 +103,7 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
 /// A configured gateway that does nothing yet.
-pub struct Gateway(Settings);
+pub struct Gateway(GatewayConfig);
 
 /// A gateway that listens, and accepts no connection yet.
 pub struct BoundGateway {
@@ -112,7 +114,7 @@ pub struct BoundGateway {
 
 /// What all threads of a gateway share.
 struct GatewayCore {
-    settings: Settings,
+    settings: GatewayConfig,
     agents: Registry,
     visitors: Arc<VisitorConnections>,
     /// The memory for whole bodies.
@@ -257,77 +259,8 @@ impl fmt::Debug for GatewayHandle {
     }
 }
 
-/// How far a shutdown is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Stopping {
-    #[default]
-    No,
-    Draining,
-    Aborted,
-}
-
-/// The request to stop, and the threads that wait for it.
-#[derive(Debug, Default)]
-struct Shutdown {
-    stopping: Mutex<Stopping>,
-    changed: Condvar,
-}
-
-impl Shutdown {
-    fn advance(&self, to: Stopping) {
-        let mut stopping = lock(&self.stopping);
-        *stopping = to.max(*stopping);
-        drop(stopping);
-        self.changed.notify_all();
-    }
-
-    fn wait(&self) {
-        drop(wait_while(&self.changed, lock(&self.stopping), |stopping| *stopping == Stopping::No));
-    }
-
-    /// Waits so long, unless the shutdown is not to wait for anything.
-    fn wait_for_abort(&self, limit: Duration) {
-        let is_patient = |stopping: &mut Stopping| *stopping != Stopping::Aborted;
-        drop(wait_timeout_while(&self.changed, lock(&self.stopping), limit, is_patient));
-    }
-}
-
-/// The number of connections' threads.
-#[derive(Debug, Default)]
-struct ConnectionThreads {
-    count: Mutex<usize>,
-    ended: Condvar,
-}
-
-/// Counts a connection's thread for as long as it lives.
-struct ConnectionThread(Arc<GatewayCore>);
-
-impl ConnectionThread {
-    /// One more, if there may be one.
-    fn count(gateway: &Arc<GatewayCore>) -> Option<Self> {
-        let mut count = lock(&gateway.connections.count);
-        let counted = (*count < THREADS_MAX).then(|| ConnectionThread(gateway.clone()));
-        *count += usize::from(counted.is_some());
-        counted
-    }
-}
-
-impl Drop for ConnectionThread {
-    fn drop(&mut self) {
-        *lock(&self.0.connections.count) -= 1;
-        self.0.connections.ended.notify_all();
-    }
-}
-
-impl ConnectionThreads {
-    /// Waits until all have ended, at most this long.
-    fn wait_for_none(&self, limit: Duration) {
-        drop(wait_timeout_while(&self.ended, lock(&self.count), limit, |count| *count > 0));
-    }
-}
-
 impl GatewayCore {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: GatewayConfig) -> Self {
         let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
         GatewayCore {
             agents: Registry::new(),
@@ -381,66 +314,4 @@ impl GatewayCore {
         self.visitors.abort_all();
         self.connections.wait_for_none(CLOSE_WAIT);
     }
-}
-
-/// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
-fn refuse_more(listener: &TcpListener, gateway: &GatewayCore) {
-    gateway.stopping.store(true, Ordering::SeqCst);
-    // The acceptor takes those who are waiting already, and ends: woken by one more.
-    if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
-        let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
-    }
-}
-
-fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
-    let mut warned: Option<Instant> = None;
-    loop {
-        let taken = listener.accept().and_then(|(socket, _)| take(socket, gateway));
-        let Err(error) = taken else { continue };
-        // Everybody who was waiting is taken.
-        if gateway.stopping.load(Ordering::SeqCst) {
-            return;
-        }
-        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            warned = Some(Instant::now());
-            warn!("cannot take a connection: {error}");
-        }
-        gateway.visitors.make_room();
-        thread::sleep(EXHAUSTED_WAIT);
-    }
-}
-
-/// Gives a connection a place and a thread, or closes it. An error means that the system gives no more.
-fn take(socket: TcpStream, gateway: &Arc<GatewayCore>) -> io::Result<()> {
-    let counted = ConnectionThread::count(gateway);
-    let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
-        warn!("closed a connection, since there is no place for it");
-        return Ok(());
-    };
-    let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
-    let serve = move || {
-        let gateway = &counted.0;
-        let served = open(socket, gateway).and_then(|socket| connection::serve(socket, visitor, gateway));
-        if let Err(error) = served {
-            debug!("connection ended: {error}");
-        }
-    };
-    thread.spawn(serve).map(drop)
-}
-
-/// A new connection with its place, before anything else is known of it, so that it is not overlooked when the gateway
-/// stops.
-fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorConnection)> {
-    let address = socket.peer_addr().ok()?.ip().to_canonical();
-    let is_free = address.is_loopback() || gateway.settings.proxies.trusts(address);
-    let counted = (!is_free).then(|| counted_as(address));
-    let socket = Socket::plain(socket).ok()?;
-    let visitor = gateway.visitors.enter(socket.closer(), socket.traffic(), counted, Instant::now())?;
-    Some((socket, visitor))
-}
-
-fn open(mut socket: Socket, gateway: &GatewayCore) -> io::Result<Socket> {
-    let Some(tls) = gateway.settings.credentials.tls() else { return Ok(socket) };
-    socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
-    socket.accept_tls(&tls)
 }

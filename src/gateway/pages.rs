@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::GatewayCore;
 use super::agent_session::AgentSession;
-use super::config::{OwnPaths, Settings};
+use super::config::{GatewayConfig, OwnPaths};
 use super::forwarded::{self, Arrival};
 use super::responses::Problem;
 use super::visitor_request::VisitorRequest;
@@ -32,7 +32,7 @@ pub(super) enum Page {
 }
 
 /// The page that a request asks for. One that names a tunnel means its application's, but under the gateway's own prefix.
-pub(super) fn page(head: &Head, settings: &Settings) -> Option<Page> {
+pub(super) fn page(head: &Head, settings: &GatewayConfig) -> Option<Page> {
     let (method, path) = (head.request.method(), head.request.uri().path());
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if let Some(name) = path.strip_prefix(PREFIX) {

@@ -4,21 +4,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, StatusCode, Version, header, request, response};
+use http::{Method, StatusCode, header, request, response};
 use log::debug;
 use tungstenite::Bytes;
 
 use super::agent_session::AgentSession;
 use super::responses::{self, NoAnswer, Problem};
-use super::uploader::{Again, ProtocolChange, STALL, UploadEnd, Uploader, is_given_back};
+use super::upload_path::is_given_back;
+use super::uploader::{Again, ProtocolChange, STALL, UploadEnd, Uploader};
 use super::visitor_connections::Stage;
-use super::visitor_request::VisitorRequest;
+use super::visitor_request::{VisitorRequest, set_length};
 use crate::http1::fields::{
-    HTTP2_SETTINGS, Upgrade, is_event_stream, number, remove_hop_by_hop, set_upgrade,
+    HTTP2_SETTINGS, Upgrade, is_event_stream, remove_hop_by_hop, set_upgrade, stated_length,
 };
 use crate::http1::{
-    Framing, Head, KEEP_ALIVE, MUX_HEAD_MAX, Output, Persistence, RequestError, ServerConnection,
-    has_no_body, write_response_head,
+    KEEP_ALIVE, MUX_HEAD_MAX, Output, Persistence, RequestError, ServerConnection, has_no_body,
+    write_response_head,
 };
 use crate::mux::{
     Closing, Fin, Reset, ResetCode, Stream, StreamEnd, StreamError, decode_response_head, encode_request_head,
@@ -59,7 +60,7 @@ pub(super) fn forward(
     first: Arc<AgentSession>,
 ) -> io::Result<Option<ServerConnection>> {
     let VisitorRequest { head, gateway, .. } = request;
-    let upgrade = upgrade(head);
+    let upgrade = request.upgrade();
     parts.headers.remove(HTTP2_SETTINGS);
     if let Some(upgrade) = &upgrade {
         upgrade.set(&mut parts.headers);
@@ -82,36 +83,6 @@ pub(super) fn forward(
         return exchange.end_with(Problem::new(status, "headers_too_large", text));
     }
     exchange.run(&bytes, first)
-}
-
-/// The change of protocol that a visitor asks for.
-fn upgrade(head: &Head) -> Option<Upgrade> {
-    let request = &head.request;
-    let may = request.version() == Version::HTTP_11;
-    Upgrade::asked_for(request.method(), request.headers()).filter(|_| may)
-}
-
-/// States the length of the body when it is known.
-fn set_length(headers: &mut HeaderMap, framing: Framing, complete: Option<u64>) {
-    let stated = headers.remove(header::CONTENT_LENGTH).is_some();
-    let length = match (framing, complete) {
-        (Framing::Length(0), _) if !stated => None,
-        (Framing::Length(length), _) => Some(length),
-        (_, complete) => complete,
-    };
-    if let Some(length) = length {
-        headers.insert(header::CONTENT_LENGTH, length.into());
-    }
-}
-
-/// The `Content-Length`, if there is one; `None` when it is not one number.
-fn stated_length(headers: &HeaderMap) -> Option<Option<u64>> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Some(None),
-        (Some(length), None) => number(length).map(Some),
-        (Some(_), Some(_)) => None,
-    }
 }
 
 /// Why a request has no answer.
@@ -254,7 +225,8 @@ impl StreamedExchange<'_> {
                 Err(_) => self.refuse_answer(stream),
             };
         }
-        let Some(stated) = stated_length(&parts.headers).filter(|_| !parts.status.is_informational()) else {
+        let stated = stated_length(&parts.headers);
+        let Some(stated) = stated.ok().filter(|_| !parts.status.is_informational()) else {
             return self.refuse_answer(stream);
         };
         let no_body = has_no_body(parts.status) || self.request.head.request.method() == Method::HEAD;

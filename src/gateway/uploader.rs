@@ -8,14 +8,14 @@
 //! another one, whole: the answering thread sends it there what was kept, and the second thread goes on behind it.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::budget::Share;
+use super::upload_path::{Kept, PathState, UploadPath};
 use crate::http1::{Decoder, Framing, Input, RequestError};
-use crate::mux::{Fin, Reset, ResetCode, Stream, StreamEnd, StreamError};
-use crate::sync::{lock, wait_while};
+use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError};
 
 /// How long a visitor may send nothing in the middle of a body, or take nothing of a response.
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -28,9 +28,6 @@ const EARLY_TIME: Duration = Duration::from_millis(2);
 
 /// A body is read in pieces of at most this size.
 const PIECE: usize = 64 << 10;
-
-/// A body is kept up to this size: the agent has asked for more before all of a window is sent.
-const KEPT_MAX: usize = 256 << 10;
 
 /// Enough to copy bytes, and for TLS.
 const STACK: usize = 128 << 10;
@@ -59,6 +56,13 @@ struct Helper {
     switch: Option<SyncSender<()>>,
 }
 
+/// What a request has of its body for another stream.
+pub(super) struct Again {
+    pub(super) body: Vec<u8>,
+    /// Whether that is all of it.
+    pub(super) complete: bool,
+}
+
 /// What the second thread came to.
 pub(super) enum UploadEnd {
     /// The connection is as it was before; there may be another request on it.
@@ -67,115 +71,6 @@ pub(super) enum UploadEnd {
     Left,
     /// The body cannot be read.
     Unreadable(RequestError),
-}
-
-/// Where the body goes, and what of it went there.
-struct UploadPath {
-    state: Mutex<PathState>,
-    changed: Condvar,
-}
-
-struct PathState {
-    /// The stream that the request has now.
-    stream: Option<Stream>,
-    kept: Option<Kept>,
-    /// All of the body was passed on.
-    complete: bool,
-    /// What was kept is being sent to another stream.
-    turning: bool,
-    /// The visitor has left.
-    left: bool,
-    /// There will be no other stream.
-    closed: bool,
-}
-
-/// A body as far as it was passed on, and its share of the memory for bodies.
-struct Kept {
-    bytes: Vec<u8>,
-    share: Share,
-}
-
-impl Kept {
-    /// With more of the body; nothing when it becomes too large.
-    fn with(mut self, bytes: &[u8]) -> Option<Self> {
-        let fits = self.bytes.len() + bytes.len() <= KEPT_MAX && self.share.grow(bytes.len());
-        self.bytes.extend_from_slice(if fits { bytes } else { &[] });
-        fits.then_some(self)
-    }
-}
-
-/// What a request has of its body for another stream.
-pub(super) struct Again {
-    pub(super) body: Vec<u8>,
-    /// Whether that is all of it.
-    pub(super) complete: bool,
-}
-
-/// Whether nothing of a request was sent to a local server, so that another agent may have it.
-pub(super) fn is_given_back(error: &StreamError) -> bool {
-    matches!(
-        error,
-        StreamError::Closed(StreamEnd::ByPeer(Reset {
-            code: ResetCode::Refused | ResetCode::Unreachable,
-            ..
-        }))
-    )
-}
-
-impl UploadPath {
-    fn state(&self) -> MutexGuard<'_, PathState> {
-        lock(&self.state)
-    }
-
-    /// The state when nothing is being sent to another stream.
-    fn settled(&self) -> MutexGuard<'_, PathState> {
-        wait_while(&self.changed, self.state(), |state| state.turning)
-    }
-
-    /// The stream to send to. `None` when there is none any more.
-    fn stream(&self) -> Option<Stream> {
-        let state = self.settled();
-        state.stream.clone().filter(|_| !state.closed)
-    }
-
-    /// Records bytes that are passed on next, and returns the stream that they go to.
-    fn push(&self, bytes: &[u8], fin: Fin) -> Option<Stream> {
-        let mut state = self.settled();
-        if state.closed {
-            return None;
-        }
-        let is_wanted = state.stream.as_ref().is_none_or(|stream| !stream.is_granted());
-        state.kept = state.kept.take().filter(|_| is_wanted).and_then(|kept| kept.with(bytes));
-        state.complete |= fin == Fin::Last;
-        state.stream.clone()
-    }
-
-    /// Waits for another stream than this one, which is over. False when there will be none.
-    fn has_turned(&self, from: &Stream, error: &StreamError) -> bool {
-        if !is_given_back(error) {
-            return false;
-        }
-        let is_same = |state: &mut PathState| {
-            !state.closed && state.stream.as_ref().is_none_or(|stream| stream.is_same(from))
-        };
-        !wait_while(&self.changed, self.state(), is_same).closed
-    }
-
-    /// Resets whatever stream the request has, since its visitor is gone.
-    fn leave(&self, text: &str) {
-        let mut state = self.state();
-        state.left = true;
-        if let Some(stream) = &state.stream {
-            stream.reset(Reset::new(ResetCode::Cancelled, text));
-        }
-    }
-
-    fn close(&self) {
-        let mut state = self.state();
-        (state.closed, state.turning, state.kept) = (true, false, None);
-        drop(state);
-        self.changed.notify_all();
-    }
 }
 
 impl Uploader {

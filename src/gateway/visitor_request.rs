@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response, Version, header};
 use log::info;
 
 use super::GatewayCore;
 use super::forwarded::Arrival;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
-use crate::http1::{Head, shown_path};
+use crate::http1::fields::Upgrade;
+use crate::http1::{Framing, Head, shown_path};
 use crate::protocol::RequestName;
 
 /// A request, and the connection that it came on.
@@ -36,6 +37,13 @@ impl VisitorRequest<'_> {
         problem.response(name)
     }
 
+    /// The change of protocol that the visitor asks for.
+    pub(super) fn upgrade(&self) -> Option<Upgrade> {
+        let request = &self.head.request;
+        let may = request.version() == Version::HTTP_11;
+        Upgrade::asked_for(request.method(), request.headers()).filter(|_| may)
+    }
+
     pub(super) fn method(&self) -> &Method {
         self.head.request.method()
     }
@@ -45,4 +53,17 @@ impl VisitorRequest<'_> {
 pub(super) fn log_problem(problem: &Problem, name: RequestName, visitor: IpAddr, what: &str) {
     let (status, code) = (problem.status.as_u16(), problem.code);
     info!(status, code, request:% = name; "{what} of {visitor} answered: {status} {code} [{name}]");
+}
+
+/// States the length of the body when it is known.
+pub(super) fn set_length(headers: &mut HeaderMap, framing: Framing, complete: Option<u64>) {
+    let stated = headers.remove(header::CONTENT_LENGTH).is_some();
+    let length = match (framing, complete) {
+        (Framing::Length(0), _) if !stated => None,
+        (Framing::Length(length), _) => Some(length),
+        (_, complete) => complete,
+    };
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
 }

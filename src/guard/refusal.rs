@@ -15,7 +15,7 @@ use crate::service::{Body, Failure, FailureKind, Response};
 
 /// A request that is not forwarded, and the response that the agent makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// 400: HTTP does not allow this; the text says what.
     BadRequest(Cow<'static, str>),
     /// 413: the body is larger than this many bytes.
@@ -58,7 +58,7 @@ impl Refusal {
     }
 
     /// The status of its response.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Refusal::BadRequest(_) | Refusal::AmbiguousPath(_) => StatusCode::BAD_REQUEST,
             Refusal::Filtered => StatusCode::FORBIDDEN,
@@ -87,7 +87,7 @@ impl Refusal {
     ];
 
     /// The stable name of its reason, for programs.
-    pub fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> &'static str {
         match self {
             Refusal::BadRequest(_) => "bad_request",
             Refusal::BodyTooLarge(_) => "body_too_large",
@@ -104,7 +104,7 @@ impl Refusal {
     }
 
     /// The reason, for people.
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         match self {
             Refusal::BadRequest(what) => format!("the request was refused by the tunnel agent: {what}"),
             Refusal::BodyTooLarge(max) => {
@@ -137,7 +137,7 @@ impl Refusal {
     }
 
     /// The response: a small JSON object, marked as the agent's own.
-    pub fn response(&self, name: RequestName) -> Response {
+    pub(crate) fn response(&self, name: RequestName) -> Response {
         problem(self.status(), self.code(), &self.message(), name, self.retry_after())
     }
 

@@ -41,6 +41,20 @@ pub fn number(value: &HeaderValue) -> Option<u64> {
     value.to_str().ok().filter(|_| is_number)?.parse().ok()
 }
 
+/// A `Content-Length` that is not one number (RFC 9110 §8.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidLength;
+
+/// The length that a head states, if it states one.
+pub fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, InvalidLength> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(None),
+        (Some(length), None) => number(length).map(Some).ok_or(InvalidLength),
+        (Some(_), Some(_)) => Err(InvalidLength),
+    }
+}
+
 /// Whether a body is server-sent events, which have no end.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const TYPE: &[u8] = b"text/event-stream";

@@ -1,5 +1,7 @@
 //! The HTTP/1.1 head in a HEAD frame.
 
+use super::frame::Fin;
+use super::stream::Closing;
 use crate::http1::{
     MUX_HEAD_MAX, READ_HEADERS_MAX, parse_response, target, write_request_head, write_response_head,
 };
@@ -53,4 +55,10 @@ pub fn encode_response_head(parts: &http::response::Parts) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     write_response_head(&mut bytes, parts);
     bytes
+}
+
+/// When a stream closes behind this head of a response.
+pub(super) fn closing_behind(head: &[u8], fin: Fin) -> Closing {
+    let is_switch = head.get(8..12) == Some(b" 101");
+    if is_switch && fin == Fin::More { Closing::WithBoth } else { Closing::WithResponse }
 }

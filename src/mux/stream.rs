@@ -204,44 +204,48 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(mut state: StreamState, steps: &[fn(&mut StreamState)], is_closed: bool) {
+    fn check(mut state: StreamState, steps: &[fn(&mut StreamState)], end: Option<StreamEnd>) {
         for (index, step) in steps.iter().enumerate() {
             assert!(state.is_open(), "closed before step {index}");
             step(&mut state);
         }
-        assert_eq!(!state.is_open(), is_closed);
+        assert_eq!(state.end(), end.as_ref());
     }
 
     #[test]
     fn a_response_closes_the_stream_and_a_request_does_not() {
         let more = || StreamState::accepted(Fin::More);
         let respond: fn(&mut StreamState) = |state| state.head_sent(Fin::Last, Closing::WithResponse);
-        check(more(), &[respond], true);
-        check(more(), &[StreamState::end_received], false);
-        check(more(), &[StreamState::end_received, respond], true);
+        check(more(), &[respond], Some(StreamEnd::Ended));
+        check(more(), &[StreamState::end_received], None);
+        check(more(), &[StreamState::end_received, respond], Some(StreamEnd::Ended));
         let opened = || StreamState::opened(Fin::More, Closing::WithResponse);
         let answered: fn(&mut StreamState) =
             |state| state.head_received(Fin::Last, Closing::WithResponse).unwrap();
-        check(opened(), &[answered], true);
-        check(opened(), &[StreamState::end_sent], false);
+        check(opened(), &[answered], Some(StreamEnd::Ended));
+        check(opened(), &[StreamState::end_sent], None);
     }
 
     #[test]
     fn an_upgrade_closes_when_both_directions_have_ended() {
         let switch: fn(&mut StreamState) = |state| state.head_sent(Fin::More, Closing::WithBoth);
         let agent = || StreamState::accepted(Fin::More);
-        check(agent(), &[switch, StreamState::end_queued, StreamState::end_sent], false);
-        check(agent(), &[switch, StreamState::end_sent, StreamState::end_received], true);
-        check(agent(), &[switch, StreamState::end_received, StreamState::end_queued], false);
+        check(agent(), &[switch, StreamState::end_queued, StreamState::end_sent], None);
+        check(agent(), &[switch, StreamState::end_sent, StreamState::end_received], Some(StreamEnd::Ended));
+        check(agent(), &[switch, StreamState::end_received, StreamState::end_queued], None);
         let gateway = || StreamState::opened(Fin::More, Closing::WithBoth);
         let switched: fn(&mut StreamState) =
             |state| state.head_received(Fin::More, Closing::WithBoth).unwrap();
-        check(gateway(), &[switched, StreamState::end_received], false);
-        check(gateway(), &[switched, StreamState::end_received, StreamState::end_sent], true);
+        check(gateway(), &[switched, StreamState::end_received], None);
+        check(
+            gateway(),
+            &[switched, StreamState::end_received, StreamState::end_sent],
+            Some(StreamEnd::Ended),
+        );
         // The server did not change the protocol: its response ends the stream like any other.
         let declined: fn(&mut StreamState) =
             |state| state.head_received(Fin::Last, Closing::WithResponse).unwrap();
-        check(gateway(), &[declined], true);
+        check(gateway(), &[declined], Some(StreamEnd::Ended));
     }
 
     #[test]

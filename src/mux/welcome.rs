@@ -41,7 +41,7 @@ pub enum Welcome {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Wire<'a> {
+struct WelcomeIn<'a> {
     #[serde(borrow)]
     protocol: Text<'a>,
     window: Option<Value>,
@@ -52,7 +52,7 @@ struct Wire<'a> {
 impl Welcome {
     /// Reads the payload of a `welcome`.
     pub fn decode(payload: &str) -> Welcome {
-        let Ok(wire) = serde_json::from_str::<Wire<'_>>(payload) else { return Welcome::Other };
+        let Ok(wire) = serde_json::from_str::<WelcomeIn<'_>>(payload) else { return Welcome::Other };
         if wire.protocol.0 != MUX_PROTOCOL {
             return Welcome::Other;
         }
@@ -81,7 +81,7 @@ impl Welcome {
 impl MuxLimits {
     /// Writes the envelope of a `welcome`.
     pub fn encode_welcome(&self) -> Vec<u8> {
-        let wire = Wire {
+        let wire = WelcomeIn {
             protocol: Text(MUX_PROTOCOL.into()),
             window: Some(self.window.into()),
             max_streams: Some(self.max_streams.into()),

@@ -12,7 +12,7 @@ const NAME_MAX: usize = 80;
 
 /// The readable part of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     subject: String,
     issuer: String,
     not_before: OffsetDateTime,
@@ -21,7 +21,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Reads one as it is on the wire (DER); nothing where that is not possible.
-    pub fn parse(der: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         let mut certificate = Der(Der(der).take(SEQUENCE)?);
         let mut fields = Der(certificate.take(SEQUENCE)?);
         if fields.0.first() == Some(&VERSION) {
@@ -37,12 +37,12 @@ impl Certificate {
     }
 
     /// Whole days until it ends.
-    pub fn days_until_expiry(&self, now: OffsetDateTime) -> i64 {
+    pub(crate) fn days_until_expiry(&self, now: OffsetDateTime) -> i64 {
         (self.not_after - now).whole_days()
     }
 
     /// Whether it has ended.
-    pub fn has_expired(&self, now: OffsetDateTime) -> bool {
+    pub(crate) fn has_expired(&self, now: OffsetDateTime) -> bool {
         self.not_after < now
     }
 }

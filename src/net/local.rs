@@ -8,12 +8,12 @@ fn address_of(host: &str) -> Option<IpAddr> {
 }
 
 /// Whether a host is a loopback address or `localhost`.
-pub fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address_of(host).is_some_and(|address| address.is_loopback())
 }
 
 /// Whether a host is certainly this machine: loopback, or the unspecified address.
-pub fn is_this_machine(host: &str) -> bool {
+pub(crate) fn is_this_machine(host: &str) -> bool {
     is_loopback(host) || address_of(host).is_some_and(|address| address.is_unspecified())
 }
 

@@ -22,11 +22,11 @@ const STACK: usize = 256 << 10;
 pub struct Resolver {
     host: String,
     port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<Lookup>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct Lookup {
     state: Mutex<State>,
     done: Condvar,
 }
@@ -40,7 +40,7 @@ struct State {
     failed: Option<(io::ErrorKind, String)>,
 }
 
-impl Shared {
+impl Lookup {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

@@ -37,17 +37,17 @@ const STACK: usize = 512 << 10;
 pub(crate) struct Pool<J>(Submitter<J>);
 
 /// Where jobs are handed in. Clones share one queue.
-pub(crate) struct Submitter<J>(Arc<Shared<J>>);
+pub(crate) struct Submitter<J>(Arc<PoolShared<J>>);
 
-struct Shared<J> {
-    state: Mutex<Guarded<J>>,
+struct PoolShared<J> {
+    state: Mutex<PoolThreads<J>>,
     /// There is something for the scheduler to look at.
     scheduled: Condvar,
     run: Box<dyn Fn(J) + Send + Sync>,
     refuse: fn(J, RefusalReason),
 }
 
-struct Guarded<J> {
+struct PoolThreads<J> {
     jobs: PoolState<J, Worker<J>>,
     /// Their threads, and perhaps some that have ended.
     threads: Vec<JoinHandle<()>>,
@@ -86,8 +86,8 @@ impl<J: Send + 'static> Pool<J> {
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let jobs = PoolState::new(limits, is_stale);
-        let state = Mutex::new(Guarded { jobs, threads: Vec::new(), scheduler_deadline: None });
-        let shared = Shared { state, scheduled: Condvar::new(), run: Box::new(run), refuse };
+        let state = Mutex::new(PoolThreads { jobs, threads: Vec::new(), scheduler_deadline: None });
+        let shared = PoolShared { state, scheduled: Condvar::new(), run: Box::new(run), refuse };
         let pool = Pool(Submitter(Arc::new(shared)));
         match pool.0.start_threads(limits.core_threads) {
             Ok(()) => Ok(pool),
@@ -225,7 +225,7 @@ impl<J: Send + 'static> Submitter<J> {
     }
 
     /// Has the scheduler look in time.
-    fn tell_scheduler(&self, state: &mut Guarded<J>, now: Instant) {
+    fn tell_scheduler(&self, state: &mut PoolThreads<J>, now: Instant) {
         let Some(time) = state.jobs.next_deadline(now) else { return };
         if state.scheduler_deadline.is_none_or(|looks| time < looks) {
             state.scheduler_deadline = Some(time);
@@ -260,7 +260,7 @@ impl<J: Send + 'static> Submitter<J> {
 }
 
 impl<J> Submitter<J> {
-    fn state(&self) -> MutexGuard<'_, Guarded<J>> {
+    fn state(&self) -> MutexGuard<'_, PoolThreads<J>> {
         lock(&self.0.state)
     }
 }

@@ -174,7 +174,7 @@ impl<J, W> PoolState<J, W> {
     /// What comes of a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
-        if is_first && self.has_place(now) && (spec.kind == JobKind::Lasting || self.has_worker()) {
+        if is_first && self.find_place(now) && (spec.kind == JobKind::Lasting || self.has_worker()) {
             return Some(self.place(job, spec.kind, now));
         }
         self.enqueue(job, spec, now).err().map(|job| Dispatch::Refused(job, RefusalReason::Full))
@@ -183,13 +183,13 @@ impl<J, W> PoolState<J, W> {
     /// What comes of the job that has waited longest, if something does now.
     pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
         // Those that have lasted are seen here in any case.
-        let has_place = self.has_place(now);
+        let find_place = self.find_place(now);
         let first = self.queue.front()?;
         if first.expires <= now {
             let waiting = self.pop()?;
             return Some(Dispatch::Refused(waiting.job, RefusalReason::Expired));
         }
-        let may_start = has_place && (first.spec.kind == JobKind::Lasting || self.has_worker());
+        let may_start = find_place && (first.spec.kind == JobKind::Lasting || self.has_worker());
         let waiting = if may_start { self.dequeue(now) } else { None }?;
         Some(self.place(waiting.job, waiting.spec.kind, now))
     }
@@ -250,7 +250,7 @@ impl<J, W> PoolState<J, W> {
     }
 
     /// Whether one more job may run beside the others.
-    fn has_place(&mut self, now: Instant) -> bool {
+    fn find_place(&mut self, now: Instant) -> bool {
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
@@ -304,7 +304,7 @@ impl<J, W> PoolState<J, W> {
         let first = self.queue.front()?;
         let is_due = first.spec.not_before.is_none_or(|time| time <= now);
         // One that has waited for too long is the overseer's to refuse.
-        if is_due && now < first.expires && self.has_place(now) { self.pop() } else { None }
+        if is_due && now < first.expires && self.find_place(now) { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<QueuedJob<J>> {

@@ -54,36 +54,45 @@ struct DataOut<'a> {
     agent_version: &'static str,
 }
 
-/// Writes the envelope of a response. `message` is the documented sentence for a response of the local
-/// server, or what the agent itself has to say.
-///
-/// Fails when the envelope would be larger than `max` bytes; JSON inside JSON can make a body seven times
-/// longer.
-pub fn encode_response(
-    id: Option<&RequestId>,
-    response: &http::response::Parts,
-    body: &[u8],
-    message: Option<&str>,
-    at: OffsetDateTime,
-    max: usize,
-) -> Result<Vec<u8>, EnvelopeTooLarge> {
-    let status = response.status;
-    let (body, body_encoding) = text::body_to_text(body);
-    let message = message.map_or_else(|| sentence(status), Cow::Borrowed);
-    let out = ResponseOut {
-        id,
-        status: if status.as_u16() < 400 { "success" } else { "error" },
-        message: &message,
-        data: DataOut {
-            status_code: status.as_u16(),
-            headers: text::pairs(&response.headers),
-            body,
-            body_encoding,
-            timestamp: &timestamp(at),
-            agent_version: env!("CARGO_PKG_VERSION"),
-        },
-    };
-    envelope::nested(RESPONSE, &out, max).ok_or(EnvelopeTooLarge { max })
+/// A response, as its envelope carries it.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseMessage<'a> {
+    /// The ID of its request, if that has one.
+    pub id: Option<&'a RequestId>,
+    /// The head.
+    pub head: &'a http::response::Parts,
+    /// The whole body.
+    pub body: &'a [u8],
+    /// What the agent has to say, of a response of its own; else the documented sentence for a response of the local
+    /// server.
+    pub message: Option<&'a str>,
+}
+
+impl ResponseMessage<'_> {
+    /// Writes the envelope, with `at` as its timestamp.
+    ///
+    /// # Errors
+    ///
+    /// The envelope would be larger than `max` bytes. JSON inside JSON can make a body seven times longer.
+    pub fn encode(&self, at: OffsetDateTime, max: usize) -> Result<Vec<u8>, EnvelopeTooLarge> {
+        let status = self.head.status;
+        let (body, body_encoding) = text::body_to_text(self.body);
+        let message = self.message.map_or_else(|| sentence(status), Cow::Borrowed);
+        let out = ResponseOut {
+            id: self.id,
+            status: if status.as_u16() < 400 { "success" } else { "error" },
+            message: &message,
+            data: DataOut {
+                status_code: status.as_u16(),
+                headers: text::pairs(&self.head.headers),
+                body,
+                body_encoding,
+                timestamp: &timestamp(at),
+                agent_version: env!("CARGO_PKG_VERSION"),
+            },
+        };
+        envelope::nested(RESPONSE, &out, max).ok_or(EnvelopeTooLarge { max })
+    }
 }
 
 /// What the envelope says about a response of the local server.

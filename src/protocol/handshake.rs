@@ -29,7 +29,7 @@ pub struct Handshake {
 }
 
 #[derive(Serialize)]
-struct Out<'a> {
+struct HandshakeOut<'a> {
     tunnel_id: &'a str,
     agent_version: &'a str,
     capabilities: &'a [&'a str],
@@ -51,7 +51,7 @@ struct In {
 impl Handshake {
     /// Writes the handshake of this agent.
     pub fn encode(tunnel_id: &TunnelId, instance: &str, slot: u32) -> Vec<u8> {
-        let out = Out {
+        let out = HandshakeOut {
             tunnel_id: tunnel_id.expose(),
             agent_version: env!("CARGO_PKG_VERSION"),
             capabilities: &CAPABILITIES,

@@ -25,7 +25,7 @@ pub(crate) mod text;
 
 use http::HeaderName;
 
-pub use self::answer::{DecodedAnswer, EnvelopeTooLarge};
+pub use self::answer::{DecodedAnswer, EnvelopeTooLarge, ResponseMessage};
 pub use self::charset::make_utf8;
 pub use self::envelope::Envelope;
 pub use self::handshake::{Handshake, MUX_PROTOCOL};

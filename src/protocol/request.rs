@@ -41,7 +41,7 @@ pub struct MalformedRequest {
 }
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct RequestIn<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -73,7 +73,7 @@ pub fn decode<'a>(
 }
 
 fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
-    let wire: Wire<'_> = serde_json::from_str(payload).map_err(|error| describe(&error))?;
+    let wire: RequestIn<'_> = serde_json::from_str(payload).map_err(|error| describe(&error))?;
     let id = match wire.id {
         None => None,
         Some(raw) if raw.get() == "null" => None,
@@ -122,7 +122,7 @@ pub fn encode(
     max: usize,
 ) -> Result<Vec<u8>, super::EnvelopeTooLarge> {
     #[derive(Serialize)]
-    struct Out<'a> {
+    struct RequestOut<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RequestId>,
         method: &'a str,
@@ -138,7 +138,7 @@ pub fn encode(
     };
     let path = crate::http1::target(&head.uri, &head.extensions);
     let headers = text::pairs(&head.headers);
-    let out = Out { id, method: head.method.as_str(), path, headers, body, body_encoding };
+    let out = RequestOut { id, method: head.method.as_str(), path, headers, body, body_encoding };
     envelope::nested(TYPE, &out, max).ok_or(super::EnvelopeTooLarge { max })
 }
 

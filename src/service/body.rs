@@ -55,13 +55,13 @@ impl Body {
 
     /// A body that breaks off at once.
     pub(crate) fn broken(error: io::Error, length: u64) -> Self {
-        struct Broken(Option<io::Error>);
-        impl Read for Broken {
+        struct FailingReader(Option<io::Error>);
+        impl Read for FailingReader {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
                 Err(self.0.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))
             }
         }
-        Body::from_reader(Broken(Some(error)), Some(length))
+        Body::from_reader(FailingReader(Some(error)), Some(length))
     }
 
     /// Reads the body to its end, or fails with [`FailureKind::TooLarge`] past `max` bytes.

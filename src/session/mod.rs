@@ -18,6 +18,7 @@
 //! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends that do so
 //! wait for each other for ever once both directions are full.
 
+mod end;
 mod exchange;
 mod order;
 mod pace;
@@ -32,12 +33,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::end::SessionEnd;
 pub use self::exchange::ACCESS_LOG;
 use self::exchange::Exchange;
 pub use self::order::Correlation;
 pub use self::state::Heartbeat;
-pub(crate) use self::state::SessionEnd;
-pub(crate) use self::timer::run;
+pub(crate) use self::timer::Session;
 use self::wire::Outbox;
 use crate::guard::{Gate, Refusal};
 use crate::link::DialError;

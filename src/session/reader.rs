@@ -16,7 +16,7 @@ use crate::guard::{Refusal, validate, validate_head};
 use crate::link::message::MESSAGE_MIN;
 use crate::link::{MessageReader, ReadError, Received, close};
 use crate::metrics::Metrics;
-use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Welcome};
+use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Stream, Welcome};
 use crate::net::Closer;
 use crate::pool::{JobSpec, RefusalReason, Submitter};
 use crate::protocol::{Envelope, answer, connection_number, request};
@@ -32,7 +32,7 @@ const DISCARD_MAX: usize = 32 << 20;
 const ERROR_TEXT_MAX: usize = 500;
 
 /// The state of the thread that reads.
-pub(super) struct Reader {
+pub(super) struct SessionReader {
     pub(super) messages: MessageReader,
     pub(super) outbox: Outbox,
     pub(super) submitter: Submitter<Exchange>,
@@ -85,7 +85,7 @@ fn violation(what: impl Into<String>) -> SessionEnd {
     SessionEnd::Violation(close::PROTOCOL_ERROR, what.into())
 }
 
-impl Reader {
+impl SessionReader {
     /// Reads until the connection ends.
     pub(super) fn run(mut self) {
         let end = SessionEnd::Lost("the reader panicked".to_owned());
@@ -227,21 +227,21 @@ impl Reader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let head = match validate_head(&parsed) {
+        let head = validate_head(&parsed);
+        let Some(stream) = mux.accept(number, fin) else { return };
+        let head = match head {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
-                return self.refuse_stream(mux, (number, fin), &refusal, &method, None);
+                return self.refuse_stream(&stream, &refusal, &method, None);
             }
         };
         let not_before = match self.admit(&head.method, &head.uri) {
             Ok(not_before) => not_before,
             Err(refusal) => {
-                let path = Some(head.uri.path());
-                return self.refuse_stream(mux, (number, fin), &refusal, &head.method, path);
+                return self.refuse_stream(&stream, &refusal, &head.method, Some(head.uri.path()));
             }
         };
-        let Some(stream) = mux.accept(number, fin) else { return };
         let reply = Streamed::new(self.outbox.name(number.into()), head, stream, fin);
         let exchange = Exchange::streamed(reply, Record::new(&self.metrics));
         // A stream that is refused for lack of room takes up no control that is not counted.
@@ -249,19 +249,11 @@ impl Reader {
     }
 
     /// Answers a stream with the agent's own response. What comes of its body is not read.
-    fn refuse_stream(
-        &self,
-        mux: &Arc<Mux>,
-        (number, fin): (u32, Fin),
-        refusal: &Refusal,
-        method: &Method,
-        path: Option<&str>,
-    ) {
-        let Some(stream) = mux.accept(number, fin) else { return };
-        let name = self.outbox.name(number.into());
+    fn refuse_stream(&self, stream: &Stream, refusal: &Refusal, method: &Method, path: Option<&str>) {
+        let name = self.outbox.name(stream.number().into());
         log_refusal(name, path.map(|path| (method, path)), refusal);
         self.metrics.request_refused(refusal.code());
-        refuse_stream(&stream, name, method, refusal, &self.metrics);
+        refuse_stream(stream, name, method, refusal, &self.metrics);
     }
 
     /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer.

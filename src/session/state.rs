@@ -8,9 +8,9 @@
 //!   silence, a stalled write and a reader that ended lead to Ended from anywhere
 //! ```
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::end::SessionEnd;
 use super::{CLOSE_WAIT, ping};
 use crate::link::{Outbound, close};
 
@@ -43,63 +43,6 @@ pub struct Heartbeat {
 impl Default for Heartbeat {
     fn default() -> Self {
         Heartbeat { ping_interval: Duration::from_secs(15), pong_timeout: Duration::from_secs(10) }
-    }
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SessionEnd {
-    /// It was asked to.
-    Shutdown,
-    /// The gateway sent a close frame.
-    ClosedByGateway(Option<(u16, String)>),
-    /// The gateway sent `error`: it gives up on this connection.
-    GatewayError(String),
-    /// The gateway broke the protocol: the close code it was told, and what it did.
-    Violation(u16, String),
-    /// Nothing was heard for this long.
-    Silent(Duration),
-    /// The gateway does not read: nothing could be written for a while, or too much waits to be.
-    NotReading,
-    /// The connection ended without a close frame.
-    Eof,
-    /// The connection failed, with the system's words.
-    Lost(String),
-}
-
-impl fmt::Display for SessionEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SessionEnd::Shutdown => f.write_str("asked to stop"),
-            SessionEnd::ClosedByGateway(None) => f.write_str("the gateway closed it"),
-            SessionEnd::ClosedByGateway(Some((code, reason))) if reason.is_empty() => {
-                write!(f, "the gateway closed it with code {code}")
-            }
-            SessionEnd::ClosedByGateway(Some((code, reason))) => {
-                write!(f, "the gateway closed it with code {code}: {}", reason.escape_debug())
-            }
-            SessionEnd::GatewayError(text) => {
-                write!(f, "the gateway reported an error: {}", text.escape_debug())
-            }
-            SessionEnd::Violation(code, what) => {
-                write!(f, "the gateway broke the protocol (close code {code}): {what}")
-            }
-            SessionEnd::Silent(time) => write!(f, "nothing heard for {time:.1?}"),
-            SessionEnd::NotReading => f.write_str("the gateway does not read what is sent to it"),
-            SessionEnd::Eof => f.write_str("the gateway ended the connection without a close frame"),
-            SessionEnd::Lost(error) => write!(f, "the connection failed: {error}"),
-        }
-    }
-}
-
-impl SessionEnd {
-    /// Whether the gateway ended it without a word why.
-    pub(crate) fn is_unexplained(&self) -> bool {
-        match self {
-            SessionEnd::Eof | SessionEnd::Lost(_) | SessionEnd::ClosedByGateway(None) => true,
-            SessionEnd::ClosedByGateway(Some((_, reason))) => reason.is_empty(),
-            _ => false,
-        }
     }
 }
 
@@ -258,8 +201,7 @@ impl SessionState {
             SessionPhase::Open | SessionPhase::Draining { .. } => {
                 let code = frame.as_ref().map_or(close::NORMAL, |(code, _)| close::reply_to(*code));
                 self.start_closing(
-                    code,
-                    "",
+                    (code, ""),
                     CloseReply::None,
                     SessionEnd::ClosedByGateway(frame),
                     now + CLOSE_WAIT,
@@ -278,14 +220,13 @@ impl SessionState {
     /// The gateway did something that the connection does not survive.
     pub(super) fn violation(&mut self, code: u16, what: String, now: Instant) {
         // No reply is expected: a close frame may be among what is still read and thrown away.
-        self.start_closing(code, "", CloseReply::None, SessionEnd::Violation(code, what), now + CLOSE_WAIT);
+        self.start_closing((code, ""), CloseReply::None, SessionEnd::Violation(code, what), now + CLOSE_WAIT);
     }
 
     /// The gateway gives up on this connection.
     pub(super) fn gateway_error(&mut self, text: String, now: Instant) {
         self.start_closing(
-            close::NORMAL,
-            "",
+            (close::NORMAL, ""),
             CloseReply::Expected,
             SessionEnd::GatewayError(text),
             now + CLOSE_WAIT,
@@ -314,15 +255,14 @@ impl SessionState {
     /// `until`.
     fn start_closing(
         &mut self,
-        code: u16,
-        reason: &'static str,
+        frame: (u16, &'static str),
         reply: CloseReply,
         end: SessionEnd,
         until: Instant,
     ) {
         if matches!(self.phase, SessionPhase::Open | SessionPhase::Draining { .. }) {
             self.phase = SessionPhase::Closing { until, reply, end };
-            self.close = Some((code, reason));
+            self.close = Some(frame);
         }
     }
 
@@ -353,7 +293,12 @@ impl SessionState {
             {
                 // What is answered but not written yet has the rest of the time.
                 let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
-                self.start_closing(close::GOING_AWAY, why, CloseReply::Expected, SessionEnd::Shutdown, until);
+                self.start_closing(
+                    (close::GOING_AWAY, why),
+                    CloseReply::Expected,
+                    SessionEnd::Shutdown,
+                    until,
+                );
                 return self.step(now, outstanding);
             }
             SessionPhase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),

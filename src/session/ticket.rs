@@ -6,7 +6,7 @@ use http::Method;
 
 use super::wire::{EncodedReply, NotReading, Outbox, SessionShared, WireEvent};
 use crate::guard::Refusal;
-use crate::protocol::{RequestId, RequestName, answer};
+use crate::protocol::{RequestId, RequestName, ResponseMessage, answer};
 use crate::service::FORWARD_FAILED;
 
 /// The right and the duty to answer one request in an envelope, once.
@@ -144,7 +144,8 @@ fn refusal_envelope(
     let (head, body) = refusal.response(name).into_parts();
     let body = body.as_bytes().filter(|_| *method != Method::HEAD).unwrap_or_default();
     let now = time::OffsetDateTime::now_utc();
-    answer::encode_response(id, &head, body, Some(&message), now, usize::MAX)
+    ResponseMessage { id, head: &head, body, message: Some(&message) }
+        .encode(now, usize::MAX)
         .unwrap_or_else(|error| answer::encode_error(id, &error.to_string()))
 }
 

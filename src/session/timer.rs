@@ -13,7 +13,7 @@ use tungstenite::protocol::Role;
 use super::exchange::Exchange;
 use super::order::Order;
 use super::pace::{Pace, Speed};
-use super::reader::{GatewayMood, OverlapWarning, Reader};
+use super::reader::{GatewayMood, OverlapWarning, SessionReader};
 use super::state::{NextStep, RequestTransport, SessionState, Unsent};
 use super::wire::{self, EncodedReply, Inbox, Outbox, Reservation, WireEvent};
 use super::{SessionConfig, SessionEnd, SessionHandle, Supervisor};
@@ -40,64 +40,73 @@ const OPEN_WAIT: Duration = Duration::from_secs(1);
 /// The reader needs little: frames are decoded on the heap.
 const READER_STACK: usize = 256 << 10;
 
-/// Serves one session until it ends. `slot` tells the gateway which session of this process it is.
-pub(crate) fn run(
-    link: Link,
-    slot: u32,
-    config: &SessionConfig,
-    submitter: Submitter<Exchange>,
-    metrics: &Arc<Metrics>,
-    supervisor: &mut dyn Supervisor,
-) -> SessionEnd {
-    let (outbox, inbox) = wire::channel(config.max_message);
-    let began = Instant::now();
-    let reader = Reader {
-        messages: link.reader,
-        outbox: outbox.clone(),
-        submitter,
-        config: config.clone(),
-        metrics: metrics.clone(),
-        closer: link.closer.clone(),
-        gateway: GatewayMood::Serving,
-        overlap: OverlapWarning::Due,
-        began,
-    };
-    let reader =
-        thread::Builder::new().name("reader".to_owned()).stack_size(READER_STACK).spawn(move || reader.run());
-    let reader = match reader {
-        Ok(reader) => reader,
-        Err(error) => return SessionEnd::Lost(format!("no thread for the reader: {error}")),
-    };
-    supervisor.began(SessionHandle(outbox.clone()));
-    let now = Instant::now();
-    link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
-    let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
-    let mut writer = Writer {
-        supervisor,
-        outbox,
-        open_by: Some(now + OPEN_WAIT),
-        clocks: Clocks::new(SystemTime::now(), now),
-        next_look: now + LOOK_EVERY,
-        pace: Pace::new(),
-        batch: BATCH,
-        state: SessionState::new(config.heartbeat, unsent, began),
-        order: Order::new(config.correlation),
-        inbox,
-        answers: VecDeque::new(),
-        answered: 0,
-        frames: MessageWriter::new(Role::Client),
-        half: link.writer,
-        pong: None,
-        in_frames: VecDeque::new(),
-        stalled_since: None,
-        close: CloseFrame::None,
-    };
-    writer.frames.push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, slot).into()));
-    let end = writer.run(|| link.heard.get());
-    link.closer.close();
-    // It reads from a closed socket now.
-    let _ = reader.join();
-    end
+/// A session that is to be served.
+pub(crate) struct Session<'a> {
+    /// The number by which the gateway knows the session among those of this process.
+    pub(crate) slot: u32,
+    pub(crate) config: &'a SessionConfig,
+    pub(crate) submitter: Submitter<Exchange>,
+    pub(crate) metrics: &'a Arc<Metrics>,
+}
+
+impl Session<'_> {
+    /// Serves the session until it ends.
+    pub(crate) fn run(self, link: Link, supervisor: &mut dyn Supervisor) -> SessionEnd {
+        let config = self.config;
+        let (outbox, inbox) = wire::channel(config.max_message);
+        let began = Instant::now();
+        let reader = SessionReader {
+            messages: link.reader,
+            outbox: outbox.clone(),
+            submitter: self.submitter,
+            config: config.clone(),
+            metrics: self.metrics.clone(),
+            closer: link.closer.clone(),
+            gateway: GatewayMood::Serving,
+            overlap: OverlapWarning::Due,
+            began,
+        };
+        let reader = thread::Builder::new()
+            .name("reader".to_owned())
+            .stack_size(READER_STACK)
+            .spawn(move || reader.run());
+        let reader = match reader {
+            Ok(reader) => reader,
+            Err(error) => return SessionEnd::Lost(format!("no thread for the reader: {error}")),
+        };
+        supervisor.began(SessionHandle(outbox.clone()));
+        let now = Instant::now();
+        link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
+        let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
+        let mut writer = Writer {
+            supervisor,
+            outbox,
+            open_by: Some(now + OPEN_WAIT),
+            clocks: Clocks::new(SystemTime::now(), now),
+            next_look: now + LOOK_EVERY,
+            pace: Pace::new(),
+            batch: BATCH,
+            state: SessionState::new(config.heartbeat, unsent, began),
+            order: Order::new(config.correlation),
+            inbox,
+            answers: VecDeque::new(),
+            answered: 0,
+            frames: MessageWriter::new(Role::Client),
+            half: link.writer,
+            pong: None,
+            in_frames: VecDeque::new(),
+            stalled_since: None,
+            close: CloseFrame::None,
+        };
+        writer
+            .frames
+            .push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, self.slot).into()));
+        let end = writer.run(|| link.heard.get());
+        link.closer.close();
+        // It reads from a closed socket now.
+        let _ = reader.join();
+        end
+    }
 }
 
 /// Whether a close frame is the last of the frames that wait.

@@ -35,7 +35,7 @@ impl fmt::Display for InvalidHeader {
         f.write_str(match self {
             InvalidHeader::Syntax => "expected a header such as 'X-Env: tunnel' to set, or X-Env to remove",
             InvalidHeader::Framing => "that header frames the message or belongs to the connection",
-            InvalidHeader::Host => "Host is set with --host-header",
+            InvalidHeader::Host => "Host has an option of its own",
         })
     }
 }

@@ -11,12 +11,12 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Wakes one thread that waits for it.
 #[derive(Debug, Default)]
 pub(super) struct WakeSignal {
-    signal: Mutex<Signal>,
+    signal: Mutex<SignalState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Signal {
+enum SignalState {
     #[default]
     None,
     Rung,
@@ -34,8 +34,8 @@ impl WakeSignal {
     /// Has the thread go another round.
     pub(super) fn ring(&self) {
         let mut signal = lock(&self.signal);
-        if *signal == Signal::None {
-            *signal = Signal::Rung;
+        if *signal == SignalState::None {
+            *signal = SignalState::Rung;
         }
         drop(signal);
         self.changed.notify_all();
@@ -43,21 +43,22 @@ impl WakeSignal {
 
     /// Ends the thread.
     pub(super) fn stop(&self) {
-        *lock(&self.signal) = Signal::Stopped;
+        *lock(&self.signal) = SignalState::Stopped;
         self.changed.notify_all();
     }
 
     /// Waits for the signal, at most this long; a ring counts after [`QUIET`] at the soonest.
     pub(super) fn wait(&self, time: Duration) -> Woken {
         let quiet = time.min(QUIET);
-        let signal =
-            wait_timeout_while(&self.changed, lock(&self.signal), quiet, |signal| *signal != Signal::Stopped);
+        let signal = wait_timeout_while(&self.changed, lock(&self.signal), quiet, |signal| {
+            *signal != SignalState::Stopped
+        });
         let mut signal =
-            wait_timeout_while(&self.changed, signal, time - quiet, |signal| *signal == Signal::None);
-        if *signal == Signal::Stopped {
+            wait_timeout_while(&self.changed, signal, time - quiet, |signal| *signal == SignalState::None);
+        if *signal == SignalState::Stopped {
             return Woken::Stop;
         }
-        *signal = Signal::None;
+        *signal = SignalState::None;
         Woken::Continue
     }
 }

@@ -17,22 +17,22 @@ use crate::{Latencies, WARM_UP};
 
 /// How requests travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wire {
+pub(crate) enum Wire {
     Envelopes,
     Mux,
 }
 
-pub struct Measured {
-    pub per_second: f64,
-    pub latencies: Latencies,
+pub(crate) struct Measured {
+    pub(crate) per_second: f64,
+    pub(crate) latencies: Latencies,
     /// Microseconds per request.
-    pub user: f64,
-    pub system: f64,
-    pub memory: f64,
-    pub threads: usize,
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+    pub(crate) memory: f64,
+    pub(crate) threads: usize,
 }
 
-pub fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: Duration) -> Measured {
+pub(crate) fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: Duration) -> Measured {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = Program::agent(listener.local_addr().unwrap(), local, &[]);
     let (socket, _) = listener.accept().unwrap();

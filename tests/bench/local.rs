@@ -13,11 +13,11 @@ use crate::{BODY, Latencies, WARM_UP};
 const PIECE: usize = 64 << 10;
 
 /// When the last event was written, for each `/events` in turn.
-pub type Written = Arc<Mutex<Vec<Instant>>>;
+pub(crate) type Written = Arc<Mutex<Vec<Instant>>>;
 
 /// A server that keeps connections alive: `/bench` is 512 bytes, `/download/N` so many, an upload is read and
 /// thanked for, `/events/N` sends N events, one each millisecond, and then nothing.
-pub fn start(written: Written) -> SocketAddr {
+pub(crate) fn start(written: Written) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -95,13 +95,13 @@ fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<(String, u64)>
 }
 
 /// A visitor with a connection that is kept alive.
-pub struct Visitor {
+pub(crate) struct Visitor {
     socket: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
 impl Visitor {
-    pub fn new(address: SocketAddr) -> Visitor {
+    pub(crate) fn new(address: SocketAddr) -> Visitor {
         let socket = TcpStream::connect(address).unwrap();
         socket.set_nodelay(true).unwrap();
         let reader = BufReader::with_capacity(PIECE, socket.try_clone().unwrap());
@@ -109,7 +109,7 @@ impl Visitor {
     }
 
     /// Asks, and returns the length of the answer when its head has come.
-    pub fn ask(&mut self, path: &str) -> u64 {
+    pub(crate) fn ask(&mut self, path: &str) -> u64 {
         write!(self.socket, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
         self.read_head()
     }
@@ -121,14 +121,14 @@ impl Visitor {
     }
 
     /// Asks, and reads all of the answer.
-    pub fn get(&mut self, path: &str) -> u64 {
+    pub(crate) fn get(&mut self, path: &str) -> u64 {
         let length = self.ask(path);
         let read = std::io::copy(&mut self.reader.by_ref().take(length), &mut std::io::sink());
         assert_eq!(read.unwrap(), length);
         length
     }
 
-    pub fn upload(&mut self, length: u64) {
+    pub(crate) fn upload(&mut self, length: u64) {
         write!(self.socket, "PUT /upload HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").unwrap();
         send(&mut self.socket, length).unwrap();
         let length = self.read_head();
@@ -136,7 +136,7 @@ impl Visitor {
     }
 
     /// Waits for an event, however it is framed.
-    pub fn wait_for_event(&mut self) -> Instant {
+    pub(crate) fn wait_for_event(&mut self) -> Instant {
         let mut line = String::new();
         while !line.starts_with("data:") {
             line.clear();
@@ -147,7 +147,7 @@ impl Visitor {
 }
 
 /// The status of an answer, if there is one.
-pub fn status(address: SocketAddr, path: &str) -> Option<u16> {
+pub(crate) fn status(address: SocketAddr, path: &str) -> Option<u16> {
     let mut socket = TcpStream::connect(address).ok()?;
     write!(socket, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
     let (status, _) = read_head(&mut BufReader::new(socket)).ok()??;
@@ -156,7 +156,7 @@ pub fn status(address: SocketAddr, path: &str) -> Option<u16> {
 
 /// So many visitors ask for the small answer, one request after the other each. Returns requests per second, and
 /// how long each took.
-pub fn measure(
+pub(crate) fn measure(
     address: SocketAddr,
     visitors: usize,
     time: Duration,
@@ -198,7 +198,7 @@ pub fn measure(
 }
 
 /// Requests per second of so many threads with one ureq agent each.
-pub fn measure_ureq(address: SocketAddr, threads: usize, time: Duration) -> f64 {
+pub(crate) fn measure_ureq(address: SocketAddr, threads: usize, time: Duration) -> f64 {
     let url: Arc<str> = format!("http://{address}/bench").into();
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let start = Arc::new(Barrier::new(threads + 1));

@@ -11,10 +11,10 @@ const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_bench";
 const READY: Duration = Duration::from_secs(20);
 
 /// A program that is killed when it is not needed any more.
-pub struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Program {
-    pub fn agent(gateway: SocketAddr, local: SocketAddr, more: &[&str]) -> Program {
+    pub(crate) fn agent(gateway: SocketAddr, local: SocketAddr, more: &[&str]) -> Program {
         let agent = std::env::var("BENCH_AGENT").unwrap_or_else(|_| env!("CARGO_BIN_EXE_agent").to_owned());
         let mut command = Command::new(&agent);
         command
@@ -27,7 +27,7 @@ impl Program {
         Program(started.unwrap_or_else(|error| panic!("cannot start {agent} (see BENCH_AGENT): {error}")))
     }
 
-    pub fn gateway(more: &[&str]) -> (Program, SocketAddr) {
+    pub(crate) fn gateway(more: &[&str]) -> (Program, SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
         command.args(["--listen", "127.0.0.1:0"]).args(more).env("RUST_LOG", "info");
         let mut child =
@@ -42,12 +42,12 @@ impl Program {
         (Program(child), address.expect("it says where it listens"))
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// Seconds of user and system time that it has used.
-    pub fn cpu(&self) -> (f64, f64) {
+    pub(crate) fn cpu(&self) -> (f64, f64) {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
         let fields: Vec<f64> = stat
             .rsplit(')')
@@ -62,17 +62,17 @@ impl Program {
     }
 
     /// All of it.
-    pub fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         let (user, system) = self.cpu();
         user + system
     }
 
     /// Its memory in MiB: now, and at most so far.
-    pub fn memory(&self) -> (f64, f64) {
+    pub(crate) fn memory(&self) -> (f64, f64) {
         (self.status("VmRSS:") / 1024.0, self.status("VmHWM:") / 1024.0)
     }
 
-    pub fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.status("Threads:") as usize
     }
 
@@ -91,7 +91,7 @@ impl Drop for Program {
 }
 
 /// Waits until something is so.
-pub fn wait_until(mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < READY, "it takes too long");

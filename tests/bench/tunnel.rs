@@ -21,7 +21,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const MIB: u64 = 1 << 20;
 
 /// How long requests took, sorted.
-pub struct Latencies(Vec<Duration>);
+#[derive(Debug)]
+pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
     fn new(mut all: Vec<Duration>) -> Self {

@@ -34,7 +34,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 struct Chat(Arc<Mutex<Vec<(u64, MessageWriter, WriteHalf)>>>);
 
 /// Serves the site for ever.
-pub fn serve(listener: &TcpListener) {
+pub(crate) fn serve(listener: &TcpListener) {
     let chat = Chat::default();
     for socket in listener.incoming().flatten() {
         let chat = chat.clone();

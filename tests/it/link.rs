@@ -44,6 +44,13 @@ impl Drop for Folder {
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
+/// When a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Validity {
+    Current,
+    Expired,
+}
+
 impl Authority {
     fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -57,10 +64,10 @@ impl Authority {
     }
 
     /// Certificate and key for this name, as PEM.
-    fn issue(&self, name: &str, expired: bool) -> (String, String) {
+    fn issue(&self, name: &str, validity: Validity) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if expired {
+        if validity == Validity::Expired {
             params.not_before = rcgen::date_time_ymd(2001, 1, 1);
             params.not_after = rcgen::date_time_ymd(2002, 1, 1);
         }
@@ -104,14 +111,14 @@ fn dial(url: &str, trust: &Trust) -> Result<(), DialError> {
 #[track_caller]
 fn check(
     name: &str,
-    expired: bool,
+    validity: Validity,
     host: &str,
     trust: impl Fn(&Folder, &Authority) -> Trust,
     expected: Result<(), &str>,
 ) {
     let folder = Folder::new();
     let authority = Authority::new();
-    let gateway = serve_tls(&folder, authority.issue(name, expired), greet);
+    let gateway = serve_tls(&folder, authority.issue(name, validity), greet);
     let url = format!("wss://{host}:{}/ws", gateway.port());
     let trust = trust(&folder, &authority);
     match (dial(&url, &trust), expected) {
@@ -123,7 +130,7 @@ fn check(
     }
 
     // The same for a local server.
-    let site = serve_tls(&folder, authority.issue(name, expired), |mut socket| {
+    let site = serve_tls(&folder, authority.issue(name, validity), |mut socket| {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") && matches!(socket.read(&mut byte), Ok(1)) {
@@ -151,21 +158,21 @@ fn ca_file(folder: &Folder, authority: &Authority) -> Trust {
 
 #[test]
 fn a_good_certificate_is_taken_by_name_and_by_address() {
-    check("localhost", false, "localhost", ca_file, Ok(()));
-    check("127.0.0.1", false, "127.0.0.1", ca_file, Ok(()));
+    check("localhost", Validity::Current, "localhost", ca_file, Ok(()));
+    check("127.0.0.1", Validity::Current, "127.0.0.1", ca_file, Ok(()));
 }
 
 #[test]
 fn an_unknown_authority_is_not() {
-    check("localhost", false, "localhost", |_, _| Trust::System, Err("UnknownIssuer"));
+    check("localhost", Validity::Current, "localhost", |_, _| Trust::System, Err("UnknownIssuer"));
     let other =
         |folder: &Folder, _: &Authority| Trust::File(folder.write("other.pem", &Authority::new().pem()));
-    check("localhost", false, "localhost", other, Err("invalid peer certificate"));
+    check("localhost", Validity::Current, "localhost", other, Err("invalid peer certificate"));
 }
 
 #[test]
 fn a_wrong_name_is_not() {
-    check("example.org", false, "localhost", ca_file, Err("not valid for name"));
+    check("example.org", Validity::Current, "localhost", ca_file, Err("not valid for name"));
 }
 
 /// What `agent check` prints of TLS with this gateway.
@@ -189,20 +196,20 @@ fn check_tls(folder: &Folder, authority: &Authority, gateway: &SocketAddr) -> St
 fn the_hint_for_a_wrong_name_is_another_name() {
     let folder = Folder::new();
     let authority = Authority::new();
-    let gateway = serve_tls(&folder, authority.issue("example.org", false), greet);
+    let gateway = serve_tls(&folder, authority.issue("example.org", Validity::Current), greet);
     let line = check_tls(&folder, &authority, &gateway);
     assert!(line.contains("give in --gateway a name that the certificate has"), "{line}");
 }
 
 #[test]
 fn an_expired_certificate_is_not() {
-    check("localhost", true, "localhost", ca_file, Err("expired"));
+    check("localhost", Validity::Expired, "localhost", ca_file, Err("expired"));
 }
 
 #[test]
 fn a_check_tells_dates_and_issuer_of_a_certificate() {
     let (folder, authority) = (Folder::new(), Authority::new());
-    let gateway = serve_tls(&folder, authority.issue("localhost", true), greet);
+    let gateway = serve_tls(&folder, authority.issue("localhost", Validity::Expired), greet);
     let line = check_tls(&folder, &authority, &gateway);
     assert!(line.starts_with("  FAIL"), "{line}");
     for said in
@@ -214,8 +221,12 @@ fn a_check_tells_dates_and_issuer_of_a_certificate() {
 
 #[test]
 fn insecure_takes_them_all() {
-    for (name, expired) in [("localhost", false), ("example.org", false), ("localhost", true)] {
-        check(name, expired, "localhost", |_, _| Trust::AcceptAnyCertificate, Ok(()));
+    for (name, validity) in [
+        ("localhost", Validity::Current),
+        ("example.org", Validity::Current),
+        ("localhost", Validity::Expired),
+    ] {
+        check(name, validity, "localhost", |_, _| Trust::AcceptAnyCertificate, Ok(()));
     }
 }
 
@@ -224,7 +235,7 @@ fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
     let folder = Folder::new();
     let authority = Authority::new();
     // After its handshake the server sends session tickets, which are no answer.
-    let site = serve_tls(&folder, authority.issue("localhost", false), |socket| {
+    let site = serve_tls(&folder, authority.issue("localhost", Validity::Current), |socket| {
         let mut reader = std::io::BufReader::new(socket);
         while let Some(request) = crate::support::read_request(&mut reader) {
             let answer = crate::support::ok(&request.body.len().to_string());
@@ -246,7 +257,7 @@ fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
 fn the_programs_speak_tls_on_every_leg() {
     let folder = Folder::new();
     let authority = Authority::new();
-    let (certificate, key) = authority.issue("localhost", false);
+    let (certificate, key) = authority.issue("localhost", Validity::Current);
     let trust = ca_file(&folder, &authority);
     let paths = ["cert.pem", "key.pem", "ca.pem"].map(|name| folder.0.join(name).display().to_string());
     folder.write("cert.pem", &certificate);
@@ -286,8 +297,8 @@ fn files_that_cannot_be_used_are_named() {
         let error = tls::client(&Trust::File(path.to_owned())).unwrap_err().to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
     }
-    let (certificate, key) = Authority::new().issue("localhost", false);
-    let (_, other_key) = Authority::new().issue("localhost", false);
+    let (certificate, key) = Authority::new().issue("localhost", Validity::Current);
+    let (_, other_key) = Authority::new().issue("localhost", Validity::Current);
     let certificate = folder.write("cert.pem", &certificate);
     assert!(tls::server(&certificate, &folder.write("key.pem", &key)).is_ok());
     assert!(tls::server(&certificate, &folder.write("other.pem", &other_key)).is_err());
@@ -300,7 +311,7 @@ fn both_directions_run_at_once_under_tls() {
     let authority = Authority::new();
     let trust = ca_file(&folder, &authority);
     let config = {
-        let (certificate, key) = authority.issue("localhost", false);
+        let (certificate, key) = authority.issue("localhost", Validity::Current);
         tls::server(&folder.write("cert.pem", &certificate), &folder.write("key.pem", &key)).unwrap()
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,7 +3,6 @@
 
 mod admin;
 mod check;
-mod discover;
 mod forwarding;
 mod gateway;
 mod layering;

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use time::OffsetDateTime;
 use tunnel_agent::TunnelId;
 use tunnel_agent::unversioned::protocol::{
-    BodyEncoding, DecodedAnswer, Envelope, Handshake, MalformedRequest, RequestId, RequestMessage, answer,
-    request,
+    BodyEncoding, DecodedAnswer, Envelope, Handshake, MalformedRequest, RequestId, RequestMessage,
+    ResponseMessage, answer, request,
 };
 
 const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
@@ -52,7 +52,8 @@ fn check_response(id: Option<RequestId>, status: u16, pairs: &[(&str, &[u8])], b
     let mut head = http::Response::new(()).into_parts().0;
     head.status = StatusCode::from_u16(status).unwrap();
     head.headers = headers(pairs);
-    let envelope = answer::encode_response(id.as_ref(), &head, body, None, at(), 1 << 20).unwrap();
+    let envelope =
+        ResponseMessage { id: id.as_ref(), head: &head, body, message: None }.encode(at(), 1 << 20).unwrap();
     assert_eq!(String::from_utf8(envelope).unwrap(), expected);
 }
 
@@ -115,10 +116,14 @@ fn an_error_is_written_as_documented() {
 fn an_envelope_never_grows_past_its_limit() {
     let head = http::Response::new(()).into_parts().0;
     let body = "\u{1}".repeat(1000);
-    let whole = answer::encode_response(None, &head, body.as_bytes(), None, at(), usize::MAX).unwrap();
+    let whole = ResponseMessage { id: None, head: &head, body: body.as_bytes(), message: None }
+        .encode(at(), usize::MAX)
+        .unwrap();
     // JSON inside JSON makes seven bytes of a control character.
     assert!(whole.len() > 7 * body.len());
-    let encode = |max| answer::encode_response(None, &head, body.as_bytes(), None, at(), max);
+    let encode = |max| {
+        ResponseMessage { id: None, head: &head, body: body.as_bytes(), message: None }.encode(at(), max)
+    };
     assert_eq!(encode(whole.len()), Ok(whole.clone()));
     assert_eq!(
         encode(whole.len() - 1),
@@ -359,7 +364,7 @@ proptest! {
     #[test]
     fn any_body_comes_back_unchanged(body in prop::collection::vec(any::<u8>(), 0..200)) {
         let head = http::Response::new(()).into_parts().0;
-        let envelope = answer::encode_response(None, &head, &body, None, at(), 1 << 20).unwrap();
+        let envelope = ResponseMessage { id: None, head: &head, body: &body, message: None }.encode(at(), 1 << 20).unwrap();
         let text = String::from_utf8(envelope).unwrap();
         let answer = DecodedAnswer::decode(&Envelope::parse(&text).unwrap()).unwrap();
         prop_assert_eq!(answer.result.unwrap().into_body(), body);

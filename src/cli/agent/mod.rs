@@ -13,7 +13,7 @@ use crate::Agent;
 
 /// The settings of the program.
 #[derive(Debug)]
-pub struct Settings {
+pub struct AgentSettings {
     /// The agent to run.
     pub agent: Agent,
     /// The time that requests under way have to finish when the program is asked to stop.
@@ -74,11 +74,11 @@ pub fn help() -> String {
 }
 
 /// Reads the arguments and the environment.
-pub fn read() -> Result<Command<Settings>, UsageError> {
+pub fn read() -> Result<Command<AgentSettings>, UsageError> {
     super::read(&VERBS, &TABLE, PREFIX, settings)
 }
 
-fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, UsageError> {
+fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<AgentSettings, UsageError> {
     let o = &mut options;
     let task = task(invoked);
     let drain = o.value("--drain", super::duration)?.unwrap_or(Duration::from_secs(10));
@@ -88,7 +88,7 @@ fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<Settings, Usag
     let builder = builder(o, &task, &mut warnings)?.handover_drain(drain);
     let agent = builder.build().map_err(|error| super::config_error(&error, option_name))?;
     let notes = o.bare_variables().into_iter().collect();
-    Ok(Settings { agent, drain, task, log_format, log_level, warnings, notes })
+    Ok(AgentSettings { agent, drain, task, log_format, log_level, warnings, notes })
 }
 
 fn task(invoked: Invoked) -> Task {

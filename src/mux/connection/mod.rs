@@ -17,6 +17,7 @@ use super::flow::{ReceiveFlow, SendFlow};
 use super::frame::{DataBuffer, Fin, Frame, Reset, weight};
 use super::stream::{Closing, Side, StreamEnd, StreamState};
 use super::welcome::MuxLimits;
+use crate::mux::head::closing_behind;
 
 /// What a frame came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,11 +242,6 @@ impl<T> Streams<T> {
         Ok(self.open_entry(stream)?.send.capacity(max_frame))
     }
 
-    /// Whether it is the peer that has to grant credit.
-    pub fn is_out_of_credit(&mut self, stream: u32) -> bool {
-        self.open_entry(stream).is_ok_and(|entry| entry.send.credit() == 0)
-    }
-
     /// Queues the first `length` bytes of a buffer, at most the [`capacity`](Self::capacity). An end without
     /// bytes always fits.
     pub fn send_data(
@@ -400,10 +396,4 @@ impl<T> Streams<T> {
             self.control.push_back(ControlFrame::Encoded(frame));
         }
     }
-}
-
-/// When a stream closes behind this head of a response.
-fn closing_behind(head: &[u8], fin: Fin) -> Closing {
-    let is_switch = head.get(8..12) == Some(b" 101");
-    if is_switch && fin == Fin::More { Closing::WithBoth } else { Closing::WithResponse }
 }

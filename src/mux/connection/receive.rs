@@ -2,9 +2,10 @@
 
 use tungstenite::Bytes;
 
-use super::{LinkState, MuxEvent, StreamEntry, Streams, closing_behind};
+use super::{LinkState, MuxEvent, StreamEntry, Streams};
 use crate::http1::MUX_HEAD_MAX;
 use crate::mux::frame::{Fin, Frame, ProtocolError, Reset, ResetCode};
+use crate::mux::head::closing_behind;
 use crate::mux::stream::{Side, StreamEnd};
 
 impl<T> Streams<T> {

@@ -14,7 +14,7 @@ use crate::advice::Advice;
 use crate::guard::{Refusal, failure_response};
 use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
 use crate::mux::StreamEnd;
-use crate::protocol::{EnvelopeTooLarge, RequestName, answer, make_utf8};
+use crate::protocol::{EnvelopeTooLarge, RequestName, ResponseMessage, answer, make_utf8};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
 use crate::session::FailureReply;
 use crate::session::ticket::{SessionWatch, Ticket};
@@ -85,7 +85,8 @@ impl Enveloped {
         context: &Context<'_>,
     ) -> Result<Vec<u8>, EnvelopeTooLarge> {
         let now = OffsetDateTime::now_utc();
-        answer::encode_response(self.ticket.id(), parts, body, None, now, context.config.max_message)
+        let message = ResponseMessage { id: self.ticket.id(), head: parts, body, message: None };
+        message.encode(now, context.config.max_message)
     }
 
     /// The head and the whole body of a response.

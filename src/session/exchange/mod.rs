@@ -12,6 +12,7 @@
 //! answer finds it counted.
 
 mod enveloped;
+mod limit;
 mod record;
 mod streamed;
 

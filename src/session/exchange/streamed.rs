@@ -1,20 +1,19 @@
 //! The reply on a stream: the request's body is read as it comes, and the response leaves as it comes.
 
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::{self, HeaderMap};
-use http::{Method, StatusCode, request, response};
+use http::{Method, StatusCode, header, request, response};
 
+use super::limit::{BodyLimitFlag, LimitedBody, exceeds, too_large};
 use super::{
     Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
     strip_hop_by_hop,
 };
-use crate::advice::Advice;
 use crate::guard::{Refusal, failure_response};
 use crate::http1::MUX_HEAD_MAX;
-use crate::http1::fields::{HTTP2_SETTINGS, Upgrade, number, remove_hop_by_hop, set_upgrade};
+use crate::http1::fields::{
+    HTTP2_SETTINGS, InvalidLength, Upgrade, remove_hop_by_hop, set_upgrade, stated_length,
+};
 use crate::metrics::Metrics;
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError, encode_response_head};
 use crate::protocol::RequestName;
@@ -235,7 +234,9 @@ impl Reply for Streamed {
         if let Some(upgrade) = &self.upgrade {
             upgrade.set(headers);
         }
-        let stated = stated_length(headers).map_err(Unserved::Refused)?;
+        let stated = stated_length(headers).map_err(|InvalidLength| {
+            Unserved::Refused(Refusal::BadRequest("Content-Length is not one number".into()))
+        })?;
         let body = self.body(stated, context);
         let known = stated.or(body.length()).unwrap_or(0);
         if let Some(max) = context.config.max_streamed_body.filter(|max| known > *max) {
@@ -365,59 +366,6 @@ impl Drop for BreakOff {
         if let Some(stream) = self.0.take() {
             stream.reset(Reset::new(ResetCode::Internal, PANICKED));
         }
-    }
-}
-
-/// A request's body that may have so many more bytes, and is counted.
-struct LimitedBody<R> {
-    reader: R,
-    remaining: u64,
-    metrics: Arc<Metrics>,
-    exceeded: BodyLimitFlag,
-}
-
-/// Set when a request's body exceeds its limit, whatever the service makes of that.
-#[derive(Debug, Clone, Default)]
-struct BodyLimitFlag(Arc<AtomicBool>);
-
-impl BodyLimitFlag {
-    fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-impl<R: Read> Read for LimitedBody<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.reader.read(buffer)?;
-        self.metrics.received(read);
-        let Some(remaining) = self.remaining.checked_sub(read as u64) else {
-            self.exceeded.set();
-            return Err(io::Error::other(too_large("request")));
-        };
-        self.remaining = remaining;
-        Ok(read)
-    }
-}
-
-fn exceeds(length: u64, max: Option<u64>) -> bool {
-    max.is_some_and(|max| length > max)
-}
-
-fn too_large(what: &str) -> Failure {
-    let text = format!("the body of the {what} is larger than the tunnel lets pass");
-    Failure::new(FailureKind::TooLarge, text).with_advice(Advice::StreamedBody)
-}
-
-fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lengths.next() else { return Ok(None) };
-    match number(length).filter(|_| lengths.next().is_none()) {
-        Some(length) => Ok(Some(length)),
-        None => Err(Refusal::BadRequest("Content-Length is not one number".into())),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::Timeouts;
-use super::upload::{self, Upload};
+use super::upload::{Upload, UploadState};
 use crate::advice::Advice;
 use crate::http1::fields::Upgrade;
 use crate::http1::{BadResponse, Framing, Input, Persistence, ResponseHead};
@@ -58,7 +58,7 @@ pub(super) struct Begun {
 
 /// Why there is no response.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum ExchangeError {
     /// The server closed the connection, or it failed.
     Closed { received: bool, error: io::Error },
     /// The server was too slow.
@@ -80,34 +80,34 @@ pub(super) enum Stalled {
     Going,
 }
 
-impl Broken {
+impl ExchangeError {
     /// Whether it failed as a request does on an idle connection that the server has closed. One that the
     /// server is slow to answer is not: it may well be at work on it.
     pub(super) fn may_be_stale(&self) -> bool {
-        matches!(self, Broken::Closed { received: false, .. })
+        matches!(self, ExchangeError::Closed { received: false, .. })
     }
 
     pub(super) fn explain(self, timeouts: &Timeouts) -> Failure {
-        let stalled = if let Broken::Stalled(stalled) = &self { Some(*stalled) } else { None };
+        let stalled = if let ExchangeError::Stalled(stalled) = &self { Some(*stalled) } else { None };
         let (kind, text) = match self {
-            Broken::Stalled(Stalled::Reading) => return Failure::stalled(),
-            Broken::Stalled(Stalled::Answering) => {
+            ExchangeError::Stalled(Stalled::Reading) => return Failure::stalled(),
+            ExchangeError::Stalled(Stalled::Answering) => {
                 (FailureKind::Timeout, format!("it did not answer within {:?}", timeouts.response))
             }
-            Broken::Stalled(Stalled::Going) => {
+            ExchangeError::Stalled(Stalled::Going) => {
                 (FailureKind::Timeout, format!("its answer stalled for {:?}", timeouts.idle))
             }
-            Broken::Closed { received, error } => {
+            ExchangeError::Closed { received, error } => {
                 let when = if received { "in the middle of its answer" } else { "before it answered" };
                 (FailureKind::Truncated, format!("it closed the connection {when}: {error}"))
             }
-            Broken::BadResponse(BadResponse::TooLarge) => {
+            ExchangeError::BadResponse(BadResponse::TooLarge) => {
                 (FailureKind::TooLarge, format!("its answer cannot be passed on: {}", BadResponse::TooLarge))
             }
-            Broken::BadResponse(error) => {
+            ExchangeError::BadResponse(error) => {
                 (FailureKind::Protocol, format!("its answer is no valid HTTP/1.1 ({error})"))
             }
-            Broken::Request(failure) => return failure,
+            ExchangeError::Request(failure) => return failure,
         };
         let failure = Failure::new(kind, text);
         match stalled {
@@ -136,8 +136,8 @@ impl Connection {
 
     /// Whether another request may be sent on it: the server has not closed it, and has sent nothing that
     /// nobody asked for, which would be taken for the next answer.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        self.half.is_some() && self.input.unread().is_empty() && self.input.socket_mut().is_quiet()
+    pub(super) fn check_quiet(&mut self) -> bool {
+        self.half.is_some() && self.input.unread().is_empty() && self.input.socket_mut().check_quiet()
     }
 
     /// Sends a request and waits for the head of its response.
@@ -145,7 +145,7 @@ impl Connection {
         mut self,
         request: OutgoingRequest<'_>,
         timeouts: &Timeouts,
-    ) -> Result<Begun, Broken> {
+    ) -> Result<Begun, ExchangeError> {
         let OutgoingRequest { method, head, body, upgrade } = request;
         let inline = body.as_bytes().filter(|body| upgrade.is_none() && body.len() <= INLINE_MAX);
         let bytes = [head, inline.unwrap_or_default()].concat();
@@ -160,8 +160,8 @@ impl Connection {
         let all_sent = sent.is_ok();
         let mut head =
             self.wait_for_head(method, upload.as_ref(), timeouts).map_err(|broken| match (broken, sent) {
-                (Broken::Closed { received: false, .. }, Err(error)) => {
-                    Broken::Closed { received: false, error }
+                (ExchangeError::Closed { received: false, .. }, Err(error)) => {
+                    ExchangeError::Closed { received: false, error }
                 }
                 (broken, _) => broken,
             })?;
@@ -178,7 +178,7 @@ impl Connection {
             let checked = upgrade.map_or(Err("it changes the protocol unasked"), |upgrade| {
                 upgrade.check(head.response.headers())
             });
-            checked.map_err(|what| Broken::BadResponse(BadResponse::Invalid(what)))?;
+            checked.map_err(|what| ExchangeError::BadResponse(BadResponse::Invalid(what)))?;
             upload = self.start_upload(&mut body, Some(Framing::UntilEnd))?;
         }
         Ok(Begun { head, connection: self, upload })
@@ -188,12 +188,12 @@ impl Connection {
         &mut self,
         body: &mut Option<Body>,
         framing: Option<Framing>,
-    ) -> Result<Option<Upload>, Broken> {
+    ) -> Result<Option<Upload>, ExchangeError> {
         let (Some(half), Some(body)) = (self.half.take(), body.take()) else { return Ok(None) };
         let framing = framing.unwrap_or_else(|| body.length().map_or(Framing::Chunked, Framing::Length));
         let started = Upload::start(half, self.closer.clone(), body, framing);
         started.map(Some).map_err(|error| {
-            Broken::Request(Failure::new(
+            ExchangeError::Request(Failure::new(
                 FailureKind::Internal,
                 format!("no thread to send its body: {error}"),
             ))
@@ -206,13 +206,13 @@ impl Connection {
         method: &Method,
         upload: Option<&Upload>,
         timeouts: &Timeouts,
-    ) -> Result<ResponseHead, Broken> {
+    ) -> Result<ResponseHead, ExchangeError> {
         let (mut received, mut interim) = (false, 0);
         // When the first bytes came of a head that is not complete.
         let mut begun: Option<Instant> = None;
         loop {
             if let Some((length, head)) =
-                ResponseHead::parse(self.input.unread(), method).map_err(Broken::BadResponse)?
+                ResponseHead::parse(self.input.unread(), method).map_err(ExchangeError::BadResponse)?
             {
                 self.input.consume(length);
                 begun = (!self.input.unread().is_empty()).then(Instant::now);
@@ -222,26 +222,31 @@ impl Connection {
                 }
                 interim += 1;
                 if interim > INTERIM_MAX {
-                    return Err(Broken::BadResponse(BadResponse::Invalid("interim responses without end")));
+                    return Err(ExchangeError::BadResponse(BadResponse::Invalid(
+                        "interim responses without end",
+                    )));
                 }
                 continue;
             }
             // All of a head has the time that other bytes have each.
             let wait = begun.map_or(timeouts.response, |since| timeouts.idle.saturating_sub(since.elapsed()));
             if wait.is_zero() {
-                return Err(Broken::Stalled(Stalled::Going));
+                return Err(ExchangeError::Stalled(Stalled::Going));
             }
             match self.read_with_timeout(wait, upload, Input::fill) {
                 Ok(1..) => {
                     received = true;
                     begun = begun.or_else(|| Some(Instant::now()));
                 }
-                Ok(0) => return Err(closed(upload, received, io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => {
+                    let error = io::ErrorKind::UnexpectedEof.into();
+                    return Err(cause(ExchangeError::Closed { received, error }, upload));
+                }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     let what = if begun.is_some() { Stalled::Going } else { Stalled::Answering };
-                    return Err(Broken::Stalled(what));
+                    return Err(ExchangeError::Stalled(what));
                 }
-                Err(error) => return Err(closed(upload, received, error)),
+                Err(error) => return Err(cause(ExchangeError::Closed { received, error }, upload)),
             }
         }
     }
@@ -260,8 +265,8 @@ impl Connection {
             match (&result, upload.map(Upload::state)) {
                 (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
                 // It has limits of its own.
-                (Err(_), Some(upload::State::Sending)) => left = wait,
-                (Err(_), Some(upload::State::Sent(at))) => {
+                (Err(_), Some(UploadState::Sending)) => left = wait,
+                (Err(_), Some(UploadState::Sent(at))) => {
                     left = wait.saturating_sub(at.elapsed());
                     if left.is_zero() {
                         return result;
@@ -299,10 +304,11 @@ fn keep_alive_time(headers: &HeaderMap) -> Option<Duration> {
     time.trim().parse().ok().map(Duration::from_secs)
 }
 
-fn closed(upload: Option<&Upload>, received: bool, error: io::Error) -> Broken {
+/// The cause of a connection that broke: a failure of the upload explains it better.
+fn cause(broken: ExchangeError, upload: Option<&Upload>) -> ExchangeError {
     match upload.map(Upload::state) {
-        Some(upload::State::Failed(failure)) => Broken::Request(failure),
-        Some(upload::State::Stalled) => Broken::Stalled(Stalled::Reading),
-        _ => Broken::Closed { received, error },
+        Some(UploadState::Failed(failure)) => ExchangeError::Request(failure),
+        Some(UploadState::Stalled) => ExchangeError::Stalled(Stalled::Reading),
+        _ => broken,
     }
 }

@@ -39,7 +39,7 @@ impl Connections {
             let (mut connection, since) = self.state().idle.pop_back()?;
             // One that the server is about to close is not used: it could not be told whether it got the request.
             let is_kept = connection.keeps_for.is_none_or(|time| since.elapsed() < time);
-            if is_kept && connection.is_quiet() && self.begin(connection.id, &connection.closer) {
+            if is_kept && connection.check_quiet() && self.begin(connection.id, &connection.closer) {
                 return Some(connection);
             }
         }

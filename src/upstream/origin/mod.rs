@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode, Uri};
 
-use self::client::{Begun, Broken, Connection, OutgoingRequest};
+use self::client::{Begun, Connection, ExchangeError, OutgoingRequest};
 use self::connections::Connections;
 use self::response::ResponseBody;
 pub use self::url::{InvalidLocalUrl, LocalUrl};
@@ -179,7 +179,7 @@ impl Origin {
         self.connections.are_idle()
     }
 
-    fn failed(&self, broken: Broken, cancellation: &Cancellation, asked: Instant) -> AttemptError {
+    fn failed(&self, broken: ExchangeError, cancellation: &Cancellation, asked: Instant) -> AttemptError {
         let (failure, source) = match (cancellation.reason(), broken) {
             _ if self.connections.are_stopped() => (given_up(), ErrorSource::Other),
             (Some(CancelReason::GatewayTimeout), _) => {
@@ -187,12 +187,14 @@ impl Origin {
                 let source = source_of_slowness(asked.elapsed(), cancellation.age());
                 (Failure::new(FailureKind::Timeout, text), source)
             }
-            (_, broken @ Broken::BadResponse(BadResponse::Invalid(_))) => {
+            (_, broken @ ExchangeError::BadResponse(BadResponse::Invalid(_))) => {
                 let failure = broken.explain(&self.timeouts);
                 let detail = format!("at {}", self.local);
                 (failure.with_detail(detail).with_advice(Advice::NotHttp), ErrorSource::Other)
             }
-            (None, broken @ Broken::Stalled(_)) => (broken.explain(&self.timeouts), ErrorSource::Upstream),
+            (None, broken @ ExchangeError::Stalled(_)) => {
+                (broken.explain(&self.timeouts), ErrorSource::Upstream)
+            }
             (_, broken) => (broken.explain(&self.timeouts), ErrorSource::Other),
         };
         AttemptError::Failed { failure, source }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::client::Connection;
 use super::connections::Connections;
-use super::upload::{self, Upload};
+use super::upload::{Upload, UploadState};
 use crate::advice::Advice;
 use crate::http1::{Decoder, Persistence};
 use crate::service::{Body, Cancellation, Failure, FailureKind};
@@ -79,13 +79,13 @@ impl ResponseBody {
 
     /// Whether all of the request is sent.
     fn is_sent(&self) -> bool {
-        self.upload.as_ref().is_none_or(|upload| matches!(upload.state(), upload::State::Sent(_)))
+        self.upload.as_ref().is_none_or(|upload| matches!(upload.state(), UploadState::Sent(_)))
     }
 
     fn explain(&self, error: io::Error) -> io::Error {
         match (error.kind(), self.upload.as_ref().map(Upload::state)) {
-            (_, Some(upload::State::Failed(failure))) => io::Error::other(failure),
-            (_, Some(upload::State::Stalled)) => io::Error::other(Failure::stalled()),
+            (_, Some(UploadState::Failed(failure))) => io::Error::other(failure),
+            (_, Some(UploadState::Stalled)) => io::Error::other(Failure::stalled()),
             _ if self.connections.are_stopped() => io::Error::other(super::given_up()),
             (io::ErrorKind::TimedOut, _) => {
                 let text = format!("the response body stalled for {:?}", self.idle);

@@ -21,12 +21,12 @@ const STACK: usize = 128 << 10;
 #[derive(Debug)]
 pub(super) struct Upload {
     thread: JoinHandle<WriteHalf>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<UploadState>>,
 }
 
 /// How far it is.
 #[derive(Debug, Clone)]
-pub(super) enum State {
+pub(super) enum UploadState {
     /// It goes on.
     Sending,
     /// All of it was sent, at this time.
@@ -47,11 +47,11 @@ impl Upload {
         mut body: Body,
         framing: Framing,
     ) -> io::Result<Self> {
-        let state = Arc::new(Mutex::new(State::Sending));
+        let state = Arc::new(Mutex::new(UploadState::Sending));
         let shared = state.clone();
         let run = move || {
             // Of what happens when the body's reader panics.
-            let mut outcome = Outcome { shared, closer, state: State::Failed(panicked()) };
+            let mut outcome = UploadOutcome { shared, closer, state: UploadState::Failed(panicked()) };
             outcome.state = send(&mut half, &mut body, framing);
             drop(outcome);
             half
@@ -60,7 +60,7 @@ impl Upload {
         Ok(Upload { thread, state })
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> UploadState {
         lock(&self.state).clone()
     }
 
@@ -72,15 +72,15 @@ impl Upload {
 }
 
 /// Tells how the sending ended, when it is dropped.
-struct Outcome {
-    shared: Arc<Mutex<State>>,
+struct UploadOutcome {
+    shared: Arc<Mutex<UploadState>>,
     closer: Closer,
-    state: State,
+    state: UploadState,
 }
 
-impl Drop for Outcome {
+impl Drop for UploadOutcome {
     fn drop(&mut self) {
-        let failed = matches!(self.state, State::Failed(_) | State::Stalled);
+        let failed = matches!(self.state, UploadState::Failed(_) | UploadState::Stalled);
         *lock(&self.shared) = self.state.clone();
         // Only now: whoever reads and finds the connection closed looks for the reason.
         if failed {
@@ -93,13 +93,13 @@ fn panicked() -> Failure {
     Failure::new(FailureKind::Internal, "the reader of the request's body panicked")
 }
 
-fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> State {
+fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> UploadState {
     let mut buffer = vec![0; PIECE];
     loop {
         let read = match body.read(&mut buffer) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return State::Failed(Failure::of_request_body(error)),
+            Err(error) => return UploadState::Failed(Failure::of_request_body(error)),
         };
         let sent = match framing {
             Framing::Chunked if read == 0 => half.send_all(LAST_CHUNK),
@@ -108,10 +108,10 @@ fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> State {
             Framing::Length(_) | Framing::UntilEnd => half.send_all(&buffer[..read]),
         };
         match sent {
-            Ok(()) if read == 0 => return State::Sent(Instant::now()),
+            Ok(()) if read == 0 => return UploadState::Sent(Instant::now()),
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return State::Stalled,
-            Err(_) => return State::Unwanted,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return UploadState::Stalled,
+            Err(_) => return UploadState::Unwanted,
         }
     }
 }

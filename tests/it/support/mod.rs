@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use tungstenite::{Message, WebSocket};
 
 /// How long anything may take before the test counts as failed.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-pub const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
-pub const OTHER_TUNNEL_ID: &str = "agent_123e4567-e89b-12d3-a456-426614174000_other";
+pub(crate) const TUNNEL_ID: &str = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
+pub(crate) const OTHER_TUNNEL_ID: &str = "agent_123e4567-e89b-12d3-a456-426614174000_other";
 
 /// A request as a local server of these tests reads it.
 #[derive(Debug, Clone)]
-pub struct Received {
-    pub head: String,
-    pub body: Vec<u8>,
+pub(crate) struct Received {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Received {
     /// The value of a header, which comes once.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (found, value) = line.split_once(':')?;
             found.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -36,7 +36,7 @@ impl Received {
 }
 
 /// Reads one request with a `Content-Length` or without a body. `None` when there is no more.
-pub fn read_request(reader: &mut impl BufRead) -> Option<Received> {
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Option<Received> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {
@@ -51,7 +51,7 @@ pub fn read_request(reader: &mut impl BufRead) -> Option<Received> {
 }
 
 /// A server on loopback whose every connection is handled by `handle`.
-pub fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let handle = Arc::new(handle);
@@ -65,7 +65,7 @@ pub fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
 }
 
 /// A well-behaved HTTP server that keeps connections alive.
-pub fn serve_http(answer: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+pub(crate) fn serve_http(answer: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
     serve(move |socket| {
         let mut reader = BufReader::new(socket.try_clone().unwrap());
         let mut socket = socket;
@@ -78,58 +78,58 @@ pub fn serve_http(answer: impl Fn(&Received) -> Vec<u8> + Send + Sync + 'static)
 }
 
 /// A response with this body.
-pub fn ok(body: &str) -> Vec<u8> {
+pub(crate) fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 /// A value that one thread sets and another waits for.
-pub struct Signal<T>(mpsc::Sender<T>, Mutex<Receiver<T>>);
+pub(crate) struct Signal<T>(mpsc::Sender<T>, Mutex<Receiver<T>>);
 
 impl<T> Signal<T> {
-    pub fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let (sender, receiver) = mpsc::channel();
         Arc::new(Signal(sender, Mutex::new(receiver)))
     }
 
-    pub fn send(&self, value: T) {
+    pub(crate) fn send(&self, value: T) {
         self.0.send(value).unwrap();
     }
 
     #[track_caller]
-    pub fn wait(&self) -> T {
+    pub(crate) fn wait(&self) -> T {
         self.1.lock().unwrap().recv_timeout(LIMIT).expect("the signal comes")
     }
 }
 
 /// A gateway whose part a test plays.
-pub struct ScriptedGateway(TcpListener);
+pub(crate) struct ScriptedGateway(TcpListener);
 
 impl ScriptedGateway {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         ScriptedGateway(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("ws://{}/ws", self.0.local_addr().unwrap())
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.0.local_addr().unwrap().port()
     }
 
     /// Takes a connection as it is.
-    pub fn accept_raw(&self) -> TcpStream {
+    pub(crate) fn accept_raw(&self) -> TcpStream {
         let socket = self.0.accept().unwrap().0;
         socket.set_read_timeout(Some(LIMIT)).unwrap();
         socket
     }
 
     /// Takes an agent up to its handshake.
-    pub fn accept(&self) -> ScriptedSession {
+    pub(crate) fn accept(&self) -> ScriptedSession {
         self.accept_with_handshake().0
     }
 
-    pub fn accept_with_handshake(&self) -> (ScriptedSession, serde_json::Value) {
+    pub(crate) fn accept_with_handshake(&self) -> (ScriptedSession, serde_json::Value) {
         let mut session = ScriptedSession(tungstenite::accept(self.accept_raw()).unwrap());
         let handshake = session.receive();
         assert!(handshake.starts_with("{\"tunnel_id\":\"agent_"), "{handshake}");
@@ -138,25 +138,25 @@ impl ScriptedGateway {
 }
 
 /// A session with an agent.
-pub struct ScriptedSession(pub WebSocket<TcpStream>);
+pub(crate) struct ScriptedSession(pub(crate) WebSocket<TcpStream>);
 
 impl ScriptedSession {
-    pub fn send(&mut self, text: &str) {
+    pub(crate) fn send(&mut self, text: &str) {
         self.0.send(Message::text(text)).unwrap();
     }
 
     /// Sends a request whose payload is this JSON.
-    pub fn request(&mut self, payload: &str) {
+    pub(crate) fn request(&mut self, payload: &str) {
         self.send(&format!("{{\"message_type\":\"request\",\"payload\":{payload}}}"));
     }
 
-    pub fn get(&mut self, path: &str) {
+    pub(crate) fn get(&mut self, path: &str) {
         self.request(&format!("{{\"method\":\"GET\",\"path\":\"{path}\"}}"));
     }
 
     /// The next text message.
     #[track_caller]
-    pub fn receive(&mut self) -> String {
+    pub(crate) fn receive(&mut self) -> String {
         loop {
             match self.0.read().expect("a message") {
                 Message::Text(text) => return text.to_string(),
@@ -168,13 +168,13 @@ impl ScriptedSession {
 
     /// The next answer.
     #[track_caller]
-    pub fn answer(&mut self) -> Reply {
+    pub(crate) fn answer(&mut self) -> Reply {
         Reply::read(&self.receive())
     }
 
     /// The code of the close frame that comes next, behind whatever else does.
     #[track_caller]
-    pub fn close_code(&mut self) -> u16 {
+    pub(crate) fn close_code(&mut self) -> u16 {
         loop {
             match self.0.read().expect("a close frame") {
                 Message::Close(frame) => return frame.map_or(0, |frame| frame.code.into()),
@@ -186,15 +186,15 @@ impl ScriptedSession {
 
 /// An answer, read with nothing of the crate's own.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reply {
-    pub id: Option<serde_json::Value>,
-    pub status: Option<u64>,
-    pub text: String,
-    pub json: serde_json::Value,
+pub(crate) struct Reply {
+    pub(crate) id: Option<serde_json::Value>,
+    pub(crate) status: Option<u64>,
+    pub(crate) text: String,
+    pub(crate) json: serde_json::Value,
 }
 
 impl Reply {
-    pub fn read(frame: &str) -> Reply {
+    pub(crate) fn read(frame: &str) -> Reply {
         let envelope: serde_json::Value = serde_json::from_str(frame).unwrap();
         let payload = envelope["payload"].as_str().unwrap();
         if envelope["message_type"] == "error" {
@@ -216,22 +216,22 @@ impl Reply {
     }
 
     /// The value of a response's header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers = self.json["data"]["headers"].as_array()?;
         headers.iter().find(|pair| pair[0] == name).and_then(|pair| pair[1].as_str())
     }
 }
 
 /// A program of this crate, watched through what it logs. It is killed when the test is done with it.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl Program {
     #[track_caller]
-    pub fn start(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Program {
+    pub(crate) fn start(binary: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Program {
         let mut command = Command::new(binary);
         // Nothing from outside changes what a test sees.
         command.env_clear().args(arguments).envs(environment.iter().copied());
@@ -253,17 +253,17 @@ impl Program {
         Program { child, lines, log: Vec::new() }
     }
 
-    pub fn agent(arguments: &[&str]) -> Program {
+    pub(crate) fn agent(arguments: &[&str]) -> Program {
         Program::start(env!("CARGO_BIN_EXE_agent"), arguments, &[])
     }
 
     /// A gateway on a free port, and its address.
-    pub fn gateway(arguments: &[&str]) -> (Program, SocketAddr) {
+    pub(crate) fn gateway(arguments: &[&str]) -> (Program, SocketAddr) {
         Program::gateway_with(arguments, &[])
     }
 
     /// The same, with this environment.
-    pub fn gateway_with(arguments: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr) {
+    pub(crate) fn gateway_with(arguments: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr) {
         let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
         let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), &arguments, environment);
         let line = gateway.wait_for("listening on ");
@@ -272,13 +272,13 @@ impl Program {
         (gateway, address)
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Waits for a line that holds this text.
     #[track_caller]
-    pub fn wait_for(&mut self, text: &str) -> String {
+    pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -294,14 +294,14 @@ impl Program {
         }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// Waits for its end, and for the rest of its log.
     #[track_caller]
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT;
         // Its log ends when it does.
         while let Ok(line) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -320,7 +320,7 @@ impl Drop for Program {
 }
 
 /// A visitor's connection, on which this was sent.
-pub fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStream>) {
+pub(crate) fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStream>) {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
@@ -330,7 +330,7 @@ pub fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStr
 
 /// A head with its empty line, lower-cased.
 #[track_caller]
-pub fn read_head(reader: &mut impl BufRead) -> String {
+pub(crate) fn read_head(reader: &mut impl BufRead) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert_ne!(reader.read_line(&mut head).expect("a head"), 0, "cut in {head:?}");
@@ -339,7 +339,7 @@ pub fn read_head(reader: &mut impl BufRead) -> String {
 }
 
 /// Asks on this stream for the WebSocket of a page of `site.test`, with these fields beside the usual ones.
-pub fn page_websocket(
+pub(crate) fn page_websocket(
     url: &str,
     stream: TcpStream,
     fields: &[(&str, &str)],
@@ -356,7 +356,7 @@ pub fn page_websocket(
 }
 
 /// A client's request over a connection of its own; the response, head and body, as bytes.
-pub fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+pub(crate) fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.write_all(request).unwrap();
@@ -367,7 +367,7 @@ pub fn http(address: SocketAddr, request: &[u8]) -> Vec<u8> {
 }
 
 /// A `GET` that closes its connection; status and body.
-pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let response = http(
         address,
         format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
@@ -376,7 +376,7 @@ pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Status and body of a response.
-pub fn split(response: &[u8]) -> (u16, String) {
+pub(crate) fn split(response: &[u8]) -> (u16, String) {
     let text = String::from_utf8_lossy(response);
     let status = text.get(9..12).and_then(|status| status.parse().ok());
     let status = status.unwrap_or_else(|| panic!("not a response: {text:?}"));
@@ -385,7 +385,7 @@ pub fn split(response: &[u8]) -> (u16, String) {
 }
 
 /// Threads and open descriptors of a process (Linux).
-pub fn threads_and_descriptors(pid: u32) -> (usize, usize) {
+pub(crate) fn threads_and_descriptors(pid: u32) -> (usize, usize) {
     let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
     (count("task"), count("fd"))
 }

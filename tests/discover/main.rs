@@ -1,8 +1,12 @@
-//! Which local servers are found. Apart from other tests, since every listening socket of this machine is asked.
+//! Which local servers are found. A binary of its own: a search asks every listening socket of this machine, and the
+//! servers of other tests, which run at the same time in one binary, would count its connections as their own.
+
+#[path = "../it/support/mod.rs"]
+mod support;
 
 use std::process::Command;
 
-use crate::support::{Program, Received, TUNNEL_ID, get, serve_http};
+use support::{Program, Received, TUNNEL_ID, get, serve_http};
 
 fn shop(request: &Received) -> Vec<u8> {
     let page = "<title>Shop & more</title>ok";

@@ -1,0 +1,111 @@
+//! Accepts connections, and gives each a place and a thread.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use log::{debug, warn};
+
+use super::forwarded::counted_as;
+use super::visitor_connections::VisitorConnection;
+use super::{CLOSE_WAIT, EXHAUSTED_WAIT, GatewayCore, STACK, THREADS_MAX, TLS_TIME, WARN_EVERY, connection};
+use crate::net::Socket;
+use crate::sync::{lock, wait_timeout_while};
+
+/// The number of connections' threads.
+#[derive(Debug, Default)]
+pub(super) struct ConnectionThreads {
+    count: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// Counts a connection's thread for as long as it lives.
+struct ConnectionThread(Arc<GatewayCore>);
+
+impl ConnectionThread {
+    /// One more, if there may be one.
+    fn count(gateway: &Arc<GatewayCore>) -> Option<Self> {
+        let mut count = lock(&gateway.connections.count);
+        let counted = (*count < THREADS_MAX).then(|| ConnectionThread(gateway.clone()));
+        *count += usize::from(counted.is_some());
+        counted
+    }
+}
+
+impl Drop for ConnectionThread {
+    fn drop(&mut self) {
+        *lock(&self.0.connections.count) -= 1;
+        self.0.connections.ended.notify_all();
+    }
+}
+
+impl ConnectionThreads {
+    /// Waits until all have ended, at most this long.
+    pub(super) fn wait_for_none(&self, limit: Duration) {
+        drop(wait_timeout_while(&self.ended, lock(&self.count), limit, |count| *count > 0));
+    }
+}
+
+/// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
+pub(super) fn refuse_more(listener: &TcpListener, gateway: &GatewayCore) {
+    gateway.stopping.store(true, Ordering::SeqCst);
+    // The acceptor takes those who are waiting already, and ends: woken by one more.
+    if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
+        let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
+    }
+}
+
+pub(super) fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
+    let mut warned: Option<Instant> = None;
+    loop {
+        let taken = listener.accept().and_then(|(socket, _)| take(socket, gateway));
+        let Err(error) = taken else { continue };
+        // Everybody who was waiting is taken.
+        if gateway.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            warned = Some(Instant::now());
+            warn!("cannot take a connection: {error}");
+        }
+        gateway.visitors.make_room();
+        thread::sleep(EXHAUSTED_WAIT);
+    }
+}
+
+/// Gives a connection a place and a thread, or closes it. An error means that the system gives no more.
+fn take(socket: TcpStream, gateway: &Arc<GatewayCore>) -> io::Result<()> {
+    let counted = ConnectionThread::count(gateway);
+    let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
+        warn!("closed a connection, since there is no place for it");
+        return Ok(());
+    };
+    let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
+    let serve = move || {
+        let gateway = &counted.0;
+        let served = open(socket, gateway).and_then(|socket| connection::serve(socket, visitor, gateway));
+        if let Err(error) = served {
+            debug!("connection ended: {error}");
+        }
+    };
+    thread.spawn(serve).map(drop)
+}
+
+/// A new connection with its place, before anything else is known of it, so that it is not overlooked when the gateway
+/// stops.
+fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorConnection)> {
+    let address = socket.peer_addr().ok()?.ip().to_canonical();
+    let is_free = address.is_loopback() || gateway.settings.proxies.trusts(address);
+    let counted = (!is_free).then(|| counted_as(address));
+    let socket = Socket::plain(socket).ok()?;
+    let visitor = gateway.visitors.enter(socket.closer(), socket.traffic(), counted, Instant::now())?;
+    Some((socket, visitor))
+}
+
+fn open(mut socket: Socket, gateway: &GatewayCore) -> io::Result<Socket> {
+    let Some(tls) = gateway.settings.credentials.tls() else { return Ok(socket) };
+    socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
+    socket.accept_tls(&tls)
+}

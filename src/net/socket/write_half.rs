@@ -1,0 +1,94 @@
+//! The writing half of a socket.
+
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "tls")]
+use super::tls;
+use super::{Traffic, keep_unsent, retry};
+
+/// The writing half of a [`Socket`].
+#[derive(Debug)]
+pub struct WriteHalf {
+    pub(super) tcp: Arc<TcpStream>,
+    pub(super) traffic: Arc<Traffic>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<tls::Writing>,
+}
+
+impl WriteHalf {
+    /// Ends the writing direction, with a TLS goodbye where there is TLS.
+    pub fn finish(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&self.tcp)?;
+        }
+        self.tcp.shutdown(Shutdown::Write)
+    }
+
+    /// Keeps what the kernel holds back unsent below so many bytes, where the system has such a setting.
+    pub(crate) fn keep_unsent(&self, max: u32) {
+        keep_unsent(&self.tcp, max);
+    }
+
+    /// Lets the system end the connection when the other side acknowledges nothing of what was sent for this long.
+    /// Where it has no such setting, it waits as long as it likes.
+    pub fn set_user_timeout(&self, timeout: Duration) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket2::SockRef::from(&*self.tcp).set_tcp_user_timeout(Some(timeout));
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = timeout;
+    }
+
+    /// Lets a write fail when it makes no progress for this long.
+    pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.tcp.set_write_timeout(Some(timeout))
+    }
+
+    /// Writes all of it, or fails with [`io::ErrorKind::TimedOut`] when it makes no progress.
+    pub fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.send_all_until(bytes, None)
+    }
+
+    /// The same, no longer than until `deadline`, and then not much longer than a write may make no progress.
+    pub fn send_all_until(&mut self, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
+        while !bytes.is_empty() {
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match self.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                // Under TLS a part of a record went out.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        loop {
+            match self.flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl Write for WriteHalf {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.write(&self.tcp, bytes).inspect(|written| self.traffic.add(*written));
+        }
+        retry(|| (&*self.tcp).write(bytes)).inspect(|written| self.traffic.add(*written))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.flush(&self.tcp);
+        }
+        Ok(())
+    }
+}
