@@ -1,14 +1,13 @@
 //! `response` and `error`: what became of a request, from the agent to the gateway.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::envelope::{self, Envelope};
+use super::envelope::{self, Envelope, EnvelopeTooLarge};
 use super::id::RequestId;
 use super::text::{self, Pair, Pairs, Text};
 use crate::http1::HEADERS_MAX;
@@ -18,21 +17,6 @@ pub const RESPONSE: &str = "response";
 
 /// `message_type` of a failure to forward; from a gateway, of its giving up on the connection.
 pub const ERROR: &str = "error";
-
-/// An envelope would be larger than the limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EnvelopeTooLarge {
-    /// The limit, in bytes.
-    pub max: usize,
-}
-
-impl fmt::Display for EnvelopeTooLarge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "its envelope would be larger than {} bytes", self.max)
-    }
-}
-
-impl std::error::Error for EnvelopeTooLarge {}
 
 #[derive(Serialize)]
 struct ResponseOut<'a> {

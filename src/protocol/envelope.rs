@@ -112,3 +112,18 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         Ok(fields)
     }
 }
+
+/// An envelope would be larger than the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnvelopeTooLarge {
+    /// The limit, in bytes.
+    pub max: usize,
+}
+
+impl fmt::Display for EnvelopeTooLarge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its envelope would be larger than {} bytes", self.max)
+    }
+}
+
+impl std::error::Error for EnvelopeTooLarge {}

@@ -25,9 +25,9 @@ pub(crate) mod text;
 
 use http::HeaderName;
 
-pub use self::answer::{DecodedAnswer, EnvelopeTooLarge, ResponseMessage};
+pub use self::answer::{DecodedAnswer, ResponseMessage};
 pub use self::charset::make_utf8;
-pub use self::envelope::Envelope;
+pub use self::envelope::{Envelope, EnvelopeTooLarge};
 pub use self::handshake::{Handshake, MUX_PROTOCOL};
 pub use self::id::{RequestId, RequestName, connection_number, random_uuid};
 pub use self::request::{BodyEncoding, MalformedRequest, RequestMessage};

@@ -99,8 +99,8 @@ fn layers() -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The paths that code names with `crate`, `super` or `self`, resolved to paths of the crate.
-fn paths(source: &Source, modules: &BTreeSet<Module>) -> BTreeSet<Module> {
+/// The paths that code names with `crate`, `super` or `self`, as paths of the crate.
+fn paths(source: &Source) -> BTreeSet<Module> {
     let mut found = BTreeSet::new();
     let starts = ["crate::", "super::", "self::"];
     let code = &source.code;
@@ -120,7 +120,7 @@ fn paths(source: &Source, modules: &BTreeSet<Module>) -> BTreeSet<Module> {
         };
         tree(&base, &code[at + 2..], &mut found);
     }
-    found.into_iter().filter_map(|path| file_of(path, modules)).collect()
+    found
 }
 
 /// Reads a path or a tree of paths, as behind `use`.
@@ -157,22 +157,29 @@ fn tree<'c>(base: &[String], mut code: &'c str, found: &mut BTreeSet<Module>) ->
     }
 }
 
-/// The file that a path leads into.
-fn file_of(mut path: Module, modules: &BTreeSet<Module>) -> Option<Module> {
-    while !path.is_empty() {
-        if modules.contains(&path) {
-            return Some(path);
-        }
-        path.pop();
-    }
-    None
-}
+/// The files of the library by their modules.
+struct Library(BTreeMap<Module, Source>);
 
-/// Which files each file imports.
-fn imports() -> BTreeMap<Module, BTreeSet<Module>> {
-    let sources = sources();
-    let modules: BTreeSet<Module> = sources.iter().map(|source| source.module.clone()).collect();
-    sources.iter().map(|source| (source.module.clone(), paths(source, &modules))).collect()
+impl Library {
+    fn read() -> Self {
+        Library(sources().into_iter().map(|source| (source.module.clone(), source)).collect())
+    }
+
+    /// The file that a path leads into: that of the item itself, where a module shows an item of another file.
+    fn file_of(&self, path: &[String]) -> Option<Module> {
+        let file = (1..=path.len()).rev().map(|end| &path[..end]).find(|path| self.0.contains_key(*path))?;
+        let Some(name) = path.get(file.len()) else { return Some(file.to_vec()) };
+        let shown = paths(&self.0[file]).into_iter();
+        let mut shown = shown.filter(|path| path.last() == Some(name) && path.starts_with(file));
+        let shown = shown.find(|path| path.len() > file.len() + 1);
+        Some(shown.and_then(|path| self.file_of(&path)).unwrap_or_else(|| file.to_vec()))
+    }
+
+    /// Which files each file imports.
+    fn imports(&self) -> BTreeMap<Module, BTreeSet<Module>> {
+        let files = |source: &Source| paths(source).iter().filter_map(|path| self.file_of(path)).collect();
+        self.0.iter().map(|(module, source)| (module.clone(), files(source))).collect()
+    }
 }
 
 #[test]
@@ -180,7 +187,7 @@ fn imports_point_down_the_layers() {
     let layers = layers();
     let rank = |module: &Module| layers.iter().position(|layer| layer.contains(&module[0]));
     let mut wrong = Vec::new();
-    for (from, to) in imports() {
+    for (from, to) in Library::read().imports() {
         if ABOVE.contains(&from[0].as_str()) {
             continue;
         }
@@ -196,7 +203,7 @@ fn imports_point_down_the_layers() {
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let imports = imports();
+    let imports = Library::read().imports();
     let edges = |from: &Module| -> Vec<&Module> {
         let related = |to: &&Module| !to.starts_with(from) && !from.starts_with(to);
         imports[from].iter().filter(related).collect()

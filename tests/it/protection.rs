@@ -252,7 +252,7 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--route", "/api"], "--route: expected PREFIX=URL"),
         (&["--route", "api=http://127.0.0.1:1"], "--route: the prefix must be"),
         (&["--route", "/api=ftp://x"], "--route: its scheme"),
-        (&["--set-header", "Host: x"], "--set-header: Host is set with --host-header"),
+        (&["--set-header", "Host: x"], "--set-header: Host has an option of its own, --host-header"),
         (&["--remove-header", "Content-Length"], "--remove-header: that header frames"),
         (&["--health-path", "up"], "--health-path: expected a path"),
         (&["--health-interval", "1s"], "--health-interval needs --health-path"),

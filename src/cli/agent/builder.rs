@@ -10,8 +10,8 @@ use super::{PREFIX, Task};
 use crate::cli::{Options, UsageError, duration, number, size};
 use crate::{
     Action, Agent, BackoffConfig, BreakerConfig, Builder, Correlation, FailureReply, GatewayUrl,
-    HealthChecks, Heartbeat, InvalidGatewayUrl, InvalidLocalUrl, InvalidTunnelId, LocalUrl, Rule, Rules,
-    SetHeader, Timeouts, Token, Trust, TunnelId,
+    HealthChecks, Heartbeat, InvalidGatewayUrl, InvalidHeader, InvalidLocalUrl, InvalidTunnelId, LocalUrl,
+    Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId,
 };
 
 /// A tunnel ID for tasks that dial no gateway.
@@ -205,7 +205,10 @@ fn local_side(o: &mut Options<'_>, mut builder: Builder) -> Result<Builder, Usag
 /// The headers that were typed, else those of the variable.
 fn set_headers(o: &Options<'_>) -> Result<Vec<SetHeader>, UsageError> {
     let read = |(source, text): (String, String)| {
-        text.parse().map_err(|error| UsageError(format!("{source}: {error}")))
+        text.parse().map_err(|error| match error {
+            InvalidHeader::Host => UsageError(format!("{source}: {error}, --host-header")),
+            error => UsageError(format!("{source}: {error}")),
+        })
     };
     o.in_order(&["--set-header"], "SET_HEADERS")?.into_iter().map(read).collect()
 }
