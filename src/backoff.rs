@@ -73,7 +73,7 @@ impl Backoff {
         Some(self.delay(chance))
     }
 
-    /// Records that a gateway takes its leave, from a session that lived that long. Returns the delay before another
+    /// Records that a gateway goes away, from a session that lived that long. Returns the delay before another
     /// session is opened: none for one that lived, which is no failure.
     pub(crate) fn goes_away(&mut self, lived: Duration, chance: f64) -> Option<Duration> {
         if lived < LIVED {

@@ -56,6 +56,8 @@
 //! | `net` | sockets, with TLS or without, and names |
 //! | `service` | what answers requests: requests, responses, bodies, failures |
 //! | `metrics`, `tunnel_id`, `backoff`, `clock`, `sync`, `advice` | what every layer may use |
+//!
+//! [`manual::architecture`] shows the threads, and a request's way through the layers.
 
 mod admin;
 mod advice;

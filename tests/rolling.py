@@ -3,7 +3,7 @@
 
     rolling.py haproxy|nginx|caddy [--requests 100000] [--restarts 20]
 
-Starts a small site, two gateways, two agents and the balancer with its file in deploy/, all on loopback; restarts
+Starts a small site, two gateways, two agents and the balancer with its file in src/manual/deploy/, all on loopback; restarts
 each gateway and each agent in turn while visitors ask, GET and POST; and ends with exit code 0 when every request was
 answered with what it asked for. The programs are target/release/gateway and agent, or what GATEWAY and AGENT name.
 """
@@ -154,9 +154,9 @@ def takes_connections(port):
 
 
 def start_balancer(name, folder, front, gateways):
-    """Starts it with its file in deploy/, at ports of our own."""
+    """Starts it with its file in src/manual/deploy/, at ports of our own."""
     file = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf", "caddy": "Caddyfile"}[name]
-    text = (HERE / "deploy" / file).read_text()
+    text = (HERE / "src/manual/deploy" / file).read_text()
     ports = {"8080": front, "3000": gateways[0], "3001": gateways[1]}
     text = re.sub(r"127\.0\.0\.1:(\d+)", lambda match: f"127.0.0.1:{ports[match[1]]}", text)
     path = folder / file

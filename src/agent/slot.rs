@@ -219,7 +219,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
                 return None;
             }
             Future::RetriesExhausted => {
-                let text = format!("gateway {url} takes its leave each time");
+                let text = format!("gateway {url} goes away each time");
                 return Some(Setback { lived: Duration::ZERO, text, advice: None });
             }
             Future::Open => {}
@@ -288,12 +288,12 @@ impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
         // A gateway that sends GOAWAY at once, again and again, meets the backoff like one that does not accept.
         let mut backoff = self.backoff.clone();
         let Some(delay) = backoff.goes_away(self.start.elapsed(), backoff::chance()) else {
-            warn!("gateway {url} takes its leave again: {}", reason.escape_debug());
+            warn!("gateway {url} goes away again: {}", reason.escape_debug());
             self.future = Future::RetriesExhausted;
             return self.hand_over(self.session());
         };
         let when = if delay.is_zero() { String::new() } else { format!(" in {:.1} s", delay.as_secs_f64()) };
-        info!("gateway {url} takes its leave: {}; opening another session{when}", reason.escape_debug());
+        info!("gateway {url} goes away: {}; opening another session{when}", reason.escape_debug());
         let start = SlotStart { backoff, delay, predecessor: self.session().cloned() };
         match self.slot.spawn(self.scope, start) {
             Ok(()) => self.future = Future::Succeeded,

@@ -19,7 +19,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-const TABLE: [Opt; 20] = [
+pub(super) const TABLE: [Opt; 20] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
     opt(
         "--token-file",

@@ -156,4 +156,50 @@ mod tests {
         let wrong = "the first argument is no option and no command; there are explain";
         assert_eq!(take(&["s3cret"]), Err(UsageError(wrong.to_owned())));
     }
+
+    /// Checks a program's part of the manual against its table: each option with its value, its variable and its
+    /// default, and no others.
+    #[track_caller]
+    fn check_manual(part: &str, table: &[Opt]) {
+        let rows: Vec<Vec<&str>> = part
+            .lines()
+            .filter(|line| {
+                line.starts_with("| ") && !line.starts_with("| ---") && !line.starts_with("| flag")
+            })
+            .map(|line| line.split('|').skip(1).collect())
+            .collect();
+        let words = |cell: &'static str| {
+            let cell = cell.to_owned();
+            move |text: &str| text.contains(&cell)
+        };
+        for opt in table {
+            let typed = format!("`{} {}`", opt.flag, opt.value).replace(" `", "`");
+            // A header is shown with its form.
+            let has_flag =
+                |row: &&Vec<&str>| row[0].contains(&typed) || row[0].contains(&format!("`{} ", opt.flag));
+            let has_variable = words(opt.variable);
+            let row = rows.iter().find(|row| {
+                if opt.flag.is_empty() { row.iter().any(|cell| has_variable(cell)) } else { has_flag(row) }
+            });
+            let row = row.unwrap_or_else(|| panic!("the manual has no row for {typed} {}", opt.variable));
+            assert!(row.iter().any(|cell| has_variable(cell)), "{typed}: {}", opt.variable);
+            let default = opt.help.rsplit_once("default ").map_or("", |(_, default)| default.trim());
+            let is_literal = default.starts_with(|c: char| c.is_ascii_digit()) || default.contains("://");
+            assert!(!is_literal || row[2].contains(default), "{typed}: default {default}, but{}", row[2]);
+        }
+        for flag in rows.iter().flat_map(|row| row[0].split('`').skip(1).step_by(2)) {
+            let flag = flag.split(' ').next().unwrap_or_default();
+            assert!(table.iter().any(|opt| opt.flag == flag), "the manual has {flag}");
+        }
+    }
+
+    #[cfg(feature = "gateway")]
+    #[test]
+    fn the_manual_has_every_option_and_no_other() {
+        let page = include_str!("../manual/options.md");
+        let (agent, gateway) = page.split_once("## Gateway").unwrap();
+        let gateway = gateway.split("## Commands").next().unwrap();
+        check_manual(agent, &agent::TABLE);
+        check_manual(gateway, &gateway::TABLE);
+    }
 }

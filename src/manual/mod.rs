@@ -1,1 +1,44 @@
 //! The manual, one page a topic.
+//!
+//! | page | contents |
+//! | --- | --- |
+//! | [`options`] | Every option of the two programs. |
+//! | [`local_servers`] | Several local servers, failing ones, and how one is found. |
+//! | [`protection`] | Rules, headers and overload. |
+//! | [`monitoring`] | Health, metrics and logs. |
+//! | [`gateway`] | The reference gateway, proxies and balancers. |
+//! | [`protocol`] | The messages, and the responses of the programs' own. |
+//! | [`performance`] | What a tunnel costs. |
+//! | [`troubleshooting`] | What to do when something does not work. |
+//! | [`limits`] | What does not pass, and how much passes. |
+//! | [`architecture`] | Layers, threads, a request's way. |
+//! | [`glossary`] | The words. |
+
+/// Shows the pages, with links that rustdoc understands in place of those between files.
+macro_rules! pages {
+    ($($name:ident $file:literal;)*) => {$(
+        #[doc = "[options]: crate::manual::options"]
+        #[doc = "[local servers]: crate::manual::local_servers"]
+        #[doc = "[protection]: crate::manual::protection"]
+        #[doc = "[monitoring]: crate::manual::monitoring"]
+        #[doc = "[gateway]: crate::manual::gateway"]
+        #[doc = "[limits]: crate::manual::limits"]
+        #[doc = ""]
+        #[doc = include_str!($file)]
+        pub mod $name {}
+    )*};
+}
+
+pages! {
+    options "options.md";
+    local_servers "local_servers.md";
+    protection "protection.md";
+    monitoring "monitoring.md";
+    gateway "gateway.md";
+    protocol "protocol.md";
+    performance "performance.md";
+    troubleshooting "troubleshooting.md";
+    limits "limits.md";
+    architecture "architecture.md";
+    glossary "glossary.md";
+}

@@ -294,3 +294,22 @@ fn files_are_short() {
         assert!(lines <= LINES_MAX, "{} has {lines} lines without its tests", path.display());
     }
 }
+
+#[test]
+fn the_manual_and_the_readme_show_the_same_layers() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | ")).skip(2);
+    // A link of rustdoc is plain elsewhere.
+    let rows: Vec<String> =
+        rows.map(|row| format!("| {}", row.replace("[`", "`").replace("`]", "`"))).collect();
+    for page in ["README.md", "src/manual/architecture.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        assert!(text.contains(&rows.join("\n")), "{page} shows other layers than lib.rs");
+    }
+}
+
+#[test]
+fn the_readme_stays_short() {
+    let length = fs::read(root().join("README.md")).unwrap().len();
+    assert!(length <= 8 << 10, "{length} bytes");
+}

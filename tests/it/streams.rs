@@ -757,7 +757,7 @@ fn a_gateway_that_takes_its_leave_at_once_meets_the_backoff() {
     assert!(begun.elapsed() >= 2 * delay);
     // The last has no successor, and the tries are used up.
     let Err(RunError::GaveUp(why)) = agent.join() else { panic!("it gives up") };
-    assert!(why.contains("takes its leave each time"), "{why}");
+    assert!(why.contains("goes away each time"), "{why}");
     drop(sessions);
 }
 

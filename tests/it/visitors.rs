@@ -423,7 +423,7 @@ fn a_gateway_that_stops_finishes_what_runs_and_takes_nobody_new() {
     idling.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
     assert!(read_answer(&mut idle).contains("connection: close"));
     assert_eq!(idle.read_to_end(&mut Vec::new()).unwrap(), 0);
-    agent.wait_for("takes its leave");
+    agent.wait_for("goes away");
     assert!(TcpStream::connect(address).is_err());
     release.send(());
     assert!(read_head(&mut reader).starts_with("http/1.1 200 "));

@@ -6,7 +6,7 @@ mod table;
 use std::time::Duration;
 
 use self::builder::{builder, option_name};
-use self::table::TABLE;
+pub(super) use self::table::TABLE;
 use super::logging::Format;
 use super::{Command, Invoked, Options, UsageError, Verb, help_on, log_format, program};
 use crate::Agent;

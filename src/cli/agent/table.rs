@@ -7,7 +7,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 }
 
 /// The options, in the order in which the help lists them.
-pub(super) const TABLE: [Opt; 49] = [
+pub(in crate::cli) const TABLE: [Opt; 49] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::tls;
 use super::{Traffic, keep_unsent, retry};
 
-/// The writing half of a [`Socket`].
+/// The writing half of a [`Socket`](super::Socket).
 #[derive(Debug)]
 pub struct WriteHalf {
     pub(super) tcp: Arc<TcpStream>,
