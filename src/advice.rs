@@ -1,8 +1,8 @@
 //! What an operator might do about a failure, as data.
 //!
 //! The library does not know how it was configured: by a program's flags, by variables, or by another program's
-//! code. So its errors carry an [`Advice`], its log records name one in their field `advice`, and whoever shows them
-//! adds what to type.
+//! code. So its errors carry an [`Advice`], its log records name one in their field `advice`, and the programs
+//! that show them add what to type.
 
 /// What an operator might do.
 #[cfg_attr(

@@ -34,7 +34,7 @@ impl Default for BackoffConfig {
     }
 }
 
-/// Exponential backoff with jitter over failures in a row. Pure: chance is an argument.
+/// Exponential backoff with jitter. Pure: chance is an argument.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     config: BackoffConfig,
@@ -49,7 +49,7 @@ impl Backoff {
         Backoff { config, failures: 0, returns_within: Duration::ZERO }
     }
 
-    /// Tries that are left before giving up; nothing where there is no end of them.
+    /// The remaining attempts before giving up; `None` where there is no limit.
     pub(crate) fn remaining(&self) -> Option<u32> {
         (self.config.max_retries != 0).then(|| self.config.max_retries.saturating_sub(self.failures))
     }

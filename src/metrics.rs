@@ -25,7 +25,7 @@ pub struct Status {
     pub failed: u64,
     /// Requests that the agent refused on its own (400, 413, 503, …), since the start.
     pub refused: u64,
-    /// Requests whose client left before the answer was complete, or whose session was lost while they waited, since
+    /// Requests whose client disconnected before the answer was complete, or whose session was lost while they waited, since
     /// the start.
     pub cancelled: u64,
     /// Failed tries and lost sessions, since the start.

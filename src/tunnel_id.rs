@@ -11,7 +11,7 @@ const PURPOSE_MAX: usize = 64;
 
 /// A tunnel ID of the form `agent_{uuid}_{purpose}`.
 ///
-/// It is a credential: whoever knows it can serve the tunnel. So [`Display`](fmt::Display) and
+/// It is a credential: anybody who knows it can serve the tunnel. So [`Display`](fmt::Display) and
 /// [`Debug`] show a masked form, and only [`expose`](Self::expose) gives the whole.
 ///
 /// ```
@@ -30,7 +30,7 @@ impl TunnelId {
         &self.0
     }
 
-    /// A text of somebody else's, with the ID masked wherever it is in it.
+    /// A foreign text, with the ID masked wherever it occurs.
     pub(crate) fn mask_in(&self, text: &str) -> String {
         let uuid = &self.0[PREFIX.len()..PREFIX.len() + UUID_LENGTH];
         // In ASCII, small letters are as long as capitals.

@@ -1,4 +1,4 @@
-//! How operators are told how the agent is doing: a small HTTP server, a report, and metrics.
+//! What the agent reports to operators: a small HTTP server, a report, and metrics.
 
 mod prometheus;
 mod report;

@@ -108,7 +108,7 @@ impl Drop for Admin {
             state.stopping = true;
             state.open.values().for_each(|client| client.closer.close());
         }
-        // The acceptor waits for somebody to come.
+        // The acceptor waits for a connection.
         if TcpStream::connect_timeout(&self.address, WAKE_TIME).is_ok()
             && let Some(acceptor) = self.acceptor.take()
         {
@@ -193,7 +193,7 @@ fn take(socket: TcpStream, shared: &Arc<AdminShared>) -> io::Result<()> {
     let serving = shared.clone();
     let thread = thread::Builder::new().name("admin".to_owned()).stack_size(STACK);
     let spawned = thread.spawn(move || {
-        // An error means that the client has left.
+        // An error means that the client has disconnected.
         let _ = serve(socket, id, &serving);
         serving.state().open.remove(&id);
     });
@@ -223,7 +223,7 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
             return refuse(connection, error);
         }
         let mut response = shared.answer(&head);
-        // Who looks for a local server looks on.
+        // A search for local servers goes on elsewhere.
         response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("agent"));
         if connection.respond(Some(&head), response)? == Persistence::Close {
             break;

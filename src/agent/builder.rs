@@ -1,4 +1,4 @@
-//! What an agent can be told, with defaults for all of it but the tunnel ID.
+//! The options of an agent, with defaults for all but the tunnel ID.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -125,14 +125,14 @@ impl Builder {
         self
     }
 
-    /// Proves to the gateway who this is. Default: nothing.
+    /// The token for the gateway, sent as `Authorization: Bearer` on the upgrade. Default: none.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(TokenOption::Value(token));
         self
     }
 
-    /// Proves to the gateway who this is, with the token that this file holds. It is read before each dial, so that it can
-    /// be renewed while the agent runs. Default: nothing.
+    /// A file that holds the token for the gateway. It is read before each dial, so that it can be renewed while the agent
+    /// runs. Default: none.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token = Some(TokenOption::File(path.into()));
         self
@@ -165,7 +165,7 @@ impl Builder {
     }
 
     /// Forwards requests to an HTTP server that it finds on this machine, see [`Agent::discover`](crate::Agent::discover):
-    /// the likeliest one at the start, and another one while nobody listens at that one's port any more.
+    /// the likeliest one at the start, and another one while nothing listens at its port.
     pub fn local_auto(self) -> Self {
         self.server(String::new(), UpstreamAddress::Auto)
     }

@@ -51,7 +51,7 @@ pub struct CheckStep {
     pub name: &'static str,
     /// The result.
     pub result: CheckResult,
-    /// What was found, why the step failed, or why it was left out.
+    /// What was found, why the step failed, or why it was skipped.
     pub text: String,
     /// What an operator might do.
     pub(crate) advice: Option<Advice>,
@@ -64,7 +64,7 @@ pub enum CheckResult {
     Passed,
     /// The step failed.
     Failed,
-    /// The step was left out.
+    /// The step was skipped.
     Skipped,
 }
 
@@ -81,7 +81,7 @@ impl fmt::Display for CheckStep {
 
 impl Agent {
     /// Takes each step towards each gateway and each local server, and reports its result. For a second each gateway has
-    /// a session with this agent, and visitors who come then are served. Returns whether no step failed.
+    /// a session with this agent, and requests that come meanwhile are served. Returns whether no step failed.
     pub fn check(self, mut report: impl FnMut(&CheckStep)) -> bool {
         let towards = format!("tunnel {}", self.tunnel_id);
         let mut log = CheckLog { report: &mut report, towards, failures: 0 };

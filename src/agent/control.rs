@@ -8,10 +8,10 @@ use crate::clock::{Clocks, LOOK_EVERY, after};
 use crate::session::SessionHandle;
 use crate::sync::{lock, wait_timeout};
 
-/// What the gateway and its log are told when the agent stops.
+/// The reason that the agent gives when it stops.
 const STOPPING: &str = "the agent is stopping";
 
-/// Shared between the agent's threads and those who may stop it.
+/// Shared between the agent's threads and its handles.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     state: Mutex<State>,

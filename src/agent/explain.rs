@@ -12,7 +12,7 @@ use crate::service::FailureKind;
 /// What would become of a request; see [`Agent::explain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// Who decided: a rule, or the lack of one.
+    /// The rule that decided, or the lack of one.
     pub decided_by: String,
     /// What comes of it.
     pub outcome: ExplainedOutcome,

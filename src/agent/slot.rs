@@ -3,7 +3,7 @@
 //! ```text
 //!  dial ──▶ session ──▶ lost ──▶ backoff ──▶ dial …
 //!              │
-//!              └─ GOAWAY: a successor, on a thread of its own, takes the slot over; the old session finishes its
+//!              └─ GOAWAY: a successor, on a thread of its own, takes over the slot; the old session finishes its
 //!                 streams once the successor is open, and its thread ends
 //! ```
 
@@ -180,7 +180,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
         Ok(())
     }
 
-    /// Serves one session. Returns how it ended; `None` when a successor has taken the slot over.
+    /// Serves one session. Returns how it ended; `None` when a successor has the slot.
     fn serve(
         self,
         link: Link,
@@ -237,7 +237,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
 enum Future {
     /// The slot dials again.
     Open,
-    /// A successor has taken the slot over.
+    /// A successor has the slot.
     Succeeded,
     /// The gateway has sent GOAWAY once too often.
     RetriesExhausted,

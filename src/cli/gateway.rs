@@ -142,7 +142,7 @@ fn with<T>(
     }
 }
 
-/// The options that say who gets which request.
+/// The options of listening and routing.
 fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
     let builder = with(builder, o.value("--listen", address)?, GatewayBuilder::listen);
     let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;

@@ -236,7 +236,7 @@ impl<'a> Options<'a> {
         self.bare.borrow().contains(variable)
     }
 
-    /// Takes note that a variable was not obeyed after all.
+    /// Records that a variable was not obeyed after all.
     pub fn leave(&self, variable: &str) {
         self.bare.borrow_mut().remove(variable);
     }

@@ -48,10 +48,10 @@ impl ConnectionThreads {
     }
 }
 
-/// Ends the acceptor. Those who come from now on are refused by the system, for a balancer to notice.
+/// Ends the acceptor. The system refuses further connections, for a balancer to notice.
 pub(super) fn refuse_more(listener: &TcpListener, gateway: &GatewayCore) {
     gateway.stopping.store(true, Ordering::SeqCst);
-    // The acceptor takes those who are waiting already, and ends: woken by one more.
+    // The acceptor accepts the connections that wait already, and ends: woken by one more.
     if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
         let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
     }
@@ -62,7 +62,7 @@ pub(super) fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
     loop {
         let taken = listener.accept().and_then(|(socket, _)| take(socket, gateway));
         let Err(error) = taken else { continue };
-        // Everybody who was waiting is taken.
+        // No connection waits any more.
         if gateway.stopping.load(Ordering::SeqCst) {
             return;
         }

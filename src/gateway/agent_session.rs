@@ -83,7 +83,7 @@ pub(super) struct EnvelopeLimits<'a> {
     pub(super) budget: &'a BodyBudget,
 }
 
-/// What a connection's writer is told.
+/// A message to a connection's writer.
 #[derive(Debug)]
 pub(super) enum Queued {
     Message(Outbound),
@@ -91,8 +91,8 @@ pub(super) enum Queued {
     Streams,
 }
 
-/// Who waits for an answer. A client that does not wait any more keeps its place in the order: its answer
-/// still comes, and is nobody else's.
+/// The visitors that wait for answers. A visitor that disconnects keeps its place in the order: its answer
+/// still comes, and belongs to no other visitor.
 #[derive(Debug)]
 struct PendingRequests {
     /// `None` when the connection has ended.
@@ -102,7 +102,7 @@ struct PendingRequests {
     in_order: VecDeque<Waiter>,
 }
 
-/// Somebody who waits for an answer, and the memory that it may take up.
+/// A visitor that waits for an answer, and the memory that the answer may take up.
 #[derive(Debug)]
 struct Waiter {
     reply: SyncSender<AgentReply>,
@@ -117,7 +117,7 @@ impl Waiter {
             Ok(_) => Err(NoReply::OutOfMemory),
             Err(text) => Err(NoReply::Failed(text)),
         };
-        // The client may have left meanwhile.
+        // The visitor may have disconnected meanwhile.
         let _ = self.reply.try_send(reply);
     }
 }
@@ -307,7 +307,7 @@ impl AgentSession {
         Ok(())
     }
 
-    /// Passes an answer on to whoever waits for it.
+    /// Passes an answer on to the visitor that waits for it.
     pub(super) fn answered(&self, answer: DecodedAnswer) {
         let waiting = {
             let mut pending = self.pending();
@@ -343,7 +343,7 @@ impl AgentSession {
         }
     }
 
-    /// Ends the connection's queue: those who wait for answers are told, and what is queued is still sent.
+    /// Ends the connection's queue: visitors that wait for answers get none, and queued messages are still sent.
     pub(super) fn end(&self) {
         let mut pending = self.pending();
         pending.outgoing = None;
@@ -354,9 +354,9 @@ impl AgentSession {
     }
 }
 
-/// What an agent is told of this gateway's limits.
+/// The limits of this gateway, for its agents.
 fn mux_limits() -> MuxLimits {
-    // As many as there can be visitors: it is the agent who knows what it can take.
+    // As many as there can be visitors: the agent knows what it can take.
     MuxLimits { max_streams: PLACES as u32, ..MuxLimits::default() }
 }
 

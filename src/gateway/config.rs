@@ -1,4 +1,4 @@
-//! What a gateway can be told, with defaults for all of it.
+//! The options of a gateway, with defaults for all of them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -293,7 +293,7 @@ fn end_with(
 fn find_agent(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Arc<AgentSession>, Problem> {
     let until = gateway.started + gateway.settings.hold;
     loop {
-        // Asked anew after each wait: the tunnel of a request that names none depends on who is connected.
+        // Asked anew after each wait: the tunnel of a request that names none depends on the connected agents.
         let wanted = wanted_tunnel(named, gateway)?;
         if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
             return Ok(agent);

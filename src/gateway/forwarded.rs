@@ -165,7 +165,7 @@ impl Proxies {
             match address_of(address) {
                 Some(address) if self.trusts(address) => visitor = address,
                 Some(address) => return address,
-                // Whoever hides is as far away as the last that is known.
+                // An address that cannot be read is taken for the last one that can.
                 None => return visitor,
             }
         }
@@ -341,7 +341,7 @@ pub(super) fn counted_as(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address is one of a network of somebody's own, where a proxy would be.
+/// Whether an address is private, as that of a proxy would be.
 pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),

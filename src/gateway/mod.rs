@@ -75,10 +75,10 @@ use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
 use crate::advice::Advice;
 use crate::protocol::{RequestName, connection_number, random_uuid};
 
-/// VisitorConnections' connections at once; and as many agents'.
+/// Connections of visitors at once; and as many of agents.
 pub(crate) const PLACES: usize = 1024;
 
-/// Connections' threads at once: those of both, and of visitors whose place is another's and who have not noticed yet.
+/// Threads of connections at once: those of both kinds, and of evicted visitors that have not ended yet.
 const THREADS_MAX: usize = 2 * PLACES + 256;
 
 /// Bytes of whole bodies that all visitors together may make the gateway hold.
@@ -171,7 +171,7 @@ impl BoundGateway {
         let acceptor =
             thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
         core.shutdown.wait();
-        // Balancers see that it is not ready, and those who have seen it not yet are served.
+        // Balancers see that it is not ready; until they do, their requests are served.
         core.visitors.drain();
         core.agents.refuse_more();
         info!("stopping; agents to say goodbye to: {}", core.agents.count());
@@ -300,7 +300,7 @@ impl GatewayCore {
         if self.visitors.are_short() { usually.min(SHORT_TIME) } else { usually }
     }
 
-    /// Lets those who are here finish, says goodbye to the agents, and breaks off what is not finished.
+    /// Lets the requests under way finish, says GOAWAY to the agents, and breaks off the rest.
     fn stop(&self) {
         let until = Instant::now() + self.settings.drain;
         // A connection that waits may carry one more request, which is answered: then the agents get no more.

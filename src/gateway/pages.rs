@@ -24,7 +24,7 @@ pub(super) enum Page {
     Connections,
     /// Where a body is sent that an agent gets as `POST /`.
     Forward,
-    /// Where agents connect, asked by somebody else.
+    /// The path at which agents connect, requested without an upgrade.
     AgentPath,
     /// There is none; or not for this method.
     Missing,
@@ -108,13 +108,13 @@ fn ready(gateway: &GatewayCore) -> (StatusCode, Value) {
     (status, json!({ "ready": because.is_empty(), "because": because }))
 }
 
-/// The agents, for this machine alone, or for whoever has the token.
+/// The agents, for this machine alone, or with the token.
 fn connections(headers: &HeaderMap, arrival: Arrival, gateway: &GatewayCore) -> Result<Value, Problem> {
     let token = gateway.settings.credentials.token();
     let shows_token = token.is_some_and(|token| {
         headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
     });
-    // Whom a proxy on this machine speaks for is somebody else.
+    // A request that a proxy on this machine passed on is not this machine's.
     let is_passed_on = forwarded::has_family(headers);
     // And a page in a browser on this machine can make its own name lead here.
     let is_named = headers.get(header::HOST).is_none_or(names_loopback);

@@ -18,7 +18,7 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// Tunnels that are remembered; with more than one it matters little which.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Requests that wait for an agent at once: some places are left for others.
+/// Requests that wait for an agent at once: some places remain for other visitors.
 const WAITING_MAX: usize = PLACES * 3 / 4;
 
 /// All agents.
@@ -211,7 +211,7 @@ impl Registry {
         for agent in &state.list {
             agent.control(Outbound::Close(close::GOING_AWAY, STOPPING));
         }
-        // Whether they left in time changes nothing: the process ends.
+        // Whether they disconnected in time changes nothing: the gateway ends.
         let _ = self.changed.wait_timeout_while(state, wait, |state| !state.list.is_empty());
     }
 }

@@ -27,7 +27,7 @@ impl Problem {
         Problem { status, code, text: text.into(), header: None }
     }
 
-    /// Nobody can answer now, and it may be tried again.
+    /// No agent can answer now; another attempt may succeed.
     pub(super) fn unavailable(code: &'static str, text: impl Into<String>) -> Self {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, text);
         problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
@@ -63,7 +63,7 @@ impl Problem {
     }
 }
 
-/// What a visitor is told whose request cannot be read; nothing when its connection has failed.
+/// The response to a request that cannot be read; none when its connection has failed.
 pub(super) fn unreadable(error: RequestError) -> io::Result<Problem> {
     let (status, what) = match error {
         RequestError::Refused(StatusCode::SERVICE_UNAVAILABLE, _) => return Ok(Problem::out_of_memory()),
@@ -81,7 +81,7 @@ pub(super) fn unreadable(error: RequestError) -> io::Result<Problem> {
     Ok(Problem::new(status, code, what))
 }
 
-/// What a visitor is told when a stream brought no response.
+/// The response when a stream brought none.
 pub(super) fn no_response(error: &StreamError) -> Problem {
     match error {
         StreamError::Closed(StreamEnd::ByPeer(Reset { code: ResetCode::Refused, text })) => {
@@ -121,7 +121,7 @@ pub(super) enum NoAnswer {
 }
 
 impl NoAnswer {
-    /// What the visitor is told.
+    /// The text of the response.
     pub(super) fn problem(self) -> Problem {
         match self {
             NoAnswer::Busy => Problem::unavailable(

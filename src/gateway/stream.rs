@@ -27,10 +27,10 @@ use crate::mux::{
 use crate::net::Closer;
 use crate::protocol::RequestName;
 
-/// A request that takes longer gets somebody who notices when its visitor leaves.
+/// A request that takes longer gets a thread that notices when its visitor disconnects.
 const WATCH_AFTER: Duration = Duration::from_millis(100);
 
-/// Registry that a request is offered to, when one after the other refuses it.
+/// Agents that a request is offered to, when one after the other refuses it.
 const OFFERS_MAX: usize = 3;
 
 /// How long a visitor may take to hear the end of a response that ends its connection.
@@ -346,7 +346,7 @@ impl StreamedExchange<'_> {
         self.end_with(problem)
     }
 
-    /// Ends a request whose visitor has left before it was sent.
+    /// Ends a request whose visitor disconnected before it was sent.
     fn end_left(mut self) -> io::Result<Option<ServerConnection>> {
         let end = self.upload.take_back(LINGER).unwrap_or(UploadEnd::Left);
         self.end_after(end)

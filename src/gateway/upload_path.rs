@@ -23,7 +23,7 @@ pub(super) struct PathState {
     pub(super) complete: bool,
     /// What was kept is being sent to another stream.
     pub(super) turning: bool,
-    /// The visitor has left.
+    /// The visitor has disconnected.
     pub(super) left: bool,
     /// There will be no other stream.
     pub(super) closed: bool,
@@ -83,7 +83,7 @@ impl UploadPath {
         state.stream.clone()
     }
 
-    /// Waits for another stream than this one, which is over. False when there will be none.
+    /// Waits for another stream than this one, which has ended. False when there will be none.
     pub(super) fn has_turned(&self, from: &Stream, error: &StreamError) -> bool {
         if !is_given_back(error) {
             return false;

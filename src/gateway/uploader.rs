@@ -1,6 +1,6 @@
 //! The reading side of a visitor's connection while its request is a stream.
 //!
-//! A request without a body, or with a small one that has come already, needs nobody who reads. For anything
+//! A request without a body, or with a small one that has come already, needs no reader. For anything
 //! that lasts there is a second thread: it passes the body on as it comes, notices when the visitor leaves, and
 //! carries what the visitor says in another protocol.
 //!
@@ -42,7 +42,7 @@ pub(super) struct Uploader {
 }
 
 enum ReadingSide {
-    /// Nobody reads now.
+    /// No thread reads now.
     Here(Input, Decoder),
     There(Helper),
     /// It was given back.
@@ -67,7 +67,7 @@ pub(super) struct Again {
 pub(super) enum UploadEnd {
     /// The connection is as it was before; there may be another request on it.
     Returned(Input),
-    /// The visitor has left.
+    /// The visitor has disconnected.
     Left,
     /// The body cannot be read.
     Unreadable(RequestError),
@@ -166,7 +166,7 @@ impl Uploader {
         matches!(self.reading, ReadingSide::Here(..))
     }
 
-    /// Starts the second thread, unless it runs: it passes on what is left of the body, and resets the stream
+    /// Starts the second thread, unless it runs: it passes on the rest of the body, and resets the stream
     /// when the visitor leaves. With `protocol` [changing](ProtocolChange::MayChange) it may be [switched](Self::switch).
     pub(super) fn watch(&mut self, protocol: ProtocolChange) -> io::Result<()> {
         let (input, decoder) = match std::mem::replace(&mut self.reading, ReadingSide::Gone) {
@@ -181,7 +181,7 @@ impl Uploader {
         let reader = VisitorReader { input, way: self.way.clone(), sent: self.sent.clone() };
         let may_change = protocol == ProtocolChange::MayChange;
         let switched = may_change.then_some(switched);
-        // Nobody may want to know what it came to.
+        // The result may not be wanted.
         let run = move || drop(end.send(reader.run(decoder, switched)));
         thread::Builder::new().name("visitor".to_owned()).stack_size(STACK).spawn(run)?;
         self.reading = ReadingSide::There(Helper { end: ended, switch: may_change.then_some(switch) });
@@ -280,7 +280,7 @@ impl VisitorReader {
         UploadEnd::Left
     }
 
-    /// Passes the rest of the body on. False when nobody wants it any more.
+    /// Passes the rest of the body on. False when it is not wanted any more.
     fn pass_on(&mut self, mut decoder: Decoder) -> Result<bool, RequestError> {
         if !decoder.is_done() {
             wait_at_most(&mut self.input, Some(STALL))?;
@@ -333,7 +333,7 @@ impl VisitorReader {
     }
 }
 
-/// Resets a stream that takes nothing more. Nobody wants the rest.
+/// Resets a stream that takes nothing more: the rest is not wanted.
 fn give_up(stream: &Stream, error: &StreamError) -> bool {
     if *error == StreamError::TimedOut {
         stream.reset(Reset::new(ResetCode::Timeout, "the request's body was not taken"));

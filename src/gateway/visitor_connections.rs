@@ -1,6 +1,6 @@
 //! The visitors' connections: how many there may be, whose place a new one takes, and how far each is.
 //!
-//! A place is worth most to whoever uses it. When all are taken, the connection that has been longest without a complete
+//! A place is worth most to a connection that uses it. When all are taken, the connection that has been longest without a complete
 //! request makes room; when all have requests under way, the slowest does, if it is slower than any visitor needs to be. Where
 //! none does, a new one may still say in the anteroom what it wants: it may be an agent.
 
@@ -23,7 +23,7 @@ const SLOW_FOR: Duration = Duration::from_secs(10);
 /// Bytes in a second below which it is little.
 const SLOW: u64 = 1 << 10;
 
-/// Connections beyond the places, that say what they want: agents come in, and whoever asks how the gateway is; others are
+/// Connections beyond the places that are read: agents come in, and requests for the gateway's own pages; others are
 /// told that there is no place.
 const ANTEROOM: usize = 32;
 
@@ -231,7 +231,7 @@ impl VisitorConnections {
         self.state().make_room(|_| true, Instant::now());
     }
 
-    /// Whether places are short, and nobody may take long to say what it wants.
+    /// Whether places are short, so that each step of an unknown connection has less time.
     pub(super) fn are_short(&self) -> bool {
         self.state().list.len() > self.limits.places / 4 * 3
     }
@@ -403,7 +403,7 @@ mod tests {
         places[0].0.enter(Stage::Lasting);
         places[1].0.enter(Stage::Served);
         places[2].0.enter(Stage::Served);
-        // Nobody is known for long enough.
+        // No connection is known for long enough.
         assert!([5, 9].iter().all(|&second| !test.comes(second, None).unwrap().0.settle()));
         std::io::Write::write_all(&mut places[1].1, &[0; 40_000]).unwrap();
         let mut rest = 40_000;
@@ -447,7 +447,7 @@ mod tests {
         let _another = test.comes(100, None).unwrap();
         has_ended(&mut guests[0]);
         assert!(lasting.iter().all(|place| !place.0.is_evicted()));
-        // An agent, or a visitor who leaves, frees a place.
+        // An agent, or a visitor that disconnects, frees a place.
         drop(lasting.pop());
         assert!(guests[1].0.settle() && guests[1].0.begin_response() == Persistence::KeepAlive);
         assert!(!guests[2].0.settle());
@@ -472,7 +472,7 @@ mod tests {
         assert_eq!([0, 1, 2].map(|index: usize| through[index].0.count_as(one)), [true, true, false]);
         // The same one's next request on the connection is in its own place.
         assert!(through[1].0.count_as(one));
-        // And a connection that waits for another request is nobody's.
+        // And a connection that waits for another request is counted for no visitor.
         through[0].0.enter(Stage::Served);
         through[0].0.enter(Stage::Idle);
         assert!(through[2].0.count_as(one));

@@ -79,7 +79,7 @@ impl FromStr for Pattern {
     type Err = InvalidPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPattern> {
-        // A blank at an end is nobody's path, and would have the rule guard nothing.
+        // A blank at an end is in no path, and would have the rule guard nothing.
         let text = text.trim();
         let slash = text.find('/').ok_or(InvalidPattern::Path)?;
         let (methods, path) = text.split_at(slash);
@@ -272,7 +272,7 @@ impl Rules {
         let segments: Vec<&str> = segments(&decoded).collect();
         match self.0.iter().find(|rule| rule.pattern.matches(method, &segments)) {
             Some(rule) => Verdict::By(rule),
-            // Who names what may pass means nothing else.
+            // Any `allow` rule makes deny the default.
             None if self.0.iter().any(|rule| rule.action == Action::Allow) => Verdict::Default(Action::Deny),
             None => Verdict::Default(Action::Allow),
         }

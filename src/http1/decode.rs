@@ -83,7 +83,7 @@ impl Decoder {
         Decoder { state, room: u64::MAX }
     }
 
-    /// The same, for a body that may have `max` bytes and says beforehand how many it has, as a whole or chunk
+    /// A decoder for a body that may have `max` bytes and says beforehand how many it has, as a whole or chunk
     /// by chunk.
     pub fn limited(framing: Framing, max: u64) -> Result<Self, InvalidBody> {
         match framing {
@@ -208,7 +208,7 @@ fn trailers(input: &[u8]) -> Result<Option<usize>, InvalidBody> {
     }
 }
 
-/// Whether a line ends without a carriage return. httparse takes that for a line's end; not everybody does.
+/// Whether a line ends without a carriage return. httparse takes that for a line's end; other parsers do not.
 pub(super) fn has_bare_line_feed(lines: &[u8]) -> bool {
     lines.first() == Some(&b'\n') || lines.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
 }

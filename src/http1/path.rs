@@ -1,6 +1,6 @@
 //! What a path may mean to a server that decodes and normalises it.
 
-/// Decodes a path whose meaning does not depend on who decodes it, or says what makes it so.
+/// Decodes a path that every decoder reads in one way, or says why it is ambiguous.
 pub(crate) fn decode(path: &str) -> Result<String, &'static str> {
     let raw = path.as_bytes();
     let mut decoded = Vec::with_capacity(raw.len());

@@ -137,7 +137,7 @@ fn framing(status: StatusCode, headers: &HeaderMap, method: &Method) -> Result<F
     number(length).map(Framing::Length).ok_or(BadResponse::Invalid("Content-Length is not a number"))
 }
 
-/// Whether nobody could find another end of the response than [`framing`] does. Else what follows may be the
+/// Whether the end of the response is unambiguous. Else what follows may be the
 /// rest of it (RFC 9112 §6.1, §6.3).
 fn is_unambiguous(response: &Response<()>) -> bool {
     let length = response.headers().get(header::CONTENT_LENGTH);

@@ -125,7 +125,7 @@ impl ServerConnection {
         Ok(body)
     }
 
-    /// Reads a request's body that nobody wants, up to `max` bytes of it.
+    /// Discards up to `max` bytes of a request's body.
     pub fn skip_body(&mut self, head: &Head, max: usize) -> Result<(), RequestError> {
         self.read_pieces(head, max, |_| Ok(()))
     }

@@ -255,7 +255,7 @@ impl MessageWriter {
     }
 }
 
-/// Masks that nobody can foresee who sees those before (RFC 6455 §10.3): numbers through SipHash, whose key is the
+/// Masks that cannot be predicted from those before (RFC 6455 §10.3): numbers through SipHash, whose key is the
 /// system's chance.
 struct Masks {
     keyed: RandomState,

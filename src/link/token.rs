@@ -12,7 +12,7 @@ use log::warn;
 
 use crate::sync::{read, write};
 
-/// What the gateway is told on the upgrade request, `Authorization: Bearer TOKEN`. Never shown.
+/// A token for the gateway: the upgrade request carries it as `Authorization: Bearer TOKEN`. Never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(HeaderValue);
 

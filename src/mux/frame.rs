@@ -119,11 +119,11 @@ impl fmt::Display for Reset {
 /// The kind of reason for a [`Reset`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetCode {
-    /// 1: the client left.
+    /// 1: the client disconnected.
     Cancelled,
     /// 2: no connection to the local server.
     Unreachable,
-    /// 3: somebody was too slow.
+    /// 3: a timeout elapsed.
     Timeout,
     /// 4: the source broke off.
     Truncated,

@@ -1,6 +1,6 @@
 //! What a person wants to know of a certificate: whose it is, by whom, and for how long.
 //!
-//! Reads just that out of X.509 (RFC 5280 §4.1) and believes nothing: who is trusted is rustls' business. A library
+//! Reads just that out of X.509 (RFC 5280 §4.1) and believes nothing: trust is rustls' business. A library
 //! for all of X.509 would bring a dozen crates for one line of `agent check`.
 
 use std::fmt;
@@ -68,7 +68,7 @@ const COMMON_NAME: [u8; 3] = [0x55, 4, 3];
 /// 2.5.4.10
 const ORGANIZATION: [u8; 3] = [0x55, 4, 10];
 
-/// What is left of a row of elements.
+/// The remaining elements of a sequence.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {

@@ -1,4 +1,4 @@
-//! Who runs blocking work, and how much of it at most.
+//! Threads for blocking work, and how much of it there may be.
 //!
 //! Each worker waits on a channel of its own. A job goes to the worker that became idle last, whose caches
 //! are warm, and wakes no other; when none is idle it waits in the queue. (One channel shared by all workers
@@ -6,7 +6,7 @@
 //!
 //! As many jobs run as there are places. A job that may last gives its place up once it has lasted: then one
 //! more worker may run beside it. So short jobs keep to a few warm workers, whatever comes at once, and jobs
-//! that last keep nobody out. What depends on time alone, such as a job that has waited for too long, is the
+//! that last keep no others out. What depends on time alone, such as a job that has waited for too long, is the
 //! scheduler's: a thread that sleeps until then.
 
 mod state;
@@ -51,14 +51,14 @@ struct PoolThreads<J> {
     jobs: PoolState<J, Worker<J>>,
     /// Their threads, and perhaps some that have ended.
     threads: Vec<JoinHandle<()>>,
-    /// When the scheduler looks again; not before it is told, if at all.
+    /// When the scheduler looks again; not before it is woken, if at all.
     scheduler_deadline: Option<Instant>,
 }
 
 /// A worker's channel.
 type Worker<J> = SyncSender<Work<J>>;
 
-/// What a worker is told.
+/// A message to a worker.
 #[derive(Debug)]
 enum Work<J> {
     Run(Started<J>),
@@ -78,7 +78,7 @@ impl<J> Clone for Submitter<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// Starts the workers. A job that has waited, and does not run after all, is told to `refuse`.
+    /// Starts the workers. A job that has waited, and does not run after all, is passed to `refuse`.
     pub(crate) fn start(
         limits: PoolLimits,
         is_stale: fn(&J) -> bool,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// A job that has run for this long counts as one that lasts.
 pub(super) const LASTING: Duration = Duration::from_millis(20);
 
-/// Between two looks for jobs that nobody waits for any more: each goes through the whole queue.
+/// Between two searches for stale jobs: each goes through the whole queue.
 const STALE_EVERY: Duration = Duration::from_millis(100);
 
 /// How many workers there are, and what may wait for one.
@@ -80,7 +80,7 @@ pub(super) struct PoolState<J, W> {
     /// Workers that there are or that are being started.
     count: usize,
     stopping: bool,
-    /// Whether nobody waits for a job any more.
+    /// Whether a job is not wanted any more.
     is_stale: fn(&J) -> bool,
     looked_for_stale: Option<Instant>,
 }
@@ -319,7 +319,7 @@ impl<J, W> PoolState<J, W> {
         heavy || self.queue.len() >= self.limits.queue_len.saturating_add(spare)
     }
 
-    /// Makes room: what a lost session left behind must not keep its successor's requests out.
+    /// Makes room: the jobs of a lost session must not keep its successor's requests out.
     fn drop_stale(&mut self) {
         let is_stale = self.is_stale;
         self.queue.retain(|waiting| !is_stale(&waiting.job));
@@ -340,7 +340,7 @@ mod tests {
         queue_timeout: Duration::from_secs(10),
     };
 
-    /// From this number on nobody waits for a job.
+    /// From this number on jobs are stale.
     const STALE: u32 = 100;
 
     const KEEPS: JobSpec = JobSpec::STEADY;

@@ -71,7 +71,7 @@ impl Body {
             Failure::new(FailureKind::TooLarge, text).with_advice(Advice::EnvelopedBody)
         };
         let (mut reader, length) = match self.0 {
-            // Without a copy, when nobody else holds them.
+            // Without a copy, when there is no other reference.
             BodySource::Bytes(bytes) => {
                 return if bytes.len() > max { Err(too_large()) } else { Ok(bytes.into()) };
             }

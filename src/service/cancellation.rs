@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// Tells a service that nobody waits for its answer any more: the client has left, or the session is over.
-/// Found in a request's [`extensions`](http::Request::extensions), when whoever sent it can tell.
+/// Tells a service that its answer is not wanted any more: the client disconnected, or the session ended.
+/// Found in a request's [`extensions`](http::Request::extensions), when the sender can tell.
 ///
 /// A call that notices may end as it likes; what it returns is dropped.
 #[derive(Clone, Default)]
@@ -26,17 +26,17 @@ impl Default for Cancelled {
     }
 }
 
-/// Why nobody waits any more.
+/// The reason of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CancelReason {
-    /// The client has left, or the session is over.
+    /// The client disconnected, or the session ended.
     ClientGone,
     /// The answer was waited for in vain.
     GatewayTimeout,
 }
 
 impl Cancellation {
-    /// Whether nobody waits any more.
+    /// Whether the answer is not wanted any more.
     pub fn is_cancelled(&self) -> bool {
         self.reason().is_some()
     }
@@ -46,12 +46,12 @@ impl Cancellation {
         self.lock().since.elapsed()
     }
 
-    /// Why nobody waits any more, when that is so.
+    /// The reason of the cancellation, if there was one.
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         self.lock().reason
     }
 
-    /// Runs `hook` when nobody waits any more, at once if that is so already; it takes the place of an
+    /// Runs `hook` on cancellation, at once if that has happened already; it takes the place of an
     /// earlier one. It runs on a thread that must not wait: let it close a socket, or set a flag.
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
         let mut state = self.lock();
@@ -63,14 +63,14 @@ impl Cancellation {
         }
     }
 
-    /// Forgets the hook: what it would end is over, and may serve somebody else. False when it has run.
+    /// Drops the hook: what it would end may serve another request. False when it has run.
     pub(crate) fn disarm(&self) -> bool {
         let mut state = self.lock();
         state.hook = None;
         state.reason.is_none()
     }
 
-    /// Tells that nobody waits any more.
+    /// Cancels the request.
     pub fn cancel(&self) {
         self.cancel_for(CancelReason::ClientGone);
     }

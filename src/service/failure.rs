@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use crate::advice::Advice;
 
-/// Why a request got no response. The client's gateway is told the text.
+/// Why a request got no response. The text reaches the visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,

@@ -125,7 +125,7 @@ impl SessionHandle {
     }
 }
 
-/// The owner of a session, which is told what a session's own rules do not decide.
+/// The owner of a session, which decides what the session's own rules do not.
 pub(crate) trait Supervisor {
     /// The session has begun.
     fn began(&mut self, session: SessionHandle);

@@ -1,4 +1,4 @@
-//! Which answer goes out when: requests without an ID are told apart by the order of their answers alone.
+//! The order of answers: it alone matches answers to requests without an ID.
 
 use std::collections::VecDeque;
 

@@ -302,7 +302,7 @@ impl SessionState {
                 return self.step(now, outstanding);
             }
             SessionPhase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),
-            // Whoever does not answer has had its time.
+            // A gateway that does not answer has had its time.
             SessionPhase::Draining { crossing: Crossing::Asked(sent, limit), .. } if now >= *limit => {
                 let sent = *sent;
                 self.pong(sent);

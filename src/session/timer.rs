@@ -202,7 +202,7 @@ impl Writer<'_> {
             Ok(()) => self.stalled_since = None,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
             Err(error) => {
-                // The reader knows better why, if the peer said so before it left.
+                // The reader knows the reason, if the peer gave one before it disconnected.
                 debug!("writing failed: {error}");
                 self.state.write_failed(SessionEnd::Lost(error.to_string()));
             }

@@ -1,11 +1,11 @@
 //! The way to the writer: events in one queue, and budgets in bytes that hold workers back.
 //!
-//! | what | budget | who waits |
+//! | message | budget | waits |
 //! | --- | --- | --- |
 //! | answers with an ID, and the one whose turn it is | 2 × max-message | workers |
 //! | answers held back for their turn | 2 × max-message of their own | workers |
-//! | control: pongs, refusals of requests with an ID | [`CONTROL_MAX`], then the session ends | nobody |
-//! | refusals of requests without an ID | their number | nobody |
+//! | control: pongs, refusals of requests with an ID | [`CONTROL_MAX`], then the session ends | no thread |
+//! | refusals of requests without an ID | their number | no thread |
 //!
 //! One answer always fits, and the answer whose turn it is never waits: those behind it could keep it out otherwise.
 //! Workers that wait are woken when the session ends.
@@ -267,7 +267,7 @@ impl Outbox {
         self.shared.places.load(Ordering::Acquire) - self.shared.credit().turn
     }
 
-    /// Tells the writer. When the session has ended, nobody listens, and nobody needs to.
+    /// Tells the writer. When the session has ended, the message is dropped.
     pub(super) fn tell(&self, event: WireEvent) {
         let _ = self.events.send(event);
     }
@@ -313,7 +313,7 @@ impl Outbox {
     /// Switches mux/2 on. False when it is on already, or a request came before.
     pub(super) fn start_mux(&self, limits: MuxLimits) -> bool {
         let events = self.events.clone();
-        // When the session has ended, nobody listens, and nobody needs to.
+        // When the session has ended, the message is dropped.
         let wake = move || drop(events.send(WireEvent::Streams));
         self.shared.issued.load(Ordering::Acquire) == 0
             && self.shared.mux.set(Mux::new(Side::Agent, limits, wake)).is_ok()

@@ -220,7 +220,7 @@ impl Breaker {
 
 impl ProbeTime {
     /// How long it is until another request may try, unless one may now. One that probes for too long is no reason to
-    /// wait: it may be a visitor who sends slowly.
+    /// wait: it may be a visitor that sends slowly.
     fn left(self, now: Instant) -> Option<Duration> {
         let at = match self {
             ProbeTime::At(time) => time,

@@ -91,7 +91,7 @@ impl Logger {
             }
             let repeats = self.repeats().ended(self.start.elapsed().as_secs());
             repeats.iter().for_each(|repeated| out.extend_from_slice(repeated.line(self.format).as_bytes()));
-            // When nobody reads, nobody misses it.
+            // An error means that standard error is closed.
             let _ = std::io::stderr().write_all(&out);
             self.queue.written(out);
             thread::sleep(PAUSE);
@@ -115,7 +115,7 @@ impl Log for Logger {
             }
             match said.fate {
                 LineFate::Said => {}
-                // Somebody has to tell of it when the second is over.
+                // The count is logged when the second has elapsed.
                 LineFate::FirstCounted => return self.queue.wake(),
                 LineFate::Counted => return,
             }

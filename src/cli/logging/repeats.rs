@@ -10,7 +10,7 @@ use super::line::{Format, LINE_MAX, cut, plain};
 /// Lines of one kind in a second; further ones are counted.
 const SAME_MAX: u64 = 5;
 
-/// Kinds of lines that are told apart. There are fewer places in the source that log.
+/// Kinds of lines that are counted. There are fewer places in the source that log.
 const KINDS_MAX: usize = 512;
 
 /// What was said how often in this second, by the place in the source that says it.
@@ -43,7 +43,7 @@ impl Repeated {
 
 /// What becomes of a line.
 pub(super) struct RepeatVerdict {
-    /// Lines of its kind in a second that is over, which were only counted.
+    /// Lines of its kind in an elapsed second, which were only counted.
     pub(super) ended: Option<Repeated>,
     pub(super) fate: LineFate,
 }
@@ -127,7 +127,7 @@ mod tests {
         assert!(repeats.next_look(7).is_some());
         // Another kind is another matter.
         assert_eq!(say(&mut repeats, 2, 7), (LineFate::Said, None));
-        // When the second is over it is told, whether anything more is said or not, and once.
+        // When the second has elapsed the count is logged once, whether more lines come or not.
         assert_eq!(repeats.ended(7), []);
         assert_eq!((repeats.ended(8), repeats.ended(8)), (vec![told(2)], vec![]));
         assert_eq!(say(&mut repeats, 1, 8), (LineFate::Said, None));

@@ -1,7 +1,7 @@
 //! The streams of one connection as blocking readers and writers, for either side.
 //!
 //! [`Mux`] holds the pure state, [`Streams`], behind one lock that is never held over I/O. The connection's
-//! reader feeds it, its writer empties it, and whoever has a [`Stream`] reads and writes it and waits as long
+//! reader feeds it, its writer empties it, and the owner of a [`Stream`] reads and writes it and waits as long
 //! as it must.
 
 mod stream;
@@ -110,7 +110,7 @@ impl Mux {
         let streams = &mut state.streams;
         let event = streams.receive(message)?;
         if let MuxEvent::GoAway { .. } = event {
-            // Some of them may be over.
+            // Some of them may have ended.
             streams.all_attached().for_each(|attached| attached.changed.notify_all());
         }
         let (MuxEvent::Changed(stream) | MuxEvent::Reset(stream)) = event else { return Ok(event) };
@@ -210,7 +210,7 @@ impl Mux {
         self.state().streams.control_bytes()
     }
 
-    /// The connection is over, and with it every stream that has not ended before.
+    /// Records that the connection has ended, and with it every open stream.
     pub fn close(&self) {
         let mut state = self.state();
         let lost = state.streams.lose();
@@ -226,7 +226,7 @@ impl Mux {
     }
 }
 
-/// Why nobody waits for a response any more whose stream ended like this.
+/// The reason to cancel a request whose stream ended like this.
 fn cause(over: Option<StreamEnd>) -> CancelReason {
     match over {
         Some(StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. })) => CancelReason::GatewayTimeout,

@@ -11,7 +11,7 @@ use crate::mux::{DataBuffer, Fin, ReadOutcome, Reset, ResetCode, StreamEnd, Stre
 use crate::service::{Cancellation, Failure, FailureKind};
 use crate::sync::{wait, wait_timeout};
 
-/// One stream, as whoever serves it sees it. When the last clone is dropped, the stream is over.
+/// One stream. Dropping the last clone ends it.
 #[derive(Clone)]
 pub struct Stream(pub(super) Arc<StreamCore>);
 
@@ -25,7 +25,7 @@ pub(super) struct StreamCore {
 /// Why nothing more can be done with a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamError {
-    /// It is over.
+    /// It has ended.
     Closed(StreamEnd),
     /// The other side sends nothing, or grants no window.
     TimedOut,
@@ -75,7 +75,7 @@ impl Drop for StreamCore {
 }
 
 impl Stream {
-    /// Fires when the other side ends the stream before its time, or the connection is over.
+    /// Fires when the other side resets the stream, or the connection has ended.
     pub fn cancellation(&self) -> &Cancellation {
         &self.0.cancellation
     }
@@ -253,7 +253,7 @@ impl Stream {
         self.notify();
     }
 
-    /// Lets whoever waits for this stream look again: it may be over.
+    /// Wakes the threads that wait for this stream.
     fn notify(&self) {
         self.0.changed.notify_all();
     }

@@ -39,7 +39,7 @@ impl<T> Streams<T> {
         Some(Frame::Window { stream, grant }.to_vec())
     }
 
-    /// Records that the last data of ours has gone out. A stream that nobody holds does not stay open for the peer's.
+    /// Records that the last data of ours has gone out. A released stream does not stay open for the peer's.
     fn end_sent(&mut self, stream: u32) {
         let Some(entry) = self.table.get_mut(&stream) else { return };
         entry.state.end_sent();

@@ -331,7 +331,7 @@ impl Read for Socket {
 impl Write for Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(write) = &mut self.write else {
-            // Whoever reads does not write: this is what tungstenite wants to say by itself.
+            // Discards tungstenite's automatic pongs and close replies; the writer sends ours.
             return Ok(bytes.len());
         };
         if let Some(deadline) = self.deadline {

@@ -183,7 +183,7 @@ impl Reply for Enveloped {
                 let envelope = self.encode_failure(&failure, context);
                 self.ticket.answer(envelope);
             }
-            // Nobody is there to be answered.
+            // The session has ended.
             Err(Unserved::Abandoned(_)) => {}
         }
     }

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The two implementations of [`Reply`] are the only code that knows envelopes or streams. What came of the exchange is
-//! recorded once, since recording consumes the [`Record`], and before the last of the answer leaves: whoever has the
+//! recorded once, since recording consumes the [`Record`], and before the last of the answer is sent: a visitor that has the
 //! answer finds it counted.
 
 mod enveloped;

@@ -151,7 +151,7 @@ impl Line {
         let Line { name, method, path, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let (level, code, what) = match end {
-            // A visitor who disconnects is no error.
+            // A visitor that disconnects is no error.
             StreamEnd::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
                 (Level::Debug, "cancelled", "the visitor left".to_owned())
             }

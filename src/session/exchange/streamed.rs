@@ -47,9 +47,9 @@ pub(crate) struct Streamed {
 /// How far a response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Nothing has left.
+    /// Nothing is sent.
     Open,
-    /// The head has left.
+    /// The head is sent.
     Begun,
     /// The response is complete, or broken off: nothing more is sent.
     Done,

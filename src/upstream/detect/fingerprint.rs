@@ -20,7 +20,7 @@ const TITLE_MAX: usize = 40;
 /// Bytes of a page that are searched for its title, at most.
 const PAGE_MAX: usize = 64 << 10;
 
-/// Asks a server who it is. `None` when it does not speak HTTP, or is a part of a tunnel.
+/// The fingerprint of the server at an address. `None` when it does not speak HTTP, or is a part of a tunnel.
 pub(super) fn identify(origin: &Origin, address: SocketAddr) -> Option<LocalServer> {
     let request = |method| {
         let mut request = Request::new(Body::empty());

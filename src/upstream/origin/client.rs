@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// Whether another request may be sent on it: the server has not closed it, and has sent nothing that
-    /// nobody asked for, which would be taken for the next answer.
+    /// was not asked for, which would be taken for the next answer.
     pub(super) fn check_quiet(&mut self) -> bool {
         self.half.is_some() && self.input.unread().is_empty() && self.input.socket_mut().check_quiet()
     }

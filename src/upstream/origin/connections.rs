@@ -12,7 +12,7 @@ use crate::sync::lock;
 const IDLE_COUNT_MAX: usize = 64;
 
 /// An idle connection that a quieter time does not need is closed after this time, as soon as there is another
-/// request, or somebody [looks](Connections::close_idle).
+/// request, or [`close_idle`](Connections::close_idle).
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// All connections. Clones share them.
@@ -52,7 +52,7 @@ impl Connections {
         state.next_id
     }
 
-    /// Takes note of a busy connection. False when all are stopped.
+    /// Records a busy connection. False when all are stopped.
     pub(super) fn begin(&self, id: u64, closer: &Closer) -> bool {
         let mut state = self.state();
         if !state.stopped {

@@ -244,7 +244,7 @@ impl Origin {
         })
     }
 
-    /// Visitors are told the system's error, which says most in the fewest words, and nothing of where the server is or
+    /// The failure of a connection. Its text holds the system's error alone, and nothing of where the server is or
     /// what certificate it shows; the log is.
     fn unreachable(&self, error: ConnectError) -> Failure {
         let why = error.io();

@@ -1,4 +1,4 @@
-//! The body of the local server's response, on its way to whoever asked.
+//! The body of the local server's response, read as it comes.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -60,10 +60,10 @@ impl ResponseBody {
     fn finish(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         let id = connection.id;
-        // What a cancellation would end is over.
+        // A cancellation has nothing to end any more.
         let is_wanted = self.cancellation.disarm();
         if !self.is_sent() {
-            // The server has heard enough. Whoever sends it is waited for when the response is done with: until
+            // The server has heard enough. The upload's thread is joined when the response is dropped: until
             // then the client may not know that it need not send more.
             connection.closer.close();
             self.connections.end(id);

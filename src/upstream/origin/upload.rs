@@ -82,7 +82,7 @@ impl Drop for UploadOutcome {
     fn drop(&mut self) {
         let failed = matches!(self.state, UploadState::Failed(_) | UploadState::Stalled);
         *lock(&self.shared) = self.state.clone();
-        // Only now: whoever reads and finds the connection closed looks for the reason.
+        // Only now: the reader that finds the connection closed looks for the reason.
         if failed {
             self.closer.close();
         }
