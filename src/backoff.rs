@@ -128,7 +128,7 @@ mod tests {
         let mut tries = 0;
         let mut passed = Duration::ZERO;
         while passed < Duration::from_secs(30) {
-            let delay = backoff.failed(Duration::ZERO, (tries % 10) as f64 / 10.0).unwrap();
+            let delay = backoff.failed(Duration::ZERO, f64::from(tries % 10) / 10.0).unwrap();
             assert!((Duration::from_millis(333)..=Duration::from_millis(500)).contains(&delay), "{delay:?}");
             (tries, passed) = (tries + 1, passed + delay);
         }

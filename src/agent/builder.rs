@@ -20,6 +20,7 @@ use crate::upstream::origin::{LocalUrl, Timeouts};
 use crate::upstream::{self, BreakerConfig, HeaderRewrite, HealthChecks, SetHeader, UpstreamAddress};
 
 /// Configures an [`Agent`](crate::Agent).
+#[must_use = "an agent comes of `build`"]
 pub struct Builder {
     pub(super) tunnel_id: TunnelId,
     pub(super) gateways: Vec<GatewayUrl>,

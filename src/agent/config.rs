@@ -300,7 +300,7 @@ impl Builder {
                 up_to(BURST_MAX as usize),
             ),
             (self.max_message >= MESSAGE_MIN, "max_message", format!("at least {} KiB", MESSAGE_MIN >> 10)),
-            (self.max_message <= u32::MAX as usize, "max_message", "below 4 GiB".to_owned()),
+            (u32::try_from(self.max_message).is_ok(), "max_message", "below 4 GiB".to_owned()),
         ];
         match ranges.into_iter().find(|(holds, ..)| !holds) {
             Some((_, option, range)) => Err(ConfigError::range(option, range)),

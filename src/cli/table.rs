@@ -32,6 +32,7 @@ impl Opt {
     }
 
     /// The same, as often as one likes.
+    #[must_use]
     pub const fn repeats(self) -> Self {
         Opt { repeats: true, ..self }
     }

@@ -30,6 +30,7 @@ pub enum OwnPaths {
 
 /// Configures a [`Gateway`].
 #[derive(Debug)]
+#[must_use = "a gateway comes of `build`"]
 pub struct GatewayBuilder {
     listen: SocketAddr,
     token: Option<Token>,
@@ -248,7 +249,7 @@ impl GatewayBuilder {
             (!self.timeout.is_zero(), "timeout", "more than zero"),
             ((1..=PLACES).contains(&self.max_per_address), "max_per_address", &per_address),
             (self.max_message >= MESSAGE_MIN, "max_message", &message_min),
-            (self.max_message <= u32::MAX as usize, "max_message", "below 4 GiB"),
+            (u32::try_from(self.max_message).is_ok(), "max_message", "below 4 GiB"),
         ];
         if let Some((_, option, range)) = ranges.iter().find(|(holds, ..)| !holds) {
             return Err(ConfigError::range(option, *range));

@@ -58,7 +58,7 @@ pub fn stated_length(headers: &HeaderMap) -> Result<Option<u64>, InvalidLength> 
 /// Whether a body is server-sent events, which have no end.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const TYPE: &[u8] = b"text/event-stream";
-    let value = headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    let value = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
     value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
 }
 
@@ -121,7 +121,7 @@ impl Upgrade {
         }
         // A client must fail otherwise (RFC 6455 §4.1).
         let accept = self.key.as_ref().map(|key| derive_accept_key(key.as_bytes()));
-        let shown = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
+        let shown = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(http::HeaderValue::as_bytes);
         match accept {
             Some(accept) if shown == Some(accept.as_bytes()) => Ok(()),
             _ => Err("its Sec-WebSocket-Accept does not fit the request's key"),

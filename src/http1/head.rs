@@ -118,7 +118,7 @@ fn set_target(request: &mut Request<()>, target: &str) -> Result<(), RequestErro
         return Err(RequestError::Refused(StatusCode::NOT_IMPLEMENTED, "CONNECT cannot be forwarded"));
     }
     // Also where the target's takes its place. An empty one is that of a request without an authority (RFC 9110 §7.2).
-    let host = request.headers().get(header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    let host = request.headers().get(header::HOST).map(http::HeaderValue::as_bytes).unwrap_or_default();
     if !host.is_empty() && !is_host(host) {
         return Err(bad("the Host header is no host and port"));
     }

@@ -268,7 +268,7 @@ fn check_upgrade(status: StatusCode, headers: &HeaderMap, key: &str) -> Result<(
     if status != StatusCode::SWITCHING_PROTOCOLS {
         return Err(UpgradeError::Status(status));
     }
-    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes());
+    let accept = headers.get(header::SEC_WEBSOCKET_ACCEPT).map(http::HeaderValue::as_bytes);
     let checks = [
         (has_token(headers, &header::UPGRADE, "websocket"), "its 101 has no `Upgrade: websocket`"),
         (has_token(headers, &header::CONNECTION, "upgrade"), "its 101 has no `Connection: Upgrade`"),
@@ -311,7 +311,7 @@ mod tests {
             match read_upgrade(&mut answer.as_bytes(), KEY) {
                 Ok(rest) => assert!(wrong.is_empty() && rest == "\u{81}".as_bytes(), "{headers}"),
                 Err(error) => {
-                    assert!(!wrong.is_empty() && error.to_string().contains(wrong), "{headers}: {error}")
+                    assert!(!wrong.is_empty() && error.to_string().contains(wrong), "{headers}: {error}");
                 }
             }
             // Cut anywhere before its end, it is none.

@@ -85,6 +85,7 @@ impl Failure {
 
     /// The same, with the time after which another try may do better. A response that is made of it says so in
     /// its `Retry-After` (RFC 9110 §10.2.3).
+    #[must_use]
     pub fn with_retry_after(self, time: Duration) -> Self {
         Failure { retry_after: Some(time), ..self }
     }

@@ -195,7 +195,7 @@ impl SessionState {
     pub(super) fn closed_by_peer(&mut self, frame: Option<(u16, String)>, now: Instant) {
         match &self.phase {
             SessionPhase::Closing { reply: CloseReply::Expected, end, .. } => {
-                self.phase = SessionPhase::Ended(end.clone())
+                self.phase = SessionPhase::Ended(end.clone());
             }
             SessionPhase::Closing { .. } | SessionPhase::Ended(_) => {}
             SessionPhase::Open | SessionPhase::Draining { .. } => {

@@ -387,7 +387,7 @@ fn what_has_no_end_or_is_no_final_response_is_an_error() {
         let mut response = Response::new(Body::from_reader(std::io::repeat(b'x'), None));
         match request.uri().path() {
             "/events" => {
-                drop(response.headers_mut().insert("content-type", "text/event-stream; x".parse().unwrap()))
+                drop(response.headers_mut().insert("content-type", "text/event-stream; x".parse().unwrap()));
             }
             _ => *response.status_mut() = http::StatusCode::EARLY_HINTS,
         }

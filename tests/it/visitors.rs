@@ -479,7 +479,8 @@ fn either_of_two_gateways_is_restarted_under_load_without_a_failed_request() {
         .collect();
     let more = |visitors: &[thread::JoinHandle<()>]| {
         let enough = served.load(Ordering::SeqCst) + 50;
-        while served.load(Ordering::SeqCst) < enough && !visitors.iter().any(|visitor| visitor.is_finished())
+        while served.load(Ordering::SeqCst) < enough
+            && !visitors.iter().any(std::thread::JoinHandle::is_finished)
         {
             thread::yield_now();
         }

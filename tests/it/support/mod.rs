@@ -178,7 +178,7 @@ impl ScriptedSession {
         loop {
             match self.0.read().expect("a close frame") {
                 Message::Close(frame) => return frame.map_or(0, |frame| frame.code.into()),
-                _ => continue,
+                _ => {}
             }
         }
     }
