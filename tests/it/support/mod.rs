@@ -176,9 +176,8 @@ impl ScriptedSession {
     #[track_caller]
     pub(crate) fn close_code(&mut self) -> u16 {
         loop {
-            match self.0.read().expect("a close frame") {
-                Message::Close(frame) => return frame.map_or(0, |frame| frame.code.into()),
-                _ => {}
+            if let Message::Close(frame) = self.0.read().expect("a close frame") {
+                return frame.map_or(0, |frame| frame.code.into());
             }
         }
     }
