@@ -135,6 +135,14 @@ impl<T> StreamEntry<T> {
             ownership: Ownership::Held,
         }
     }
+
+    /// Drops the buffers of a closed stream, except what can still be read of one that ended in good order.
+    fn clear(&mut self) {
+        if self.state.end() != Some(&StreamEnd::Ended) {
+            self.receive.clear();
+        }
+        self.send.clear();
+    }
 }
 
 impl<T> Streams<T> {
@@ -376,17 +384,15 @@ impl<T> Streams<T> {
         }
     }
 
-    /// Drops what a stream needs no more that was open and may have just closed.
+    /// Counts a stream as closed that was open and may have just closed.
     fn settle(&mut self, stream: u32) {
         let Some(entry) = self.table.get_mut(&stream) else { return };
-        let Some(end) = entry.state.end() else { return };
-        if *end != StreamEnd::Ended {
-            entry.receive.clear();
-        }
-        entry.send.clear();
-        self.open -= 1;
-        if entry.ownership == Ownership::Released {
-            self.table.remove(&stream);
+        if !entry.state.is_open() {
+            entry.clear();
+            self.open -= 1;
+            if entry.ownership == Ownership::Released {
+                self.table.remove(&stream);
+            }
         }
     }
 

@@ -43,10 +43,18 @@ impl<T> Streams<T> {
     fn end_sent(&mut self, stream: u32) {
         let Some(entry) = self.table.get_mut(&stream) else { return };
         entry.state.end_sent();
-        let is_abandoned = entry.state.is_open() && entry.ownership == Ownership::Released;
-        self.settle(stream);
-        if is_abandoned {
-            self.reset(stream, Reset::new(ResetCode::Cancelled, "nobody listens any more"));
+        match (entry.state.is_open(), entry.ownership) {
+            (true, Ownership::Held) => {}
+            (true, Ownership::Released) => {
+                self.reset(stream, Reset::new(ResetCode::Cancelled, "nobody listens any more"));
+            }
+            (false, ownership) => {
+                entry.clear();
+                self.open -= 1;
+                if ownership == Ownership::Released {
+                    self.table.remove(&stream);
+                }
+            }
         }
     }
 }

@@ -168,7 +168,7 @@ impl Reply for Enveloped {
         outcome
     }
 
-    fn finish(self, outcome: Outcome, context: &Context<'_>) {
+    fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>) {
         match outcome {
             Ok(_) => {
                 if let Some(reply) = self.reply {

@@ -47,11 +47,11 @@ pub(crate) struct Exchange {
     record: Record,
 }
 
-/// How the request came, and how its answer goes.
+/// How the request came, and how its answer goes: boxed, since an exchange moves through the queue to its worker.
 #[derive(Debug)]
 enum Way {
-    Enveloped(Enveloped),
-    Streamed(Streamed),
+    Enveloped(Box<Enveloped>),
+    Streamed(Box<Streamed>),
 }
 
 /// What the service's response came to.
@@ -98,7 +98,7 @@ trait Reply {
     fn judge(&self, outcome: Outcome, context: &Context<'_>) -> Outcome;
 
     /// Sends what is still to be sent: a collected response, a refusal, or word of a failure.
-    fn finish(self, outcome: Outcome, context: &Context<'_>);
+    fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>);
 }
 
 /// What all steps of an exchange need.
@@ -110,11 +110,11 @@ struct Context<'a> {
 
 impl Exchange {
     pub(super) fn enveloped(reply: Enveloped, record: Record) -> Self {
-        Exchange { reply: Way::Enveloped(reply), record }
+        Exchange { reply: Way::Enveloped(Box::new(reply)), record }
     }
 
     pub(super) fn streamed(reply: Streamed, record: Record) -> Self {
-        Exchange { reply: Way::Streamed(reply), record }
+        Exchange { reply: Way::Streamed(Box::new(reply)), record }
     }
 
     /// Whether the answer is not awaited any more.
@@ -173,7 +173,7 @@ impl Exchange {
     }
 }
 
-fn serve(mut reply: impl Reply, record: Record, service: &dyn Service, config: &SessionConfig) {
+fn serve(mut reply: Box<impl Reply>, record: Record, service: &dyn Service, config: &SessionConfig) {
     let (metrics, method) = (record.metrics().clone(), record.method().clone());
     let context = Context { config, metrics: &metrics, method: &method };
     let outcome = reply

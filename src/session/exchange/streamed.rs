@@ -273,18 +273,22 @@ impl Reply for Streamed {
     }
 
     fn judge(&self, outcome: Outcome, context: &Context<'_>) -> Outcome {
-        match (outcome, self.stream.abandoned(), context.config.max_streamed_body) {
-            (Err(_), Some(end), _) => Err(Unserved::Abandoned(end)),
-            (Err(Unserved::Failed(_)), None, Some(max))
+        let unserved = match outcome {
+            Ok(served) => return Ok(served),
+            Err(unserved) => unserved,
+        };
+        Err(match (unserved, self.stream.abandoned(), context.config.max_streamed_body) {
+            (_, Some(end), _) => Unserved::Abandoned(end),
+            (Unserved::Failed(_), None, Some(max))
                 if self.body_limit.is_exceeded() && self.progress == Progress::Open =>
             {
-                Err(Unserved::Refused(Refusal::BodyTooLarge(max)))
+                Unserved::Refused(Refusal::BodyTooLarge(max))
             }
-            (outcome, ..) => outcome,
-        }
+            (unserved, ..) => unserved,
+        })
     }
 
-    fn finish(self, outcome: Outcome, context: &Context<'_>) {
+    fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>) {
         match outcome {
             Err(Unserved::Refused(refusal)) if self.progress == Progress::Open => {
                 send_own(&self.stream, context.method, refusal.response(self.name), context.metrics);
