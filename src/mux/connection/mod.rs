@@ -6,6 +6,7 @@
 //! | queued for sending, per stream | 128 KiB, and the peer's window |
 //! | heads, resets and windows in the queue | [`control_bytes`](Streams::control_bytes), which the caller limits |
 
+mod entry;
 mod receive;
 mod send;
 
@@ -13,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 
 use tungstenite::Bytes;
 
-use super::flow::{ReceiveFlow, SendFlow};
+use self::entry::{Ownership, StreamEntry};
 use super::frame::{DataBuffer, Fin, Frame, Reset, weight};
 use super::stream::{Closing, Side, StreamEnd, StreamState};
 use super::welcome::MuxLimits;
@@ -104,45 +105,6 @@ enum ControlFrame {
     Encoded(Vec<u8>),
     /// The WINDOW of this stream, with the credit at the time when it is sent.
     Window(u32),
-}
-
-#[derive(Debug)]
-struct StreamEntry<T> {
-    attached: T,
-    state: StreamState,
-    /// The response's head, until it is taken.
-    head: Option<Bytes>,
-    receive: ReceiveFlow,
-    send: SendFlow,
-    ownership: Ownership,
-}
-
-/// Whether the caller still holds a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ownership {
-    Held,
-    Released,
-}
-
-impl<T> StreamEntry<T> {
-    fn new(attached: T, state: StreamState, window: u32) -> Self {
-        StreamEntry {
-            attached,
-            state,
-            head: None,
-            receive: ReceiveFlow::new(window),
-            send: SendFlow::new(window),
-            ownership: Ownership::Held,
-        }
-    }
-
-    /// Drops the buffers of a closed stream, except what can still be read of one that ended in good order.
-    fn clear(&mut self) {
-        if self.state.end() != Some(&StreamEnd::Ended) {
-            self.receive.clear();
-        }
-        self.send.clear();
-    }
 }
 
 impl<T> Streams<T> {
