@@ -31,7 +31,7 @@ impl Opt {
         Opt { flag, variable, value, help, repeats: false }
     }
 
-    /// The same, as often as one likes.
+    /// An option that may be given more than once.
     #[must_use]
     pub const fn repeats(self) -> Self {
         Opt { repeats: true, ..self }
@@ -50,7 +50,7 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// The same error, with the variables that options were taken from in the place of their flags.
+/// An error that names variables in the place of flags, for options that were taken from the environment.
 pub(super) fn naming_variables(UsageError(text): UsageError, taken: &[(&'static str, String)]) -> UsageError {
     let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let word = |word: &str| {

@@ -158,7 +158,7 @@ impl Proxies {
         if self.trusts(peer) { self.visitor_in(&said_for(headers), peer) } else { peer }
     }
 
-    /// The same in a chain that this trusted peer says.
+    /// The visitor's address in the chain that this trusted peer states.
     fn visitor_in(&self, chain: &[String], peer: IpAddr) -> IpAddr {
         let mut visitor = peer;
         for address in chain.iter().rev() {

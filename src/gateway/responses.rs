@@ -47,7 +47,7 @@ impl Problem {
         Problem { header: Some((name, value)), ..self }
     }
 
-    /// The same, with another status.
+    /// The problem with another status.
     pub(super) fn with_status(self, status: StatusCode) -> Self {
         Problem { status, ..self }
     }

@@ -88,7 +88,7 @@ pub(super) enum Stage {
     Received,
     /// A request is being answered.
     Served,
-    /// The same, by what may be silent for as long as it likes: another protocol, or an event stream.
+    /// A response that may be silent for as long as it likes is sent: another protocol, or an event stream.
     Lasting,
 }
 

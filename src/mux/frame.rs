@@ -272,7 +272,7 @@ impl DataBuffer {
         DataBuffer(vec![0; HEADER + size])
     }
 
-    /// The same in memory that was used before; what is still in it is not sent.
+    /// A buffer in memory that was used before; what is still in it is not sent.
     pub(crate) fn again(mut memory: Vec<u8>, size: usize) -> Self {
         memory.resize(HEADER + size, 0);
         DataBuffer(memory)

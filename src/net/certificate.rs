@@ -90,7 +90,7 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// The same, if it has this tag.
+    /// The content of the next element, if it has this tag.
     fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
         self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
     }

@@ -45,7 +45,7 @@ impl Body {
         }
     }
 
-    /// The same body once more, when all of it is in memory.
+    /// A copy of the body, when all of it is in memory.
     pub(crate) fn replay(&self) -> Option<Body> {
         match &self.0 {
             BodySource::Bytes(bytes) => Some(Body(BodySource::Bytes(bytes.clone()))),

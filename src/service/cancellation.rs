@@ -75,7 +75,7 @@ impl Cancellation {
         self.cancel_for(CancelReason::ClientGone);
     }
 
-    /// The same, and why; the first reason stays.
+    /// Cancels the request for this reason; the first reason stays.
     pub(crate) fn cancel_for(&self, reason: CancelReason) {
         let hook = {
             let mut state = self.lock();

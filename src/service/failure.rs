@@ -83,7 +83,7 @@ impl Failure {
         Failure { kind, text: text.into(), retry_after: None, detail: None, advice: None }
     }
 
-    /// The same, with the time after which another try may do better. A response that is made of it says so in
+    /// A failure with the time after which another attempt may succeed. A response that is made of it says so in
     /// its `Retry-After` (RFC 9110 §10.2.3).
     #[must_use]
     pub fn with_retry_after(self, time: Duration) -> Self {

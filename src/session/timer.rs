@@ -30,7 +30,7 @@ use crate::protocol::Handshake;
 /// system call.
 const BATCH: usize = 64 << 10;
 
-/// The same on a slow connection, and the largest frame that is made there: what is collected delays all that comes
+/// The bytes that are collected on a slow connection, and its largest frame: what is collected delays all that comes
 /// behind it.
 const SMALL_BATCH: usize = 16 << 10;
 

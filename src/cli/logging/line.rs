@@ -19,7 +19,7 @@ pub enum Format {
     /// Time, level and message.
     #[default]
     Text,
-    /// The same as one JSON object; what a line says of a request has fields of its own, too.
+    /// One JSON object; what a line says of a request has fields of its own, too.
     Json,
 }
 

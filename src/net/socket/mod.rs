@@ -25,7 +25,7 @@ use crate::clock::SharedInstant;
 /// What the kernel may hold unsent before a write waits, in bytes; what is under way comes on top.
 pub(crate) const UNSENT_FAST: u32 = 128 << 10;
 
-/// The same on a slow connection, where all of it delays what comes behind it.
+/// Unsent bytes in the kernel of a slow connection, where all of them delay what comes behind them.
 pub(crate) const UNSENT_SLOW: u32 = 16 << 10;
 
 /// After this long without a byte the system asks whether the other side is still there.

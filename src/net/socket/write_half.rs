@@ -52,7 +52,7 @@ impl WriteHalf {
         self.send_all_until(bytes, None)
     }
 
-    /// The same, no longer than until `deadline`, and then not much longer than a write may make no progress.
+    /// Sends all bytes, until `deadline` at most, and not much longer than a write may make no progress.
     pub fn send_all_until(&mut self, mut bytes: &[u8], deadline: Option<Instant>) -> io::Result<()> {
         while !bytes.is_empty() {
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {

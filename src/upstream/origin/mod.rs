@@ -350,7 +350,7 @@ impl Service for Origin {
 
 /// Whether it is this machine that has no more to give: open files, ports, memory or threads.
 fn is_exhausted(error: &io::Error) -> bool {
-    /// The same on Linux, macOS and the BSDs.
+    /// `ENFILE` and `EMFILE`, on Linux, macOS and the BSDs alike.
     const TOO_MANY_FILES: [i32; 2] = [23, 24];
     let is_files = cfg!(unix) && error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code));
     let kinds = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock];
