@@ -228,13 +228,19 @@ impl AgentSession {
         ours.is_some() && ours == theirs && self.handshake.tunnel_id == other.handshake.tunnel_id
     }
 
-    /// Opens a stream for a request.
-    pub(super) fn open(&self, head: Bytes, fin: Fin, closing: Closing) -> Result<Stream, NoAnswer> {
+    /// Opens a stream for a request, and sends as much of its body as fits. Returns how much that was.
+    pub(super) fn open(
+        &self,
+        head: Bytes,
+        body: &[u8],
+        fin: Fin,
+        closing: Closing,
+    ) -> Result<(Stream, usize), NoAnswer> {
         let mux = self.mux.as_ref().ok_or(NoAnswer::Gone)?;
         if mux.control_bytes() > CONTROL_BYTES_MAX {
             return Err(NoAnswer::Busy);
         }
-        mux.open(head, fin, closing).map_err(|error| match error {
+        mux.open(head, body, fin, closing).map_err(|error| match error {
             OpenError::Full => NoAnswer::Busy,
             OpenError::Lost | OpenError::GoesAway => NoAnswer::Gone,
         })

@@ -1,15 +1,14 @@
 //! The thread that writes what is sent to one agent.
 
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use log::warn;
 use tungstenite::Bytes;
-use tungstenite::protocol::Role;
 
 use super::agent_session::{AgentSession, Queued};
-use crate::link::{MessageWriter, Outbound};
-use crate::net::WriteHalf;
+use crate::link::{MessageSink, Outbound};
 
 /// Frames are collected up to this many bytes before they are written.
 const BATCH: usize = 64 << 10;
@@ -18,56 +17,67 @@ const BATCH: usize = 64 << 10;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Writes what is queued, and pings, until the queue or the connection ends.
-pub(super) fn write(agent: &AgentSession, queue: &Receiver<Queued>, mut half: WriteHalf) {
-    let mut frames = MessageWriter::new(Role::Server);
-    let push = |frames: &mut MessageWriter, queued| {
-        if let Queued::Message(message) = queued {
-            // A GOAWAY comes before the end that it announces; and a pong tells that what was opened before is on its way.
-            if let (Outbound::Close(..) | Outbound::Pong(_), Some(mux)) = (&message, agent.mux()) {
-                mux.take_control(|control| frames.push_binary(control));
-            }
-            agent.record_taken(&message);
-            frames.push(&message);
-        }
-    };
+pub(super) fn write(agent: &AgentSession, queue: &Receiver<Queued>, sink: Box<MessageSink>) {
+    let mut sink = Some(sink);
+    let mut next = queue.recv_timeout(PING_INTERVAL);
     loop {
-        match queue.recv_timeout(PING_INTERVAL) {
-            Ok(queued) => push(&mut frames, queued),
-            Err(RecvTimeoutError::Timeout) => frames.push(&Outbound::Ping(Bytes::new())),
-            Err(RecvTimeoutError::Disconnected) => return drop(half.finish()),
+        // What the threads of visitors wrote meanwhile went out through it.
+        let Some(mut own) = sink.take().or_else(|| agent.mux().and_then(|mux| mux.reclaim())) else { return };
+        match next {
+            Ok(queued) => push(agent, &mut own, queued),
+            Err(RecvTimeoutError::Timeout) => own.push(&Outbound::Ping(Bytes::new())),
+            Err(RecvTimeoutError::Disconnected) => return drop(own.finish()),
         }
-        // What streams have to send goes out before the queue is waited for again: a full queue takes no word
-        // of it.
-        while collect(agent, queue, &mut frames, push) {
-            while !frames.is_empty() {
-                if let Err(error) = frames.write_step(&mut half) {
-                    warn!("cannot write to agent {}: {error}", agent.handshake.tunnel_id);
-                    agent.end();
-                    return agent.close();
-                }
+        sink = match write_all(agent, queue, own) {
+            Ok(sink) => sink,
+            Err(error) => {
+                warn!("cannot write to agent {}: {error}", agent.handshake.tunnel_id);
+                agent.end();
+                return agent.close();
             }
+        };
+        next = queue.recv_timeout(PING_INTERVAL);
+    }
+}
+
+/// Writes until nothing is queued. The streams have the sink then, if there are any. What they have to send goes out before
+/// the queue is waited for again: a full queue takes no word of it.
+fn write_all(
+    agent: &AgentSession,
+    queue: &Receiver<Queued>,
+    mut sink: Box<MessageSink>,
+) -> io::Result<Option<Box<MessageSink>>> {
+    loop {
+        while sink.waiting() < BATCH
+            && let Ok(queued) = queue.try_recv()
+        {
+            push(agent, &mut sink, queued);
+        }
+        if let Some(mux) = agent.mux() {
+            mux.collect(&mut sink, BATCH);
+        }
+        if !sink.is_empty() {
+            while !sink.is_empty() {
+                sink.write_step()?;
+            }
+            continue;
+        }
+        match agent.mux() {
+            None => return Ok(Some(sink)),
+            Some(mux) => match mux.lend(sink) {
+                Ok(()) => return Ok(None),
+                Err(returned) => sink = returned,
+            },
         }
     }
 }
 
-/// Collects what waits, up to a batch. False when that is nothing.
-fn collect(
-    agent: &AgentSession,
-    queue: &Receiver<Queued>,
-    frames: &mut MessageWriter,
-    push: impl Fn(&mut MessageWriter, Queued),
-) -> bool {
-    while frames.waiting() < BATCH {
-        if let Ok(queued) = queue.try_recv() {
-            push(frames, queued);
-        } else if let Some(mux) = agent.mux()
-            && let Some(message) = mux.next_message()
-        {
-            frames.push_binary(&message);
-            mux.recycle(message);
-        } else {
-            break;
-        }
+fn push(agent: &AgentSession, sink: &mut MessageSink, queued: Queued) {
+    let Queued::Message(message) = queued else { return };
+    // A GOAWAY comes before the end that it announces; and a pong tells that what was opened before is on its way.
+    if let (Outbound::Close(..) | Outbound::Pong(_), Some(mux)) = (&message, agent.mux()) {
+        mux.collect_control(sink);
     }
-    !frames.is_empty()
+    agent.record_taken(&message);
+    sink.push(&message);
 }

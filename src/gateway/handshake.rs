@@ -7,7 +7,6 @@ use std::{io, thread};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
-use tungstenite::WebSocket;
 use tungstenite::protocol::Role;
 
 use super::agent_session::{AgentSession, Dialect};
@@ -18,8 +17,8 @@ use super::{GatewayCore, agent_writer};
 use crate::http1::fields::has_token;
 use crate::http1::{Head, ServerConnection};
 use crate::link::dial::WRITE_STALL;
-use crate::link::message::{self, MESSAGE_MIN};
-use crate::link::{MessageReader, MessageWriter, Outbound, ReadError, Received, Token, close};
+use crate::link::message::MESSAGE_MIN;
+use crate::link::{MessageReader, MessageSink, Outbound, ReadError, Received, Token, close};
 use crate::mux::MuxEvent;
 use crate::net::{Socket, WriteHalf};
 use crate::protocol::handshake::HANDSHAKE_MAX;
@@ -59,10 +58,7 @@ pub(super) fn upgrade(
     tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
     connection.output.send(&accepted)?;
     let (socket, rest) = connection.input.into_parts();
-    // No more is taken from a stranger; what follows its handshake has limits of its own.
-    let config = Some(message::config(HANDSHAKE_MAX));
-    let websocket = WebSocket::from_partially_read(socket, rest, Role::Server, config);
-    serve_agent(websocket, connection.output.into_half(), visitor, gateway)
+    serve_agent(socket, rest, connection.output.into_half(), visitor, gateway)
 }
 
 /// What is answered to an upgrade.
@@ -103,21 +99,24 @@ fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCo
 }
 
 fn serve_agent(
-    mut websocket: WebSocket<Socket>,
-    mut half: WriteHalf,
+    mut socket: Socket,
+    rest: Vec<u8>,
+    half: WriteHalf,
     visitor: VisitorConnection,
     gateway: &Arc<GatewayCore>,
 ) -> io::Result<()> {
     let connection_id = random_uuid();
-    let socket = websocket.get_mut();
     socket.set_deadline(Some(Instant::now() + gateway.patience(HANDSHAKE_TIME)))?;
     let closer = socket.closer();
-    let mut frames = MessageWriter::new(Role::Server);
-    frames.push(&Outbound::Text(connection_id.clone().into_bytes().into()));
-    while !frames.is_empty() {
-        frames.write_step(&mut half)?;
+    half.set_timeout(WRITE_STALL)?;
+    half.set_user_timeout(AGENT_SILENCE);
+    let mut sink = Box::new(MessageSink::new(Role::Server, half));
+    sink.push(&Outbound::Text(connection_id.clone().into_bytes().into()));
+    while !sink.is_empty() {
+        sink.write_step()?;
     }
-    let mut reader = MessageReader::new(websocket);
+    // No more is taken from a stranger; what follows its handshake has limits of its own.
+    let mut reader = MessageReader::new(socket, rest, Role::Server, HANDSHAKE_MAX);
     let handshake = match read_handshake(&mut reader) {
         Ok(handshake) => handshake,
         Err(what) => {
@@ -131,13 +130,11 @@ fn serve_agent(
     let speaks_mux = dialect == Dialect::Full && handshake.can(MUX_PROTOCOL);
     reader.limit(if speaks_mux { MESSAGE_MIN } else { gateway.settings.max_message });
     reader.set_timeout(AGENT_SILENCE)?;
-    half.set_timeout(WRITE_STALL)?;
-    half.set_user_timeout(AGENT_SILENCE);
     let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone());
     let writing = agent.clone();
     let writer = thread::Builder::new()
         .name("agent-writer".to_owned())
-        .spawn(move || agent_writer::write(&writing, &queue, half))?;
+        .spawn(move || agent_writer::write(&writing, &queue, sink))?;
     match gateway.agents.add(&agent) {
         Ok(()) => {
             drop(visitor);
@@ -177,10 +174,20 @@ fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
     }
 }
 
+/// The next message. Visitors hear of what came before when no more of it is here.
+fn read_next(reader: &mut MessageReader, agent: &AgentSession) -> Result<Received, ReadError> {
+    let Some(mux) = agent.mux() else { return reader.read() };
+    if let Some(received) = reader.read_buffered()? {
+        return Ok(received);
+    }
+    mux.announce();
+    reader.read()
+}
+
 /// Passes answers on until the agent leaves. Returns why it did.
 fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
     loop {
-        match reader.read() {
+        match read_next(&mut reader, agent) {
             Ok(Received::Text(text)) => match Envelope::parse(&text).as_ref().and_then(DecodedAnswer::decode)
             {
                 Some(answer) => agent.answered(answer),

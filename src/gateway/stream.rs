@@ -139,18 +139,17 @@ impl StreamedExchange<'_> {
         again: &Again,
     ) -> io::Result<Result<(Stream, Bytes), NotAnswered>> {
         let is_upgrade = self.upgrade.is_some();
-        let no_body = again.complete && again.body.is_empty();
-        let fin = Fin::from(no_body && !is_upgrade);
+        // An upgrade has no end before the other protocol's.
+        let fin = Fin::from(again.complete && !is_upgrade);
         let closing = if is_upgrade { Closing::WithBoth } else { Closing::WithResponse };
-        let opened = agent.open(head.clone(), fin, closing);
+        let opened = agent.open(head.clone(), &again.body, fin, closing);
         self.request.visitor.enter(Stage::Served);
-        let stream = match opened {
-            Ok(stream) => stream,
+        let (stream, sent) = match opened {
+            Ok(opened) => opened,
             Err(no_answer) => return Ok(Err(NotAnswered::Unsent(no_answer))),
         };
         self.name = agent.request_name(stream.number().into());
-        // An upgrade has no end before the other protocol's.
-        let sent = stream.send_all(&again.body, Fin::from(again.complete && !is_upgrade));
+        let sent = stream.send_all(&again.body[sent..], fin);
         self.upload.turn_to(&stream);
         let result = match sent {
             Ok(()) => self.wait(&stream)?,

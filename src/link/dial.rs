@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::{self, HeaderMap};
-use tungstenite::WebSocket;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
-use super::message::{self, MessageReader};
+use super::message::MessageReader;
 use super::token::{Token, TokenSource};
 use super::url::GatewayUrl;
 use crate::advice::Advice;
@@ -215,9 +214,8 @@ impl Dialer {
         let (heard, closer) = (socket.heard(), socket.closer());
         let writer = socket.split().ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))?;
         writer.set_timeout(WRITE_STEP_TIME).map_err(failed)?;
-        let config = Some(message::config(self.max_message));
-        let websocket = WebSocket::from_partially_read(socket, rest, Role::Client, config);
-        Ok(Link { reader: MessageReader::new(websocket), writer, heard, closer })
+        let reader = MessageReader::new(socket, rest, Role::Client, self.max_message);
+        Ok(Link { reader, writer, heard, closer })
     }
 
     /// The token, as it is now.

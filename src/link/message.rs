@@ -26,7 +26,7 @@ pub const MESSAGE_MIN: usize = 80 << 10;
 
 /// The settings of both sides. A frame's header makes tungstenite reserve the whole payload, so `max_message`
 /// is a promise about memory.
-pub fn config(max_message: usize) -> WebSocketConfig {
+fn config(max_message: usize) -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(0)
@@ -62,13 +62,49 @@ pub enum ReadError {
 
 /// The reading side of a WebSocket. It never writes, not even pongs.
 #[derive(Debug)]
-pub struct MessageReader<S = Socket>(WebSocket<S>);
+pub struct MessageReader<S = Socket>(WebSocket<PausableStream<S>>);
+
+/// A stream that can be kept from being read, while only what tungstenite has read already is wanted.
+#[derive(Debug)]
+struct PausableStream<S> {
+    stream: S,
+    reading: ReadMode,
+}
+
+/// Whether the stream may be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ReadMode {
+    Allowed,
+    /// A read fails with [`io::ErrorKind::WouldBlock`], which tungstenite takes for a pause.
+    Paused,
+}
+
+impl<S: Read> Read for PausableStream<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.reading {
+            ReadMode::Allowed => self.stream.read(buffer),
+            ReadMode::Paused => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+/// Discards what tungstenite writes by itself, such as pongs and close replies.
+impl<S> Write for PausableStream<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl MessageReader {
     /// Lets [`read`](Self::read) fail when nothing at all comes for this long, and no more at a deadline.
     pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
-        self.0.get_mut().set_deadline(None)?;
-        self.0.get_ref().set_read_timeout(Some(timeout))
+        let socket = &mut self.0.get_mut().stream;
+        socket.set_deadline(None)?;
+        socket.set_read_timeout(Some(timeout))
     }
 
     /// Takes no larger messages than this from now on.
@@ -78,25 +114,40 @@ impl MessageReader {
 
     /// Reads and throws away what still comes, so that a close frame of ours is not overtaken by a reset.
     pub fn discard(mut self, max: usize) {
-        self.0.get_mut().discard(max);
+        self.0.get_mut().stream.discard(max);
     }
 }
 
-impl<S: Read + Write> MessageReader<S> {
-    /// Reads from a WebSocket whose stream drops what is written to it, as a [`Socket`] does that has been
-    /// split.
-    pub fn new(socket: WebSocket<S>) -> Self {
-        MessageReader(socket)
+impl<S: Read> MessageReader<S> {
+    /// Reads as this side of a WebSocket, behind the `rest` that came with its handshake, and takes no larger messages than
+    /// this.
+    pub fn new(stream: S, rest: Vec<u8>, role: Role, max_message: usize) -> Self {
+        let input = PausableStream { stream, reading: ReadMode::Allowed };
+        MessageReader(WebSocket::from_partially_read(input, rest, role, Some(config(max_message))))
     }
 
     /// Waits for the next message.
     pub fn read(&mut self) -> Result<Received, ReadError> {
+        self.0.get_mut().reading = ReadMode::Allowed;
+        self.next()
+    }
+
+    /// The next message, where all of it was read together with those before.
+    pub fn read_buffered(&mut self) -> Result<Option<Received>, ReadError> {
+        self.0.get_mut().reading = ReadMode::Paused;
+        match self.next() {
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn next(&mut self) -> Result<Received, ReadError> {
         match self.0.read() {
             Ok(Message::Text(text)) => Ok(Received::Text(text)),
             Ok(Message::Binary(bytes)) => Ok(Received::Binary(bytes)),
             Ok(Message::Ping(payload)) => Ok(Received::Ping(payload)),
             Ok(Message::Pong(payload)) => Ok(Received::Pong(payload)),
-            // Reading brings none.
+            // ReadMode brings none.
             Ok(Message::Frame(_)) => Ok(Received::Pong(Bytes::new())),
             Ok(Message::Close(frame)) => {
                 Ok(Received::Close(frame.map(|frame| (frame.code.into(), frame.reason.to_string()))))
@@ -369,19 +420,20 @@ mod tests {
         }
     }
 
-    impl Write for Scripted<'_> {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
     fn reader(bytes: &[u8], piece: usize) -> MessageReader<Scripted<'_>> {
         let stream = Scripted(bytes, piece);
-        MessageReader::new(WebSocket::from_raw_socket(stream, Role::Client, Some(config(1000))))
+        MessageReader::new(stream, Vec::new(), Role::Client, 1000)
+    }
+
+    #[test]
+    fn what_is_buffered_is_read_without_the_stream() {
+        let mut reader = reader(TRANSCRIPT, 9);
+        assert!(matches!(reader.read_buffered(), Ok(None)));
+        assert!(matches!(reader.read(), Ok(Received::Text(text)) if text == "Hello"));
+        // Half of a message is none.
+        assert!(matches!(reader.read_buffered(), Ok(None)));
+        assert!(matches!(reader.read(), Ok(Received::Ping(_))));
+        assert!(matches!(reader.read(), Ok(Received::Text(text)) if text == "Hello"));
     }
 
     /// Two whole messages, one of them in two fragments with a ping between them, and a close frame.

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! dial ──▶ Socket ──▶ MessageReader   owned by the reading thread
-//!            └──────▶ WriteHalf     owned by the writing thread, fed by a MessageWriter
+//!            └──────▶ MessageSink     owned by the thread that writes just now
 //! ```
 
 pub mod close;
 pub mod dial;
 pub mod message;
+mod sink;
 pub(crate) mod token;
 mod url;
 
 pub use self::dial::{DialError, Dialer, Link};
 pub use self::message::{MessageReader, MessageWriter, Outbound, ReadError, Received};
+pub use self::sink::{MessageSink, Written};
 pub use self::token::{Token, TokenSource};
 pub use self::url::{GatewayUrl, InvalidGatewayUrl};

@@ -7,7 +7,7 @@ use http::{Method, Uri};
 use log::{debug, info, warn};
 use tungstenite::Bytes;
 
-use super::exchange::{Enveloped, Exchange, Record, Streamed, log_refusal, refuse_stream};
+use super::exchange::{Enveloped, Exchange, Record, Streamed, encode_own, log_refusal};
 use super::ticket::Ticket;
 use super::wire::{CONTROL_MAX, NotReading, Outbox, WireEvent};
 use super::{SessionConfig, SessionEnd, ping};
@@ -16,7 +16,7 @@ use crate::guard::{Refusal, validate, validate_head};
 use crate::link::message::MESSAGE_MIN;
 use crate::link::{MessageReader, ReadError, Received, close};
 use crate::metrics::Metrics;
-use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Stream, Welcome};
+use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Welcome};
 use crate::net::Closer;
 use crate::pool::{JobSpec, RefusalReason, Submitter};
 use crate::protocol::{Envelope, answer, connection_number, request};
@@ -62,6 +62,13 @@ pub(super) enum OverlapWarning {
     Given,
 }
 
+/// A stream that the gateway has opened, and that is not accepted yet.
+struct OpenedStream<'a> {
+    mux: &'a Mux,
+    number: u32,
+    fin: Fin,
+}
+
 /// Reports why the reader ended, however it ended.
 struct ExitReport {
     outbox: Outbox,
@@ -91,7 +98,7 @@ impl SessionReader {
         let end = SessionEnd::Lost("the reader panicked".to_owned());
         let mut report = ExitReport { outbox: self.outbox.clone(), end };
         report.end = loop {
-            match self.messages.read() {
+            match self.read() {
                 Ok(Received::Close(frame)) => {
                     let frame = frame.map(|(code, reason)| (code, self.masked(&reason)));
                     self.outbox.tell(WireEvent::Close(frame));
@@ -110,6 +117,17 @@ impl SessionReader {
                 Err(ReadError::Io(error)) => break SessionEnd::Lost(error.to_string()),
             }
         };
+    }
+
+    /// The next message. Threads hear of what came before when no more of it is here.
+    fn read(&mut self) -> Result<Received, ReadError> {
+        if let Some(mux) = self.outbox.mux() {
+            if let Some(received) = self.messages.read_buffered()? {
+                return Ok(received);
+            }
+            mux.announce();
+        }
+        self.messages.read()
     }
 
     /// Ends the session because of what was received. After a violation the gateway is read on, so that it gets the close
@@ -223,37 +241,44 @@ impl SessionReader {
             self.metrics.request_refused(Refusal::Draining.code());
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
+        let opened = OpenedStream { mux, number, fin };
         let parsed = match RequestHead::parse(head) {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let head = validate_head(&parsed);
-        let Some(stream) = mux.accept(number, fin) else { return };
-        let head = match head {
+        let head = match validate_head(&parsed) {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
-                return self.refuse_stream(&stream, &refusal, &method, None);
+                return self.refuse_stream(&opened, &refusal, &method, None);
             }
         };
         let not_before = match self.admit(&head.method, &head.uri) {
             Ok(not_before) => not_before,
             Err(refusal) => {
-                return self.refuse_stream(&stream, &refusal, &head.method, Some(head.uri.path()));
+                return self.refuse_stream(&opened, &refusal, &head.method, Some(head.uri.path()));
             }
         };
+        let Some(stream) = mux.accept(number, fin) else { return self.config.gate.refund() };
         let reply = Streamed::new(self.outbox.name(number.into()), head, stream, fin);
         let exchange = Exchange::streamed(reply, Record::new(&self.metrics));
         // A stream that is refused for lack of room takes up no control that is not counted.
         let _ = self.submit(exchange, JobSpec { weight: 0, not_before, ..JobSpec::LASTING });
     }
 
-    /// Answers a stream with the agent's own response. What comes of its body is not read.
-    fn refuse_stream(&self, stream: &Stream, refusal: &Refusal, method: &Method, path: Option<&str>) {
-        let name = self.outbox.name(stream.number().into());
+    /// Answers a stream with the agent's own response, and discards the request's body.
+    fn refuse_stream(
+        &self,
+        opened: &OpenedStream<'_>,
+        refusal: &Refusal,
+        method: &Method,
+        path: Option<&str>,
+    ) {
+        let name = self.outbox.name(opened.number.into());
         log_refusal(name, path.map(|path| (method, path)), refusal);
         self.metrics.request_refused(refusal.code());
-        refuse_stream(stream, name, method, refusal, &self.metrics);
+        let (head, body) = encode_own(method, refusal.response(name), &self.metrics);
+        opened.mux.answer(opened.number, opened.fin, head, &body);
     }
 
     /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer.

@@ -19,9 +19,8 @@ use super::wire::{self, EncodedReply, Inbox, Outbox, Reservation, WireEvent};
 use super::{SessionConfig, SessionEnd, SessionHandle, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
-use crate::link::{Link, MessageWriter, Outbound};
+use crate::link::{Link, MessageSink, Outbound};
 use crate::metrics::Metrics;
-use crate::net::WriteHalf;
 use crate::net::socket::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
 use crate::pool::Submitter;
 use crate::protocol::Handshake;
@@ -77,6 +76,8 @@ impl Session<'_> {
         supervisor.began(SessionHandle(outbox.clone()));
         let now = Instant::now();
         link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
+        let mut sink = Box::new(MessageSink::new(Role::Client, link.writer));
+        sink.push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, self.slot).into()));
         let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
         let mut writer = Writer {
             supervisor,
@@ -91,16 +92,13 @@ impl Session<'_> {
             inbox,
             answers: VecDeque::new(),
             answered: 0,
-            frames: MessageWriter::new(Role::Client),
-            half: link.writer,
+            sink: Some(sink),
+            written: 0,
             pong: None,
             in_frames: VecDeque::new(),
             stalled_since: None,
             close: CloseFrame::None,
         };
-        writer
-            .frames
-            .push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, self.slot).into()));
         let end = writer.run(|| link.heard.get());
         link.closer.close();
         // It reads from a closed socket now.
@@ -135,8 +133,10 @@ struct Writer<'a> {
     answers: VecDeque<EncodedReply>,
     /// Requests whose answer has been looked at.
     answered: u64,
-    frames: MessageWriter,
-    half: WriteHalf,
+    /// The way out, which the streams have while there is nothing to write for this thread.
+    sink: Option<Box<MessageSink>>,
+    /// How much had gone out through it when this thread had it last.
+    written: u64,
     /// The newest ping that is not answered yet; older ones need no answer (RFC 6455 §5.5.3).
     pong: Option<Bytes>,
     /// What the answers in `frames` take up, with the place in the stream where each ends; given back once
@@ -150,6 +150,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(&mut self, heard: impl Fn() -> Instant) -> SessionEnd {
         loop {
+            self.lend();
             self.state.heard(heard());
             let streams = self.inbox.mux().map_or(0, |mux| mux.open_count() as u64);
             let outstanding = self.inbox.issued() - self.answered + streams;
@@ -159,7 +160,7 @@ impl Writer<'_> {
                 NextStep::End(end) => return end,
                 NextStep::Send(message) => self.send(message),
                 NextStep::LastStream(why) => self.outbox.name_last_stream(why),
-                NextStep::Wait(_) if !self.frames.is_empty() => {
+                NextStep::Wait(_) if self.sink.as_ref().is_some_and(|sink| !sink.is_empty()) => {
                     self.write();
                     // A drain, say, must not wait until all of it is written.
                     self.handle_waiting();
@@ -169,14 +170,37 @@ impl Writer<'_> {
         }
     }
 
+    /// Lets the streams have the sink when there is nothing to write. Whether the last of them has ended is looked at
+    /// behind it: this thread is woken from now on when that happens.
+    fn lend(&mut self) {
+        let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
+        let Some(sink) = self.sink.take_if(|sink| sink.is_empty()) else { return };
+        self.written = sink.written();
+        if let Err(mut sink) = mux.lend(sink) {
+            mux.collect(&mut sink, self.batch);
+            self.sink = Some(sink);
+        }
+    }
+
+    /// Takes the sink back, if the streams have it.
+    fn reclaim(&mut self) {
+        if self.sink.is_none() {
+            self.sink = self.inbox.mux().and_then(|mux| mux.reclaim());
+            // What went out meanwhile was not waited for.
+            let written = self.sink.as_ref().map_or(0, |sink| sink.written() - self.written);
+            self.pace.wrote(written, Duration::ZERO).inspect(|speed| self.set_speed(*speed));
+        }
+    }
+
     fn send(&mut self, message: Outbound) {
+        self.reclaim();
+        let Some(sink) = &mut self.sink else { return };
         if let Outbound::Close(..) = message {
             self.close = CloseFrame::Queued;
             // Which streams are not served is said before the end.
-            let frames = &mut self.frames;
-            self.inbox.mux().inspect(|mux| mux.take_control(|control| frames.push_binary(control)));
+            self.inbox.mux().inspect(|mux| mux.collect_control(sink));
         }
-        self.frames.push(&message);
+        sink.push(&message);
     }
 
     /// The close frame is on the wire. Where the peer closes too, or has done what the connection does not
@@ -186,18 +210,19 @@ impl Writer<'_> {
         self.state.close_sent(Instant::now());
         if self.state.finishes_after_close() {
             // An error means that it is closed already.
-            let _ = self.half.finish();
+            let _ = self.sink.as_mut().map(|sink| sink.finish());
         }
     }
 
     fn write(&mut self) {
-        let (before, waiting) = (self.frames.written(), self.frames.waiting());
+        let Some(sink) = &mut self.sink else { return };
+        let (before, waiting) = (sink.written(), sink.waiting());
         let start = Instant::now();
-        let result = self.frames.write_step(&mut self.half);
+        let result = sink.write_step();
         let now = Instant::now();
-        let written = self.frames.written() - before;
-        self.state.wrote(written, waiting, now);
-        self.pace.wrote(written, now - start).inspect(|speed| self.set_speed(*speed));
+        let (written, is_empty) = (sink.written(), sink.is_empty());
+        self.state.wrote(written - before, waiting, now);
+        self.pace.wrote(written - before, now - start).inspect(|speed| self.set_speed(*speed));
         match result {
             Ok(()) => self.stalled_since = None,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled(),
@@ -207,10 +232,10 @@ impl Writer<'_> {
                 self.state.write_failed(SessionEnd::Lost(error.to_string()));
             }
         }
-        while self.in_frames.front().is_some_and(|(end, _)| *end <= self.frames.written()) {
+        while self.in_frames.front().is_some_and(|(end, _)| *end <= written) {
             self.in_frames.pop_front();
         }
-        if self.frames.is_empty() && self.close == CloseFrame::Queued {
+        if is_empty && self.close == CloseFrame::Queued {
             self.close_sent();
         }
     }
@@ -218,7 +243,8 @@ impl Writer<'_> {
     /// Collects less on a slow connection, and lets the kernel hold less back.
     fn set_speed(&mut self, speed: Speed) {
         self.batch = if speed == Speed::Slow { SMALL_BATCH } else { BATCH };
-        self.half.keep_unsent(if speed == Speed::Slow { UNSENT_SLOW } else { UNSENT_FAST });
+        let unsent = if speed == Speed::Slow { UNSENT_SLOW } else { UNSENT_FAST };
+        self.sink.as_ref().inspect(|sink| sink.half().keep_unsent(unsent));
         self.limit_frames();
     }
 
@@ -278,25 +304,24 @@ impl Writer<'_> {
         while let Ok(event) = self.inbox.events.try_recv() {
             self.handle(event);
         }
-        while self.frames.waiting() < self.batch {
+        self.reclaim();
+        while self.has_room() {
             let Some(answer) = self.answers.pop_front() else { break };
             self.handle_answer(answer);
         }
-        if self.frames.waiting() < self.batch
-            && let Some(payload) = self.pong.take()
-        {
-            self.frames.push(&Outbound::Pong(payload));
+        let has_room = self.has_room();
+        let Some(sink) = &mut self.sink else { return };
+        if let Some(payload) = self.pong.take_if(|_| has_room) {
+            sink.push(&Outbound::Pong(payload));
         }
-        self.take_from_streams();
+        if let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) {
+            mux.collect(sink, self.batch);
+        }
     }
 
-    fn take_from_streams(&mut self) {
-        let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
-        while self.frames.waiting() < self.batch {
-            let Some(message) = mux.next_message() else { break };
-            self.frames.push_binary(&message);
-            mux.recycle(message);
-        }
+    /// Whether there is room in the batch.
+    fn has_room(&self) -> bool {
+        self.sink.as_ref().is_some_and(|sink| sink.waiting() < self.batch)
     }
 
     fn handle(&mut self, event: WireEvent) {
@@ -339,9 +364,9 @@ impl Writer<'_> {
     }
 
     fn enqueue(&mut self, answer: EncodedReply) {
-        if self.state.can_send() {
-            self.frames.push(&Outbound::Text(answer.text));
-            let end = self.frames.pushed();
+        if let Some(sink) = self.sink.as_mut().filter(|_| self.state.can_send()) {
+            sink.push(&Outbound::Text(answer.text));
+            let end = sink.pushed();
             self.in_frames.extend(answer.room.map(|room| (end, room)));
         }
     }

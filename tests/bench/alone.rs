@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::Role;
-use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received, message as frames};
+use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received};
 use tunnel_agent::unversioned::mux::{Fin, Frame, MuxLimits};
 use tunnel_agent::unversioned::net::Socket;
 
@@ -36,9 +36,9 @@ pub(crate) fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: D
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = Program::agent(listener.local_addr().unwrap(), local, &[]);
     let (socket, _) = listener.accept().unwrap();
-    let mut websocket = accept(socket);
-    let mut half = websocket.get_mut().split().unwrap();
-    let mut reader = MessageReader::new(websocket);
+    let (mut socket, rest) = accept(socket);
+    let mut half = socket.split().unwrap();
+    let mut reader = MessageReader::new(socket, rest, Role::Server, 1 << 20);
 
     let (send, to_send) = mpsc::channel::<u32>();
     let writer = thread::spawn(move || {
@@ -124,7 +124,7 @@ impl Wire {
     }
 }
 
-fn accept(socket: TcpStream) -> tungstenite::WebSocket<Socket> {
+fn accept(socket: TcpStream) -> (Socket, Vec<u8>) {
     let mut reader = BufReader::new(socket.try_clone().unwrap());
     let mut key = String::new();
     loop {
@@ -141,8 +141,7 @@ fn accept(socket: TcpStream) -> tungstenite::WebSocket<Socket> {
     let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket";
     write!(&socket, "{head}\r\nSec-WebSocket-Accept: {accept}\r\n\r\n").unwrap();
     let rest = reader.buffer().to_vec();
-    let socket = Socket::plain(socket).unwrap();
-    tungstenite::WebSocket::from_partially_read(socket, rest, Role::Server, Some(frames::config(1 << 20)))
+    (Socket::plain(socket).unwrap(), rest)
 }
 
 fn envelope(id: u32) -> Outbound {

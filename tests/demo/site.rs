@@ -10,12 +10,11 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use sha1::{Digest, Sha1};
 use time::OffsetDateTime;
-use tungstenite::WebSocket;
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::protocol::Role;
 use tunnel_agent::unversioned::http1::has_token;
 use tunnel_agent::unversioned::http1::{Decoder, HEAD_TIME, Head, KEEP_ALIVE, Persistence, ServerConnection};
-use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received, message as frames};
+use tunnel_agent::unversioned::link::{MessageReader, MessageWriter, Outbound, Received};
 use tunnel_agent::unversioned::net::{Socket, WriteHalf};
 
 /// A page that uses all of it at once.
@@ -152,9 +151,7 @@ impl Chat {
             everybody.push((id, MessageWriter::new(Role::Server), connection.output.into_half()));
             id
         };
-        let config = Some(frames::config(MESSAGE_MAX));
-        let mut reader =
-            MessageReader::new(WebSocket::from_partially_read(socket, rest, Role::Server, config));
+        let mut reader = MessageReader::new(socket, rest, Role::Server, MESSAGE_MAX);
         self.say(&format!("visitor {id} is here"));
         while let Ok(Received::Text(text)) = reader.read() {
             self.say(&format!("visitor {id}: {text}"));

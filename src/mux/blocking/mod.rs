@@ -1,10 +1,12 @@
 //! The streams of one connection as blocking readers and writers, for either side.
 //!
 //! [`Mux`] holds the pure state, [`Streams`], behind one lock that is never held over I/O. The connection's
-//! reader feeds it, its writer empties it, and the owner of a [`Stream`] reads and writes it and waits as long
-//! as it must.
+//! reader feeds it, and the owner of a [`Stream`] reads and writes it and waits as long as it must. Which thread writes
+//! what is queued is decided in [`transmit`].
 
 mod stream;
+mod transmit;
+mod waiters;
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -14,6 +16,8 @@ use tungstenite::Bytes;
 
 use self::stream::StreamCore;
 pub use self::stream::{Stream, StreamError};
+use self::transmit::{SinkPlace, WriterState};
+use self::waiters::Waiters;
 use super::{
     Closing, DataBuffer, Fin, MuxEvent, MuxLimits, OpenError, ProtocolError, Reset, ResetCode, Side,
     StreamEnd, Streams,
@@ -27,8 +31,10 @@ pub(crate) const WINDOW_WAIT: Duration = Duration::from_secs(60);
 /// All streams of one connection.
 pub struct Mux {
     state: Mutex<State>,
-    /// Tells the connection's writer that there is something to send.
+    /// Tells the connection's writer that there is something for it to do.
     wake: Box<dyn Fn() + Send + Sync>,
+    /// The sink was given back, for which the connection's writer waits.
+    sink_returned: Condvar,
     spares: Spares,
 }
 
@@ -65,64 +71,87 @@ impl Spares {
 
 struct State {
     streams: Streams<Attached>,
-    /// The writer has seen that there is nothing to send, and is to be told when there is.
-    writer_waits: bool,
+    sink: SinkPlace,
+    writer: WriterState,
+    /// Threads that wait for a stream that has changed, and do not know of it yet.
+    unannounced: Option<Arc<Waiters>>,
+    acceptance: Acceptance,
 }
 
-#[derive(Debug)]
+/// Whether this side still takes streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acceptance {
+    Accepting,
+    /// It has sent GOAWAY: the connection's writer waits for the last stream to end.
+    Leaving,
+}
+
+#[derive(Debug, Default)]
 struct Attached {
-    changed: Arc<Condvar>,
+    waiters: Arc<Waiters>,
     cancellation: Cancellation,
 }
 
 impl Mux {
-    /// For a new connection. `wake` is called, without a lock, when there is something to send again.
+    /// The streams of a new connection. `wake` is called, without a lock, when there is something for the connection's
+    /// writer to do again.
     pub fn new(side: Side, limits: MuxLimits, wake: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
-        let state = State { streams: Streams::new(side, limits), writer_waits: true };
-        Arc::new(Mux { state: Mutex::new(state), wake: Box::new(wake), spares: Spares::default() })
+        let state = State {
+            streams: Streams::new(side, limits),
+            sink: SinkPlace::AtWriter,
+            writer: WriterState::Waiting,
+            unannounced: None,
+            acceptance: Acceptance::Accepting,
+        };
+        Arc::new(Mux {
+            state: Mutex::new(state),
+            wake: Box::new(wake),
+            sink_returned: Condvar::new(),
+            spares: Spares::default(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// Lets go of the state, and wakes the writer if it waits.
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
-        let waits = std::mem::take(&mut state.writer_waits);
-        drop(state);
-        if waits {
-            (self.wake)();
-        }
-    }
-
-    /// Does something that may leave something to send, or let the connection end.
-    fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> R {
-        let mut state = self.state();
-        let result = act(&mut state.streams);
-        self.wake(state);
-        result
-    }
-
     /// Takes a message that was received. A stream that it opens is to be [accepted](Self::accept) or
-    /// [refused](Self::refuse).
+    /// [refused](Self::refuse). Threads that wait for it may hear of it only when it is [announced](Self::announce), so
+    /// that a head and the data behind it wake one thread once.
     pub fn receive(&self, message: &Bytes) -> Result<MuxEvent, ProtocolError> {
         let mut state = self.state();
-        let streams = &mut state.streams;
-        let event = streams.receive(message)?;
-        if let MuxEvent::GoAway { .. } = event {
-            // Some of them may have ended.
-            streams.all_attached().for_each(|attached| attached.changed.notify_all());
-        }
-        let (MuxEvent::Changed(stream) | MuxEvent::Reset(stream)) = event else { return Ok(event) };
-        let attached = streams.attached(stream);
-        attached.inspect(|attached| attached.changed.notify_all());
-        if let MuxEvent::Reset(_) = event {
-            let cancellation = attached.map(|attached| attached.cancellation.clone());
-            let cause = cause(streams.end(stream));
-            self.wake(state);
-            cancellation.inspect(|cancellation| cancellation.cancel_for(cause));
+        let event = state.streams.receive(message)?;
+        match event {
+            // Some streams may have ended.
+            MuxEvent::GoAway { .. } => {
+                let waiting: Vec<_> = state.streams.all_attached().filter_map(Attached::waiting).collect();
+                drop(state);
+                waiting.iter().for_each(|waiters| waiters.notify());
+            }
+            MuxEvent::Changed(stream) => {
+                let waiting = state.streams.attached(stream).and_then(Attached::waiting);
+                let others = waiting.and_then(|waiting| state.postpone(waiting));
+                self.wake_writer(state);
+                others.inspect(|waiters| waiters.notify());
+            }
+            MuxEvent::Reset(stream) => {
+                let attached = state.streams.attached(stream);
+                let waiting = attached.and_then(Attached::waiting);
+                let cancellation = attached.map(|attached| attached.cancellation.clone());
+                let reason = cancel_reason(state.streams.end(stream));
+                self.wake_writer(state);
+                waiting.inspect(|waiters| waiters.notify());
+                cancellation.inspect(|cancellation| cancellation.cancel_for(reason));
+            }
+            MuxEvent::Nothing | MuxEvent::Opened { .. } => {}
         }
         Ok(event)
+    }
+
+    /// Wakes the threads that wait for what was received. Due before the reader waits for more.
+    pub fn announce(&self) {
+        let waiting = self.state().unannounced.take();
+        waiting.inspect(|waiters| waiters.notify());
     }
 
     /// Takes the memory of a message back that was sent.
@@ -135,64 +164,56 @@ impl Mux {
         self.state().streams.limit_frames(bytes);
     }
 
-    /// The next message to send. When there is none, the writer will be woken.
-    pub fn next_message(&self) -> Option<Vec<u8>> {
-        let mut state = self.state();
-        match state.streams.next_message() {
-            Some((message, roomier)) => {
-                if let Some(attached) = roomier.and_then(|stream| state.streams.attached(stream)) {
-                    attached.changed.notify_all();
-                }
-                Some(message)
-            }
-            None => {
-                state.writer_waits = true;
-                None
-            }
-        }
-    }
-
-    /// Takes all the control that waits to be sent: what comes next must not overtake it.
-    pub fn take_control(&self, mut send: impl FnMut(&[u8])) {
-        while self.control_bytes() > 0
-            && let Some(message) = self.next_message()
-        {
-            send(&message);
-            self.recycle(message);
-        }
-    }
-
-    /// Wakes the writer when something was left to send, a window, say.
-    fn wake_for_output(&self) {
-        let state = self.state();
-        if !state.streams.is_idle() {
-            self.wake(state);
-        }
-    }
-
-    /// Opens a stream for a request. With `end` it has no body; with `upgrade` it may end as an upgrade.
-    pub fn open(self: &Arc<Self>, head: Bytes, fin: Fin, closing: Closing) -> Result<Stream, OpenError> {
-        let mut shared = StreamCore::new(self, 0);
-        let opened = self.act(|streams| streams.open(shared.attached(), head, fin, closing));
-        shared.number = opened?;
-        Ok(Stream(Arc::new(shared)))
+    /// Opens a stream for a request, and sends its head with as much of its body as fits; returns how much that was. With
+    /// [`Fin::Last`] nothing follows the bytes of `body`.
+    pub fn open(
+        self: &Arc<Self>,
+        head: Bytes,
+        body: &[u8],
+        fin: Fin,
+        closing: Closing,
+    ) -> Result<(Stream, usize), OpenError> {
+        let mut core = StreamCore::new(self, 0);
+        let head_fin = if body.is_empty() { fin } else { Fin::More };
+        let opened = self.act(|streams| {
+            let number = streams.open(core.attached(), head, head_fin, closing)?;
+            Ok((number, streams.send_some(number, body, fin).unwrap_or_default()))
+        });
+        let (number, sent) = opened?;
+        core.number = number;
+        Ok((Stream(Arc::new(core)), sent))
     }
 
     /// Takes on a stream.
     pub fn accept(self: &Arc<Self>, number: u32, fin: Fin) -> Option<Stream> {
         let stream = StreamCore::new(self, number);
-        let is_taken = self.act(|streams| streams.accept(number, stream.attached(), fin));
+        let is_taken = self.state().streams.accept(number, stream.attached(), fin);
         is_taken.then(|| Stream(Arc::new(stream)))
     }
 
-    /// Does not take on a stream.
+    /// Does not take on a stream. The connection's writer sends it.
     pub fn refuse(&self, stream: u32, reset: Reset) {
-        self.act(|streams| streams.refuse(stream, reset));
+        self.act_for_writer(|streams| streams.refuse(stream, reset));
+    }
+
+    /// Answers a stream that was opened with a response in memory, and reads nothing of its request's body. The connection's
+    /// writer sends it.
+    pub fn answer(&self, number: u32, fin: Fin, head: Bytes, body: &[u8]) {
+        self.act_for_writer(|streams| {
+            if streams.accept(number, Attached::default(), fin) {
+                // A response that fails, or does not fit into the first window, ends with the reset of what is given up.
+                let _ = streams.send_head_with(number, head, body);
+                streams.release(number, given_up());
+            }
+        });
     }
 
     /// Tells the other side that streams above `last` are not served, or that none will be opened.
     pub fn go_away(&self, last: u32, text: &str) {
-        self.act(|streams| streams.go_away(last, text));
+        let mut state = self.state();
+        state.acceptance = Acceptance::Leaving;
+        state.streams.go_away(last, text);
+        self.transmit(state);
     }
 
     /// Streams that are open.
@@ -215,20 +236,40 @@ impl Mux {
         let mut state = self.state();
         let lost = state.streams.lose();
         let attached = lost.iter().filter_map(|stream| state.streams.attached(*stream));
-        let cancelled: Vec<_> = attached
-            .map(|attached| {
-                attached.changed.notify_all();
-                attached.cancellation.clone()
-            })
-            .collect();
+        let ended: Vec<_> =
+            attached.map(|attached| (attached.waiting(), attached.cancellation.clone())).collect();
         drop(state);
-        cancelled.iter().for_each(Cancellation::cancel);
+        for (waiting, cancellation) in ended {
+            waiting.inspect(|waiters| waiters.notify());
+            cancellation.cancel();
+        }
     }
 }
 
+impl State {
+    /// Keeps threads for the next announcement. Returns those of another stream, whose turn has come.
+    fn postpone(&mut self, waiting: Arc<Waiters>) -> Option<Arc<Waiters>> {
+        let others = self.unannounced.replace(waiting)?;
+        let is_same = self.unannounced.as_ref().is_some_and(|waiting| Arc::ptr_eq(waiting, &others));
+        (!is_same).then_some(others)
+    }
+}
+
+impl Attached {
+    /// The threads that wait for the stream, if any do.
+    fn waiting(&self) -> Option<Arc<Waiters>> {
+        self.waiters.are_any().then(|| self.waiters.clone())
+    }
+}
+
+/// The reset of a stream that is dropped before its end.
+fn given_up() -> Reset {
+    Reset::new(ResetCode::Internal, "given up")
+}
+
 /// The reason to cancel a request whose stream ended like this.
-fn cause(over: Option<StreamEnd>) -> CancelReason {
-    match over {
+fn cancel_reason(end: Option<StreamEnd>) -> CancelReason {
+    match end {
         Some(StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. })) => CancelReason::GatewayTimeout,
         _ => CancelReason::ClientGone,
     }

@@ -1,15 +1,15 @@
 //! One stream, read and written by blocking threads.
 
-use std::sync::{Arc, Condvar};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use tungstenite::Bytes;
 
-use super::{Attached, Mux, SPARE_MIN, WINDOW_WAIT};
-use crate::mux::{DataBuffer, Fin, ReadOutcome, Reset, ResetCode, StreamEnd, Streams};
+use super::waiters::Waiters;
+use super::{Attached, Mux, SPARE_MIN, WINDOW_WAIT, given_up};
+use crate::mux::{DataBuffer, Fin, ReadOutcome, Reset, StreamEnd, Streams};
 use crate::service::{Cancellation, Failure, FailureKind};
-use crate::sync::{wait, wait_timeout};
 
 /// One stream. Dropping the last clone ends it.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ pub struct Stream(pub(super) Arc<StreamCore>);
 pub(super) struct StreamCore {
     pub(super) mux: Arc<Mux>,
     pub(super) number: u32,
-    pub(super) changed: Arc<Condvar>,
+    pub(super) waiters: Arc<Waiters>,
     pub(super) cancellation: Cancellation,
 }
 
@@ -57,20 +57,19 @@ impl StreamCore {
         StreamCore {
             mux: mux.clone(),
             number,
-            changed: Arc::default(),
+            waiters: Arc::default(),
             cancellation: Cancellation::default(),
         }
     }
 
     pub(super) fn attached(&self) -> Attached {
-        Attached { changed: self.changed.clone(), cancellation: self.cancellation.clone() }
+        Attached { waiters: self.waiters.clone(), cancellation: self.cancellation.clone() }
     }
 }
 
 impl Drop for StreamCore {
     fn drop(&mut self) {
-        let reset = Reset::new(ResetCode::Internal, "given up");
-        self.mux.act(|streams| streams.release(self.number, reset));
+        self.mux.act(|streams| streams.release(self.number, given_up()));
     }
 }
 
@@ -92,12 +91,11 @@ impl Stream {
             if let Some(found) = look(&mut state.streams)? {
                 return Ok(found);
             }
-            let changed = &self.0.changed;
-            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => wait(changed, state),
-                Some(Duration::ZERO) => return Err(StreamError::TimedOut),
-                Some(left) => wait_timeout(changed, state, left),
-            };
+            let remaining = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if remaining == Some(Duration::ZERO) {
+                return Err(StreamError::TimedOut);
+            }
+            state = self.0.waiters.wait(state, remaining);
         }
     }
 
@@ -113,7 +111,8 @@ impl Stream {
             ReadOutcome::Eof => Ok(Some(0)),
             ReadOutcome::WouldBlock => Ok(None),
         })?;
-        self.0.mux.wake_for_output();
+        // A window, perhaps.
+        self.0.mux.transmit(self.0.mux.state());
         Ok(read)
     }
 
@@ -134,26 +133,21 @@ impl Stream {
 
     /// Sends a response's head.
     pub fn send_head(&self, head: Bytes, fin: Fin) -> Result<(), StreamError> {
-        let number = self.0.number;
-        let sent = self.0.mux.act(|streams| streams.send_head(number, head, fin));
-        self.notify();
-        Ok(sent?)
+        Ok(self.act(|streams| streams.send_head(self.0.number, head, fin))?)
     }
 
     /// Sends a response's head and as much of its body as fits, in one go. Returns how much that was.
     pub fn send_head_with(&self, head: Bytes, body: &[u8]) -> Result<usize, StreamError> {
-        let number = self.0.number;
-        let sent = self.0.mux.act(|streams| {
-            streams.send_head(number, head, Fin::from(body.is_empty()))?;
-            let length = if body.is_empty() { 0 } else { streams.capacity(number)?.min(body.len()) };
-            if length > 0 {
-                let buffer = DataBuffer::copy_of(&body[..length]);
-                streams.send_data(number, buffer, length, Fin::from(length == body.len()))?;
-            }
-            Ok::<_, StreamEnd>(length)
-        });
-        self.notify();
-        Ok(sent?)
+        Ok(self.act(|streams| streams.send_head_with(self.0.number, head, body))?)
+    }
+
+    /// Does something that may end the stream, and lets the threads that wait for it know.
+    fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> R {
+        let (result, is_awaited) = self.0.mux.act(|streams| (act(streams), self.0.waiters.are_any()));
+        if is_awaited {
+            self.0.waiters.notify();
+        }
+        result
     }
 
     /// Waits for room to send.
@@ -248,14 +242,12 @@ impl Stream {
 
     /// Ends the stream before its time.
     pub fn reset(&self, reset: Reset) {
-        let number = self.0.number;
-        self.0.mux.act(|streams| streams.reset(number, reset));
-        self.notify();
+        self.act(|streams| streams.reset(self.0.number, reset));
     }
 
-    /// Wakes the threads that wait for this stream.
-    fn notify(&self) {
-        self.0.changed.notify_all();
+    /// Ends the stream before its time. The connection's writer sends word of it.
+    pub fn reset_by_writer(&self, reset: Reset) {
+        self.0.mux.act_for_writer(|streams| streams.reset(self.0.number, reset));
     }
 
     /// What was received, as a body that waits for what comes, as long as `timeout` says.

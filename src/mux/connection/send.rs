@@ -1,9 +1,30 @@
 //! What is sent, in which order.
 
+use tungstenite::Bytes;
+
 use super::{ControlFrame, Ownership, Streams};
-use crate::mux::frame::{Frame, Reset, ResetCode, weight};
+use crate::mux::frame::{DataBuffer, Fin, Frame, Reset, ResetCode, weight};
+use crate::mux::stream::StreamEnd;
 
 impl<T> Streams<T> {
+    /// Queues the head of a response and as much of its body as fits in one frame, and the end behind the whole of it.
+    /// Returns how much of the body that was.
+    pub fn send_head_with(&mut self, stream: u32, head: Bytes, body: &[u8]) -> Result<usize, StreamEnd> {
+        self.send_head(stream, head, Fin::from(body.is_empty()))?;
+        if body.is_empty() { Ok(0) } else { self.send_some(stream, body, Fin::Last) }
+    }
+
+    /// Queues as much of a body as fits in one frame, and the end behind the whole of it where it is the last. Returns how
+    /// much that was.
+    pub fn send_some(&mut self, stream: u32, body: &[u8], fin: Fin) -> Result<usize, StreamEnd> {
+        let length = self.capacity(stream)?.min(body.len());
+        if length > 0 {
+            let fin = if length == body.len() { fin } else { Fin::More };
+            self.send_data(stream, DataBuffer::copy_of(&body[..length]), length, fin)?;
+        }
+        Ok(length)
+    }
+
     /// The next message to send: control first, then the first data of streams, then one frame of each stream in turn.
     /// The number is that of a stream that has room again.
     pub fn next_message(&mut self) -> Option<(Vec<u8>, Option<u32>)> {

@@ -8,6 +8,7 @@
 #[cfg(feature = "tls")]
 mod tls;
 
+mod when_full;
 mod write_half;
 
 use std::io::{self, Read, Write};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use self::tls::Tls;
+pub(crate) use self::when_full::CAN_WRITE_WITHOUT_WAITING;
 pub use self::write_half::WriteHalf;
 use super::tls::{ClientTls, ServerTls};
 use crate::clock::SharedInstant;

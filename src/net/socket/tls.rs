@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::when_full::WhenFull;
 use crate::sync::lock;
 
 /// Ciphertext that is read at once: a TLS record and a bit.
@@ -102,14 +103,15 @@ impl Writing {
 
     /// Encrypts under the lock, then sends without it. May take only a part of the bytes. Bytes that
     /// are encrypted are taken, whether or not all of it could be sent at once.
-    pub(super) fn write(&mut self, tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-        self.flush(tcp)?;
+    pub(super) fn write(&mut self, tcp: &TcpStream, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
+        self.flush(tcp, full)?;
         let mut connection = self.tls.lock();
         let taken = connection.writer().write(bytes)?;
         take_cipher(&mut connection, &mut self.cipher)?;
         drop(connection);
-        match self.send(tcp) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled = true,
+        match self.send(tcp, full) {
+            // A write that does not wait stalls no time at all.
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled = full == WhenFull::Wait,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             other => other?,
         }
@@ -117,11 +119,11 @@ impl Writing {
     }
 
     /// Sends what an earlier call left.
-    pub(super) fn flush(&mut self, tcp: &TcpStream) -> io::Result<()> {
+    pub(super) fn flush(&mut self, tcp: &TcpStream, full: WhenFull) -> io::Result<()> {
         if std::mem::take(&mut self.stalled) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.send(tcp)
+        self.send(tcp, full)
     }
 
     pub(super) fn finish(&mut self, tcp: &TcpStream) -> io::Result<()> {
@@ -129,14 +131,14 @@ impl Writing {
         connection.send_close_notify();
         take_cipher(&mut connection, &mut self.cipher)?;
         drop(connection);
-        self.send(tcp)
+        self.send(tcp, WhenFull::Wait)
     }
 
     /// Sends the ciphertext that waits. A time-out after some of it went out is `WouldBlock`.
-    fn send(&mut self, tcp: &TcpStream) -> io::Result<()> {
-        let (mut tcp, before) = (tcp, self.sent);
+    fn send(&mut self, tcp: &TcpStream, full: WhenFull) -> io::Result<()> {
+        let before = self.sent;
         while self.sent < self.cipher.len() {
-            match super::retry(|| tcp.write(&self.cipher[self.sent..])) {
+            match full.send(tcp, &self.cipher[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => self.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && self.sent > before => {

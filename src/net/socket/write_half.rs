@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tls")]
 use super::tls;
-use super::{Traffic, keep_unsent, retry};
+use super::when_full::WhenFull;
+use super::{Traffic, keep_unsent};
 
 /// The writing half of a [`Socket`](super::Socket).
 #[derive(Debug)]
@@ -75,20 +76,50 @@ impl WriteHalf {
     }
 }
 
-impl Write for WriteHalf {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+/// A [`WriteHalf`] whose writes fail with [`io::ErrorKind::TimedOut`] where they would wait.
+#[derive(Debug)]
+pub(crate) struct WithoutWaiting<'a>(&'a mut WriteHalf);
+
+impl WriteHalf {
+    /// The same half for writes that do not wait.
+    pub(crate) fn without_waiting(&mut self) -> WithoutWaiting<'_> {
+        WithoutWaiting(self)
+    }
+
+    fn write_when(&mut self, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            return tls.write(&self.tcp, bytes).inspect(|written| self.traffic.add(*written));
+            return tls.write(&self.tcp, bytes, full).inspect(|written| self.traffic.add(*written));
         }
-        retry(|| (&*self.tcp).write(bytes)).inspect(|written| self.traffic.add(*written))
+        full.send(&self.tcp, bytes).inspect(|written| self.traffic.add(*written))
+    }
+
+    fn flush_when(&mut self, full: WhenFull) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &mut self.tls {
+            return tls.flush(&self.tcp, full);
+        }
+        let _ = full;
+        Ok(())
+    }
+}
+
+impl Write for WriteHalf {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_when(bytes, WhenFull::Wait)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &mut self.tls {
-            return tls.flush(&self.tcp);
-        }
-        Ok(())
+        self.flush_when(WhenFull::Wait)
+    }
+}
+
+impl Write for WithoutWaiting<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_when(bytes, WhenFull::Fail)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush_when(WhenFull::Fail)
     }
 }

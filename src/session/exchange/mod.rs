@@ -25,7 +25,7 @@ use http::{Method, StatusCode, response};
 pub(crate) use self::enveloped::Enveloped;
 pub use self::record::ACCESS_LOG;
 pub(crate) use self::record::{Record, log_refusal};
-pub(crate) use self::streamed::{Streamed, refuse_stream};
+pub(crate) use self::streamed::{Streamed, encode_own};
 use super::SessionConfig;
 use super::wire::NotReading;
 use crate::guard::Refusal;

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use http::{Method, StatusCode, header, request, response};
+use tungstenite::Bytes;
 
 use super::limit::{BodyLimitFlag, LimitedBody, exceeds, too_large};
 use super::{
@@ -78,12 +79,13 @@ impl Streamed {
 
     /// Resets the stream for another agent to take it: nothing was done about the request.
     pub(super) fn give_back(&self) {
-        self.stream.reset(Reset::new(ResetCode::Refused, FULL));
+        // The reader does this, which does not write.
+        self.stream.reset_by_writer(Reset::new(ResetCode::Refused, FULL));
     }
 
     /// Answers with the agent's own response.
     pub(super) fn refuse(self, refusal: &Refusal, metrics: &Metrics) {
-        refuse_stream(&self.stream, self.name, &self.head.method, refusal, metrics);
+        send_own(&self.stream, &self.head.method, refusal.response(self.name), metrics);
     }
 
     /// The request's body, which is limited and counted as it comes.
@@ -299,33 +301,24 @@ impl Reply for Streamed {
     }
 }
 
-/// Answers a stream with the agent's own response. What comes of the request's body is not read.
-pub(crate) fn refuse_stream(
-    stream: &Stream,
-    name: RequestName,
-    method: &Method,
-    refusal: &Refusal,
-    metrics: &Metrics,
-) {
-    send_own(stream, method, refusal.response(name), metrics);
+/// Sends a response of the agent's own.
+fn send_own(stream: &Stream, method: &Method, response: Response, metrics: &Metrics) {
+    let (head, body) = encode_own(method, response, metrics);
+    let sent = stream.send_head_with(head, &body);
+    // The visitor may have disconnected.
+    let _ = sent.and_then(|sent| stream.send_all(&body[sent..], Fin::Last));
 }
 
-/// Sends a response of the agent's own, whose body is in memory.
-fn send_own(stream: &Stream, method: &Method, response: Response, metrics: &Metrics) {
+/// The head and the body of a response of the agent's own, as they go to a stream.
+pub(crate) fn encode_own(method: &Method, response: Response, metrics: &Metrics) -> (Bytes, Vec<u8>) {
     let (mut parts, body) = response.into_parts();
-    let bytes = if is_bodiless(method, parts.status) { &[] } else { body.as_bytes().unwrap_or_default() };
+    let mut bytes = Vec::new();
     if !is_bodiless(method, parts.status) {
+        bytes.extend_from_slice(body.as_bytes().unwrap_or_default());
         parts.headers.insert(header::CONTENT_LENGTH, bytes.len().into());
     }
     metrics.sent(bytes.len());
-    // The visitor may have disconnected.
-    let sent = stream.send_head_with(encode_response_head(&parts).into(), bytes);
-    let _ =
-        sent.and_then(
-            |sent| {
-                if sent == bytes.len() { Ok(()) } else { stream.send_all(&bytes[sent..], Fin::Last) }
-            },
-        );
+    (encode_response_head(&parts).into(), bytes)
 }
 
 /// What follows the head of a response.

@@ -1,0 +1,250 @@
+//! Who writes: one thread at a time has the sink, and owes the writing until nothing is queued.
+//!
+//! ```text
+//!              takes it, to write what it queued         gives it back: nothing is queued
+//!   Free ────────────────────────────────────▶ Taken ─────────────────────────────────────▶ Free
+//!    ▲                                            │  the socket is full, or the quota used up: it wakes the writer
+//!    └───────────── lends it ──────── AtWriter ◀──┘
+//! ```
+//!
+//! A thread that queues something takes the sink where it is free, and writes without waiting. So a response costs no
+//! second thread, and no time to wake one. The connection's writer has the rest: what a full socket does not take, and
+//! what many streams send at once, for which one write does. The connection's reader never takes the sink.
+
+use std::io;
+use std::sync::MutexGuard;
+
+use super::{Acceptance, Attached, Mux, State};
+use crate::link::{MessageSink, Written};
+use crate::mux::Streams;
+use crate::net::socket::CAN_WRITE_WITHOUT_WAITING;
+use crate::sync::wait;
+
+/// While more streams than this are open, the connection's writer sends for all of them: it collects what they send in
+/// one write, which costs less than one each.
+const DIRECT_STREAMS_MAX: usize = 4;
+
+/// Bytes that a thread writes that has taken the sink, at most: it has work of its own.
+const DIRECT_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes that are collected for one write.
+const BATCH: usize = 64 << 10;
+
+/// A message up to this size is masked and moved under the lock: to let go of it and to take it again costs more.
+const SMALL: usize = 4 << 10;
+
+/// Where the sink is.
+#[derive(Debug)]
+pub(super) enum SinkPlace {
+    /// The connection's writer has it, or keeps it elsewhere.
+    AtWriter,
+    /// Whoever has something to send may take it.
+    Free(Box<MessageSink>),
+    /// A thread that had something to send is writing.
+    Taken,
+}
+
+/// What the connection's writer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WriterState {
+    /// It looks at what is queued before it waits.
+    Busy,
+    /// It waits, and is to be woken when there is something for it to do.
+    Waiting,
+    /// It waits for the sink.
+    Reclaiming,
+}
+
+impl SinkPlace {
+    /// The sink, where it is free.
+    fn take(&mut self) -> Option<Box<MessageSink>> {
+        match std::mem::replace(self, SinkPlace::Taken) {
+            SinkPlace::Free(sink) => Some(sink),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// The sink in the hands of a thread that writes without waiting. It is given back whatever happens to that thread.
+struct TakenSink<'a> {
+    mux: &'a Mux,
+    sink: Option<Box<MessageSink>>,
+}
+
+impl TakenSink<'_> {
+    /// Writes what waits, and this message behind it.
+    fn write_now(&mut self, message: Option<Vec<u8>>) -> io::Result<Written> {
+        let Some(sink) = &mut self.sink else { return Ok(Written::All) };
+        if let Some(message) = message {
+            sink.push_binary(&message);
+            self.mux.recycle(message);
+        }
+        sink.write_now()
+    }
+
+    fn written(&self) -> u64 {
+        self.sink.as_ref().map_or(0, |sink| sink.written())
+    }
+}
+
+impl Drop for TakenSink<'_> {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            let state = self.mux.state();
+            self.mux.give_back(state, sink);
+        }
+    }
+}
+
+impl State {
+    /// Whether there is something for the connection's writer to do.
+    fn is_writer_needed(&self) -> bool {
+        let has_output = match &self.sink {
+            // Whoever has it looks at what is queued before giving it back.
+            SinkPlace::Taken => false,
+            SinkPlace::AtWriter => !self.streams.is_idle(),
+            SinkPlace::Free(sink) => !self.streams.is_idle() || !sink.is_empty(),
+        };
+        has_output || (self.acceptance == Acceptance::Leaving && self.streams.open_count() == 0)
+    }
+
+    /// The next message to send. The threads that wait for room on its stream are woken.
+    fn next_message(&mut self) -> Option<Vec<u8>> {
+        let (message, roomier) = self.streams.next_message()?;
+        let attached = roomier.and_then(|stream| self.streams.attached(stream));
+        attached.and_then(Attached::waiting).inspect(|waiters| waiters.notify());
+        Some(message)
+    }
+
+    /// Moves small messages to the sink, up to a batch. Returns the first large one, which is better moved without the lock.
+    fn collect_small(&mut self, sink: &mut MessageSink, batch: usize) -> Option<Vec<u8>> {
+        while sink.waiting() < batch {
+            let message = self.next_message()?;
+            if message.len() > SMALL {
+                return Some(message);
+            }
+            sink.push_binary(&message);
+        }
+        None
+    }
+}
+
+impl Mux {
+    /// Does something that may leave something to send, and sends it.
+    pub(super) fn act<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> R {
+        let mut state = self.state();
+        let result = act(&mut state.streams);
+        self.transmit(state);
+        result
+    }
+
+    /// Does something that may leave something to send, which the connection's writer sends.
+    pub(super) fn act_for_writer<R>(&self, act: impl FnOnce(&mut Streams<Attached>) -> R) -> R {
+        let mut state = self.state();
+        let result = act(&mut state.streams);
+        self.wake_writer(state);
+        result
+    }
+
+    /// Has what is queued sent: by this thread, or by the one that has the sink.
+    pub(super) fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        let may_write = CAN_WRITE_WITHOUT_WAITING
+            && !state.streams.is_idle()
+            && state.streams.open_count() <= DIRECT_STREAMS_MAX;
+        match if may_write { state.sink.take() } else { None } {
+            Some(sink) => self.write(state, sink),
+            None => self.wake_writer(state),
+        }
+    }
+
+    /// Lets go of the state, and wakes the connection's writer if it waits for what has happened.
+    pub(super) fn wake_writer(&self, mut state: MutexGuard<'_, State>) {
+        let is_due = state.writer == WriterState::Waiting && state.is_writer_needed();
+        if is_due {
+            state.writer = WriterState::Busy;
+        }
+        drop(state);
+        if is_due {
+            (self.wake)();
+        }
+    }
+
+    /// Writes what is queued, without waiting, and gives the sink back.
+    fn write<'a>(&'a self, mut state: MutexGuard<'a, State>, sink: Box<MessageSink>) {
+        let quota = sink.written() + DIRECT_BYTES_MAX;
+        let mut taken = TakenSink { mux: self, sink: Some(sink) };
+        loop {
+            let Some(mut sink) = taken.sink.take() else { return };
+            let large = state.collect_small(&mut sink, BATCH);
+            if large.is_none() && sink.is_empty() {
+                return self.give_back(state, sink);
+            }
+            drop(state);
+            taken.sink = Some(sink);
+            let written = taken.write_now(large);
+            state = self.state();
+            // An error comes again to the connection's writer, which knows what to make of it.
+            if !matches!(written, Ok(Written::All)) || taken.written() >= quota {
+                let Some(sink) = taken.sink.take() else { return };
+                return self.give_back(state, sink);
+            }
+        }
+    }
+
+    /// Gives the sink back. What is left to write is for the connection's writer.
+    fn give_back(&self, mut state: MutexGuard<'_, State>, sink: Box<MessageSink>) {
+        state.sink = SinkPlace::Free(sink);
+        if state.writer == WriterState::Reclaiming {
+            drop(state);
+            return self.sink_returned.notify_one();
+        }
+        self.wake_writer(state);
+    }
+
+    /// Lends the sink: the next thread that has something to send takes it. The connection's writer is woken from now on
+    /// when there is something for it to do; where there is already, it gets the sink back.
+    pub fn lend(&self, sink: Box<MessageSink>) -> Result<(), Box<MessageSink>> {
+        let mut state = self.state();
+        if !state.streams.is_idle() || !sink.is_empty() {
+            return Err(sink);
+        }
+        state.sink = SinkPlace::Free(sink);
+        state.writer = WriterState::Waiting;
+        Ok(())
+    }
+
+    /// Takes the sink back that was [lent](Self::lend). A thread that is writing does not wait, so it comes soon.
+    pub fn reclaim(&self) -> Option<Box<MessageSink>> {
+        let mut state = self.state();
+        state.writer = WriterState::Reclaiming;
+        while let SinkPlace::Taken = state.sink {
+            state = wait(&self.sink_returned, state);
+        }
+        state.writer = WriterState::Busy;
+        match std::mem::replace(&mut state.sink, SinkPlace::AtWriter) {
+            SinkPlace::Free(sink) => Some(sink),
+            SinkPlace::AtWriter | SinkPlace::Taken => None,
+        }
+    }
+
+    /// Moves what is queued to the sink of the connection's writer, up to a batch.
+    pub fn collect(&self, sink: &mut MessageSink, batch: usize) {
+        while let Some(large) = self.state().collect_small(sink, batch) {
+            sink.push_binary(&large);
+            self.recycle(large);
+        }
+    }
+
+    /// Moves all the control that waits to the sink of the connection's writer: what comes next must not overtake it.
+    pub fn collect_control(&self, sink: &mut MessageSink) {
+        let mut state = self.state();
+        while state.streams.control_bytes() > 0
+            && let Some(message) = state.next_message()
+        {
+            sink.push_binary(&message);
+        }
+    }
+}
