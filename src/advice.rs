@@ -23,6 +23,7 @@ pub(crate) enum Advice {
     GatewayIsTls,
     GatewayName,
     GatewayPath,
+    GatewayTimeout,
     GatewayUrl,
     GatewayWithoutToken,
     HealthPath,
@@ -51,7 +52,7 @@ pub(crate) enum Advice {
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 35] = [
+    pub(crate) const ALL: [Advice; 36] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::CertificateDates,
@@ -64,6 +65,7 @@ impl Advice {
         Advice::GatewayIsTls,
         Advice::GatewayName,
         Advice::GatewayPath,
+        Advice::GatewayTimeout,
         Advice::GatewayUrl,
         Advice::GatewayWithoutToken,
         Advice::HealthPath,
@@ -104,6 +106,7 @@ impl Advice {
             Advice::GatewayIsTls => "gateway_is_tls",
             Advice::GatewayName => "gateway_name",
             Advice::GatewayPath => "gateway_path",
+            Advice::GatewayTimeout => "gateway_timeout",
             Advice::GatewayUrl => "gateway_url",
             Advice::GatewayWithoutToken => "gateway_without_token",
             Advice::HealthPath => "health_path",

@@ -2,28 +2,30 @@
 
 use std::time::Duration;
 
-/// How long a session must have lived for its loss to count as the first failure of a new row. A gateway
-/// that accepts and closes at once meets the growing delay like one that does not accept at all.
+/// The lifetime of a session from which on its loss counts as a first failure. A gateway that accepts and closes at
+/// once meets the growing delay like one that does not accept at all.
 pub(crate) const LIVED: Duration = Duration::from_secs(10);
 
-/// How much longer than the shortest a delay may be, as a factor. Agents that lost the same gateway come back spread out,
-/// from the first try on.
+/// The jitter: how much longer than the shortest a delay may be, as a factor. Agents that lost the same gateway come
+/// back spread out, from the first try on.
 const SPREAD: f64 = 1.5;
 
-/// For so long a gateway that has said that it is about to stop is expected back.
+/// The time for which a gateway that has announced its stop is expected back.
 const RETURN_TIME: Duration = Duration::from_secs(30);
 
-/// Longest delay between tries while it is.
+/// The longest delay between attempts within that time.
 const RETURN_EVERY: Duration = Duration::from_millis(500);
 
-/// How long an agent waits between tries, and how often it tries.
+/// The delays between attempts to connect, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffConfig {
-    /// First and shortest delay.
+    /// The delay after a first failure, with up to half as much again at random; 1 s by default. While a gateway is
+    /// expected back that has announced its stop, for 30 s, delays are shorter.
     pub min: Duration,
-    /// Longest delay.
+    /// The longest delay, up to which it doubles; 30 s by default.
     pub max: Duration,
-    /// Tries after a first failure before giving up; 0 means never to give up.
+    /// The consecutive failures of a session's connection after a first one before it is given up; a session that
+    /// lived for 10 s resets the count. 0: never; 10 by default.
     pub max_retries: u32,
 }
 

@@ -30,10 +30,11 @@
 //! With `.local("http://127.0.0.1:8000".parse()?)` in place of `.service(…)`, requests go to a local HTTP
 //! server: that is what the program `agent` does.
 //!
-//! The library installs no logger, no signal handler and no panic hook. It starts no thread before
-//! [`Agent::spawn`] or [`Agent::run`], and leaves none behind after [`RunningAgent::join`], but for a name look-up
-//! that the system does not finish. Several agents can live in one process. It logs through the `log`
-//! facade: one line per request at `info`, never with a query, header, body, token or whole tunnel ID.
+//! The library installs no logger, no signal handler and no panic hook. Only [`Agent::spawn`], [`Agent::run`],
+//! [`Agent::check`] and [`Agent::discover`] start threads; none is left behind after [`RunningAgent::join`], but for
+//! a name look-up that the system does not finish. Several agents can live in one process. It logs through the `log`
+//! facade: one line per request (`info`; a failure `warn`, a visitor who left `debug`), never with a query, header,
+//! body, token or whole tunnel ID.
 //!
 //! # Layers
 //!

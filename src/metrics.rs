@@ -13,22 +13,23 @@ use crate::sync::lock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Whether there is a session.
+    /// The state of the connection to the gateways.
     pub connection: ConnectionState,
-    /// Sessions that are open.
+    /// The number of open WebSocket connections to gateways.
     pub sessions: u64,
-    /// Requests that wait for a worker or an answer.
+    /// Requests that wait in the queue, or are being answered.
     pub in_flight: u64,
     /// Requests that were answered with a response, since the start.
     pub served: u64,
-    /// Requests that could not be forwarded, since the start.
+    /// Requests that ended in a [`Failure`](crate::Failure) other than `BadRequest`, since the start.
     pub failed: u64,
-    /// Requests that the agent refused on its own (400, 413, 503, …), since the start.
+    /// Requests that the agent refused (400, 403, 413, 429, 503, …), among them those with a `BadRequest` of the
+    /// service, since the start.
     pub refused: u64,
     /// Requests whose client disconnected before the answer was complete, or whose session was lost while they waited, since
     /// the start.
     pub cancelled: u64,
-    /// Failed tries and lost sessions, since the start.
+    /// Failed attempts to connect and lost sessions, since the start.
     pub retries: u64,
 }
 
@@ -37,7 +38,8 @@ pub struct Status {
 pub enum ConnectionState {
     /// Dialling, or waiting to dial again.
     Connecting,
-    /// There is one at least; the oldest was opened at this time.
+    /// At least one WebSocket is open; the oldest since this time. The gateway may not have accepted the tunnel ID
+    /// yet.
     Connected(Instant),
     /// The agent has ended.
     Stopped,

@@ -46,7 +46,7 @@ impl TunnelId {
         shown
     }
 
-    /// What stands behind the UUID.
+    /// The purpose: the part behind the UUID.
     pub fn purpose(&self) -> &str {
         &self.0[PREFIX.len() + UUID_LENGTH + 1..]
     }

@@ -106,8 +106,8 @@ impl Builder {
         }
     }
 
-    /// A gateway to dial. Called again, one more: the agent keeps sessions with each, up to 256 in all.
-    /// Default: `ws://127.0.0.1:3000/ws`.
+    /// A gateway to dial. Each call adds one; the agent keeps sessions with all of them. Gateways ×
+    /// [sessions](Self::sessions_per_gateway) are at most 256. Default: `ws://127.0.0.1:3000/ws`.
     pub fn gateway(mut self, url: GatewayUrl) -> Self {
         self.gateways.push(url);
         self
@@ -139,21 +139,23 @@ impl Builder {
         self
     }
 
-    /// Whose certificate the gateway may show. Default: one that the system trusts.
+    /// The certificate authorities that are trusted for the gateway. Default: [`Trust::System`].
     pub fn gateway_trust(mut self, trust: Trust) -> Self {
         self.gateway_trust = trust;
         self
     }
 
-    /// Forwards requests to this HTTP server. Called again, one more, for when those before it cannot be reached.
-    /// Default: `http://127.0.0.1:8000`.
+    /// Forwards requests to this HTTP server. Each call adds a fallback, which is asked when those before it cannot
+    /// be reached; 64 at most, with those of routes. Default: `http://127.0.0.1:8000`, also where only
+    /// [`route`](Self::route) is called. This, `route` and [`local_auto`](Self::local_auto) take the place of a
+    /// [`service`](Self::service) and the reverse: the last call counts.
     pub fn local(self, url: LocalUrl) -> Self {
         self.server(String::new(), UpstreamAddress::Url(url))
     }
 
     /// Forwards requests whose path lies under this prefix, such as `/api`, to another HTTP server; among several
-    /// prefixes the longest wins. Paths are passed on as they are. Called again with the same prefix, one more
-    /// server for it.
+    /// prefixes the longest wins. Paths are passed on as they are. Each call with the same prefix adds a fallback for
+    /// it. A prefix has whole, decoded segments; any other is an error of [`build`](Self::build).
     pub fn route(mut self, prefix: &str, url: LocalUrl) -> Self {
         match upstream::prefix(prefix) {
             Ok(prefix) => self.server(prefix, UpstreamAddress::Url(url)),
@@ -179,14 +181,14 @@ impl Builder {
         self
     }
 
-    /// A header that requests to the local servers get, in place of what they had by that name. Called again, one
-    /// more.
+    /// A header field that is set in requests to the local servers, in place of those of that name. Each call adds
+    /// one.
     pub fn set_header(mut self, header: SetHeader) -> Self {
         self.rewrite.set.push(header);
         self
     }
 
-    /// A header that requests to the local servers lose. Called again, one more.
+    /// A header field that is removed from requests to the local servers. Each call adds one.
     pub fn remove_header(mut self, name: &str) -> Self {
         match upstream::header_name(name) {
             Ok(name) => self.rewrite.remove.push(name),
@@ -198,26 +200,27 @@ impl Builder {
         self
     }
 
-    /// When a local server that fails is not asked for a while. Default: after 5 failures to connect or to answer
-    /// in time, for 1 s at first.
+    /// The circuit breaker of each local server. Default: after 5 failures to connect or to answer in time, for 1 s
+    /// at first.
     pub fn breaker(mut self, config: BreakerConfig) -> Self {
         self.breaker = config;
         self
     }
 
-    /// Checks whether local servers are up. Default: only requests tell.
+    /// Health checks of the local servers. Default: none; the outcome of requests is all that is known.
     pub fn health_checks(mut self, checks: HealthChecks) -> Self {
         self.health_checks = Some(checks);
         self
     }
 
-    /// How a failure to forward is answered in envelopes and streams. Default: as the failure that it is.
+    /// The form of the answer to a request that could not be forwarded. Default: [`FailureReply::Error`].
     pub fn failure_reply(mut self, reply: FailureReply) -> Self {
         self.failure_reply = reply;
         self
     }
 
-    /// Has requests answered by this service instead of a local HTTP server.
+    /// Has requests answered by this service instead of a local HTTP server. What concerns local servers (header
+    /// fields, `Host`, breaker, health checks) has no effect then.
     pub fn service(mut self, service: impl Service) -> Self {
         self.answerer = Answerer::Service(Arc::new(service));
         self
@@ -229,120 +232,123 @@ impl Builder {
         self
     }
 
-    /// Whose certificate the local server may show. Default: one that the system trusts.
+    /// The certificate authorities that are trusted for local servers. Default: [`Trust::System`].
     pub fn local_trust(mut self, trust: Trust) -> Self {
         self.local_trust = trust;
         self
     }
 
-    /// Requests that are answered side by side, 1 to 1,024. Default: 16, or fewer where there may be fewer
-    /// [streams](Self::max_streams).
+    /// The threads that always exist, and the number of short requests that are answered concurrently: 1 to 1,024.
+    /// Default: 16, or fewer where there may be fewer [streams](Self::max_streams).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
         self
     }
 
-    /// Requests that are answered side by side at most, when they come as streams, which may last: up to
-    /// 4,096, each with a thread while it lasts, and as many as [workers](Self::workers) at least. One more is refused,
-    /// for another agent to take. Default: 256, or as many as workers.
+    /// The number of requests in streams that are answered concurrently, of which some may last: up to 4,096, each
+    /// with a thread while it lasts, and as many as [workers](Self::workers) at least. One more is reset with
+    /// `refused`, for another agent to take. Default: 256, or as many as workers.
     pub fn max_streams(mut self, streams: usize) -> Self {
         self.max_streams = Some(streams);
         self
     }
 
-    /// Requests that are answered at once, whether they last or not: for servers that answer one at a time, say.
-    /// The others wait in the queue. Default: no other limit than workers and streams.
+    /// The number of requests that run concurrently, whether they last or not: 1, say, for a server that answers one
+    /// at a time. The others wait in the queue. Default: no other limit than workers and streams.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
         self.max_in_flight = Some(requests);
         self
     }
 
-    /// Requests that may wait for a worker, up to 65,536; one more is answered 503. Default: 256.
+    /// The number of requests that may wait for a worker, up to 65,536; their bodies take up at most four times
+    /// [`max_message`](Self::max_message). One more is answered 503 in an envelope, and reset with `refused` in a
+    /// stream. Default: 256.
     pub fn queue(mut self, queue: usize) -> Self {
         self.queue = queue;
         self
     }
 
-    /// How long a request may wait for a worker; then it is answered 503, and the local server never hears of it.
-    /// Default: 10 s.
+    /// The time that a request may wait for a worker, 1 ms to 24 h; then it is answered 503, and not sent to the
+    /// local server. Default: 10 s.
     pub fn queue_timeout(mut self, time: Duration) -> Self {
         self.queue_timeout = time;
         self
     }
 
-    /// Which requests pass; the others are answered 403, or 400 when it is in doubt what their path means.
-    /// Default: all.
+    /// The rules that decide which requests pass, at most 1,024; the others are answered 403, or 400 when their path
+    /// can be read in more than one way. Default: all pass.
     pub fn rules(mut self, rules: impl Into<Rules>) -> Self {
         self.rules = rules.into();
         self
     }
 
-    /// How many requests pass in a time; those above are answered 429. Default: no limit.
+    /// The rate at which requests pass; those above it are answered 429. Default: no limit.
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
         self
     }
 
-    /// How many requests may come at once after a pause, where there is a [rate](Self::rate). Default: as many as it
-    /// lets pass in a second, and one at least.
+    /// The number of requests that may come at once after a pause, 1 to 1,000,000; needs a [rate](Self::rate).
+    /// Default: as many as it lets pass in a second, and one at least.
     pub fn burst(mut self, requests: u32) -> Self {
         self.burst = Some(requests);
         self
     }
 
-    /// How long a request may wait until the [rate](Self::rate) lets it pass. Default: not at all.
+    /// The time that a request may wait until the [rate](Self::rate), which it needs, lets it pass; at most the
+    /// [`queue_timeout`](Self::queue_timeout). Default: zero.
     pub fn rate_wait(mut self, time: Duration) -> Self {
         self.rate_wait = time;
         self
     }
 
-    /// Time limits for dialling, and towards the local server.
+    /// Time limits of connections and bodies. Default: [`Timeouts::default`].
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// How to find out that the gateway is gone.
+    /// The interval of pings, and how long the gateway may be silent. Default: [`Heartbeat::default`].
     pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
         self.heartbeat = heartbeat;
         self
     }
 
-    /// How to wait between tries, and when to give up.
+    /// The delays between attempts to connect, and their number. Default: [`BackoffConfig::default`].
     pub fn backoff(mut self, config: BackoffConfig) -> Self {
         self.backoff = config;
         self
     }
 
-    /// Most bytes of one message in either direction, from 80 KiB on. A larger one from the gateway ends the
-    /// session with close code 1009, a larger answer becomes an error. Default: 16 MiB.
+    /// The largest message in either direction, in bytes, from 80 KiB to below 4 GiB. A larger one from the gateway
+    /// ends the session with close code 1009, a larger answer becomes an error. Default: 16 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
     }
 
-    /// Most bytes of one body in either direction, where bodies travel whole: with gateways that do not speak
-    /// mux/2. Default: 10 MiB.
+    /// The largest body in either direction where bodies travel whole, with gateways that do not speak mux/2: in
+    /// bytes, at most [`max_message`](Self::max_message). Default: 10 MiB.
     pub fn max_enveloped_body(mut self, bytes: usize) -> Self {
         self.max_enveloped_body = bytes;
         self
     }
 
-    /// Most bytes of one body in either direction, where bodies travel as streams. Upgrades are not limited.
+    /// The largest body in either direction where bodies travel as streams, in bytes. Upgrades are not limited.
     /// Default: no limit.
     pub fn max_streamed_body(mut self, bytes: u64) -> Self {
         self.max_streamed_body = Some(bytes);
         self
     }
 
-    /// How the gateway tells answers to requests without an ID apart. Default: by their order.
+    /// The way in which the gateway matches answers to requests without an ID. Default: [`Correlation::Order`].
     pub fn correlation(mut self, correlation: Correlation) -> Self {
         self.correlation = correlation;
         self
     }
 
-    /// Tells at this address how the agent is doing: `GET /healthz`, `/readyz`, `/status` (JSON) and `/metrics`
-    /// (Prometheus). Anything but loopback needs a token. Default: nowhere.
+    /// Serves plain HTTP for monitoring at this address: `GET /healthz`, `/readyz`, `/status` (JSON) and `/metrics`
+    /// (Prometheus). An address that is not loopback needs a token. Default: off.
     pub fn admin(mut self, address: SocketAddr, token: Option<Token>) -> Self {
         self.admin = Some((address, token));
         self

@@ -45,15 +45,15 @@ const DONE: &str = "the check is over";
 /// One step of a [check](Agent::check), and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckStep {
-    /// What the step leads to: a gateway's URL, say.
+    /// The target of the step: a gateway with its URL, say.
     pub towards: String,
     /// The step's name: `TCP`, say.
     pub name: &'static str,
     /// The result.
     pub result: CheckResult,
-    /// What was found, why the step failed, or why it was skipped.
+    /// The finding, or the reason why the step failed or was skipped.
     pub text: String,
-    /// What an operator might do.
+    /// A hint for the operator.
     pub(crate) advice: Option<Advice>,
 }
 
@@ -80,8 +80,9 @@ impl fmt::Display for CheckStep {
 }
 
 impl Agent {
-    /// Takes each step towards each gateway and each local server, and reports its result. For a second each gateway has
-    /// a session with this agent, and requests that come meanwhile are served. Returns whether no step failed.
+    /// Tries each step of the connection to each gateway and each local server, and reports its result. Each gateway
+    /// has a session with this agent for a second: live requests that come meanwhile are served. Returns whether no
+    /// step failed.
     pub fn check(self, mut report: impl FnMut(&CheckStep)) -> bool {
         let towards = format!("tunnel {}", self.tunnel_id);
         let mut log = CheckLog { report: &mut report, towards, failures: 0 };
@@ -207,7 +208,11 @@ fn check_local(server: Option<Arc<UpstreamServer>>, log: &mut CheckLog<'_>) {
     log.towards = format!("local server {}", server.url);
     // The connection is closed again: some servers take one at a time.
     if reach(&server.origin.endpoint(), Peer::LocalServer, log).is_none() {
-        return log.skip(&["HTTP", "health path"], "there is no connection", None);
+        log.skip(&["HTTP"], "there is no connection", None);
+        return match server.checks {
+            Some(_) => log.skip(&["health path"], "there is no connection", None),
+            None => log.skip_health_path(),
+        };
     }
     match server.probe() {
         Ok(status) => log.pass("HTTP", format!("HEAD / is answered with {status}")),
@@ -217,7 +222,7 @@ fn check_local(server: Option<Arc<UpstreamServer>>, log: &mut CheckLog<'_>) {
         Err(failure) => log.fail("HTTP", failure.to_string(), Some(Advice::LocalServerLog)),
     }
     match server.check() {
-        None => log.skip(&["health path"], "there are no health checks", Some(Advice::HealthPath)),
+        None => log.skip_health_path(),
         Some(Ok(status)) if status.is_success() => log.pass("health path", format!("answered with {status}")),
         Some(Ok(status)) => {
             log.pass("health path", format!("answered with {status}; any status below 500 passes"));
@@ -323,6 +328,10 @@ impl CheckLog<'_> {
     fn fail(&mut self, name: &'static str, text: String, advice: Option<Advice>) {
         self.failures += 1;
         self.step(name, CheckResult::Failed, text, advice);
+    }
+
+    fn skip_health_path(&mut self) {
+        self.skip(&["health path"], "there are no health checks", Some(Advice::HealthPath));
     }
 
     fn skip(&mut self, names: &[&'static str], why: &str, advice: Option<Advice>) {

@@ -35,8 +35,10 @@ impl Control {
         let until = after(drain);
         let until = state.drain_until.map_or(until, |earlier| earlier.min(until));
         state.drain_until = Some(until);
-        state.sessions.values().for_each(|session| session.drain(until, STOPPING));
+        let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        drop(state);
         self.changed.notify_all();
+        sessions.iter().for_each(|session| session.drain(until, STOPPING));
     }
 
     pub(super) fn hurry(&self) {
@@ -51,12 +53,14 @@ impl Control {
     /// Registers a session until it is [detached](Self::detach).
     pub(super) fn attach(&self, session: SessionHandle) -> u64 {
         let mut state = self.lock();
-        if let Some(until) = state.drain_until {
-            session.drain(until, STOPPING);
-        }
         state.next_id += 1;
         let id = state.next_id;
-        state.sessions.insert(id, session);
+        state.sessions.insert(id, session.clone());
+        let drain_until = state.drain_until;
+        drop(state);
+        if let Some(until) = drain_until {
+            session.drain(until, STOPPING);
+        }
         id
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, io};
 
 use crate::net::tls::TlsError;
 
-/// An option that cannot be used, and why.
+/// An option that cannot be used, with the problem.
 ///
 /// Its text calls an option as the builder's method is called. A field of a struct that a method takes has a name
 /// of its own: `connect_timeout` is `connect` of [`Timeouts`](crate::Timeouts).
@@ -15,11 +15,11 @@ pub struct ConfigError {
     problem: ConfigProblem,
 }
 
-/// Why an option cannot be used.
+/// The problem of an option.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConfigProblem {
-    /// The value must be this, such as `1 to 1024`.
+    /// The value is out of its range, which is the text, such as `1 to 1024`.
     Range(String),
     /// The value is larger than that of this other option.
     Exceeds(&'static str),
@@ -27,7 +27,7 @@ pub enum ConfigProblem {
     Below(&'static str),
     /// The option has no effect without this other one.
     Needs(&'static str),
-    /// There may be so many values.
+    /// There are more values than this number.
     TooMany(usize),
     /// This value is given twice.
     Twice(String),

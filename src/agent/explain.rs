@@ -9,29 +9,29 @@ use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
 use crate::mux::RequestHead;
 use crate::service::FailureKind;
 
-/// What would become of a request; see [`Agent::explain`].
+/// The decision on a request, and the request that the local server would get; see [`Agent::explain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The rule that decided, or the lack of one.
     pub decided_by: String,
-    /// What comes of it.
+    /// The outcome.
     pub outcome: ExplainedOutcome,
 }
 
-/// What comes of a request.
+/// The outcome of a request that is explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExplainedOutcome {
     /// The agent answers with this status, and this code in the body.
     Refused(StatusCode, &'static str),
-    /// The local server with this URL is sent this head: a line each, without what a visitor's own headers add.
+    /// The request goes to a local server, with this head if the visitor sent no header field but `Host`.
     Forwarded {
         /// Where it goes.
         url: String,
         /// The request line and the headers.
         head: Vec<String>,
     },
-    /// The program that the agent lives in answers.
+    /// The service of the program that embeds the agent answers.
     Answered,
 }
 

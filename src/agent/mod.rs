@@ -116,13 +116,15 @@ impl Agent {
         local_servers(&self.own_ports)
     }
 
-    /// Serves the tunnel, on this thread and others, until the agent gives up. An agent that is to be stopped is started
-    /// with [`spawn`](Self::spawn).
+    /// Serves the tunnel, on this thread and others, until the agent is stopped by its [`handle`](Self::handle), or gives
+    /// up.
     ///
     /// # Errors
     ///
     /// [`RunError`] says why the agent ended without having been asked to.
     pub fn run(self) -> Result<(), RunError> {
+        // However it ends: by an error, or a panic.
+        let _ended = MarksEnd(self.metrics.clone());
         for warning in &self.warnings {
             warn!("{warning}");
         }
@@ -146,7 +148,6 @@ impl Agent {
         self.service.interrupt();
         workers.join();
         drop(admin);
-        self.metrics.stopped();
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);
         }
@@ -166,15 +167,33 @@ impl Agent {
         admin.map(Some).map_err(|error| RunError::Admin(address, error))
     }
 
-    /// Serves the tunnel on threads of its own. Fails when the system gives no thread.
-    pub fn spawn(self) -> io::Result<RunningAgent> {
-        let handle = Handle {
+    /// A handle that stops the agent from anywhere, has it dial at once, and tells its status.
+    pub fn handle(&self) -> Handle {
+        Handle {
             control: self.control.clone(),
             local_tls: self.local_tls.clone(),
             metrics: self.metrics.clone(),
-        };
+        }
+    }
+
+    /// Serves the tunnel on threads of its own.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, when it gives no thread.
+    pub fn spawn(self) -> io::Result<RunningAgent> {
+        let handle = self.handle();
         let thread = thread::Builder::new().name("tunnel".to_owned()).spawn(move || self.run())?;
         Ok(RunningAgent { handle, thread })
+    }
+}
+
+/// Records the end of an agent when it is dropped.
+struct MarksEnd(Arc<Metrics>);
+
+impl Drop for MarksEnd {
+    fn drop(&mut self) {
+        self.0.stopped();
     }
 }
 
@@ -195,13 +214,14 @@ pub struct RunningAgent {
 }
 
 impl RunningAgent {
-    /// Stops or hurries the agent from anywhere, and tells its status.
+    /// A handle that stops the agent, has it dial at once, and tells its status.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Waits until the agent has ended and all its threads with it. After a shutdown that takes the drain at most, a
-    /// second for the gateway's reply, and what remains of a connect time-out.
+    /// Waits until the agent has ended, and all its threads with it. After a shutdown that takes the drain at most, a
+    /// second for the gateway's reply, what remains of a connect timeout, and however long calls of a
+    /// [`Service`](crate::Service) that does not heed [`interrupt`](crate::Service::interrupt) last.
     ///
     /// # Errors
     ///
@@ -211,7 +231,8 @@ impl RunningAgent {
     }
 }
 
-/// Stops or hurries an agent from anywhere, and tells its status. Clones are the same agent's.
+/// A handle that stops an agent from anywhere, has it dial at once, and tells its status. All clones control the same
+/// agent.
 #[derive(Debug, Clone)]
 pub struct Handle {
     control: Arc<Control>,
@@ -226,13 +247,14 @@ impl Handle {
         self.control.shutdown(drain);
     }
 
-    /// Dials at once where the agent waits before its next attempt.
+    /// Ends the delay before the next attempt to connect, if there is one.
     pub fn retry_now(&self) {
         self.control.hurry();
     }
 
-    /// Reads the file of certificate authorities for local servers again. The token and the authorities for the gateway
-    /// are read before each dial in any case.
+    /// Reads the file of certificate authorities for local servers again, where one is in use; a file that cannot be
+    /// used is logged and changes nothing. The token and the authorities for the gateway are read before each dial in
+    /// any case.
     pub fn reload(&self) {
         self.local_tls.as_ref().inspect(|tls| tls.reload());
     }

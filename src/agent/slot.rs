@@ -232,7 +232,7 @@ impl<'scope, 'a: 'scope> Slot<'a> {
     }
 }
 
-/// What becomes of a slot behind its session.
+/// The future of a slot after its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Future {
     /// The slot dials again.
@@ -248,11 +248,11 @@ struct ActiveSession<'scope, 'env, 'a> {
     slot: Slot<'a>,
     scope: &'scope Scope<'scope, 'env>,
     start: Instant,
-    /// The backoff of the dials before.
+    /// The backoff, as the dials before left it.
     backoff: Backoff,
     /// The session, and its number among those that [`Control`](super::control::Control) stops.
     session: Option<(u64, SessionHandle)>,
-    /// The session in whose place this one comes, until it may finish.
+    /// The session that this one replaces, until this one is open.
     predecessor: Option<SessionHandle>,
     future: Future,
 }

@@ -37,13 +37,16 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::CertificateDates => "renew the certificate, or set this machine's clock",
         Advice::ClaimedProxy => "if that is a proxy of yours, name it with --trusted-proxies",
         Advice::EnvelopedBody => "see --max-body",
-        Advice::GatewayAddress => "check --gateway, and that the gateway is running; see --connect-timeout",
+        Advice::GatewayAddress => "check --gateway, and that the gateway is running",
         Advice::GatewayAuthority => "check the certificate, or name its authority with --ca-file",
         Advice::GatewayCertificateName => "give in --gateway a name that the certificate has",
         Advice::GatewayIsPlain => "if it is not meant to speak TLS, use ws://",
         Advice::GatewayIsTls => "if it speaks TLS, use wss://; else check the port and path in --gateway",
         Advice::GatewayName => "check the host name in --gateway",
         Advice::GatewayPath => "check the path in --gateway, usually /ws",
+        Advice::GatewayTimeout => {
+            "check --gateway, and that the gateway is running; or give it more time with --connect-timeout"
+        }
         Advice::GatewayUrl => {
             "check that --gateway names a gateway, with ws:// or wss:// as it expects and its path, usually /ws"
         }

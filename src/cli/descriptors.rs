@@ -15,7 +15,8 @@ const WANTED: u64 = 2 * PLACES as u64 + 64;
 /// Set when it has begun anew: once is enough.
 const MARK: &str = "DESCRIPTORS_RAISED_FOR_TUNNEL_GATEWAY";
 
-/// Has the system give as many open files as it lets be asked for. Returns what the log is to say when they are too few.
+/// Raises the limit of open files (RLIMIT_NOFILE) as far as the system allows. Returns what the log is to say when
+/// they are too few.
 pub fn raise() -> Option<String> {
     let (soft, hard) = limits()?;
     if soft >= WANTED {

@@ -50,7 +50,7 @@ pub struct Verb {
     pub operands: &'static [&'static str],
 }
 
-/// What a program is to do, if not what it usually does.
+/// A request for help or the version, in place of a run.
 pub type Invoked = Option<(&'static str, Vec<String>)>;
 
 /// Reads the program's arguments and environment; `settings` says what the options come to.

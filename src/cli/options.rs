@@ -255,9 +255,10 @@ impl<'a> Options<'a> {
 fn secret_file(path: &str) -> Result<String, String> {
     read_secret(Path::new(path)).map_err(|error| match error.kind() {
         // Perhaps it is no path, but the secret itself.
-        std::io::ErrorKind::NotFound => {
-            let length = path.chars().count();
-            format!("there is no file of that name, which is not repeated, of {length} characters: it may be a secret")
+        std::io::ErrorKind::NotFound if !path.starts_with(['/', '.', '~']) => {
+            "there is no file of that name, which is not shown here, since it may be the secret itself; give the path of a \
+             file that holds the secret"
+                .to_owned()
         }
         _ => format!("{path}: {error}"),
     })
@@ -372,13 +373,13 @@ mod tests {
     #[test]
     fn errors_name_the_option_and_never_the_value() {
         for (arguments, environment, message) in [
-            (&["--workers", "s3cret"][..], &[][..], "--workers: expected a whole number"),
+            (&["--workers", "s3cret"][..], &[][..], "--workers: expected a whole number, not below 0"),
             (
                 &[],
                 &["WORKERS=s3cret"],
-                "the variable WORKERS (another program's? set MY_WORKERS, empty will do): expected a whole number",
+                "the variable WORKERS (another program's? set MY_WORKERS, empty will do): expected a whole number, not below 0",
             ),
-            (&[], &["MY_WORKERS=s3cret"], "the variable MY_WORKERS: expected a whole number"),
+            (&[], &["MY_WORKERS=s3cret"], "the variable MY_WORKERS: expected a whole number, not below 0"),
             (
                 &[],
                 &["INSECURE=s3cret"],

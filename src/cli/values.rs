@@ -48,7 +48,7 @@ pub(crate) fn log_format(text: &str) -> Result<Format, &'static str> {
 
 /// Reads a whole number.
 pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
-    text.parse().map_err(|_| "expected a whole number")
+    text.parse().map_err(|_| "expected a whole number, not below 0")
 }
 
 #[cfg(test)]

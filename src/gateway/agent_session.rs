@@ -43,6 +43,13 @@ pub(super) enum Dialect {
     Full,
 }
 
+/// Whether an agent was given requests until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retirement {
+    New,
+    Already,
+}
+
 /// The session of an agent.
 #[derive(Debug)]
 pub(super) struct AgentSession {
@@ -211,9 +218,9 @@ impl AgentSession {
         waiting + self.mux.as_ref().map_or(0, |mux| mux.open_count())
     }
 
-    /// It gets no more requests.
-    pub(super) fn retire(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+    /// Gives it no more requests. Returns what it was before.
+    pub(super) fn retire(&self) -> Retirement {
+        if self.leaving.swap(true, Ordering::Relaxed) { Retirement::Already } else { Retirement::New }
     }
 
     /// Whether it gets no more requests.

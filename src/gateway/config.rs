@@ -14,7 +14,7 @@ use crate::link::Token;
 use crate::link::message::MESSAGE_MIN;
 use crate::tunnel_id::TunnelId;
 
-/// Longer than anybody means it, and short enough for the clock.
+/// The longest limit of time, which no clock overflows with.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Which paths are the gateway's own.
@@ -134,13 +134,13 @@ impl GatewayBuilder {
         self
     }
 
-    /// Proxies whose `X-Forwarded-…` is believed. Default: none.
+    /// Proxies whose `X-Forwarded-*` fields are trusted; replaces those of an earlier call. Default: none.
     pub fn trusted_proxies(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.proxies.networks = networks.into_iter().collect();
         self
     }
 
-    /// Another field of the `X-Forwarded-…` family that trusted proxies set, and that passes. Called again, one more.
+    /// A further field of the `X-Forwarded-*` family that trusted proxies set, and that passes. Each call adds one.
     /// Default: none.
     pub fn trusted_header(mut self, name: HeaderName) -> Self {
         self.proxies.headers.push(name);

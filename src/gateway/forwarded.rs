@@ -37,17 +37,17 @@ const OTHERS: [&str; 16] = [
     "fastly-client-ip",
 ];
 
-/// Longest chain of addresses that is kept; the nearest are.
+/// The longest chain of addresses that is kept: the nearest ones.
 const CHAIN_MAX: usize = 32;
 
-/// Addresses with the same beginning: `10.0.0.0/8`, `2001:db8::/32`, or one.
+/// A CIDR block (RFC 4632, RFC 4291 §2.3), `10.0.0.0/8` or `2001:db8::/32`, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
 }
 
-/// A text is no [`Network`].
+/// The error of a text that is not a [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidNetwork;
 

@@ -9,7 +9,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
 use tungstenite::protocol::Role;
 
-use super::agent_session::{AgentSession, Dialect};
+use super::agent_session::{AgentSession, Dialect, Retirement};
 use super::registry::Unwelcome;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
@@ -107,7 +107,7 @@ fn serve_agent(
 ) -> io::Result<()> {
     let connection_id = random_uuid();
     socket.set_deadline(Some(Instant::now() + gateway.patience(HANDSHAKE_TIME)))?;
-    let closer = socket.closer();
+    let (closer, peer) = (socket.closer(), socket.peer()?);
     half.set_timeout(WRITE_STALL)?;
     half.set_user_timeout(AGENT_SILENCE);
     let mut sink = Box::new(MessageSink::new(Role::Server, half));
@@ -121,7 +121,7 @@ fn serve_agent(
         Ok(handshake) => handshake,
         Err(what) => {
             // As the oldest gateways do: just close.
-            warn!("closed a connection that is no agent's: {what}");
+            warn!("closed a connection from {peer} that asked for the tunnel and sent no handshake: {what}");
             closer.close();
             return Ok(());
         }
@@ -198,8 +198,8 @@ fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
             },
             Ok(Received::Ping(payload)) => agent.control(Outbound::Pong(payload)),
             Ok(Received::Binary(message)) => match agent.mux().map(|mux| mux.receive(&message)) {
-                Some(Ok(MuxEvent::GoAway { text, .. })) => {
-                    agent.retire();
+                // It may say so twice.
+                Some(Ok(MuxEvent::GoAway { text, .. })) if agent.retire() == Retirement::New => {
                     info!(
                         "agent {} takes no more requests: {}",
                         agent.handshake.tunnel_id,

@@ -244,7 +244,7 @@ impl GatewayHandle {
     /// Stops the gateway without waiting: requests under way break off. Returns at once.
     pub fn abort(&self) {
         self.0.shutdown.advance(Stopping::Aborted);
-        self.0.visitors.abort_all();
+        self.0.abort_all();
     }
 
     /// Reads the files of the token and of the certificate again. A file that cannot be used changes nothing.
@@ -300,8 +300,18 @@ impl GatewayCore {
         if self.visitors.are_short() { usually.min(SHORT_TIME) } else { usually }
     }
 
+    /// Breaks off all connections. Requests at agents without mux/2 end with their sessions.
+    fn abort_all(&self) {
+        self.visitors.abort_all();
+        self.agents.abort_all();
+    }
+
     /// Lets the requests under way finish, says GOAWAY to the agents, and breaks off the rest.
     fn stop(&self) {
+        if self.shutdown.is_aborted() {
+            // Some connections may have come since.
+            self.abort_all();
+        }
         let until = Instant::now() + self.settings.drain;
         // A connection that waits may carry one more request, which is answered: then the agents get no more.
         self.visitors.wait_for_none(&[Stage::Idle, Stage::Arriving, Stage::Received], until);

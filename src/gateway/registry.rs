@@ -194,10 +194,14 @@ impl Registry {
         self.changed.notify_all();
     }
 
+    /// The agents that are connected now.
+    fn connected(&self) -> Vec<Arc<AgentSession>> {
+        self.state().list.clone()
+    }
+
     /// Tells all agents that they get no more requests here, and may look for another gateway.
     pub(super) fn go_away(&self) {
-        let state = self.state();
-        for agent in &state.list {
+        for agent in self.connected() {
             agent.retire();
             if let Some(mux) = agent.mux() {
                 mux.go_away(0, STOPPING);
@@ -205,13 +209,17 @@ impl Registry {
         }
     }
 
-    /// Says goodbye to all agents, and waits for them to leave.
+    /// Closes the sessions of all agents, and waits for them to leave.
     pub(super) fn close_all(&self, wait: Duration) {
-        let state = self.state();
-        for agent in &state.list {
+        for agent in self.connected() {
             agent.control(Outbound::Close(close::GOING_AWAY, STOPPING));
         }
         // Whether they disconnected in time changes nothing: the gateway ends.
-        let _ = self.changed.wait_timeout_while(state, wait, |state| !state.list.is_empty());
+        drop(wait_timeout_while(&self.changed, self.state(), wait, |state| !state.list.is_empty()));
+    }
+
+    /// Breaks off the sessions of all agents.
+    pub(super) fn abort_all(&self) {
+        self.connected().iter().for_each(|agent| agent.close());
     }
 }

@@ -33,6 +33,10 @@ impl Shutdown {
         drop(wait_while(&self.changed, lock(&self.stopping), |stopping| *stopping == Stopping::No));
     }
 
+    pub(super) fn is_aborted(&self) -> bool {
+        *lock(&self.stopping) == Stopping::Aborted
+    }
+
     /// Waits so long, unless the shutdown is not to wait for anything.
     pub(super) fn wait_for_abort(&self, limit: Duration) {
         let is_patient = |stopping: &mut Stopping| *stopping != Stopping::Aborted;

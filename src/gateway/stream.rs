@@ -46,7 +46,7 @@ struct StreamedExchange<'a> {
     output: Output,
     closer: Closer,
     upload: Uploader,
-    /// By what it is known.
+    /// The request's name, for people.
     name: RequestName,
     /// The change of protocol that the visitor asks for.
     upgrade: Option<Upgrade>,

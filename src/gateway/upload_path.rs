@@ -98,7 +98,9 @@ impl UploadPath {
     pub(super) fn leave(&self, text: &str) {
         let mut state = self.state();
         state.left = true;
-        if let Some(stream) = &state.stream {
+        let stream = state.stream.clone();
+        drop(state);
+        if let Some(stream) = stream {
             stream.reset(Reset::new(ResetCode::Cancelled, text));
         }
     }

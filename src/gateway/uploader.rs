@@ -56,7 +56,7 @@ struct Helper {
     switch: Option<SyncSender<()>>,
 }
 
-/// What a request has of its body for another stream.
+/// The part of a body that another stream would need.
 pub(super) struct Again {
     pub(super) body: Vec<u8>,
     /// Whether that is all of it.
@@ -142,13 +142,14 @@ impl Uploader {
     /// Passes the body on to this stream from now on.
     pub(super) fn turn_to(&self, stream: &Stream) {
         let mut state = self.way.state();
-        if state.left {
-            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
-        }
         state.stream = Some(stream.clone());
         state.turning = false;
+        let left = state.left;
         drop(state);
         self.way.changed.notify_all();
+        if left {
+            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
+        }
     }
 
     /// Keeps nothing for another stream any more: this one is answered.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// So many requests in a second or a minute: `100/s`, `30/m`.
+/// A rate limit in requests per second or minute, 1 to 1,000,000: `100/s`, `30/m`.
 ///
 /// ```
 /// let rate: tunnel_agent::Rate = "100/s".parse()?;
@@ -23,7 +23,7 @@ enum Per {
     Minute,
 }
 
-/// A text is no [`Rate`].
+/// The error of a text that is not a [`Rate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidRate;
 

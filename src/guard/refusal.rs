@@ -33,7 +33,7 @@ pub(crate) enum Refusal {
     Filtered,
     /// 429: more requests come than may; after this time there may be room again.
     RateLimited(Duration),
-    /// 503: as much waits already as may wait.
+    /// 503: the queue is full.
     QueueFull,
     /// 503: it has waited for as long as it may.
     QueueTimeout,

@@ -14,12 +14,12 @@ use crate::http1::path::{ambiguity, decode};
 /// Most rules of one agent.
 pub(crate) const RULES_MAX: usize = 1024;
 
-/// Which requests it is about: `GET,POST /api/**`.
+/// A filter on the method and the path of a request: `GET,POST /api/**`.
 ///
-/// Methods, with commas between them, and a space may come first; without them it is about any. `GET` stands
-/// for `HEAD`, too, and capitals make no difference: some servers do not tell them apart. In the path a `*` is one
-/// segment or a part of one, and `**` is any number of segments. A slash at the end makes no difference, nor do
-/// blanks around it all.
+/// Methods, with commas between them, and a space may come first; without them it is about any. `GET` stands for
+/// `HEAD`, too. Methods match in upper and lower case, since some servers do not tell them apart; paths match as they
+/// are. In the path a `*` is one segment or a part of one, and `**` is any number of segments, none included. A slash
+/// at the end makes no difference, nor do blanks around it all.
 ///
 /// ```
 /// let pattern: tunnel_agent::Pattern = "GET /files/*.txt".parse()?;
@@ -41,7 +41,7 @@ enum Segment {
     Any,
 }
 
-/// Why a text is no [`Pattern`].
+/// The reason why a text is no [`Pattern`] or no [`Rule`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidPattern {
     /// There is no path that begins with a slash.
@@ -205,7 +205,7 @@ pub enum Action {
 pub struct Rule {
     /// What to do.
     pub action: Action,
-    /// About which requests.
+    /// The requests that it applies to.
     pub pattern: Pattern,
 }
 
@@ -231,7 +231,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What the rules say of a request.
+/// The verdict of the rules on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// There are no rules.
@@ -244,7 +244,9 @@ pub enum Verdict<'a> {
     Ambiguous(&'static str),
 }
 
-/// The rules of an agent, in order.
+/// The rules of an agent, in order: the first that matches decides. Where none does, the request is denied if any
+/// rule is `allow`, and passes otherwise. A path that can be read in more than one way (`//`, `..`, `%2F`, …) is
+/// answered 400 as soon as there is a rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules(Vec<Rule>);
 
@@ -255,12 +257,12 @@ impl From<Vec<Rule>> for Rules {
 }
 
 impl Rules {
-    /// How many there are.
+    /// The number of rules.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What they say of a request with this method and this path, as it came, without its query.
+    /// The verdict on a request with this method and this path, as it came, without its query.
     pub fn decide(&self, method: &Method, path: &str) -> Verdict<'_> {
         if self.0.is_empty() {
             return Verdict::NoRules;

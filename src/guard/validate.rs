@@ -50,7 +50,8 @@ fn method(name: &str) -> Result<Method, Refusal> {
 
 /// Takes a request target in origin form (RFC 9112 §3.2.1) and nothing else.
 fn path(target: &str) -> Result<(PathAndQuery, Option<RawTarget>), Refusal> {
-    const WHAT: &str = "the path is not in origin form: `/`, then a path and query without blanks or `#`";
+    const WHAT: &str =
+        "the path does not begin with /, or holds a blank, a # or a control character (RFC 9112 §3.2.1)";
     if target.len() > FORWARDED_LINE_MAX {
         return Err(Refusal::PathTooLong);
     }

@@ -1,4 +1,4 @@
-//! Why a server gets no request.
+//! The reason why no request can be read.
 
 use std::{fmt, io};
 

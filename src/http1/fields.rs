@@ -96,7 +96,7 @@ impl Upgrade {
         Self::named_in(headers).filter(|_| asks && !is_http)
     }
 
-    /// What the headers of a request name that asks for a change in any case.
+    /// The value of `Upgrade` in a request that certainly asks for one.
     pub(crate) fn named_in(headers: &HeaderMap) -> Option<Self> {
         let protocols = headers.get(header::UPGRADE)?.clone();
         Some(Upgrade { protocols, key: headers.get(header::SEC_WEBSOCKET_KEY).cloned() })

@@ -30,5 +30,5 @@ pub use self::output::{BodyWriter, Output};
 pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
 pub use self::server::{HEAD_TIME, KEEP_ALIVE, ServerConnection, json_response, response};
 pub use self::target::{
-    RawTarget, has_valid_port, is_host, names_loopback, parse_target, shown_path, target,
+    RawTarget, has_host_and_port, is_host, names_loopback, parse_target, shown_path, target,
 };

@@ -83,11 +83,12 @@ fn is_port(digits: &[u8]) -> bool {
     is_number && (digits.is_empty() || number().is_some())
 }
 
-/// Whether there is no port, or one from 1 to 65535. [`http::Uri`] takes any text for a port, and then says
+/// Whether there is a host, and no port or one from 1 to 65535. [`http::Uri`] takes any text for a port, and then says
 /// that there is none.
-pub fn has_valid_port(authority: &http::uri::Authority) -> bool {
+pub fn has_host_and_port(authority: &http::uri::Authority) -> bool {
     let after_host = authority.as_str().strip_prefix(authority.host()).unwrap_or_default();
-    after_host.is_empty() || authority.port_u16().is_some_and(|port| port != 0)
+    !authority.host().is_empty()
+        && (after_host.is_empty() || authority.port_u16().is_some_and(|port| port != 0))
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ impl UpgradeError {
             UpgradeError::OldToken(_) => Advice::TokenRenewed,
             UpgradeError::Status(_) => Advice::GatewayPath,
             UpgradeError::NotWebSocket(_) => Advice::GatewayIsTls,
+            UpgradeError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Advice::GatewayTimeout,
             UpgradeError::Io(_) => Advice::GatewayUrl,
         }
     }

@@ -1,4 +1,4 @@
-//! How frames get on and off the wire: dialling, TLS, and a socket that two threads use at once.
+//! WebSocket messages: how a connection is dialled, and how messages get on and off it.
 //!
 //! ```text
 //! dial ──▶ Socket ──▶ MessageReader   owned by the reading thread

@@ -50,12 +50,15 @@ impl Token {
     }
 }
 
-/// Reads a secret from a file: its content without the line's end.
+/// Reads a secret from a file: its content without the line ends behind it. A file above 16 KiB is an error.
 pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
-    /// Longer than any token.
+    /// Longer than any token, in bytes.
     const MAX: u64 = 16 << 10;
     let mut content = String::new();
-    File::open(path)?.take(MAX).read_to_string(&mut content)?;
+    if File::open(path)?.take(MAX + 1).read_to_string(&mut content)? as u64 > MAX {
+        let text = format!("it is larger than {} KiB, which no token is", MAX >> 10);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     content.truncate(content.trim_end_matches(['\r', '\n']).len());
     Ok(content)
 }

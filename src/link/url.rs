@@ -5,10 +5,11 @@ use std::str::FromStr;
 
 use http::Uri;
 
-use crate::http1::has_valid_port;
+use crate::http1::has_host_and_port;
 use crate::net::local::is_this_machine;
 
-/// Where a gateway takes agents: `ws://` or `wss://`. A URL without a path means `/ws`.
+/// The URL at which a gateway takes agents: `ws://` or `wss://`. An empty path, or `/`, means `/ws`; the port is 80
+/// or 443 unless it is given.
 ///
 /// ```
 /// use tunnel_agent::GatewayUrl;
@@ -23,12 +24,12 @@ pub struct GatewayUrl {
     secure: bool,
 }
 
-/// Why a text is no [`GatewayUrl`].
+/// The reason why a text is no [`GatewayUrl`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidGatewayUrl {
-    /// It is no URL with a scheme and a host.
+    /// It is no URL with a host and a valid port.
     Syntax,
-    /// Its scheme is not `ws` or `wss`.
+    /// It does not begin with `ws://` or `wss://`.
     Scheme,
     /// It holds a user name or password, which would be sent nowhere.
     UserInfo,
@@ -45,7 +46,7 @@ impl fmt::Display for InvalidGatewayUrl {
                 "not a URL with a valid host and port; expected something like wss://gateway.example/ws"
             }
             InvalidGatewayUrl::Scheme => {
-                "its scheme is not ws://, which stands for http://, or wss://, for https://"
+                "it does not begin with ws://, which stands for http://, or wss://, which stands for https://"
             }
             InvalidGatewayUrl::UserInfo => "it holds a user name, which would be sent nowhere",
             InvalidGatewayUrl::Fragment => "it holds a fragment (#), which a gateway never sees",
@@ -65,13 +66,13 @@ impl FromStr for GatewayUrl {
             Some("ws") => false,
             Some("wss") => true,
             Some(_) => return Err(InvalidGatewayUrl::Scheme),
-            None => return Err(InvalidGatewayUrl::Syntax),
+            None => return Err(InvalidGatewayUrl::Scheme),
         };
         let authority = uri.authority().ok_or(InvalidGatewayUrl::Syntax)?;
         if authority.as_str().contains('@') {
             return Err(InvalidGatewayUrl::UserInfo);
         }
-        if !has_valid_port(authority) {
+        if !has_host_and_port(authority) {
             return Err(InvalidGatewayUrl::Syntax);
         }
         if text.contains('#') {
@@ -98,7 +99,7 @@ impl GatewayUrl {
         self.secure
     }
 
-    /// Whether it is on this machine.
+    /// Whether the host is `localhost`, a loopback address or the unspecified one.
     pub fn is_loopback(&self) -> bool {
         is_this_machine(self.host())
     }
@@ -144,8 +145,9 @@ mod tests {
     fn other_urls_are_refused() {
         for (text, error) in [
             ("", InvalidGatewayUrl::Syntax),
-            ("localhost:3000", InvalidGatewayUrl::Syntax),
-            ("/ws", InvalidGatewayUrl::Syntax),
+            ("localhost:3000", InvalidGatewayUrl::Scheme),
+            ("ws://:3000/", InvalidGatewayUrl::Syntax),
+            ("/ws", InvalidGatewayUrl::Scheme),
             ("http://localhost", InvalidGatewayUrl::Scheme),
             ("ws://localhost:99999", InvalidGatewayUrl::Syntax),
             ("ws://localhost:0", InvalidGatewayUrl::Syntax),

@@ -171,7 +171,7 @@ impl StreamState {
         }
     }
 
-    /// Records that the last of ours has gone out.
+    /// Records that our END has gone out.
     pub(super) fn end_sent(&mut self) {
         let StreamState::Open { side, sending, receiving, closing } = self else { return };
         *sending = Direction::Ended;

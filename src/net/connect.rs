@@ -53,6 +53,9 @@ impl ConnectError {
     pub(crate) fn advice(&self, peer: Peer) -> Advice {
         let (at_gateway, at_local_server) = match self {
             ConnectError::Resolve(_) => (Advice::GatewayName, Advice::LocalName),
+            ConnectError::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => {
+                (Advice::GatewayTimeout, Advice::LocalAddress)
+            }
             ConnectError::Tcp(..) | ConnectError::Socket(_) => (Advice::GatewayAddress, Advice::LocalAddress),
             ConnectError::Tls(error) if tls::is_not_tls(error) => {
                 (Advice::GatewayIsPlain, Advice::LocalIsPlain)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Whose certificates a client accepts.
+/// The certificate authorities that a client trusts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Trust {
     /// The system's certificate authorities, or the bundled ones where the system has none.
@@ -15,7 +15,7 @@ pub enum Trust {
     AcceptAnyCertificate,
 }
 
-/// Why TLS cannot be set up.
+/// The reason why TLS cannot be set up.
 #[derive(Debug)]
 pub enum TlsError {
     /// This build has no TLS.
@@ -27,7 +27,7 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
-    /// The certificate and the key do not work together.
+    /// rustls refuses the certificate, its key, or the protocol versions, with this text.
     Identity(String),
 }
 
@@ -48,7 +48,7 @@ impl std::error::Error for TlsError {}
 #[cfg(feature = "tls")]
 pub use with_tls::*;
 
-/// Whether the other side answered a TLS greeting with something that is not TLS.
+/// Whether the peer answered a ClientHello with something that is not TLS.
 pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
     #[cfg(feature = "tls")]
     return matches!(rustls_error(error), Some(rustls::Error::InvalidMessage(_)));

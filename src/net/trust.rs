@@ -26,7 +26,7 @@ impl TrustStore {
         Ok(TrustStore(Arc::new(Store { trust, current: RwLock::new((content, client)) })))
     }
 
-    /// What a connection is made with.
+    /// The rustls configuration of a connection.
     pub fn client(&self) -> ClientTls {
         read(&self.0.current).1.clone()
     }

@@ -71,9 +71,9 @@ pub(super) struct PoolState<J, W> {
     running: usize,
     /// Those of them that keep their places.
     steady: usize,
-    /// Those of the others that have not lasted yet, the oldest first.
+    /// The running jobs that may last and still hold their permit, the oldest first.
     brief: VecDeque<(u64, Instant)>,
-    /// The others that were started so far.
+    /// The number of jobs that may last and were started so far.
     started: u64,
     /// The last became idle last.
     idle: Vec<W>,
@@ -303,7 +303,7 @@ impl<J, W> PoolState<J, W> {
     fn dequeue(&mut self, now: Instant) -> Option<QueuedJob<J>> {
         let first = self.queue.front()?;
         let is_due = first.spec.not_before.is_none_or(|time| time <= now);
-        // One that has waited for too long is the overseer's to refuse.
+        // One that has waited for too long is the scheduler's to refuse.
         if is_due && now < first.expires && self.find_place(now) { self.pop() } else { None }
     }
 

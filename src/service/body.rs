@@ -22,14 +22,13 @@ impl Body {
         Body::from(Vec::new())
     }
 
-    /// The bytes that `reader` gives until it ends. When `length` is stated and the reader ends before it,
-    /// the body counts as broken off; so does one that goes on past it, unless it leaves as a stream, which is
-    /// over once it has its length.
+    /// The bytes that `reader` gives until it ends. A body that ends before a stated `length` is truncated, which is
+    /// an error. One that goes on past it is an error in an envelope, and is cut off there in a stream.
     pub fn from_reader(reader: impl Read + Send + 'static, length: Option<u64>) -> Self {
         Body(BodySource::Stream { reader: Box::new(reader), length })
     }
 
-    /// How many bytes are still to be read, if that is known.
+    /// The number of bytes that are still to be read, if it is known.
     pub fn length(&self) -> Option<u64> {
         match &self.0 {
             BodySource::Bytes(bytes) => Some(bytes.len() as u64),
@@ -37,7 +36,7 @@ impl Body {
         }
     }
 
-    /// What is still to be read, when all of it is in memory. Such a body can be sent a second time.
+    /// The bytes that are still to be read, when all of them are in memory.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match &self.0 {
             BodySource::Bytes(bytes) => Some(bytes),

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// Tells a service that its answer is not wanted any more: the client disconnected, or the session ended.
-/// Found in a request's [`extensions`](http::Request::extensions), when the sender can tell.
+/// A token that tells a service that its answer is not wanted any more: the client disconnected, the gateway's time
+/// limit expired, or the session ended. It is in the [`extensions`](http::Request::extensions) of requests that come
+/// in streams (mux/2).
 ///
 /// A call that notices may end as it likes; what it returns is dropped.
 #[derive(Clone, Default)]

@@ -5,7 +5,8 @@ use std::{fmt, io};
 
 use crate::advice::Advice;
 
-/// Why a request got no response. The text reaches the visitor.
+/// A reason why a request got no response. Its text reaches the visitor, behind "Failed to forward request to local
+/// server: ". A service of one's own mostly needs the kinds `Internal`, `Timeout` and `BadRequest`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,
@@ -19,29 +20,30 @@ pub struct Failure {
 /// The words before the reason of every failure to forward.
 pub(crate) const FORWARD_FAILED: &str = "Failed to forward request to local server";
 
-/// What kind of [`Failure`] it is.
+/// The kind of a [`Failure`], with the status of the response that [`FailureReply::Response`](crate::FailureReply)
+/// makes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// No connection to the local server.
+    /// No connection to the local server: 502.
     Unreachable,
-    /// The local server has failed before, and was not asked this time.
+    /// The circuit breaker of the local server is open, which was not asked: 503.
     Unavailable,
-    /// The system gives the agent no more connections. The local server was not asked.
+    /// The system gives the agent no more sockets. The local server was not asked: 503.
     Exhausted,
-    /// The local server did not answer in time.
+    /// The local server did not answer in time: 504.
     Timeout,
-    /// The local server broke off before its response was complete.
+    /// The body ended before it was complete: 502.
     Truncated,
-    /// The response is larger than what can be passed on.
+    /// The body is larger than what can be passed on: 502.
     TooLarge,
-    /// What the local server sent is no HTTP response.
+    /// The local server sent no valid HTTP response: 502.
     Protocol,
-    /// The gateway knows no responses but texts, and this is none.
+    /// The gateway takes bodies in UTF-8 alone, and this one is not: 502, as a response in any case.
     TextOnly,
-    /// The request itself is at fault. It is answered with a response of status 400.
+    /// The request is invalid: 400, as a response in any case.
     BadRequest,
-    /// The service failed for a reason of its own.
+    /// The service failed for a reason of its own: 502.
     Internal,
 }
 
@@ -83,8 +85,8 @@ impl Failure {
         Failure { kind, text: text.into(), retry_after: None, detail: None, advice: None }
     }
 
-    /// A failure with the time after which another attempt may succeed. A response that is made of it says so in
-    /// its `Retry-After` (RFC 9110 §10.2.3).
+    /// A failure with the time after which another attempt may succeed. It is sent as `Retry-After` (RFC 9110
+    /// §10.2.3) where the failure becomes a response, see [`FailureReply`](crate::FailureReply).
     #[must_use]
     pub fn with_retry_after(self, time: Duration) -> Self {
         Failure { retry_after: Some(time), ..self }

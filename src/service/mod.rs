@@ -37,8 +37,8 @@ pub trait Service: Send + Sync + 'static {
     /// Answers one request, or says why it could not be answered.
     fn call(&self, request: Request) -> Result<Response, Failure>;
 
-    /// Called once, when the agent stops and the time to finish has elapsed: calls that still block should
-    /// return soon, since the agent waits for them. Does nothing by default.
+    /// Called once, after the last session has ended: the agent stops, has given up, or has ended its check. Calls
+    /// that still block should return, since the agent waits for them. Does nothing by default.
     fn interrupt(&self) {}
 }
 

@@ -3,7 +3,7 @@
 //! | thread | owns | waits for |
 //! | --- | --- | --- |
 //! | `reader`, one per session | the reading half | the next message |
-//! | timer and writer, the caller of [`run`] | the writing half, the [`state`], the [order] of answers | the next event or deadline |
+//! | timer and writer, the caller of [`Session::run`] | the writing half, the [`state`], the [order] of answers | the next event or deadline |
 //! | `worker`, shared by all sessions | one [`exchange`] each | the local server; room in the [`wire`] |
 //!
 //! ```text
@@ -47,13 +47,15 @@ use crate::pool::{Pool, PoolLimits, Submitter};
 use crate::service::{FailureKind, Service};
 use crate::tunnel_id::TunnelId;
 
-/// How a failure to forward is answered.
+/// The form of the answer to a request that could not be forwarded. A `BadRequest` is a response with status 400 in
+/// either form, and a stream whose head has been sent is reset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FailureReply {
-    /// As the failure that it is: an `error` envelope, or a RESET of the stream.
+    /// An `error` envelope, or a RESET of the stream: the gateway chooses the status, usually 502 or 504.
     #[default]
     Error,
-    /// As a response with status 502, 503 or 504, for gateways that let their visitors wait otherwise.
+    /// A response with the status of the failure's [kind](crate::FailureKind), for gateways that let their visitors
+    /// wait otherwise.
     Response,
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// How a gateway tells the answers to requests without an ID apart.
+/// The way in which a gateway matches answers to requests without an ID.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Correlation {
     /// By their order: the first answer belongs to the first request.
@@ -21,7 +21,7 @@ pub enum Correlation {
 #[derive(Debug)]
 pub(super) struct Order<T> {
     correlation: Correlation,
-    /// Places that are done with; under [`Correlation::Order`] also the place whose turn it is.
+    /// The number of places that are filled; under [`Correlation::Order`] also the place whose turn it is.
     done: u64,
     held: VecDeque<Option<T>>,
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// A write that takes longer than this means a slow connection.
+/// The longest write of a connection that is not slow.
 const SLOW: Duration = Duration::from_millis(20);
 
-/// A write that takes longer than this is none of a fast one.
+/// The longest write that counts as fast.
 const FAST: Duration = Duration::from_millis(2);
 
 /// As many bytes in a row at full speed mean that the connection is fast again.

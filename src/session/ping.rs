@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use tungstenite::Bytes;
 
-/// The payload of a ping that is sent so long after the session's start.
+/// The payload of a ping that is sent at this time after the session's start.
 pub(super) fn payload(sent: Duration) -> Bytes {
     micros(sent).to_be_bytes().to_vec().into()
 }
 
-/// How long after the session's start the ping was sent that a pong with this payload answers, which came so long after
-/// it; nothing when it answers none of our pings.
+/// The time of the ping that a pong with this payload answers, measured from the session's start like that of its
+/// arrival; `None` when it answers none of ours.
 pub(super) fn sent(payload: &[u8], came: Duration) -> Option<Duration> {
     let sent = u64::from_be_bytes(payload.try_into().ok()?);
     (sent <= micros(came)).then(|| Duration::from_micros(sent))
 }
 
-/// A time as a pong tells it.
+/// A time cut to the microseconds that a ping carries.
 pub(super) fn told(sent: Duration) -> Duration {
     Duration::from_micros(micros(sent))
 }

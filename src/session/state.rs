@@ -1,4 +1,4 @@
-//! Given what happened until this instant: what happens next. Pure; time is an argument.
+//! The state machine of a session: events go in, and the next step comes out. Pure; time is an argument.
 //!
 //! ```text
 //!            drain                     answered or out of time
@@ -18,14 +18,15 @@ use crate::link::{Outbound, close};
 /// gateway reads, as well as a pong.
 const AHEAD_OF_PING: usize = 64 << 10;
 
-/// Where the kernel holds what it likes unsent, a ping waits in it, too: for each of these many bytes that it has taken
-/// since anything was last heard, the liveness deadline moves by [`SLACK_TIME`].
+/// Without `TCP_NOTSENT_LOWAT` a ping waits behind the kernel's send buffer: for each of these many bytes that it has
+/// taken since anything was last heard, the liveness deadline moves by [`SLACK_TIME`].
 const SLACK_BYTES: u64 = 64 << 10;
 
 /// See [`SLACK_BYTES`].
 const SLACK_TIME: Duration = Duration::from_secs(1);
 
-/// How long a session that is drained waits for what has crossed its first GOAWAY on the wire.
+/// The time that a draining session waits for streams that were opened before the gateway received its first GOAWAY
+/// (compare RFC 9113 §6.8).
 const CROSSING_TIME: Duration = Duration::from_secs(1);
 
 /// How long the gateway may take to answer after the machine slept.
@@ -34,9 +35,10 @@ const PROBE_TIME: Duration = Duration::from_secs(3);
 /// How a session finds out that its peer is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Between two pings; 15 s by default.
+    /// The interval between pings; 15 s by default.
     pub ping_interval: Duration,
-    /// How much longer than that nothing may be heard; 10 s by default. Any received byte counts.
+    /// The time beyond it after which a gateway that sends nothing counts as gone; 10 s by default. Any received byte
+    /// counts, and so does progress of what is sent.
     pub pong_timeout: Duration,
 }
 
@@ -173,8 +175,8 @@ impl SessionState {
         self.next_ping = now;
     }
 
-    /// Finish what runs until this time at most, then close. A later call can only shorten it. `streams`: requests
-    /// come as streams, of which some may cross the word of it.
+    /// Finish what runs until this time at most, then close. A later call can only shorten it. Where requests come as
+    /// streams, some may have been sent before the gateway heard of it.
     pub(super) fn drain(&mut self, until: Instant, why: &'static str, transport: RequestTransport) {
         match &mut self.phase {
             SessionPhase::Open => {

@@ -1,4 +1,4 @@
-//! The means of one answer.
+//! The responder of one request in an envelope.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::guard::Refusal;
 use crate::protocol::{RequestId, RequestName, ResponseMessage, answer};
 use crate::service::FORWARD_FAILED;
 
-/// The right and the duty to answer one request in an envelope, once.
+/// The responder of one request in an envelope, which answers it exactly once.
 ///
 /// Answering consumes the ticket; dropping it unanswered answers with an `error`, so that no request is ever without an
 /// answer. It holds the queue of its own session: an answer cannot reach another one.

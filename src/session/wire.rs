@@ -1,4 +1,4 @@
-//! The way to the writer: events in one queue, and budgets in bytes that hold workers back.
+//! The outbox: the queue of the thread that writes, and budgets in bytes that hold workers back.
 //!
 //! | message | budget | waits |
 //! | --- | --- | --- |
@@ -32,7 +32,7 @@ const EVENT_BYTES: usize = 128;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotReading;
 
-/// What happened, for the writer.
+/// An event for the thread that writes.
 #[derive(Debug)]
 pub(super) enum WireEvent {
     /// A request was answered.

@@ -36,7 +36,18 @@ pub(crate) enum Availability {
     NotFound,
 }
 
-/// One configured place of requests.
+impl Availability {
+    /// Whether the upstream is asked before those configured behind it. One for which no server is found keeps its place: to
+    /// ask it makes the search go on.
+    pub(super) fn keeps_place(self) -> bool {
+        match self {
+            Availability::Up | Availability::Probing | Availability::NotFound => true,
+            Availability::Open | Availability::Down => false,
+        }
+    }
+}
+
+/// A local server as it is configured: by its URL, or to be searched for.
 pub(super) struct Upstream {
     pub(super) config: Arc<UpstreamConfig>,
     pub(super) source: ServerSource,

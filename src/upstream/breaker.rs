@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use crate::clock::whole_seconds;
 
-/// When a circuit breaker opens, and for how long.
+/// The settings of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerConfig {
     /// Failures in a row that open it; 0: it never opens. 5 by default.
     pub failures: u32,
-    /// How long it is open at first; 1 s by default. It doubles with each failed try, up to 30 s.
+    /// The time that it is open at first, 1 ms to 30 s; 1 s by default. It doubles with each failed probe, up to 30
+    /// s.
     pub open: Duration,
 }
 
@@ -85,7 +86,7 @@ enum ProbeTime {
     Probing(u64, Instant),
 }
 
-/// What a request was sent with, which is to be told what came of it.
+/// The permit of a request, to be given back with its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BreakerPermit {
     /// The circuit was closed.
@@ -208,7 +209,7 @@ impl Breaker {
         }
     }
 
-    /// What came of a request says neither that the server is well nor that it is not.
+    /// Records an inconclusive outcome: it says nothing of the server.
     pub(super) fn record_inconclusive(&mut self, permit: BreakerPermit, now: Instant) {
         if let State::Open { next, .. } = &mut self.state
             && permit.is_of(*next)

@@ -13,12 +13,14 @@ const DOWN_AFTER: u32 = 3;
 /// How long a check may take to connect, and then to be answered.
 pub(super) const CHECK_TIME: Duration = Duration::from_secs(3);
 
-/// How a server is asked whether it is up.
+/// Health checks: a `GET` at intervals. After three failures in a row the server is down, until one succeeds. A check
+/// has 3 s to connect and 3 s to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthChecks {
-    /// What is asked for; anything below status 500 is a good answer.
+    /// The path and query of the check; any status below 500 is success.
     pub path: PathAndQuery,
-    /// Between two checks; 10 s by default. Requests with a good answer take the place of checks.
+    /// The interval between two checks; the program's default is 10 s. Requests with a good answer take the place of
+    /// checks.
     pub interval: Duration,
 }
 

@@ -193,26 +193,27 @@ fn lies_under(path: &str, prefix: &str) -> bool {
     path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
+/// The upstreams in the order in which they are asked: those that are down come last, in case that is wrong.
+fn in_order(upstreams: &[Arc<Upstream>]) -> Vec<&Arc<Upstream>> {
+    let mut order: Vec<_> = upstreams.iter().collect();
+    order.sort_by_cached_key(|upstream| !upstream.availability().keeps_place());
+    order
+}
+
 impl Service for Upstreams {
     fn call(&self, mut request: Request) -> Result<Response, Failure> {
         self.config.rewrite.apply(request.headers_mut());
-        let upstreams = self.upstreams_for(request.uri());
-        let mut why = Failure::new(FailureKind::Unreachable, NO_ROUTE);
-        // Those that are down come last, in case that is wrong. What the calls change has no say in the order.
-        let may_answer = |upstream: &&Arc<Upstream>| {
-            matches!(upstream.availability(), Availability::Up | Availability::Probing)
-        };
-        let (up, down): (Vec<_>, Vec<_>) = upstreams.iter().partition(may_answer);
-        for upstream in up.into_iter().chain(down) {
+        let mut last = None;
+        for upstream in in_order(self.upstreams_for(request.uri())) {
             match upstream.call(request) {
                 Ok(response) => return Ok(response),
                 Err(AttemptError::NotSent { failure, request: unsent }) => {
-                    (why, request) = (failure, *unsent);
+                    (last, request) = (Some(failure), *unsent);
                 }
                 Err(AttemptError::Failed { failure, .. }) => return Err(failure),
             }
         }
-        Err(why)
+        Err(last.unwrap_or_else(|| Failure::new(FailureKind::Unreachable, NO_ROUTE)))
     }
 
     fn interrupt(&self) {
@@ -230,13 +231,17 @@ pub(crate) fn prefix(text: &str) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use super::breaker::{BreakerPermit, Fault};
     use super::*;
 
     fn upstreams(routes: &[(&str, &str)]) -> Upstreams {
-        let routes = routes
-            .iter()
-            .map(|(prefix, url)| ((*prefix).to_owned(), UpstreamAddress::Url(url.parse().unwrap())))
-            .collect();
+        let address = |url: &str| match url {
+            "auto" => UpstreamAddress::Auto,
+            url => UpstreamAddress::Url(url.parse().unwrap()),
+        };
+        let routes = routes.iter().map(|(prefix, url)| ((*prefix).to_owned(), address(url))).collect();
         let config = UpstreamConfig {
             host: None,
             tls: None,
@@ -272,6 +277,21 @@ mod tests {
             let (got, _) = upstreams.explain(request.into_parts().0).unwrap();
             assert_eq!(got, url, "{path}");
         }
+    }
+
+    #[test]
+    fn only_what_is_down_loses_its_place() {
+        let upstreams = upstreams(&[("", "auto"), ("", "http://127.0.0.1:1"), ("", "http://127.0.0.1:2")]);
+        let list = upstreams.upstreams_for(&Uri::from_static("/"));
+        let names = || in_order(list).iter().map(|upstream| upstream.name()).collect::<Vec<_>>();
+        // One that is searched for is asked though none is found yet: so the search goes on.
+        assert_eq!(names(), ["auto", "http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        for _ in 0..5 {
+            list[1].update(|state| {
+                state.breaker.failed(Fault::Unreachable, BreakerPermit::Closed, Instant::now())
+            });
+        }
+        assert_eq!(names(), ["auto", "http://127.0.0.1:2", "http://127.0.0.1:1"]);
     }
 
     #[test]

@@ -33,7 +33,9 @@ pub enum InvalidHeader {
 impl fmt::Display for InvalidHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            InvalidHeader::Syntax => "expected a header such as 'X-Env: tunnel' to set, or X-Env to remove",
+            InvalidHeader::Syntax => {
+                "expected a field such as 'X-Env: tunnel', or its name alone to remove it"
+            }
             InvalidHeader::Framing => "that header frames the message or belongs to the connection",
             InvalidHeader::Host => "Host has an option of its own",
         })

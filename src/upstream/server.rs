@@ -25,7 +25,7 @@ pub(crate) struct UpstreamServer {
     pub(crate) url: LocalUrl,
     pub(crate) origin: Origin,
     /// A second origin for checks, with connections and time limits of its own, and the path that is checked.
-    checks: Option<(Origin, PathAndQuery)>,
+    pub(crate) checks: Option<(Origin, PathAndQuery)>,
 }
 
 impl UpstreamServer {

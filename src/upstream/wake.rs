@@ -31,7 +31,7 @@ pub(super) enum Woken {
 }
 
 impl WakeSignal {
-    /// Has the thread go another round.
+    /// Wakes the thread.
     pub(super) fn ring(&self) {
         let mut signal = lock(&self.signal);
         if *signal == SignalState::None {

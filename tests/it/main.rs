@@ -3,6 +3,7 @@
 
 mod admin;
 mod check;
+mod embedded;
 mod forwarding;
 mod gateway;
 mod layering;

@@ -251,13 +251,13 @@ fn what_cannot_be_meant_is_refused_by_name() {
         (&["--queue-timeout", "0s"], "--queue-timeout must be"),
         (&["--route", "/api"], "--route: expected PREFIX=URL"),
         (&["--route", "api=http://127.0.0.1:1"], "--route: the prefix must be"),
-        (&["--route", "/api=ftp://x"], "--route: its scheme"),
+        (&["--route", "/api=ftp://x"], "--route: it does not begin with http://"),
         (&["--set-header", "Host: x"], "--set-header: Host has an option of its own, --host-header"),
         (&["--remove-header", "Content-Length"], "--remove-header: that header frames"),
         (&["--health-path", "up"], "--health-path: expected a path"),
         (&["--health-interval", "1s"], "--health-interval needs --health-path"),
         (&["--failure", "maybe"], "--failure: expected error or response"),
-        (&["--breaker-failures", "x"], "--breaker-failures: expected a whole number"),
+        (&["--breaker-failures", "x"], "--breaker-failures: expected a whole number, not below 0"),
         (&["--breaker-open", "31s"], "--breaker-open must be"),
     ] {
         let mut agent = Program::agent(&[&["--tunnel-id", TUNNEL_ID], options].concat());

@@ -288,7 +288,7 @@ fn backoff(o: &mut Options<'_>) -> Result<BackoffConfig, UsageError> {
 }
 
 fn count(text: &str) -> Result<u32, &'static str> {
-    text.parse().map_err(|_| "expected a whole number")
+    text.parse().map_err(|_| "expected a whole number, not below 0")
 }
 
 fn trust(o: &mut Options<'_>, insecure: &'static str, ca_file: &'static str) -> Result<Trust, UsageError> {

@@ -13,7 +13,7 @@ const SAME_MAX: u64 = 5;
 /// Kinds of lines that are counted. There are fewer places in the source that log.
 const KINDS_MAX: usize = 512;
 
-/// What was said how often in this second, by the place in the source that says it.
+/// The number of lines in this second for each place in the source.
 #[derive(Default)]
 pub(super) struct Repeats(HashMap<(&'static str, u32), LineKind>);
 

@@ -38,8 +38,8 @@ pub struct Mux {
     spares: Spares,
 }
 
-/// Memory of large frames that were sent, for those that come. Else one thread would allocate what another frees, and
-/// the allocator keep what it cannot put together again.
+/// A pool of buffers for large frames. Without it one thread would allocate what another frees, and the allocator
+/// would keep memory that it cannot reuse.
 #[derive(Debug, Default)]
 struct Spares(Mutex<Vec<Vec<u8>>>);
 
@@ -191,7 +191,7 @@ impl Mux {
         is_taken.then(|| Stream(Arc::new(stream)))
     }
 
-    /// Does not take on a stream. The connection's writer sends it.
+    /// Refuses a stream with a RESET, which the connection's writer sends.
     pub fn refuse(&self, stream: u32, reset: Reset) {
         self.act_for_writer(|streams| streams.refuse(stream, reset));
     }

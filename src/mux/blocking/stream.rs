@@ -79,7 +79,7 @@ impl Stream {
         &self.0.cancellation
     }
 
-    /// Waits until `look` finds something, at most so long without a change.
+    /// Waits until `look` finds something, at most for `timeout`.
     fn wait<R>(
         &self,
         timeout: Option<Duration>,
@@ -188,7 +188,7 @@ impl Stream {
         let number = self.0.number;
         let room = buffer.space().len();
         if room >= SPARE_MIN && length < room / 2 {
-            // What waits takes up what it counts for.
+            // Shrinks the buffer, so that a queued frame takes up the bytes that it counts as.
             let few = DataBuffer::copy_of(&buffer.space()[..length]);
             self.0.mux.recycle(std::mem::replace(&mut buffer, few).into_memory());
         }

@@ -90,7 +90,7 @@ pub struct Streams<T> {
     link: LinkState,
 }
 
-/// What becomes of new streams.
+/// The state of the connection, as far as it concerns new streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkState {
     Usable,
@@ -99,7 +99,7 @@ enum LinkState {
     Lost,
 }
 
-/// What precedes data.
+/// A queued frame that precedes data.
 #[derive(Debug)]
 enum ControlFrame {
     Encoded(Vec<u8>),

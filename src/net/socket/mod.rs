@@ -67,7 +67,7 @@ impl Traffic {
 #[derive(Debug, Clone)]
 pub struct Closer {
     tcp: Arc<TcpStream>,
-    /// What is read as the end after this is none of the other side's.
+    /// Set by a local close: an end of file after it is not the peer's.
     closed: Arc<AtomicBool>,
 }
 
@@ -84,8 +84,8 @@ impl Closer {
         let _ = self.tcp.shutdown(Shutdown::Read);
     }
 
-    /// Lets the other side see the connection break, which no end in good order looks like: blocked reads
-    /// return at once, and the reset goes out when everything that has a part of the connection is dropped.
+    /// Resets the connection (RST by SO_LINGER 0), which the peer cannot take for a clean end: blocked reads return
+    /// at once, and the reset goes out when the last owner of the socket drops it.
     pub fn abort(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let _ = socket2::SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO));

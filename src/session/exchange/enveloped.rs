@@ -165,7 +165,8 @@ impl Reply for Enveloped {
     }
 
     fn judge(&self, outcome: Outcome, _: &Context<'_>) -> Outcome {
-        outcome
+        // A failure, too, has nobody left who could be told.
+        if self.ticket.is_dead() { Err(Unserved::Abandoned(StreamEnd::Lost)) } else { outcome }
     }
 
     fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>) {

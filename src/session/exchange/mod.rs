@@ -7,9 +7,9 @@
 //!                └─────────────────────────────────┘          └───────────────────────────────┘
 //! ```
 //!
-//! The two implementations of [`Reply`] are the only code that knows envelopes or streams. What came of the exchange is
-//! recorded once, since recording consumes the [`Record`], and before the last of the answer is sent: a visitor that has the
-//! answer finds it counted.
+//! The two implementations of [`Reply`] are the only code that knows envelopes or streams. The outcome is recorded
+//! once, since recording consumes the [`Record`]: of an envelope before it is sent, of a stream as soon as its end
+//! is.
 
 mod enveloped;
 mod limit;
@@ -83,7 +83,7 @@ impl From<Failure> for Unserved {
 
 type Outcome = Result<Served, Unserved>;
 
-/// The way of one answer.
+/// The transport of one answer.
 trait Reply {
     /// The request's name, for people.
     fn name(&self) -> RequestName;
@@ -94,7 +94,7 @@ trait Reply {
     /// Takes the service's response: sends it as it comes, or collects it.
     fn pass_on(&mut self, response: Response, context: &Context<'_>) -> Outcome;
 
-    /// What the exchange came to, in the light of what became of the session meanwhile.
+    /// The outcome, corrected where the stream or its session has ended meanwhile.
     fn judge(&self, outcome: Outcome, context: &Context<'_>) -> Outcome;
 
     /// Sends what is still to be sent: a collected response, a refusal, or word of a failure.

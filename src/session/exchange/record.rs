@@ -15,7 +15,8 @@ use crate::mux::{Reset, ResetCode, StreamEnd};
 use crate::protocol::RequestName;
 use crate::service::{FORWARD_FAILED, Failure, FailureKind};
 
-/// The target of the log's lines about requests that were answered. They are never collapsed.
+/// The `log` target of the line for each request that was answered with a response. Refusals and failures have their
+/// module's target.
 pub const ACCESS_LOG: &str = "tunnel_agent::access";
 
 /// Counts a request as in flight for as long as it lives, and records what came of it when it is consumed. Dropping it

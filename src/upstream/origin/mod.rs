@@ -28,22 +28,23 @@ use crate::net::connect::{self, ConnectError, Endpoint, Peer};
 use crate::net::resolve::Resolver;
 use crate::service::{Body, CancelReason, Cancellation, Failure, FailureKind, Request, Response, Service};
 
-/// Limits towards the local server.
+/// Time limits of connections and bodies, each from 1 ms to 24 h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the connection, with TLS; 5 s by default.
+    /// For a connection to a gateway or a local server, with TLS and upgrade; 5 s by default.
     pub connect: Duration,
-    /// Until the first byte of the answer; 30 s by default.
+    /// Until the first byte of a local server's response; 30 s by default.
     pub response: Duration,
-    /// Between two bytes of the answer, and for a write without progress; 30 s by default.
+    /// Between two reads of a body, the visitor's or the local server's, and for a write without progress; 30 s by
+    /// default.
     pub idle: Duration,
 }
 
 impl Timeouts {
-    /// Longer than anybody means it, and short enough for the clock: 24 h.
+    /// The longest limit: 24 h, which no clock overflows with.
     pub const MAX: Duration = Duration::from_secs(24 * 3600);
 
-    /// The shortest that a socket can be told: 1 ms.
+    /// The shortest limit: 1 ms, the shortest that a socket takes.
     pub const MIN: Duration = Duration::from_millis(1);
 
     fn clamped(self) -> Self {
@@ -60,14 +61,14 @@ impl Default for Timeouts {
     }
 }
 
-/// A wait in the agent's queue that explains no time-out.
+/// The wait in the agent's queue up to which a timeout is the local server's.
 const QUEUED_LITTLE: Duration = Duration::from_secs(1);
 
 /// Forwards requests to a local HTTP server.
 ///
-/// A request with an `Upgrade` header asks the server to change to another protocol (RFC 9110 §7.8). When it
-/// does, the response has status 101, its body is what the server says in that protocol, and the request's
-/// body is what it is told. When it does not, the request's body is not sent.
+/// A request with an `Upgrade` header asks the server to change to another protocol (RFC 9110 §7.8). When it does,
+/// the response has status 101, its body carries the bytes from the server in that protocol, and the request's body
+/// those to it. When it does not, the request's body is not sent.
 pub struct Origin {
     local: LocalUrl,
     host: Option<HeaderValue>,
@@ -157,7 +158,7 @@ impl Origin {
         self.local.join(uri).map_err(|what| Failure::new(FailureKind::BadRequest, what))
     }
 
-    /// Where a request without a body would be sent; its headers become those that would be.
+    /// The URL of a request without a body, whose header fields become those that would be sent.
     pub(crate) fn explain(&self, head: &mut http::request::Parts) -> Result<String, Failure> {
         head.uri = self.target(&head.uri)?;
         self.prepare(head, &Body::empty(), None);
@@ -325,8 +326,7 @@ impl AttemptError {
     }
 }
 
-/// Whose fault it is that a request took too long that was asked for so long of the server, and came so long ago. What waited
-/// in the agent's queue for longer says little of the server.
+/// The source of a timeout: the local server, unless the request had waited in the agent's queue for long.
 fn source_of_slowness(asked: Duration, age: Duration) -> ErrorSource {
     let queued = age.saturating_sub(asked);
     if queued <= asked.max(QUEUED_LITTLE) { ErrorSource::Upstream } else { ErrorSource::Other }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
-use crate::http1::has_valid_port;
+use crate::http1::has_host_and_port;
 use crate::http1::path::climbs;
 
 /// The local server: `http://` or `https://`, a host, perhaps a port and a base path.
@@ -29,14 +29,16 @@ pub struct LocalUrl {
 /// Why a text is no [`LocalUrl`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InvalidLocalUrl {
-    /// It is no URL with a scheme and a host.
+    /// It is no URL with a host and a valid port.
     Syntax,
-    /// Its scheme is not `http` or `https`.
+    /// It does not begin with `http://` or `https://`.
     Scheme,
     /// It holds a user name or password: the agent adds nothing to what clients send.
     UserInfo,
     /// It holds a query, which could not be joined with a request's own.
     Query,
+    /// It holds a fragment, which is never sent.
+    Fragment,
 }
 
 impl fmt::Display for InvalidLocalUrl {
@@ -45,9 +47,12 @@ impl fmt::Display for InvalidLocalUrl {
             InvalidLocalUrl::Syntax => {
                 "not a URL with a valid host and port; expected something like http://127.0.0.1:8000"
             }
-            InvalidLocalUrl::Scheme => "its scheme is not http:// or https://",
+            InvalidLocalUrl::Scheme => {
+                "it does not begin with http:// or https://; expected something like http://127.0.0.1:8000"
+            }
             InvalidLocalUrl::UserInfo => "it holds a user name, which would not be sent",
             InvalidLocalUrl::Query => "it holds a query, which would not be sent",
+            InvalidLocalUrl::Fragment => "it holds a fragment (#), which a server never sees",
         })
     }
 }
@@ -59,15 +64,18 @@ impl FromStr for LocalUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidLocalUrl> {
         let uri: Uri = text.parse().map_err(|_| InvalidLocalUrl::Syntax)?;
-        let scheme = uri.scheme().ok_or(InvalidLocalUrl::Syntax)?;
+        let scheme = uri.scheme().ok_or(InvalidLocalUrl::Scheme)?;
         if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
             return Err(InvalidLocalUrl::Scheme);
         }
         if super::authority(&uri).contains('@') {
             return Err(InvalidLocalUrl::UserInfo);
         }
-        if !has_valid_port(uri.authority().ok_or(InvalidLocalUrl::Syntax)?) || text.contains('#') {
+        if !has_host_and_port(uri.authority().ok_or(InvalidLocalUrl::Syntax)?) {
             return Err(InvalidLocalUrl::Syntax);
+        }
+        if text.contains('#') {
+            return Err(InvalidLocalUrl::Fragment);
         }
         if uri.query().is_some() {
             return Err(InvalidLocalUrl::Query);
@@ -143,14 +151,15 @@ mod tests {
     fn other_urls_are_refused() {
         for (text, error) in [
             ("", InvalidLocalUrl::Syntax),
-            ("8000", InvalidLocalUrl::Syntax),
-            ("localhost:8000", InvalidLocalUrl::Syntax),
-            ("/app", InvalidLocalUrl::Syntax),
+            ("8000", InvalidLocalUrl::Scheme),
+            ("localhost:8000", InvalidLocalUrl::Scheme),
+            ("http://:8000", InvalidLocalUrl::Syntax),
+            ("/app", InvalidLocalUrl::Scheme),
             ("ftp://localhost", InvalidLocalUrl::Scheme),
             ("ws://localhost", InvalidLocalUrl::Scheme),
             ("http://localhost:99999", InvalidLocalUrl::Syntax),
             ("http://localhost:", InvalidLocalUrl::Syntax),
-            ("http://localhost/#x", InvalidLocalUrl::Syntax),
+            ("http://localhost/#x", InvalidLocalUrl::Fragment),
             ("http://me:secret@localhost", InvalidLocalUrl::UserInfo),
             ("http://localhost/?a=b", InvalidLocalUrl::Query),
         ] {
