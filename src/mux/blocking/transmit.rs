@@ -248,3 +248,256 @@ impl Mux {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::Duration;
+
+    use tungstenite::Bytes;
+    use tungstenite::protocol::Role;
+
+    use super::*;
+    use crate::link::{MessageReader, Received};
+    use crate::mux::{Fin, Frame, MuxEvent, MuxLimits, Side, Stream};
+    use crate::net::Socket;
+
+    /// A hang fails the test.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    const OK: Bytes = Bytes::from_static(b"HTTP/1.1 200 OK\r\n\r\n");
+
+    /// The agent's side of a connection, of which the other side is read by a test.
+    struct Connection {
+        mux: Arc<Mux>,
+        wakes: Arc<AtomicUsize>,
+        opened: Mutex<u32>,
+    }
+
+    /// A word to the connection's writer.
+    #[derive(PartialEq)]
+    enum Word {
+        Wake,
+        End,
+    }
+
+    type Words = (Sender<Word>, Receiver<Word>);
+
+    /// A connection with its sink, and its other end; and the channel to its writer.
+    fn connect_with_writer() -> (Connection, Box<MessageSink>, TcpStream, Words) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let half = Socket::plain(ours).unwrap().split().unwrap();
+        half.set_timeout(LIMIT).unwrap();
+        let sink = Box::new(MessageSink::new(Role::Client, half));
+        let (wakes, (sender, words)) = (Arc::new(AtomicUsize::new(0)), mpsc::channel());
+        let (counted, wake) = (wakes.clone(), sender.clone());
+        let limits = MuxLimits { max_streams: 4096, ..MuxLimits::default() };
+        let mux = Mux::new(Side::Agent, limits, move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = wake.send(Word::Wake);
+        });
+        let connection = Connection { mux, wakes, opened: Mutex::default() };
+        (connection, sink, listener.accept().unwrap().0, (sender, words))
+    }
+
+    fn connect() -> (Connection, Box<MessageSink>, TcpStream) {
+        let (connection, sink, peer, _) = connect_with_writer();
+        (connection, sink, peer)
+    }
+
+    impl Connection {
+        /// A stream that the other side has opened.
+        fn open(&self) -> Stream {
+            let mut opened = self.opened.lock().unwrap();
+            *opened += 1;
+            let number = *opened;
+            let head = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+            let message = Frame::Head { stream: number, fin: Fin::Last, head }.to_vec();
+            let event = self.mux.receive(&message.into()).unwrap();
+            assert!(matches!(event, MuxEvent::Opened { stream, .. } if stream == number));
+            self.mux.accept(number, Fin::Last).unwrap()
+        }
+
+        fn wake_count(&self) -> usize {
+            self.wakes.load(Ordering::SeqCst)
+        }
+    }
+
+    /// Reads messages until so many have ended a stream.
+    fn read_ends(socket: TcpStream, ends: usize) -> thread::JoinHandle<()> {
+        let socket = Socket::plain(socket).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let mut reader = MessageReader::new(socket, Vec::new(), Role::Server, 1 << 20);
+        thread::spawn(move || {
+            let mut seen = 0;
+            while seen < ends {
+                let Ok(Received::Binary(message)) = reader.read() else { panic!("after {seen} of {ends}") };
+                seen += usize::from(message[1] & 1 == 1);
+            }
+        })
+    }
+
+    /// What the connection's writer does: it writes when it is woken, and lends the sink.
+    fn write_when_woken(mux: &Mux, words: &Receiver<Word>, sink: Box<MessageSink>) {
+        let mut sink = Some(sink);
+        loop {
+            let Some(mut own) = sink.take().or_else(|| mux.reclaim()) else { panic!("the sink is lost") };
+            loop {
+                mux.collect(&mut own, BATCH);
+                while !own.is_empty() {
+                    own.write_step().unwrap();
+                }
+                match mux.lend(own) {
+                    Ok(()) => break,
+                    Err(returned) => own = returned,
+                }
+            }
+            if words.recv_timeout(LIMIT).expect("no wake-up is lost") == Word::End {
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn a_response_wakes_no_other_thread() {
+        let (connection, sink, peer) = connect();
+        let reader = read_ends(peer, 1000);
+        connection.mux.lend(sink).unwrap();
+        for _ in 0..1000 {
+            connection.open().send_head_with(OK, b"hello").unwrap();
+        }
+        reader.join().unwrap();
+        assert_eq!(connection.wake_count(), 0);
+    }
+
+    #[test]
+    fn no_frame_is_left_behind_however_the_sink_changes_hands() {
+        for threads in [2, 4, 12] {
+            let per_thread = 60_000 / threads;
+            let (connection, sink, peer, (sender, words)) = connect_with_writer();
+            let reader = read_ends(peer, threads * per_thread);
+            let mux = connection.mux.clone();
+            let writer = thread::spawn(move || write_when_woken(&mux, &words, sink));
+            thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        for _ in 0..per_thread {
+                            connection.open().send_head_with(OK, b"hello").unwrap();
+                        }
+                    });
+                }
+            });
+            // It hangs where a frame is left behind.
+            reader.join().unwrap();
+            sender.send(Word::End).unwrap();
+            writer.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_full_socket_does_not_take_is_the_writers() {
+        let (connection, sink, peer) = connect();
+        connection.mux.lend(sink).unwrap();
+        let body = vec![0; 60 << 10];
+        let mut streams = Vec::new();
+        // Nothing is read there: this thread does not wait, however much it sends.
+        while connection.wake_count() == 0 {
+            let stream = connection.open();
+            assert_eq!(stream.send_head_with(OK, &body).unwrap(), body.len());
+            streams.push(stream);
+        }
+        let reader = read_ends(peer, streams.len());
+        let mut sink = connection.mux.reclaim().unwrap();
+        assert!(!sink.is_empty());
+        connection.mux.collect(&mut sink, usize::MAX);
+        while !sink.is_empty() {
+            sink.write_step().unwrap();
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_writes_no_more_than_its_quota() {
+        let (connection, sink, peer) = connect();
+        let body = vec![0; 60 << 10];
+        let streams: Vec<_> = (0..16).map(|_| connection.open()).collect();
+        // The writer has the sink: all of it is queued.
+        for stream in &streams {
+            stream.send_head_with(OK, &body).unwrap();
+        }
+        let reader = read_ends(peer, streams.len());
+        let mux = &connection.mux;
+        let mut state = mux.state();
+        state.writer = WriterState::Waiting;
+        mux.write(state, sink);
+        let sink = mux.reclaim().unwrap();
+        let quota = DIRECT_BYTES_MAX + 2 * BATCH as u64;
+        assert!((1..=quota).contains(&sink.written()), "{}", sink.written());
+        assert!(connection.wake_count() > 0);
+        let mut sink = sink;
+        mux.collect(&mut sink, usize::MAX);
+        while !sink.is_empty() {
+            sink.write_step().unwrap();
+        }
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_panics_gives_the_sink_back() {
+        let (connection, sink, _peer) = connect();
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            let _taken = TakenSink { mux: &connection.mux, sink: Some(sink) };
+            connection.mux.state().sink = SinkPlace::Taken;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        assert!(connection.mux.reclaim().is_some());
+    }
+
+    #[test]
+    fn what_the_reader_causes_is_the_writers() {
+        let (connection, sink, _peer) = connect();
+        connection.mux.lend(sink).unwrap();
+        let stream = connection.open();
+        // A frame that breaks a rule: DATA after the request's END.
+        let wrong = Frame::Data { stream: stream.number(), fin: Fin::More, body: Bytes::from_static(b"x") };
+        connection.mux.receive(&wrong.to_vec().into()).unwrap();
+        assert_eq!(connection.wake_count(), 1);
+        let sink = connection.mux.reclaim().unwrap();
+        assert_eq!(sink.written(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_ends_wakes_whoever_waits_for_it() {
+        let (connection, sink, peer) = connect();
+        connection.mux.lend(sink).unwrap();
+        let stream = connection.open();
+        let waiting = stream.clone();
+        let waiter = thread::spawn(move || waiting.ended());
+        drop(peer);
+        connection.mux.close();
+        waiter.join().unwrap();
+        // Nothing more is queued, nor written.
+        assert!(stream.send_head_with(OK, b"late").is_err());
+        assert!(connection.mux.reclaim().is_some_and(|sink| sink.is_empty()));
+    }
+
+    #[test]
+    fn the_last_stream_of_a_side_that_leaves_wakes_the_writer() {
+        let (connection, sink, peer) = connect();
+        let reader = read_ends(peer, 1);
+        connection.mux.lend(sink).unwrap();
+        let stream = connection.open();
+        connection.mux.go_away(1, "leaving");
+        assert_eq!(connection.wake_count(), 0);
+        stream.send_head_with(OK, b"hello").unwrap();
+        assert_eq!(connection.wake_count(), 1);
+        reader.join().unwrap();
+    }
+}
