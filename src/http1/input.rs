@@ -47,6 +47,11 @@ impl Input {
         &self.buffer[self.unread.clone()]
     }
 
+    /// What was read and not used yet, to be changed in place.
+    pub fn unread_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.unread.clone()]
+    }
+
     /// Marks so many bytes as used.
     pub fn consume(&mut self, bytes: usize) {
         self.unread.start += bytes;
@@ -58,13 +63,18 @@ impl Input {
 
     /// Reads more. `Ok(0)` is the end.
     pub fn fill(&mut self) -> io::Result<usize> {
+        self.fill_by(STEP)
+    }
+
+    /// Reads at most so many bytes more. `Ok(0)` is the end.
+    pub fn fill_by(&mut self, step: usize) -> io::Result<usize> {
         self.buffer.copy_within(self.unread.clone(), 0);
         self.unread = 0..self.unread.len();
         let filled = self.unread.end;
-        if self.buffer.len() < filled + STEP {
-            self.buffer.resize(filled + STEP, 0);
+        if self.buffer.len() < filled + step {
+            self.buffer.resize(filled + step, 0);
         }
-        let read = self.socket.read(&mut self.buffer[filled..filled + STEP])?;
+        let read = self.socket.read(&mut self.buffer[filled..filled + step])?;
         self.unread.end += read;
         Ok(read)
     }

@@ -27,8 +27,10 @@ pub use self::limits::{
     MUX_HEAD_MAX, READ_HEADERS_MAX, UPGRADE_HEAD_MAX,
 };
 pub use self::output::{BodyWriter, Output};
-pub use self::response::{BadResponse, ResponseHead, has_no_body, parse_response};
+pub use self::response::{
+    BadResponse, ResponseHead, has_no_body, is_interim, keep_reason, mend_head, parse_response,
+};
 pub use self::server::{HEAD_TIME, KEEP_ALIVE, ServerConnection, json_response, response};
 pub use self::target::{
-    RawTarget, has_host_and_port, is_host, names_loopback, parse_target, shown_path, target,
+    RawTarget, has_host_and_port, is_host, names_loopback, parse_target, raw_target, shown_path, target,
 };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use http::header::{self, HeaderMap};
+use http::header;
 use http::{Method, Response, StatusCode, Version};
 use httparse::Status;
 
@@ -45,16 +45,76 @@ impl fmt::Display for BadResponse {
 impl std::error::Error for BadResponse {}
 
 impl ResponseHead {
-    /// Reads the head of a response to a request with this method, and its length. `None` when it is not
-    /// complete yet.
-    pub fn parse(bytes: &[u8], method: &Method) -> Result<Option<(usize, Self)>, BadResponse> {
-        let Some((length, response)) = parse_response(bytes, HEAD_MAX)? else { return Ok(None) };
-        let framing = framing(response.status(), response.headers(), method)?;
+    /// Judges the head of a response to a request with this method: how its body is framed, and whether another response
+    /// may follow.
+    pub fn judge(response: Response<()>, method: &Method) -> Result<Self, BadResponse> {
+        let framing = framing(&response, method)?;
         let says = |token| has_token(response.headers(), &header::CONNECTION, token);
         let asked = if response.version() == Version::HTTP_10 { says("keep-alive") } else { true };
         let is_persistent =
             asked && !says("close") && framing != Framing::UntilEnd && is_unambiguous(&response);
-        Ok(Some((length, ResponseHead { response, framing, persistence: Persistence::from(is_persistent) })))
+        Ok(ResponseHead { response, framing, persistence: Persistence::from(is_persistent) })
+    }
+}
+
+/// Mends the head of a response at the beginning of what was received, once it is complete: what clients overlook and a
+/// strict parser refuses. A control character becomes a blank (RFC 9110 §5.5), and a blank before a colon goes behind it
+/// (RFC 9112 §5.1).
+pub fn mend_head(received: &mut [u8]) -> Result<(), BadResponse> {
+    let Some(length) = head_length(received) else {
+        let fields = received.iter().filter(|byte| **byte == b'\n').count();
+        let is_too_large = received.len() > HEAD_MAX || fields > HEADERS_MAX + 1;
+        return if is_too_large { Err(BadResponse::TooLarge) } else { Ok(()) };
+    };
+    let head = &mut received[..length];
+    // A status line before the fields, and an empty line behind them.
+    if head.iter().filter(|byte| **byte == b'\n').count() > HEADERS_MAX + 2 {
+        return Err(BadResponse::TooLarge);
+    }
+    let is_odd_colon = |pair: &[u8]| matches!(pair, [b' ' | b'\t', b':']);
+    if head.windows(2).any(is_odd_colon) {
+        head.split_mut(|byte| *byte == b'\n').skip(1).for_each(mend_colon);
+    }
+    head.iter_mut().filter(|byte| is_control(**byte)).for_each(|byte| *byte = b' ');
+    Ok(())
+}
+
+/// The length of a head with its empty line, if that has come.
+fn head_length(received: &[u8]) -> Option<usize> {
+    let mut lines = received.split_inclusive(|byte| *byte == b'\n');
+    let mut length = 0;
+    lines.find_map(|line| {
+        length += line.len();
+        matches!(line, b"\r\n" | b"\n").then_some(length)
+    })
+}
+
+/// Moves the blanks before the first colon of a line behind it.
+fn mend_colon(line: &mut [u8]) {
+    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
+    let name = line[..colon].trim_ascii_end().len();
+    if 0 < name && name < colon {
+        line[name] = b':';
+        line[name + 1..=colon].fill(b' ');
+    }
+}
+
+/// Whether a byte is a control character that no line ends with, or seems to.
+fn is_control(byte: u8) -> bool {
+    matches!(byte, 1..=8 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f)
+}
+
+/// Whether a head is that of an interim response, which a final one follows (RFC 9110 §15.2).
+pub fn is_interim(head: &[u8]) -> bool {
+    let code = head.get(9..12);
+    code.is_some_and(|code| code[0] == b'1' && code != b"101")
+}
+
+/// Records the reason phrase of a head's first line in its parts, where it is not the usual one of the status.
+pub fn keep_reason(parts: &mut http::response::Parts, line: &[u8]) {
+    let reason = reason_of(line);
+    if reason != parts.status.canonical_reason().unwrap_or_default().as_bytes() {
+        parts.extensions.insert(Reason(reason.to_vec()));
     }
 }
 
@@ -69,11 +129,9 @@ pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Respons
 /// Why a head may be read after all, without its control characters.
 const ODD_BYTES: &str = "a header value holds a control character";
 
-/// With a blank in the place of each control character (RFC 9110 §5.5); a CR, LF or NUL is not among them, which tells
-/// where lines end, or seems to.
+/// With a blank in the place of each control character (RFC 9110 §5.5).
 fn without_controls(bytes: &[u8]) -> Vec<u8> {
-    let is_odd = |byte: u8| matches!(byte, 1..=8 | 0x0b | 0x0c | 0x0e..=0x1f | 0x7f);
-    bytes.iter().map(|&byte| if is_odd(byte) { b' ' } else { byte }).collect()
+    bytes.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }).collect()
 }
 
 fn parse_as_it_is(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
@@ -119,13 +177,18 @@ fn reason_of(head: &[u8]) -> &[u8] {
 }
 
 /// RFC 9112 §6.3.
-fn framing(status: StatusCode, headers: &HeaderMap, method: &Method) -> Result<Framing, BadResponse> {
+fn framing(response: &Response<()>, method: &Method) -> Result<Framing, BadResponse> {
+    let (status, headers) = (response.status(), response.headers());
     if *method == Method::HEAD || has_no_body(status) {
         return Ok(Framing::Length(0));
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(coding) = codings.next() {
         let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+        if response.version() == Version::HTTP_10 {
+            // Its framing counts as faulty (RFC 9112 §6.1).
+            return Err(BadResponse::Invalid("a transfer coding in HTTP/1.0, which has none"));
+        }
         let other = BadResponse::Invalid("a transfer coding other than chunked, which nobody asked for");
         return if chunked { Ok(Framing::Chunked) } else { Err(other) };
     }
@@ -158,7 +221,13 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, method: Method) -> Result<ResponseHead, BadResponse> {
-        ResponseHead::parse(text.as_bytes(), &method).map(|head| head.expect("it is complete").1)
+        let mut bytes = text.as_bytes().to_vec();
+        mend_head(&mut bytes)?;
+        let (length, response) = parse_response(&bytes, HEAD_MAX)?.expect("it is complete");
+        let (mut parts, ()) = response.into_parts();
+        parts.extensions.clear();
+        keep_reason(&mut parts, bytes[..length].split(|byte| *byte == b'\n').next().unwrap());
+        ResponseHead::judge(Response::from_parts(parts, ()), &method)
     }
 
     #[test]
@@ -176,13 +245,6 @@ mod tests {
             ),
             ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n", Method::GET, Framing::Chunked, true),
             ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n", Method::HEAD, Framing::Length(0), true),
-            (
-                "HTTP/1.0 200 OK",
-                "Transfer-Encoding: chunked\r\nConnection: keep-alive\r\n",
-                Method::GET,
-                Framing::Chunked,
-                false,
-            ),
             ("HTTP/1.1 204 ", "", Method::GET, Framing::Length(0), true),
             ("HTTP/1.1 204 ", "Content-Length: 0\r\n", Method::GET, Framing::Length(0), true),
             ("HTTP/1.1 204 ", "Content-Length: 5\r\n", Method::GET, Framing::Length(0), false),
@@ -259,7 +321,9 @@ mod tests {
         }
         let many = format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(HEADERS_MAX + 1));
         assert_eq!(parse(&many, Method::GET).unwrap_err(), BadResponse::TooLarge);
-        let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(HEAD_MAX));
-        assert_eq!(ResponseHead::parse(long.as_bytes(), &Method::GET).unwrap_err(), BadResponse::TooLarge);
+        let mut long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(HEAD_MAX)).into_bytes();
+        assert_eq!(mend_head(&mut long), Err(BadResponse::TooLarge));
+        let old = parse("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET).unwrap_err();
+        assert!(matches!(old, BadResponse::Invalid(_)));
     }
 }

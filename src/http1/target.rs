@@ -45,6 +45,11 @@ pub fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a str {
     }
 }
 
+/// The target as it came, where a [`Uri`] cannot hold it.
+pub fn raw_target(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<RawTarget>().map(|RawTarget(target)| target.as_str())
+}
+
 /// Most bytes of a path that are logged: strangers choose how long it is.
 const SHOWN_PATH_MAX: usize = 500;
 

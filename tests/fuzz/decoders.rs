@@ -3,7 +3,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use tungstenite::Bytes;
-use tunnel_agent::unversioned::http1::{Decoder, Framing, ResponseHead};
+use tunnel_agent::unversioned::http1::{
+    Decoder, Framing, HEAD_MAX, ResponseHead, mend_head, parse_response,
+};
 use tunnel_agent::unversioned::mux::{
     Closing, DataBuffer, Fin, Frame, MuxEvent, MuxLimits, RequestHead, Reset, ResetCode, Side, Streams,
     Welcome, decode_response_head,
@@ -36,8 +38,12 @@ fn texts(data: &[u8]) {
 fn heads(data: &[u8]) {
     let _ = RequestHead::parse(data);
     let _ = decode_response_head(data);
-    if let Ok(Some((length, _))) = ResponseHead::parse(data, &http::Method::GET) {
-        assert!(length <= data.len());
+    let mut head = data.to_vec();
+    if mend_head(&mut head).is_ok()
+        && let Ok(Some((length, response))) = parse_response(&head, HEAD_MAX)
+    {
+        assert!(length <= head.len());
+        let _ = ResponseHead::judge(response, &http::Method::GET);
     }
 }
 

@@ -741,7 +741,6 @@ fn a_connection_on_which_more_may_follow_is_not_used_again() {
         "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
         "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         let (address, log) = serve_plan(move |number, mut socket, log| {
             let mut reader = BufReader::new(socket.try_clone().unwrap());

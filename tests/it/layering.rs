@@ -252,6 +252,10 @@ fn questions_change_nothing() {
     for source in sources() {
         for name in ["is_", "has_", "was_", "are_"] {
             for (at, _) in source.code.match_indices(&format!("fn {name}")) {
+                if source.module.ends_with(&["transport".to_owned()]) {
+                    // ureq's trait has one that does.
+                    continue;
+                }
                 let head = &source.code[at..at + source.code[at..].find('{').unwrap_or(0)];
                 assert!(!head.contains("&mut self"), "{}: {head}", source.module.join("::"));
             }

@@ -27,7 +27,7 @@ use crate::session::ACCESS_LOG;
 use crate::sync::lock;
 
 /// Libraries that would print paths, headers, tokens and bodies below this level.
-const CAPPED: [&str; 2] = ["tungstenite", "rustls"];
+const CAPPED: [&str; 4] = ["tungstenite", "rustls", "ureq", "ureq_proto"];
 
 /// Between two writes: lines that come meanwhile go out together.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -140,7 +140,13 @@ mod tests {
             Logger::is_enabled(level, &Metadata::builder().target(target).level(of).build())
         };
         assert!(enabled(LevelFilter::Trace, "tunnel_agent::agent", Level::Trace));
-        for target in ["tungstenite::handshake::client", "tungstenite", "rustls::client"] {
+        for target in [
+            "tungstenite::handshake::client",
+            "tungstenite",
+            "rustls::client",
+            "ureq::run",
+            "ureq_proto::client",
+        ] {
             assert!(enabled(LevelFilter::Trace, target, Level::Warn), "{target}");
             assert!(!enabled(LevelFilter::Trace, target, Level::Info), "{target}");
         }

@@ -203,7 +203,7 @@ impl Socket {
     /// has the reading half.
     pub fn check_quiet(&mut self) -> bool {
         #[cfg(target_os = "linux")]
-        if self.is_plain() {
+        if !self.is_tls() {
             // One system call instead of three.
             const PEEK_DONT_WAIT: i32 = 0x02 | 0x40;
             let mut byte = [std::mem::MaybeUninit::uninit()];
@@ -213,12 +213,12 @@ impl Socket {
         matches!(self.read_available(&mut [0]), Ok(None))
     }
 
-    #[cfg(target_os = "linux")]
-    fn is_plain(&self) -> bool {
+    /// Whether the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
         #[cfg(feature = "tls")]
-        return self.tls.is_none();
+        return self.tls.is_some();
         #[cfg(not(feature = "tls"))]
-        true
+        false
     }
 
     /// Lets the system find out by itself when the other side is gone without a word.

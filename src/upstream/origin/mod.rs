@@ -1,12 +1,16 @@
 //! How the local server answers one request.
 //!
-//! HTTP/1.1 over connections of our own, with nothing added and nothing decoded. The request's head goes out
-//! with its body when that is small; a large or a streaming body goes out on a [thread of its own](upload),
+//! ureq speaks HTTP/1.1, with nothing added and nothing decoded, over connections of [our own](transport). The request's
+//! head goes out with its body when that is small; a large or a streaming body goes out on a [thread of its own](upload),
 //! so that the worker hears a server that answers before it has read everything.
 
+mod channel;
 mod client;
 mod connections;
+mod desk;
+mod exchange_error;
 mod response;
+mod transport;
 mod upload;
 mod url;
 
@@ -16,13 +20,14 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode, Uri};
 
-use self::client::{Begun, Connection, ExchangeError, OutgoingRequest};
+use self::client::{Begun, Connection, OutgoingRequest};
 use self::connections::Connections;
-use self::response::ResponseBody;
+use self::exchange_error::ExchangeError;
+use self::response::{ResponseBody, ResponseSource};
 pub use self::url::{InvalidLocalUrl, LocalUrl};
 use crate::advice::Advice;
 use crate::http1::fields::Upgrade;
-use crate::http1::{BadResponse, Decoder, Framing, target, write_request_head};
+use crate::http1::{BadResponse, Framing, raw_target};
 use crate::net::TrustStore;
 use crate::net::connect::{self, ConnectError, Endpoint, Peer};
 use crate::net::resolve::Resolver;
@@ -103,7 +108,7 @@ impl Origin {
     /// server is `reached`, on a connection that was not idle before.
     pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, AttemptError> {
         let asked = Instant::now();
-        self.target(request.uri()).map_err(AttemptError::other)?;
+        let url = self.target(request.uri()).map_err(AttemptError::other)?;
         let upgrade = Upgrade::named_in(request.headers());
         // An upgrade takes its connection with it; it gets one of its own.
         let idle = if upgrade.is_some() { None } else { self.connections.take() };
@@ -118,28 +123,31 @@ impl Origin {
         let (mut head, body) = request.into_parts();
         self.prepare(&mut head, &body, upgrade.as_ref());
         let cancellation = head.extensions.remove::<Cancellation>().unwrap_or_default();
-        let path = self.local.target(target(&head.uri, &head.extensions));
-        let mut bytes = Vec::with_capacity(512);
-        write_request_head(&mut bytes, &head.method, &path, &head.headers);
-        let send = |connection: Connection, body| {
+        let raw = raw_target(&head.extensions).map(|target| self.local.target(target).into_owned());
+        head.extensions.clear();
+        head.uri = url;
+        let send = |connection: Connection, head, body| {
             let (id, closer) = (connection.id, connection.closer.clone());
             let hook = closer.clone();
             cancellation.on_cancel(move || hook.close());
-            let outgoing =
-                OutgoingRequest { method: &head.method, head: &bytes, body, upgrade: upgrade.as_ref() };
-            connection.exchange(outgoing, &self.timeouts).inspect_err(|_| {
-                // An upload that goes on learns of it here.
-                closer.close();
-                self.connections.end(id);
-            })
+            let target = raw.as_deref();
+            connection
+                .exchange(OutgoingRequest { head, target, body, upgrade: upgrade.as_ref() })
+                .inspect_err(|_| {
+                    // An upload that goes on learns of it here.
+                    closer.close();
+                    self.connections.end(id);
+                })
         };
         let replay = if was_idle && is_idempotent(&head.method) { body.replay() } else { None };
-        let begun = match (send(connection, body), replay) {
+        // A head is copied only where it may be sent twice.
+        let replay = replay.map(|body| (head.clone(), body));
+        let begun = match (send(connection, head, body), replay) {
             // The server had closed the idle connection before it saw the request.
-            (Err(broken), Some(replay)) if broken.may_be_stale() && !cancellation.is_cancelled() => {
+            (Err(broken), Some((head, body))) if broken.may_be_stale() && !cancellation.is_cancelled() => {
                 let connection = self.connect().map_err(AttemptError::of_connection)?;
                 reached();
-                send(connection, replay)
+                send(connection, head, body)
             }
             (result, _) => result,
         };
@@ -270,16 +278,25 @@ impl Origin {
 
     /// Makes the local server's response ours.
     fn adopt(&self, begun: Begun, cancellation: &Cancellation) -> Response {
-        let Begun { head, connection, upload } = begun;
+        let Begun { head, body, connection, upload } = begun;
         let (parts, ()) = head.response.into_parts();
-        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let framing = if upgraded { Framing::UntilEnd } else { head.framing };
+        let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let channel = if switched { connection.take_channel() } else { None };
+        let source = match (channel, body) {
+            (Some(channel), _) => ResponseSource::Switched(channel),
+            (None, Some(reader)) => ResponseSource::Http(Box::new(reader)),
+            (None, None) => ResponseSource::Nothing,
+        };
+        let remaining = match head.framing {
+            Framing::Length(length) if !switched => Some(length),
+            _ => None,
+        };
         let body = ResponseBody {
-            decoder: Decoder::new(framing),
+            source,
+            remaining,
             persistence: head.persistence,
             connection: Some(connection),
             upload,
-            upgraded,
             idle: self.timeouts.idle,
             connections: self.connections.clone(),
             cancellation: cancellation.clone(),

@@ -64,10 +64,25 @@ impl Upload {
         lock(&self.state).clone()
     }
 
+    /// Tells how far it is, without owning it.
+    pub(super) fn watch(&self) -> UploadWatch {
+        UploadWatch(self.state.clone())
+    }
+
     /// Waits for its end.
     pub(super) fn join(self) -> Option<WriteHalf> {
         // A body whose reader panics has been reported by the panic hook.
         self.thread.join().ok()
+    }
+}
+
+/// Tells how far an upload is.
+#[derive(Debug, Clone)]
+pub(super) struct UploadWatch(Arc<Mutex<UploadState>>);
+
+impl UploadWatch {
+    pub(super) fn state(&self) -> UploadState {
+        lock(&self.0).clone()
     }
 }
 

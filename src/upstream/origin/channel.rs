@@ -1,0 +1,325 @@
+//! A socket to the local server with its buffers, and how far the exchange on it is.
+
+use std::io::{self, Read};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::Timeouts;
+use super::exchange_error::{ExchangeError, Stalled};
+use super::upload::{Upload, UploadState, UploadWatch};
+use crate::http1::{BadResponse, Framing, Input, mend_head};
+use crate::net::{Closer, Socket, WriteHalf};
+use crate::service::{Body, Failure, FailureKind};
+use crate::sync::lock;
+
+/// Most interim responses (RFC 9110 §15.2) before the final one.
+const INTERIM_MAX: usize = 32;
+
+/// The least room for what ureq writes next: without any it would try for ever.
+const OUTPUT_SPARE: usize = 128;
+
+/// An output buffer that has grown past this is given back.
+const OUTPUT_KEPT: usize = 64 << 10;
+
+/// A body is read in pieces of this size at first, so that an idle event stream takes up little.
+const PIECE_MIN: usize = 4 << 10;
+
+/// The largest piece: each costs a system call.
+const PIECE_MAX: usize = 64 << 10;
+
+/// A socket with its buffers, and the state of the exchange on it.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) input: Input,
+    /// Missing while an upload has it.
+    pub(super) half: Option<WriteHalf>,
+    closer: Closer,
+    pub(super) is_tls: bool,
+    /// What the socket's read time-out is set to; setting it costs a system call.
+    read_timeout: Option<Duration>,
+    /// What ureq has written and is not sent.
+    output: Vec<u8>,
+    filled: usize,
+    /// The bytes that ureq is expected to write.
+    expected: usize,
+    /// ureq made use of what it saw last.
+    has_progressed: bool,
+    timeouts: Timeouts,
+    pub(super) phase: RequestPhase,
+    /// A head that is sent in place of ureq's.
+    own_head: Option<Vec<u8>>,
+    /// A body that a thread of its own sends behind the head.
+    body: Mutex<Option<(Body, Framing)>>,
+    upload: Option<UploadWatch>,
+    /// Why the request could not be sent.
+    send_error: Option<io::Error>,
+    received: bool,
+    interim: usize,
+    /// When the first bytes came of a head that is not complete.
+    begun: Option<Instant>,
+    /// Why there is no response.
+    pub(super) error: Option<ExchangeError>,
+    piece: usize,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RequestPhase {
+    /// ureq writes it.
+    Collected,
+    /// It was sent, but for a body that is uploaded.
+    Sent,
+}
+
+/// What an exchange sends beside what ureq writes.
+#[derive(Debug, Default)]
+pub(super) struct OwnParts {
+    /// A head that is sent in place of ureq's.
+    pub(super) head: Option<Vec<u8>>,
+    /// A body that a thread of its own sends behind the head.
+    pub(super) body: Option<(Body, Framing)>,
+}
+
+impl Channel {
+    /// Takes over a socket that was just opened.
+    pub(super) fn new(mut socket: Socket, timeouts: Timeouts) -> io::Result<Self> {
+        let half = socket.split().ok_or(io::ErrorKind::NotConnected)?;
+        half.set_timeout(timeouts.idle)?;
+        Ok(Channel {
+            closer: socket.closer(),
+            is_tls: socket.is_tls(),
+            input: Input::new(socket),
+            half: Some(half),
+            read_timeout: None,
+            output: Vec::new(),
+            filled: 0,
+            expected: 0,
+            has_progressed: false,
+            timeouts,
+            phase: RequestPhase::Collected,
+            own_head: None,
+            body: Mutex::new(None),
+            upload: None,
+            send_error: None,
+            received: false,
+            interim: 0,
+            begun: None,
+            error: None,
+            piece: PIECE_MIN,
+        })
+    }
+
+    /// Prepares the next exchange, in which ureq writes about so many bytes.
+    pub(super) fn begin(&mut self, own: OwnParts, output: usize) {
+        self.filled = 0;
+        self.expected = output;
+        self.has_progressed = false;
+        self.phase = RequestPhase::Collected;
+        self.own_head = own.head;
+        self.body = Mutex::new(own.body);
+        self.upload = None;
+        self.send_error = None;
+        self.received = false;
+        self.interim = 0;
+        self.begun = None;
+        self.error = None;
+        self.piece = PIECE_MIN;
+    }
+
+    /// Whether another request may be sent: the server has not closed the connection, and has sent nothing that was not
+    /// asked for, which would be taken for the next answer.
+    pub(super) fn check_quiet(&mut self) -> bool {
+        self.half.is_some() && self.input.unread().is_empty() && self.input.socket_mut().check_quiet()
+    }
+
+    /// Sends what ureq has written, and begins to send a body that has a thread of its own. A server may answer and close
+    /// before it has read everything, so the answer is looked for in any case.
+    pub(super) fn send_request(&mut self) -> Result<Option<Upload>, ExchangeError> {
+        let bytes = self.own_head.as_deref().unwrap_or(&self.output[..self.filled]);
+        let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(bytes));
+        self.own_head = None;
+        self.filled = 0;
+        if self.output.len() > OUTPUT_KEPT {
+            self.output = Vec::new();
+        }
+        self.phase = RequestPhase::Sent;
+        if let Err(error) = sent {
+            self.send_error = Some(error);
+            return Ok(None);
+        }
+        let Some((body, framing)) = lock(&self.body).take() else { return Ok(None) };
+        let upload = start_upload(self.half.take(), &self.closer, body, framing)?;
+        self.upload = upload.as_ref().map(Upload::watch);
+        Ok(upload)
+    }
+
+    /// Whether all of the head was sent, and of a body behind it.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.send_error.is_none()
+    }
+
+    /// Waits for more of the response's head.
+    pub(super) fn read_head(&mut self) -> Result<(), ExchangeError> {
+        // All of a head has the time that other bytes have each.
+        let Timeouts { response, idle, .. } = self.timeouts;
+        let wait = self.begun.map_or(response, |since| idle.saturating_sub(since.elapsed()));
+        if wait.is_zero() {
+            return Err(ExchangeError::Stalled(Stalled::Going));
+        }
+        let closed = |received, error| ExchangeError::Closed { received, error };
+        match self.read_with_timeout(wait, Input::fill) {
+            Ok(1..) => {
+                self.received = true;
+                self.begun = self.begun.or_else(|| Some(Instant::now()));
+                mend_head(self.input.unread_mut()).map_err(ExchangeError::BadResponse)
+            }
+            Ok(0) => {
+                let error = io::ErrorKind::UnexpectedEof.into();
+                let error = self.send_error.take().filter(|_| !self.received).unwrap_or(error);
+                Err(self.cause(closed(self.received, error)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let what = if self.begun.is_some() { Stalled::Going } else { Stalled::Answering };
+                Err(ExchangeError::Stalled(what))
+            }
+            Err(error) => {
+                let error = self.send_error.take().filter(|_| !self.received).unwrap_or(error);
+                Err(self.cause(closed(self.received, error)))
+            }
+        }
+    }
+
+    /// Begins with the head behind that of an interim response.
+    pub(super) fn next_head(&mut self) {
+        self.interim += 1;
+        self.begun = (!self.input.unread().is_empty()).then(Instant::now);
+        let mended = mend_head(self.input.unread_mut());
+        let endless = BadResponse::Invalid("interim responses without end");
+        let result = if self.interim > INTERIM_MAX { Err(endless) } else { mended };
+        self.error = result.map_err(ExchangeError::BadResponse).err();
+    }
+
+    /// The input, as far as it may be used: nothing of a response that is refused.
+    pub(super) fn usable(&self) -> &[u8] {
+        if self.error.is_some() { &[] } else { self.input.unread() }
+    }
+
+    /// Whether there is input that ureq has not seen: it makes no use of a part of a head.
+    pub(super) fn has_unseen(&self) -> bool {
+        self.has_progressed && !self.usable().is_empty()
+    }
+
+    /// Marks so many bytes as used.
+    pub(super) fn consume(&mut self, amount: usize) {
+        self.has_progressed = amount > 0;
+        self.input.consume(amount);
+    }
+
+    /// The room for what ureq writes next.
+    pub(super) fn output(&mut self) -> &mut [u8] {
+        let needed = self.expected.max(self.filled + OUTPUT_SPARE);
+        if self.output.len() < needed {
+            self.output.resize(needed, 0);
+        }
+        &mut self.output[self.filled..]
+    }
+
+    /// Keeps what ureq has written. Head and small body go out in one write, when the response is waited for.
+    pub(super) fn collect(&mut self, amount: usize) {
+        self.filled += amount;
+    }
+
+    /// The cause of a connection that broke: a failure of the upload explains it better.
+    fn cause(&self, broken: ExchangeError) -> ExchangeError {
+        match self.upload.as_ref().map(UploadWatch::state) {
+            Some(UploadState::Failed(failure)) => ExchangeError::Request(failure),
+            Some(UploadState::Stalled) => ExchangeError::Stalled(Stalled::Reading),
+            _ => broken,
+        }
+    }
+
+    /// Waits for more of the body, and says how much came: nothing at the end of the connection.
+    pub(super) fn read_body(&mut self) -> io::Result<usize> {
+        let piece = self.piece;
+        if self.input.unread().is_empty() && piece == PIECE_MIN {
+            self.input.shrink();
+        }
+        let idle = self.timeouts.idle;
+        let read = self.read_with_timeout(idle, |input| input.fill_by(piece)).map_err(hide_end)?;
+        // A full piece promises more.
+        let next = if read == piece { piece * 4 } else { read.next_power_of_two() };
+        self.piece = next.clamp(PIECE_MIN, PIECE_MAX);
+        Ok(read)
+    }
+
+    /// Reads with a time limit that does not run while the request is still being sent.
+    fn read_with_timeout(
+        &mut self,
+        wait: Duration,
+        mut read: impl FnMut(&mut Input) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut left = wait;
+        loop {
+            self.limit_reads(Some(left))?;
+            let result = read(&mut self.input);
+            match (&result, self.upload.as_ref().map(UploadWatch::state)) {
+                (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
+                // It has limits of its own.
+                (Err(_), Some(UploadState::Sending)) => left = wait,
+                (Err(_), Some(UploadState::Sent(at))) => {
+                    left = wait.saturating_sub(at.elapsed());
+                    if left.is_zero() {
+                        return result;
+                    }
+                }
+                _ => return result,
+            }
+        }
+    }
+
+    /// Reads bytes of another protocol, as they are. `Ok(0)` is the end.
+    pub(super) fn read_raw(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.input.unread().is_empty() {
+            self.input.shrink();
+            return self.input.socket_mut().read(buffer);
+        }
+        let read = buffer.len().min(self.input.unread().len());
+        buffer[..read].copy_from_slice(&self.input.unread()[..read]);
+        self.input.consume(read);
+        Ok(read)
+    }
+
+    /// Lets a read wait this long, or for ever.
+    pub(super) fn limit_reads(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        if self.read_timeout != wait {
+            let wait = wait.map(|wait| wait.max(Duration::from_millis(1)));
+            self.input.socket().set_read_timeout(wait)?;
+            self.read_timeout = wait;
+        }
+        Ok(())
+    }
+}
+
+/// Sends a body on a thread of its own.
+pub(super) fn start_upload(
+    half: Option<WriteHalf>,
+    closer: &Closer,
+    body: Body,
+    framing: Framing,
+) -> Result<Option<Upload>, ExchangeError> {
+    let Some(half) = half else { return Ok(None) };
+    Upload::start(half, closer.clone(), body, framing).map(Some).map_err(|error| {
+        let text = format!("no thread to send its body: {error}");
+        ExchangeError::Request(Failure::new(FailureKind::Internal, text))
+    })
+}
+
+/// An error that ureq does not take for the end of a body, as it does some kinds.
+fn hide_end(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset => {
+            io::Error::other(error)
+        }
+        _ => error,
+    }
+}

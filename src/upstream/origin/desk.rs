@@ -1,0 +1,145 @@
+//! Where the channel of a connection is between two exchanges, and what both sides know of it meanwhile.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::channel::Channel;
+use super::upload::Upload;
+use crate::http1::{Framing, keep_reason};
+use crate::sync::lock;
+
+/// Where a channel is between two exchanges, and what both sides know of it meanwhile.
+#[derive(Debug)]
+pub(super) struct Desk {
+    channel: Mutex<Option<Box<Channel>>>,
+    /// The thread that sends the request's body, once it has begun.
+    upload: Mutex<Option<Upload>>,
+    /// The first line of the response's head.
+    status_line: Mutex<Vec<u8>>,
+    /// Bytes that were received and not used.
+    unread: AtomicUsize,
+    /// The channel was lent since the exchange began.
+    lent: AtomicBool,
+    /// ureq asked whether the connection is open: the response is complete, and another request may follow.
+    reusable: AtomicBool,
+    /// All of the head, and of a body behind it, was sent.
+    all_sent: AtomicBool,
+    /// The head of the response has come.
+    in_body: AtomicBool,
+    /// The end of the connection is the end of the body.
+    until_end: AtomicBool,
+}
+
+impl Desk {
+    pub(super) fn new(channel: Channel) -> Arc<Self> {
+        Arc::new(Desk {
+            channel: Mutex::new(Some(Box::new(channel))),
+            upload: Mutex::new(None),
+            status_line: Mutex::default(),
+            unread: AtomicUsize::new(0),
+            lent: AtomicBool::new(false),
+            reusable: AtomicBool::new(false),
+            all_sent: AtomicBool::new(false),
+            in_body: AtomicBool::new(false),
+            until_end: AtomicBool::new(false),
+        })
+    }
+
+    /// Records the first line of the response's head.
+    pub(super) fn set_status_line(&self, line: &[u8]) {
+        let mut status_line = lock(&self.status_line);
+        status_line.clear();
+        status_line.extend_from_slice(line);
+    }
+
+    /// Records in a response's head the reason phrase that it came with, which ureq does not keep.
+    pub(super) fn keep_reason(&self, parts: &mut http::response::Parts) {
+        keep_reason(parts, &lock(&self.status_line));
+    }
+
+    /// The channel, unless ureq has it.
+    pub(super) fn take(&self) -> Option<Box<Channel>> {
+        lock(&self.channel).take()
+    }
+
+    /// Lends the channel, unless it is lent.
+    pub(super) fn lend(&self) -> Option<Box<Channel>> {
+        self.lent.store(true, Ordering::Relaxed);
+        self.take()
+    }
+
+    /// Takes the channel back.
+    pub(super) fn put(&self, channel: Box<Channel>) {
+        self.set_unread(&channel);
+        *lock(&self.channel) = Some(channel);
+    }
+
+    /// Forgets the exchange before.
+    pub(super) fn reset(&self) {
+        for flag in [&self.lent, &self.reusable, &self.all_sent, &self.in_body, &self.until_end] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Records how the request was sent.
+    pub(super) fn set_sent(&self, channel: &Channel, upload: Option<Upload>) {
+        self.all_sent.store(channel.is_all_sent(), Ordering::Relaxed);
+        *lock(&self.upload) = upload;
+    }
+
+    /// Records how much was received and not used.
+    pub(super) fn set_unread(&self, channel: &Channel) {
+        self.unread.store(channel.input.unread().len(), Ordering::Relaxed);
+    }
+
+    /// Records that the response is complete, and another request may follow.
+    pub(super) fn set_reusable(&self) {
+        self.reusable.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the head of the response has come.
+    pub(super) fn is_in_body(&self) -> bool {
+        self.in_body.load(Ordering::Relaxed)
+    }
+
+    /// Whether the end of the connection is the end of the body.
+    pub(super) fn is_until_end(&self) -> bool {
+        self.until_end.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn take_upload(&self) -> Option<Upload> {
+        lock(&self.upload).take()
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_reusable(&self) -> bool {
+        self.reusable.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.all_sent.load(Ordering::Relaxed)
+    }
+
+    /// Records that the head of the response has come, and how its body ends.
+    pub(super) fn begin_body(&self, framing: Framing) {
+        self.in_body.store(true, Ordering::Relaxed);
+        self.until_end.store(framing == Framing::UntilEnd, Ordering::Relaxed);
+    }
+
+    /// Whether ureq has given the channel back.
+    pub(super) fn has_channel(&self) -> bool {
+        lock(&self.channel).is_some()
+    }
+
+    /// Does something with the channel, unless ureq has it.
+    pub(super) fn with_channel<R>(&self, act: impl FnOnce(&mut Channel) -> R) -> Option<R> {
+        lock(&self.channel).as_deref_mut().map(act)
+    }
+}
