@@ -174,20 +174,14 @@ fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
     }
 }
 
-/// The next message. Visitors hear of what came before when no more of it is here.
-fn read_next(reader: &mut MessageReader, agent: &AgentSession) -> Result<Received, ReadError> {
-    let Some(mux) = agent.mux() else { return reader.read() };
-    if let Some(received) = reader.read_buffered()? {
-        return Ok(received);
-    }
-    mux.announce();
-    reader.read()
-}
-
 /// Passes answers on until the agent leaves. Returns why it did.
 fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
+    if let Some(mux) = agent.mux().cloned() {
+        // Visitors hear of all that came together at once.
+        reader.before_waiting(move || mux.announce());
+    }
     loop {
-        match read_next(&mut reader, agent) {
+        match reader.read() {
             Ok(Received::Text(text)) => match Envelope::parse(&text).as_ref().and_then(DecodedAnswer::decode)
             {
                 Some(answer) => agent.answered(answer),

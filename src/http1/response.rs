@@ -61,32 +61,49 @@ impl ResponseHead {
 /// strict parser refuses. A control character becomes a blank (RFC 9110 §5.5), and a blank before a colon goes behind it
 /// (RFC 9112 §5.1).
 pub fn mend_head(received: &mut [u8]) -> Result<(), BadResponse> {
-    let Some(length) = head_length(received) else {
-        let fields = received.iter().filter(|byte| **byte == b'\n').count();
-        let is_too_large = received.len() > HEAD_MAX || fields > HEADERS_MAX + 1;
-        return if is_too_large { Err(BadResponse::TooLarge) } else { Ok(()) };
-    };
-    let head = &mut received[..length];
+    let HeadScan { length, lines, looks_odd } = scan(received);
     // A status line before the fields, and an empty line behind them.
-    if head.iter().filter(|byte| **byte == b'\n').count() > HEADERS_MAX + 2 {
+    let is_too_large = lines > HEADERS_MAX + 2 || length.unwrap_or(received.len()) > HEAD_MAX;
+    if is_too_large {
         return Err(BadResponse::TooLarge);
     }
-    let is_odd_colon = |pair: &[u8]| matches!(pair, [b' ' | b'\t', b':']);
-    if head.windows(2).any(is_odd_colon) {
+    if let Some(length) = length.filter(|_| looks_odd) {
+        let head = &mut received[..length];
         head.split_mut(|byte| *byte == b'\n').skip(1).for_each(mend_colon);
+        head.iter_mut().filter(|byte| is_control(**byte)).for_each(|byte| *byte = b' ');
     }
-    head.iter_mut().filter(|byte| is_control(**byte)).for_each(|byte| *byte = b' ');
     Ok(())
 }
 
-/// The length of a head with its empty line, if that has come.
-fn head_length(received: &[u8]) -> Option<usize> {
-    let mut lines = received.split_inclusive(|byte| *byte == b'\n');
-    let mut length = 0;
-    lines.find_map(|line| {
-        length += line.len();
-        matches!(line, b"\r\n" | b"\n").then_some(length)
-    })
+/// What there is of a head.
+struct HeadScan {
+    /// Its length with the empty line, if that has come.
+    length: Option<usize>,
+    /// The number of its lines so far.
+    lines: usize,
+    /// Whether there is a control character, or a blank before a colon.
+    looks_odd: bool,
+}
+
+/// Looks at each byte of a head once.
+fn scan(received: &[u8]) -> HeadScan {
+    let (mut lines, mut looks_odd) = (0, false);
+    let (mut start, mut last) = (0, 0);
+    for (at, &byte) in received.iter().enumerate() {
+        match byte {
+            b'\n' => {
+                lines += 1;
+                if at == start || (at == start + 1 && last == b'\r') {
+                    return HeadScan { length: Some(at + 1), lines, looks_odd };
+                }
+                start = at + 1;
+            }
+            b':' => looks_odd |= matches!(last, b' ' | b'\t'),
+            byte => looks_odd |= is_control(byte),
+        }
+        last = byte;
+    }
+    HeadScan { length: None, lines, looks_odd }
 }
 
 /// Moves the blanks before the first colon of a line behind it.

@@ -62,34 +62,31 @@ pub enum ReadError {
 
 /// The reading side of a WebSocket. It never writes, not even pongs.
 #[derive(Debug)]
-pub struct MessageReader<S = Socket>(WebSocket<PausableStream<S>>);
+pub struct MessageReader<S = Socket>(WebSocket<HookedStream<S>>);
 
-/// A stream that can be kept from being read, while only what tungstenite has read already is wanted.
-#[derive(Debug)]
-struct PausableStream<S> {
+/// A stream that does something before each read, which may wait.
+struct HookedStream<S> {
     stream: S,
-    reading: ReadMode,
+    before_read: Option<Box<dyn Fn() + Send>>,
 }
 
-/// Whether the stream may be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReadMode {
-    Allowed,
-    /// A read fails with [`io::ErrorKind::WouldBlock`], which tungstenite takes for a pause.
-    Paused,
+impl<S: fmt::Debug> fmt::Debug for HookedStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stream.fmt(f)
+    }
 }
 
-impl<S: Read> Read for PausableStream<S> {
+impl<S: Read> Read for HookedStream<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.reading {
-            ReadMode::Allowed => self.stream.read(buffer),
-            ReadMode::Paused => Err(io::ErrorKind::WouldBlock.into()),
+        if let Some(hook) = &self.before_read {
+            hook();
         }
+        self.stream.read(buffer)
     }
 }
 
 /// Discards what tungstenite writes by itself, such as pongs and close replies.
-impl<S> Write for PausableStream<S> {
+impl<S> Write for HookedStream<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(bytes.len())
     }
@@ -122,26 +119,17 @@ impl<S: Read> MessageReader<S> {
     /// Reads as this side of a WebSocket, behind the `rest` that came with its handshake, and takes no larger messages than
     /// this.
     pub fn new(stream: S, rest: Vec<u8>, role: Role, max_message: usize) -> Self {
-        let input = PausableStream { stream, reading: ReadMode::Allowed };
+        let input = HookedStream { stream, before_read: None };
         MessageReader(WebSocket::from_partially_read(input, rest, role, Some(config(max_message))))
+    }
+
+    /// Calls `hook` whenever all that was read is used, and more is to be waited for.
+    pub fn before_waiting(&mut self, hook: impl Fn() + Send + 'static) {
+        self.0.get_mut().before_read = Some(Box::new(hook));
     }
 
     /// Waits for the next message.
     pub fn read(&mut self) -> Result<Received, ReadError> {
-        self.0.get_mut().reading = ReadMode::Allowed;
-        self.next()
-    }
-
-    /// The next message, where all of it was read together with those before.
-    pub fn read_buffered(&mut self) -> Result<Option<Received>, ReadError> {
-        self.0.get_mut().reading = ReadMode::Paused;
-        match self.next() {
-            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            other => other.map(Some),
-        }
-    }
-
-    fn next(&mut self) -> Result<Received, ReadError> {
         match self.0.read() {
             Ok(Message::Text(text)) => Ok(Received::Text(text)),
             Ok(Message::Binary(bytes)) => Ok(Received::Binary(bytes)),
@@ -346,6 +334,9 @@ fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -426,14 +417,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_buffered_is_read_without_the_stream() {
-        let mut reader = reader(TRANSCRIPT, 9);
-        assert!(matches!(reader.read_buffered(), Ok(None)));
-        assert!(matches!(reader.read(), Ok(Received::Text(text)) if text == "Hello"));
-        // Half of a message is none.
-        assert!(matches!(reader.read_buffered(), Ok(None)));
-        assert!(matches!(reader.read(), Ok(Received::Ping(_))));
-        assert!(matches!(reader.read(), Ok(Received::Text(text)) if text == "Hello"));
+    fn the_hook_runs_once_for_all_that_is_read_together() {
+        let waits = Arc::new(AtomicUsize::new(0));
+        let counted = waits.clone();
+        let mut reader = reader(TRANSCRIPT, TRANSCRIPT.len());
+        reader.before_waiting(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        for _ in 0..4 {
+            reader.read().unwrap();
+        }
+        assert_eq!(waits.load(Ordering::Relaxed), 1);
+        assert!(reader.read().is_err());
+        assert_eq!(waits.load(Ordering::Relaxed), 2);
     }
 
     /// Two whole messages, one of them in two fragments with a ping between them, and a close frame.

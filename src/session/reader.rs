@@ -98,7 +98,7 @@ impl SessionReader {
         let end = SessionEnd::Lost("the reader panicked".to_owned());
         let mut report = ExitReport { outbox: self.outbox.clone(), end };
         report.end = loop {
-            match self.read() {
+            match self.messages.read() {
                 Ok(Received::Close(frame)) => {
                     let frame = frame.map(|(code, reason)| (code, self.masked(&reason)));
                     self.outbox.tell(WireEvent::Close(frame));
@@ -117,17 +117,6 @@ impl SessionReader {
                 Err(ReadError::Io(error)) => break SessionEnd::Lost(error.to_string()),
             }
         };
-    }
-
-    /// The next message. Threads hear of what came before when no more of it is here.
-    fn read(&mut self) -> Result<Received, ReadError> {
-        if let Some(mux) = self.outbox.mux() {
-            if let Some(received) = self.messages.read_buffered()? {
-                return Ok(received);
-            }
-            mux.announce();
-        }
-        self.messages.read()
     }
 
     /// Ends the session because of what was received. After a violation the gateway is read on, so that it gets the close
@@ -200,6 +189,9 @@ impl SessionReader {
             Welcome::Mux(limits) if self.outbox.start_mux(limits) => {
                 debug!("the gateway speaks mux/2");
                 self.messages.limit(MESSAGE_MIN);
+                if let Some(mux) = self.outbox.mux().cloned() {
+                    self.messages.before_waiting(move || mux.announce());
+                }
                 self.outbox.tell(WireEvent::Opened);
                 Ok(())
             }

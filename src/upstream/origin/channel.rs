@@ -111,6 +111,9 @@ impl Channel {
 
     /// Prepares the next exchange, in which ureq writes about so many bytes.
     pub(super) fn begin(&mut self, own: OwnParts, output: usize) {
+        if self.output.len() > OUTPUT_KEPT {
+            self.output = Vec::new();
+        }
         self.filled = 0;
         self.expected = output;
         self.has_progressed = false;
@@ -137,11 +140,6 @@ impl Channel {
     pub(super) fn send_request(&mut self) -> Result<Option<Upload>, ExchangeError> {
         let bytes = self.own_head.as_deref().unwrap_or(&self.output[..self.filled]);
         let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(bytes));
-        self.own_head = None;
-        self.filled = 0;
-        if self.output.len() > OUTPUT_KEPT {
-            self.output = Vec::new();
-        }
         self.phase = RequestPhase::Sent;
         if let Err(error) = sent {
             self.send_error = Some(error);
@@ -151,6 +149,11 @@ impl Channel {
         let upload = start_upload(self.half.take(), &self.closer, body, framing)?;
         self.upload = upload.as_ref().map(Upload::watch);
         Ok(upload)
+    }
+
+    /// The head that was sent last, and a small body with it.
+    pub(super) fn take_sent(&mut self) -> Vec<u8> {
+        self.own_head.take().unwrap_or_else(|| self.output[..self.filled].to_vec())
     }
 
     /// Whether all of the head was sent, and of a body behind it.
@@ -239,9 +242,11 @@ impl Channel {
     }
 
     /// Waits for more of the body, and says how much came: nothing at the end of the connection.
-    pub(super) fn read_body(&mut self) -> io::Result<usize> {
+    pub(super) fn read_body(&mut self, framing: Framing) -> io::Result<usize> {
         let piece = self.piece;
-        if self.input.unread().is_empty() && piece == PIECE_MIN {
+        let is_small = matches!(framing, Framing::Length(length) if length <= PIECE_MAX as u64);
+        // A small body comes soon, and the next head needs the buffer again.
+        if !is_small && piece == PIECE_MIN {
             self.input.shrink();
         }
         let idle = self.timeouts.idle;

@@ -39,13 +39,22 @@ pub(super) struct Connection {
 
 /// A request, ready to be sent.
 pub(super) struct OutgoingRequest<'a> {
-    /// The head, with the whole URL.
+    /// The head, with the whole URL; where it was `sent` before, the method and the URL alone.
     pub(super) head: request::Parts,
     /// The target, where the URL does not show it as it came.
     pub(super) target: Option<&'a str>,
     pub(super) body: Body,
     /// The change of protocol that the server is asked for: the body is for the other one.
     pub(super) upgrade: Option<&'a Upgrade>,
+    /// The head as it was sent before, with a small body.
+    pub(super) sent: Option<Vec<u8>>,
+}
+
+/// An exchange without a response, and what was sent.
+pub(super) struct FailedExchange {
+    pub(super) error: ExchangeError,
+    /// The head, and a small body with it.
+    pub(super) sent: Vec<u8>,
 }
 
 /// A response of which the head has come.
@@ -82,8 +91,17 @@ impl Connection {
     }
 
     /// Sends a request and waits for the head of its response.
-    pub(super) fn exchange(self, request: OutgoingRequest<'_>) -> Result<Begun, ExchangeError> {
-        let OutgoingRequest { mut head, target, body, upgrade } = request;
+    pub(super) fn exchange(self, request: OutgoingRequest<'_>) -> Result<Begun, FailedExchange> {
+        let desk = self.desk.clone();
+        self.conduct(request).map_err(|error| {
+            let is_needed = error.may_be_stale();
+            let sent = desk.with_channel(|channel| if is_needed { channel.take_sent() } else { Vec::new() });
+            FailedExchange { error, sent: sent.unwrap_or_default() }
+        })
+    }
+
+    fn conduct(self, request: OutgoingRequest<'_>) -> Result<Begun, ExchangeError> {
+        let OutgoingRequest { mut head, target, body, upgrade, sent } = request;
         let method = head.method.clone();
         let sending = match body.as_bytes() {
             _ if upgrade.is_some() => Sending::Nothing,
@@ -93,7 +111,9 @@ impl Connection {
         };
         let inline = if let Sending::Inline(bytes) = sending { bytes } else { &[] };
         let mut own = OwnParts::default();
-        if target.is_some() || matches!(sending, Sending::Upload(_)) {
+        if sent.is_some() {
+            own.head = sent;
+        } else if target.is_some() || matches!(sending, Sending::Upload(_)) {
             let target = target.unwrap_or_else(|| path_and_query(&head));
             let mut bytes = Vec::with_capacity(512);
             write_request_head(&mut bytes, &head.method, target, &head.headers);

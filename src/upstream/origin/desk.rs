@@ -24,10 +24,8 @@ pub(super) struct Desk {
     reusable: AtomicBool,
     /// All of the head, and of a body behind it, was sent.
     all_sent: AtomicBool,
-    /// The head of the response has come.
-    in_body: AtomicBool,
-    /// The end of the connection is the end of the body.
-    until_end: AtomicBool,
+    /// The framing of the response's body, once its head has come.
+    framing: Mutex<Option<Framing>>,
 }
 
 impl Desk {
@@ -40,8 +38,7 @@ impl Desk {
             lent: AtomicBool::new(false),
             reusable: AtomicBool::new(false),
             all_sent: AtomicBool::new(false),
-            in_body: AtomicBool::new(false),
-            until_end: AtomicBool::new(false),
+            framing: Mutex::new(None),
         })
     }
 
@@ -76,9 +73,10 @@ impl Desk {
 
     /// Forgets the exchange before.
     pub(super) fn reset(&self) {
-        for flag in [&self.lent, &self.reusable, &self.all_sent, &self.in_body, &self.until_end] {
+        for flag in [&self.lent, &self.reusable, &self.all_sent] {
             flag.store(false, Ordering::Relaxed);
         }
+        *lock(&self.framing) = None;
     }
 
     /// Records how the request was sent.
@@ -97,14 +95,9 @@ impl Desk {
         self.reusable.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the head of the response has come.
-    pub(super) fn is_in_body(&self) -> bool {
-        self.in_body.load(Ordering::Relaxed)
-    }
-
-    /// Whether the end of the connection is the end of the body.
-    pub(super) fn is_until_end(&self) -> bool {
-        self.until_end.load(Ordering::Relaxed)
+    /// The framing of the response's body, once its head has come.
+    pub(super) fn framing(&self) -> Option<Framing> {
+        *lock(&self.framing)
     }
 
     pub(super) fn take_upload(&self) -> Option<Upload> {
@@ -129,8 +122,7 @@ impl Desk {
 
     /// Records that the head of the response has come, and how its body ends.
     pub(super) fn begin_body(&self, framing: Framing) {
-        self.in_body.store(true, Ordering::Relaxed);
-        self.until_end.store(framing == Framing::UntilEnd, Ordering::Relaxed);
+        *lock(&self.framing) = Some(framing);
     }
 
     /// Whether ureq has given the channel back.

@@ -4,6 +4,7 @@
 //! head goes out with its body when that is small; a large or a streaming body goes out on a [thread of its own](upload),
 //! so that the worker hears a server that answers before it has read everything.
 
+mod attempt;
 mod channel;
 mod client;
 mod connections;
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode, Uri};
 
-use self::client::{Begun, Connection, OutgoingRequest};
+use self::attempt::source_of_slowness;
+pub(crate) use self::attempt::{AttemptError, ErrorSource};
+use self::client::{Begun, Connection, FailedExchange, OutgoingRequest};
 use self::connections::Connections;
 use self::exchange_error::ExchangeError;
 use self::response::{ResponseBody, ResponseSource};
@@ -65,9 +68,6 @@ impl Default for Timeouts {
         Timeouts { connect: Duration::from_secs(5), response: half_a_minute, idle: half_a_minute }
     }
 }
-
-/// The wait in the agent's queue up to which a timeout is the local server's.
-const QUEUED_LITTLE: Duration = Duration::from_secs(1);
 
 /// Forwards requests to a local HTTP server.
 ///
@@ -126,34 +126,33 @@ impl Origin {
         let raw = raw_target(&head.extensions).map(|target| self.local.target(target).into_owned());
         head.extensions.clear();
         head.uri = url;
-        let send = |connection: Connection, head, body| {
+        let send = |connection: Connection, head, body, sent| {
             let (id, closer) = (connection.id, connection.closer.clone());
             let hook = closer.clone();
             cancellation.on_cancel(move || hook.close());
-            let target = raw.as_deref();
-            connection
-                .exchange(OutgoingRequest { head, target, body, upgrade: upgrade.as_ref() })
-                .inspect_err(|_| {
-                    // An upload that goes on learns of it here.
-                    closer.close();
-                    self.connections.end(id);
-                })
+            let (target, upgrade) = (raw.as_deref(), upgrade.as_ref());
+            connection.exchange(OutgoingRequest { head, target, body, upgrade, sent }).inspect_err(|_| {
+                // An upload that goes on learns of it here.
+                closer.close();
+                self.connections.end(id);
+            })
         };
         let replay = if was_idle && is_idempotent(&head.method) { body.replay() } else { None };
-        // A head is copied only where it may be sent twice.
-        let replay = replay.map(|body| (head.clone(), body));
-        let begun = match (send(connection, head, body), replay) {
+        let replay = replay.map(|body| (method_and_url(&head), body));
+        let begun = match (send(connection, head, body, None), replay) {
             // The server had closed the idle connection before it saw the request.
-            (Err(broken), Some((head, body))) if broken.may_be_stale() && !cancellation.is_cancelled() => {
+            (Err(FailedExchange { error, sent }), Some((head, body)))
+                if error.may_be_stale() && !cancellation.is_cancelled() =>
+            {
                 let connection = self.connect().map_err(AttemptError::of_connection)?;
                 reached();
-                send(connection, head, body)
+                send(connection, head, body, Some(sent))
             }
             (result, _) => result,
         };
         match begun {
             Ok(begun) => Ok(self.adopt(begun, &cancellation)),
-            Err(broken) => Err(self.failed(broken, &cancellation, asked)),
+            Err(FailedExchange { error, .. }) => Err(self.failed(error, &cancellation, asked)),
         }
     }
 
@@ -305,50 +304,6 @@ impl Origin {
     }
 }
 
-/// Why there is no response.
-#[derive(Debug)]
-pub(crate) enum AttemptError {
-    /// Nothing of the request was sent: another server may have it.
-    NotSent { failure: Failure, request: Box<Request> },
-    /// The request was sent, at least in part, or is itself at fault.
-    Failed { failure: Failure, source: ErrorSource },
-}
-
-/// Where a failure comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorSource {
-    /// The server cannot be reached, or is too slow.
-    Upstream,
-    /// Something that says nothing about how the next request would fare.
-    Other,
-}
-
-impl AttemptError {
-    fn other(failure: Failure) -> Self {
-        AttemptError::Failed { failure, source: ErrorSource::Other }
-    }
-
-    fn of_connection(failure: Failure) -> Self {
-        let is_unreachable = failure.kind() == FailureKind::Unreachable;
-        let source = if is_unreachable { ErrorSource::Upstream } else { ErrorSource::Other };
-        AttemptError::Failed { failure, source }
-    }
-
-    fn not_sent(failure: Failure, request: Request) -> Self {
-        match failure.kind() {
-            FailureKind::Unreachable => AttemptError::NotSent { failure, request: Box::new(request) },
-            // An agent that stops, or whose machine gives no more connections, asks no other server.
-            _ => AttemptError::other(failure),
-        }
-    }
-}
-
-/// The source of a timeout: the local server, unless the request had waited in the agent's queue for long.
-fn source_of_slowness(asked: Duration, age: Duration) -> ErrorSource {
-    let queued = age.saturating_sub(asked);
-    if queued <= asked.max(QUEUED_LITTLE) { ErrorSource::Upstream } else { ErrorSource::Other }
-}
-
 fn given_up() -> Failure {
     Failure::new(FailureKind::Internal, "given up, since the agent is stopping")
 }
@@ -372,6 +327,13 @@ fn is_exhausted(error: &io::Error) -> bool {
     let is_files = cfg!(unix) && error.raw_os_error().is_some_and(|code| TOO_MANY_FILES.contains(&code));
     let kinds = [io::ErrorKind::AddrNotAvailable, io::ErrorKind::OutOfMemory, io::ErrorKind::WouldBlock];
     is_files || kinds.contains(&error.kind())
+}
+
+/// What ureq has to know of a request whose head was encoded before.
+fn method_and_url(head: &http::request::Parts) -> http::request::Parts {
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    (parts.method, parts.uri) = (head.method.clone(), head.uri.clone());
+    parts
 }
 
 /// RFC 9110 §9.2.2.

@@ -22,7 +22,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 use super::channel::{Channel, RequestPhase};
 use super::desk::Desk;
-use crate::http1::{HEAD_MAX, is_interim};
+use crate::http1::{Framing, HEAD_MAX, is_interim};
 
 /// The settings with which ureq adds nothing, follows nothing and decodes nothing.
 pub(super) fn agent(desk: Arc<Desk>) -> ureq::Agent {
@@ -87,7 +87,10 @@ impl Transport for LentTransport {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
-        if self.desk.is_in_body() { self.await_body() } else { self.await_head() }
+        match self.desk.framing() {
+            Some(framing) => self.await_body(framing),
+            None => self.await_head(),
+        }
     }
 
     /// Asked when a response is complete and another request might follow. Our own pool keeps the connection.
@@ -123,13 +126,13 @@ impl LentTransport {
 
     /// Waits for more of the body. Only where it is the end of the body, the end of the connection is none of an error: ureq
     /// must not learn of any other.
-    fn await_body(&mut self) -> Result<bool, Error> {
+    fn await_body(&mut self, framing: Framing) -> Result<bool, Error> {
         let LentTransport { desk, channel: Some(channel) } = self else {
             return Err(Error::ConnectionFailed);
         };
-        let read = channel.read_body()?;
+        let read = channel.read_body(framing)?;
         desk.set_unread(channel);
-        if read == 0 && !desk.is_until_end() {
+        if read == 0 && framing != Framing::UntilEnd {
             return Err(io::Error::other(io::Error::from(io::ErrorKind::UnexpectedEof)).into());
         }
         Ok(read > 0)
@@ -162,7 +165,7 @@ impl Buffers for LentTransport {
 
     fn input_consume(&mut self, amount: usize) {
         let LentTransport { desk, channel: Some(channel) } = self else { return };
-        let is_head = amount > 0 && !desk.is_in_body();
+        let is_head = amount > 0 && desk.framing().is_none();
         let head = &channel.input.unread()[..amount];
         let is_final = is_head && !is_interim(head);
         if is_final {
