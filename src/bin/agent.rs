@@ -35,7 +35,7 @@ fn main() -> ExitCode {
 fn perform(settings: AgentSettings) -> ExitCode {
     match &settings.task {
         Task::Serve => {
-            logging::install(settings.log_format, settings.log_level.as_deref());
+            logging::install("agent", settings.log_format, settings.log_level.as_deref());
             settings.warnings.iter().for_each(|warning| warn!("{warning}"));
             settings.notes.iter().for_each(|note| info!("{note}"));
             let code = serve(settings.agent, settings.drain);

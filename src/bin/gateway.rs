@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(settings)) => {
             // Before any thread: the process may begin anew.
             let scarce = descriptors::raise();
-            logging::install(settings.log_format, settings.log_level.as_deref());
+            logging::install("gateway", settings.log_format, settings.log_level.as_deref());
             scarce.inspect(|text| warn!("{text}"));
             let code = run(settings);
             log::logger().flush();

@@ -29,40 +29,58 @@ pub(super) fn cut(text: &str, max: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-pub(super) fn plain(format: Format, level: Level, text: &str) -> String {
+/// A line that waits to be written.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum LogLine {
+    /// A text, to which time and level are added.
+    Text(Level, String),
+    /// A JSON object with its line end.
+    Json(String),
+}
+
+impl LogLine {
+    /// The bytes of its text.
+    pub(super) fn len(&self) -> usize {
+        let (LogLine::Text(_, text) | LogLine::Json(text)) = self;
+        text.len()
+    }
+}
+
+pub(super) fn plain(format: Format, level: Level, text: &str) -> LogLine {
     let record = &mut Record::builder();
     line(format, OffsetDateTime::now_utc(), &record.level(level).args(format_args!("{text}")).build())
 }
 
-pub(super) fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> String {
-    let time = format!(
-        "{}T{:02}:{:02}:{:02}.{:03}Z",
-        now.date(),
-        now.hour(),
-        now.minute(),
-        now.second(),
-        now.millisecond()
-    );
+pub(super) fn line(format: Format, now: OffsetDateTime, record: &Record<'_>) -> LogLine {
     let message = message(record);
     match format {
-        Format::Text => {
-            let line = format!("{time} {:5} {message}", record.level());
-            format!("{}\n", cut(&line, LINE_MAX))
-        }
+        Format::Text => LogLine::Text(record.level(), cut(&message, LINE_MAX).to_owned()),
         Format::Json => {
             let mut fields = LogFields(Map::new());
             // Collecting cannot fail.
             let _ = record.key_values().visit(&mut fields);
             let LogFields(mut object) = fields;
             object.remove(ADVICE);
-            object.insert("time".to_owned(), time.into());
+            object.insert("time".to_owned(), timestamp(now).into());
             object.insert("level".to_owned(), record.level().as_str().to_lowercase().into());
             object.insert("message".to_owned(), cut(&message, LINE_MAX).into());
             let mut line = escaped(&Value::Object(object).to_string());
             line.push('\n');
-            line
+            LogLine::Json(line)
         }
     }
+}
+
+/// A time as both formats show it (RFC 3339).
+pub(super) fn timestamp(time: OffsetDateTime) -> String {
+    format!(
+        "{}T{:02}:{:02}:{:02}.{:03}Z",
+        time.date(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.millisecond()
+    )
 }
 
 /// The field in which a record of the library names an advice.
@@ -115,17 +133,17 @@ mod tests {
     #[test]
     fn a_line_is_text_or_an_object() {
         let now = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
-        let check = |format, expected: &str| {
+        let check = |format, expected: LogLine| {
             let fields =
                 [("path", kv::Value::from("/x")), ("status", 200_u16.into()), ("duration_ms", 1.5.into())];
             let mut record = Record::builder();
             record.level(Level::Warn).args(format_args!("say \"x\"\n")).key_values(&fields);
             assert_eq!(line(format, now, &record.build()), expected);
         };
-        check(Format::Text, "2023-11-14T22:13:20.000Z WARN  say \"x\"\n\n");
+        check(Format::Text, LogLine::Text(Level::Warn, "say \"x\"\n".to_owned()));
         let json = "{\"duration_ms\":1.5,\"level\":\"warn\",\"message\":\"say \\\"x\\\"\\n\",\"path\":\"/x\",\
                     \"status\":200,\"time\":\"2023-11-14T22:13:20.000Z\"}\n";
-        check(Format::Json, json);
+        check(Format::Json, LogLine::Json(json.to_owned()));
     }
 
     #[test]
@@ -146,13 +164,10 @@ mod tests {
             let fields = [("advice", kv::Value::from(advice))];
             let mut record = Record::builder();
             record.level(Level::Warn).args(format_args!("it stalled")).key_values(&fields);
-            assert_eq!(
-                line(Format::Text, now, &record.build()),
-                format!("2023-11-14T22:13:20.000Z WARN  {text}\n")
-            );
+            assert_eq!(line(Format::Text, now, &record.build()), LogLine::Text(Level::Warn, text.to_owned()));
             let expected =
                 format!("{{\"level\":\"warn\",\"message\":{json},\"time\":\"2023-11-14T22:13:20.000Z\"}}\n");
-            assert_eq!(line(Format::Json, now, &record.build()), expected);
+            assert_eq!(line(Format::Json, now, &record.build()), LogLine::Json(expected));
         }
     }
 }

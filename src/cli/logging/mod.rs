@@ -1,17 +1,17 @@
-//! The programs' logger: one line per record on standard error.
+//! The programs' logger: one line per record on standard error, as simple_logger prints it, or as JSON.
 //!
 //! Logging never waits: lines go to a bounded queue, which one thread writes. Where nothing takes what is written, as of
 //! a pipe whose reader hangs, lines are dropped, counted, and the count is logged. More than a few lines of one kind within
 //! a second are counted, too; but not the lines about requests that were answered.
 //!
-//! It is not simple_logger, which writes with `eprintln!`: that waits for its reader, and panics when the reader is gone.
-//! An agent must outlive the program that collects its log.
+//! simple_logger alone waits for its reader, and panics when the reader is gone. An agent must outlive the program that
+//! collects its log: so it prints behind the queue, and a panic of its is caught.
 
 mod line;
+mod printer;
 mod queue;
 mod repeats;
 
-use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use time::OffsetDateTime;
 
 pub use self::line::Format;
 use self::line::{line, plain};
+use self::printer::Printer;
 use self::queue::LogQueue;
 use self::repeats::{LineFate, Repeats};
 use crate::session::ACCESS_LOG;
@@ -45,8 +46,8 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Installs the logger at this level, else at `info`.
-pub fn install(format: Format, level: Option<&str>) {
+/// Installs the logger of a program at this level, else at `info`.
+pub fn install(program: &'static str, format: Format, level: Option<&str>) {
     let asked = level.unwrap_or_default();
     let level = asked.parse().ok();
     let logger = LOGGER.get_or_init(|| Logger {
@@ -57,7 +58,11 @@ pub fn install(format: Format, level: Option<&str>) {
         repeats: Mutex::default(),
     });
     // Without a thread nothing would ever be written.
-    if thread::Builder::new().name("log".to_owned()).spawn(|| logger.write()).is_err() {
+    if thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || logger.write(&Printer::new(program)))
+        .is_err()
+    {
         return;
     }
     log::set_max_level(logger.level);
@@ -80,20 +85,19 @@ impl Logger {
     }
 
     /// Writes what waits, for as long as the program runs.
-    fn write(&self) {
+    fn write(&self, printer: &Printer) {
         loop {
             // The lock is not held while this waits.
             let next_look = self.repeats().next_look(self.start.elapsed().as_secs());
-            let (mut out, dropped) = self.queue.take(next_look);
+            let (mut lines, dropped) = self.queue.take(next_look);
             if dropped > 0 {
                 let text = format!("{dropped} lines of the log were dropped: nobody took them");
-                out.extend_from_slice(plain(self.format, Level::Warn, &text).as_bytes());
+                lines.push(plain(self.format, Level::Warn, &text));
             }
             let repeats = self.repeats().ended(self.start.elapsed().as_secs());
-            repeats.iter().for_each(|repeated| out.extend_from_slice(repeated.line(self.format).as_bytes()));
-            // An error means that standard error is closed.
-            let _ = std::io::stderr().write_all(&out);
-            self.queue.written(out);
+            lines.extend(repeats.iter().map(|repeated| repeated.line(self.format)));
+            printer.print(&lines);
+            self.queue.written();
             thread::sleep(PAUSE);
         }
     }
@@ -111,7 +115,7 @@ impl Log for Logger {
         if record.target() != ACCESS_LOG {
             let said = self.repeats().say(record, self.start.elapsed().as_secs());
             if let Some(repeated) = said.ended {
-                self.queue.push(&repeated.line(self.format));
+                self.queue.push(repeated.line(self.format));
             }
             match said.fate {
                 LineFate::Said => {}
@@ -120,12 +124,12 @@ impl Log for Logger {
                 LineFate::Counted => return,
             }
         }
-        self.queue.push(&line(self.format, OffsetDateTime::now_utc(), record));
+        self.queue.push(line(self.format, OffsetDateTime::now_utc(), record));
     }
 
     fn flush(&self) {
         let repeats = self.repeats().ended(u64::MAX);
-        repeats.iter().for_each(|repeated| self.queue.push(&repeated.line(self.format)));
+        repeats.iter().for_each(|repeated| self.queue.push(repeated.line(self.format)));
         self.queue.wait_until_written(FLUSH_TIME);
     }
 }

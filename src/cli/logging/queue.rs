@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::line::LINE_MAX;
+use super::line::LogLine;
 use crate::sync::{lock, wait_timeout_while, wait_while};
 
 /// Bytes of lines that wait to be written, at most.
@@ -18,9 +18,11 @@ pub(super) struct LogQueue {
 
 #[derive(Default)]
 struct WaitingLines {
-    lines: Vec<u8>,
-    /// Memory for the next lines.
-    spare: Vec<u8>,
+    lines: Vec<LogLine>,
+    /// The bytes of their texts.
+    bytes: usize,
+    /// Lines that were taken are being written.
+    writing: bool,
     /// Lines for which there was no room.
     dropped: u64,
     /// The thread that writes waits for something to write.
@@ -35,12 +37,15 @@ impl LogQueue {
     }
 
     /// Adds a line, if there is room. Never waits for the reader of the log.
-    pub(super) fn push(&self, line: &str) {
+    pub(super) fn push(&self, line: LogLine) {
         let mut state = self.state();
-        if state.lines.len() + line.len() > WAITING_MAX {
+        // An empty line takes up memory, too.
+        let bytes = line.len() + size_of::<LogLine>();
+        if state.bytes + bytes > WAITING_MAX {
             state.dropped += 1;
         } else {
-            state.lines.extend_from_slice(line.as_bytes());
+            state.bytes += bytes;
+            state.lines.push(line);
         }
         if std::mem::take(&mut state.idle) {
             self.changed.notify_all();
@@ -57,7 +62,7 @@ impl LogQueue {
     }
 
     /// Waits for lines, no longer than this if a time is given. Returns them, and how many were dropped.
-    pub(super) fn take(&self, limit: Option<Duration>) -> (Vec<u8>, u64) {
+    pub(super) fn take(&self, limit: Option<Duration>) -> (Vec<LogLine>, u64) {
         let mut state = self.state();
         if state.lines.is_empty() && state.dropped == 0 && !state.look {
             state.idle = true;
@@ -71,22 +76,20 @@ impl LogQueue {
             state.idle = false;
         }
         state.look = false;
-        let spare = std::mem::take(&mut state.spare);
-        (std::mem::replace(&mut state.lines, spare), std::mem::take(&mut state.dropped))
+        state.writing = true;
+        state.bytes = 0;
+        (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
     }
 
     /// What was taken is written.
-    pub(super) fn written(&self, mut lines: Vec<u8>) {
-        lines.clear();
-        lines.shrink_to(LINE_MAX);
-        self.state().spare = lines;
+    pub(super) fn written(&self) {
+        self.state().writing = false;
         self.changed.notify_all();
     }
 
     /// Waits until all lines are written, at most this long.
     pub(super) fn wait_until_written(&self, limit: Duration) {
-        // While lines are being written, their memory is away.
-        let is_busy = |state: &mut WaitingLines| !state.idle || !state.lines.is_empty();
+        let is_busy = |state: &mut WaitingLines| !state.idle || state.writing || !state.lines.is_empty();
         drop(wait_timeout_while(&self.changed, self.state(), limit, is_busy));
     }
 }
@@ -98,13 +101,13 @@ mod tests {
     #[test]
     fn a_full_queue_drops_lines_and_counts_them() {
         let queue = LogQueue::default();
-        let line = "x".repeat(1000);
-        let count = WAITING_MAX / 1000;
-        (0..count + 3).for_each(|_| queue.push(&line));
+        let line = || LogLine::Json("x".repeat(1000));
+        let count = WAITING_MAX / (1000 + size_of::<LogLine>());
+        (0..count + 3).for_each(|_| queue.push(line()));
         let (lines, dropped) = queue.take(None);
-        assert_eq!((lines.len(), dropped), (count * 1000, 3));
-        queue.push("later");
-        assert_eq!(queue.take(None), (b"later".to_vec(), 0));
+        assert_eq!((lines.len(), dropped), (count, 3));
+        queue.push(line());
+        assert_eq!(queue.take(None), (vec![line()], 0));
         assert_eq!(queue.take(Some(Duration::ZERO)), (Vec::new(), 0));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::{Level, Record};
 
-use super::line::{Format, LINE_MAX, cut, plain};
+use super::line::{Format, LINE_MAX, LogLine, cut, plain};
 
 /// Lines of one kind in a second; further ones are counted.
 const SAME_MAX: u64 = 5;
@@ -35,7 +35,7 @@ pub(super) struct Repeated {
 }
 
 impl Repeated {
-    pub(super) fn line(&self, format: Format) -> String {
+    pub(super) fn line(&self, format: Format) -> LogLine {
         let text = format!("{} more lines within a second like: {}", self.count, self.like);
         plain(format, self.level, &text)
     }
