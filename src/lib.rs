@@ -34,7 +34,8 @@
 //! [`Agent::check`] and [`Agent::discover`] start threads; none is left behind after [`RunningAgent::join`], but for
 //! a name look-up that the system does not finish. Several agents can live in one process. It logs through the `log`
 //! facade: one line per request (`info`; a failure `warn`, a visitor who left `debug`), never with a query, header,
-//! body, token or whole tunnel ID.
+//! body, token or whole tunnel ID. The libraries below it say more: cap the targets `ureq`, `ureq_proto`, `tungstenite`
+//! and `rustls` at `warn`, as the programs do.
 //!
 //! # Layers
 //!

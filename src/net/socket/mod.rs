@@ -8,6 +8,7 @@
 #[cfg(feature = "tls")]
 mod tls;
 
+mod timeouts;
 mod when_full;
 mod write_half;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::timeouts::SetTimeout;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
 pub(crate) use self::when_full::CAN_WRITE_WITHOUT_WAITING;
@@ -45,6 +47,7 @@ pub struct Socket {
     heard: Arc<SharedInstant>,
     traffic: Arc<Traffic>,
     deadline: Option<Instant>,
+    read_timeout: SetTimeout,
 }
 
 /// How much a connection has moved, in both directions.
@@ -104,6 +107,7 @@ impl Socket {
         let write = WriteHalf {
             tcp: tcp.clone(),
             traffic: traffic.clone(),
+            timeout: SetTimeout::default(),
             #[cfg(feature = "tls")]
             tls: None,
         };
@@ -116,6 +120,7 @@ impl Socket {
             heard: Arc::new(SharedInstant::new()),
             traffic,
             deadline: None,
+            read_timeout: SetTimeout::default(),
         })
     }
 
@@ -176,15 +181,17 @@ impl Socket {
     pub fn set_deadline(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         self.deadline = deadline;
         if deadline.is_none() {
-            self.tcp.set_read_timeout(None)?;
-            self.tcp.set_write_timeout(None)?;
+            self.set_read_timeout(None)?;
+            if let Some(write) = &self.write {
+                write.timeout.set(None, |timeout| self.tcp.set_write_timeout(timeout))?;
+            }
         }
         Ok(())
     }
 
     /// Lets a read fail when nothing comes for this long, or wait for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.tcp.set_read_timeout(timeout)
+        self.read_timeout.set(timeout, |timeout| self.tcp.set_read_timeout(timeout))
     }
 
     /// Reads what is there. `None` when that is nothing: under TLS there may be bytes on the socket that
@@ -272,7 +279,7 @@ impl Socket {
 
     fn read_tcp(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(deadline) = self.deadline {
-            self.tcp.set_read_timeout(Some(time_left(deadline)?))?;
+            self.read_timeout.read_until(&self.tcp, deadline)?;
         }
         let read = retry(|| (&*self.tcp).read(buffer))?;
         match read {
@@ -298,12 +305,6 @@ fn keep_unsent(tcp: &TcpStream, max: u32) {
 
 /// Whether [`keep_unsent`] has an effect on this system.
 pub(crate) const KEEPS_UNSENT: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-/// The time until `deadline`, or an error when it has passed.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
 
 /// Repeats a system call that a signal interrupted, and calls a socket's time-out by its name.
 fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
@@ -337,7 +338,7 @@ impl Write for Socket {
             return Ok(bytes.len());
         };
         if let Some(deadline) = self.deadline {
-            self.tcp.set_write_timeout(Some(time_left(deadline)?))?;
+            write.timeout.write_until(&self.tcp, deadline)?;
         }
         write.write(bytes)
     }

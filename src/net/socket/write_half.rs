@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::timeouts::SetTimeout;
 #[cfg(feature = "tls")]
 use super::tls;
 use super::when_full::WhenFull;
@@ -15,6 +16,7 @@ use super::{Traffic, keep_unsent};
 pub struct WriteHalf {
     pub(super) tcp: Arc<TcpStream>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) timeout: SetTimeout,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tls::Writing>,
 }
@@ -45,7 +47,7 @@ impl WriteHalf {
 
     /// Lets a write fail when it makes no progress for this long.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.tcp.set_write_timeout(Some(timeout))
+        self.timeout.set(Some(timeout), |timeout| self.tcp.set_write_timeout(timeout))
     }
 
     /// Writes all of it, or fails with [`io::ErrorKind::TimedOut`] when it makes no progress.

@@ -35,8 +35,6 @@ pub(super) struct Channel {
     pub(super) half: Option<WriteHalf>,
     closer: Closer,
     pub(super) is_tls: bool,
-    /// What the socket's read time-out is set to; setting it costs a system call.
-    read_timeout: Option<Duration>,
     /// What ureq has written and is not sent.
     output: Vec<u8>,
     filled: usize,
@@ -90,7 +88,6 @@ impl Channel {
             is_tls: socket.is_tls(),
             input: Input::new(socket),
             half: Some(half),
-            read_timeout: None,
             output: Vec::new(),
             filled: 0,
             expected: 0,
@@ -296,12 +293,7 @@ impl Channel {
 
     /// Lets a read wait this long, or for ever.
     pub(super) fn limit_reads(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        if self.read_timeout != wait {
-            let wait = wait.map(|wait| wait.max(Duration::from_millis(1)));
-            self.input.socket().set_read_timeout(wait)?;
-            self.read_timeout = wait;
-        }
-        Ok(())
+        self.input.socket().set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))
     }
 }
 
