@@ -4,6 +4,7 @@
 //! done under a lock moves values and changes numbers, and every hook, service and system call runs without one.
 //! So the data behind a poisoned lock is whole, and one failed request is no reason to end all others.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{
     Condvar, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -65,4 +66,62 @@ pub(crate) fn wait_timeout_while<'a, T>(
     condition: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'a, T> {
     recover(condvar.wait_timeout_while(guard, timeout, condition)).0
+}
+
+/// A condition variable that knows whether a thread waits: a notification without one would still be a system call.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    changed: Condvar,
+    /// Threads that wait. It changes only under the lock that they wait with.
+    count: AtomicUsize,
+}
+
+impl Waiters {
+    /// Whether a thread waits. To be asked under the lock, after the change that it waits for.
+    pub(crate) fn are_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Wakes all of them. Better done without the lock, which the first of them takes at once.
+    pub(crate) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Lets go of the lock, and wakes those that wait, if any do.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn release<T>(&self, guard: MutexGuard<'_, T>) {
+        let is_due = self.are_any();
+        drop(guard);
+        if is_due {
+            self.notify();
+        }
+    }
+
+    /// Waits for a notification, at most `timeout` where there is one.
+    pub(crate) fn wait<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, T> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let guard = match timeout {
+            None => wait(&self.changed, guard),
+            Some(timeout) => wait_timeout(&self.changed, guard, timeout),
+        };
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Waits while `condition` holds.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn wait_while<'a, T>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> MutexGuard<'a, T> {
+        while condition(&mut guard) {
+            guard = self.wait(guard, None);
+        }
+        guard
+    }
 }

@@ -1,10 +1,10 @@
 //! Where an upload goes: to a stream, which may be another one as long as nothing is lost.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
 use super::budget::Share;
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamEnd, StreamError};
-use crate::sync::{lock, wait_while};
+use crate::sync::{Waiters, lock};
 
 /// A body is kept up to this size: the agent has asked for more before all of a window is sent.
 const KEPT_MAX: usize = 256 << 10;
@@ -12,7 +12,7 @@ const KEPT_MAX: usize = 256 << 10;
 /// Where the body goes, and what of it went there.
 pub(super) struct UploadPath {
     pub(super) state: Mutex<PathState>,
-    pub(super) changed: Condvar,
+    pub(super) waiters: Waiters,
 }
 
 pub(super) struct PathState {
@@ -62,7 +62,7 @@ impl UploadPath {
 
     /// The state when nothing is being sent to another stream.
     pub(super) fn settled(&self) -> MutexGuard<'_, PathState> {
-        wait_while(&self.changed, self.state(), |state| state.turning)
+        self.waiters.wait_while(self.state(), |state| state.turning)
     }
 
     /// The stream to send to. `None` when there is none any more.
@@ -91,7 +91,7 @@ impl UploadPath {
         let is_same = |state: &mut PathState| {
             !state.closed && state.stream.as_ref().is_none_or(|stream| stream.is_same(from))
         };
-        !wait_while(&self.changed, self.state(), is_same).closed
+        !self.waiters.wait_while(self.state(), is_same).closed
     }
 
     /// Resets whatever stream the request has, since its visitor is gone.
@@ -108,7 +108,6 @@ impl UploadPath {
     pub(super) fn close(&self) {
         let mut state = self.state();
         (state.closed, state.turning, state.kept) = (true, false, None);
-        drop(state);
-        self.changed.notify_all();
+        self.waiters.release(state);
     }
 }

@@ -8,7 +8,7 @@
 //! another one, whole: the answering thread sends it there what was kept, and the second thread goes on behind it.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -16,6 +16,7 @@ use super::budget::Share;
 use super::upload_path::{Kept, PathState, UploadPath};
 use crate::http1::{Decoder, Framing, Input, RequestError};
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError};
+use crate::sync::Waiters;
 
 /// How long a visitor may send nothing in the middle of a body, or take nothing of a response.
 pub(super) const STALL: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ impl Uploader {
         Uploader {
             reading: ReadingSide::Here(input, Decoder::new(framing)),
             sent: Arc::default(),
-            way: Arc::new(UploadPath { state: Mutex::new(state), changed: Condvar::new() }),
+            way: Arc::new(UploadPath { state: Mutex::new(state), waiters: Waiters::default() }),
         }
     }
 
@@ -145,8 +146,7 @@ impl Uploader {
         state.stream = Some(stream.clone());
         state.turning = false;
         let left = state.left;
-        drop(state);
-        self.way.changed.notify_all();
+        self.way.waiters.release(state);
         if left {
             stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
         }

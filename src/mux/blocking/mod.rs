@@ -6,7 +6,6 @@
 
 mod stream;
 mod transmit;
-mod waiters;
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -17,13 +16,12 @@ use tungstenite::Bytes;
 use self::stream::StreamCore;
 pub use self::stream::{Stream, StreamError};
 use self::transmit::{SinkPlace, WriterState};
-use self::waiters::Waiters;
 use super::{
     Closing, DataBuffer, Fin, MuxEvent, MuxLimits, OpenError, ProtocolError, Reset, ResetCode, Side,
     StreamEnd, Streams,
 };
 use crate::service::{CancelReason, Cancellation};
-use crate::sync::lock;
+use crate::sync::{Waiters, lock};
 
 /// A stream whose other side grants no more window for this long, while data waits for it, is given up.
 pub(crate) const WINDOW_WAIT: Duration = Duration::from_secs(60);

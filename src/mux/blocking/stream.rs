@@ -6,10 +6,10 @@ use std::{fmt, io};
 
 use tungstenite::Bytes;
 
-use super::waiters::Waiters;
 use super::{Attached, Mux, SPARE_MIN, WINDOW_WAIT, given_up};
 use crate::mux::{DataBuffer, Fin, ReadOutcome, Reset, StreamEnd, Streams};
 use crate::service::{Cancellation, Failure, FailureKind};
+use crate::sync::Waiters;
 
 /// One stream. Dropping the last clone ends it.
 #[derive(Clone)]
