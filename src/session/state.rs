@@ -235,17 +235,8 @@ impl SessionState {
         );
     }
 
-    /// The reader read its last. What was going on before counts as the reason, if something was.
-    pub(super) fn reader_ended(&mut self, end: SessionEnd) {
-        self.ended(end);
-    }
-
-    /// Writing is not possible any more.
-    pub(super) fn write_failed(&mut self, end: SessionEnd) {
-        self.ended(end);
-    }
-
-    fn ended(&mut self, end: SessionEnd) {
+    /// Nothing more can be read, or nothing more be written. The reason is that of a close that was under way, if one was.
+    pub(super) fn ended(&mut self, end: SessionEnd) {
         let end = match &self.phase {
             SessionPhase::Closing { end, .. } | SessionPhase::Ended(end) => end.clone(),
             SessionPhase::Open | SessionPhase::Draining { .. } => end,
@@ -565,7 +556,7 @@ mod tests {
             t.sends(1.0, Outbound::Close(reply, ""));
             assert!(t.state.finishes_after_close() && !t.state.can_send());
             t.waits(1.0, 0, 2.0);
-            t.state.reader_ended(SessionEnd::Eof);
+            t.state.ended(SessionEnd::Eof);
             t.ends(1.5, SessionEnd::ClosedByGateway(frame));
         }
     }
@@ -591,8 +582,8 @@ mod tests {
     #[test]
     fn the_first_reason_counts() {
         let mut t = Transcript::new();
-        t.state.reader_ended(SessionEnd::Eof);
-        t.state.write_failed(SessionEnd::Lost("Broken pipe".to_owned()));
+        t.state.ended(SessionEnd::Eof);
+        t.state.ended(SessionEnd::Lost("Broken pipe".to_owned()));
         t.ends(0.0, SessionEnd::Eof);
     }
 

@@ -229,7 +229,7 @@ impl Writer<'_> {
             Err(error) => {
                 // The reader knows the reason, if the peer gave one before it disconnected.
                 debug!("writing failed: {error}");
-                self.state.write_failed(SessionEnd::Lost(error.to_string()));
+                self.state.ended(SessionEnd::Lost(error.to_string()));
             }
         }
         while self.in_frames.front().is_some_and(|(end, _)| *end <= written) {
@@ -259,7 +259,7 @@ impl Writer<'_> {
         let now = Instant::now();
         let since = *self.stalled_since.get_or_insert(now.checked_sub(WRITE_STEP_TIME).unwrap_or(now));
         if now - since >= WRITE_STALL {
-            self.state.write_failed(SessionEnd::NotReading);
+            self.state.ended(SessionEnd::NotReading);
         }
     }
 
@@ -332,7 +332,7 @@ impl Writer<'_> {
             WireEvent::Close(frame) => self.state.closed_by_peer(frame, now),
             WireEvent::Violation(code, what) => self.state.violation(code, what, now),
             WireEvent::GatewayError(text) => self.state.gateway_error(text, now),
-            WireEvent::ReaderEnded(end) => self.state.reader_ended(end),
+            WireEvent::ReaderEnded(end) => self.state.ended(end),
             WireEvent::Pong(sent) => self.state.pong(sent),
             WireEvent::Drain(until, why) => {
                 let transport = if self.inbox.mux().is_some() {

@@ -67,7 +67,8 @@ pub fn help() -> String {
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads files again.\n\
-         Exit codes: 0 asked to stop, 1 gave up on all gateways, 2 wrong usage, 3 refused by the gateway.\n",
+         Exit codes: 0 asked to stop, 1 gave up on all gateways or cannot listen at --admin, 2 wrong usage,\n\
+         3 refused by the gateway.\n",
         program("agent"),
         help_on(&TABLE, PREFIX),
     )

@@ -30,8 +30,8 @@ const DIRECT_BYTES_MAX: u64 = 256 << 10;
 /// Bytes that are collected for one write.
 const BATCH: usize = 64 << 10;
 
-/// A message up to this size is masked and moved under the lock: to let go of it and to take it again costs more.
-const SMALL: usize = 4 << 10;
+/// Messages that are taken out of the queue at once.
+const TAKEN_MAX: usize = 16;
 
 /// Where the sink is.
 #[derive(Debug)]
@@ -75,13 +75,10 @@ struct TakenSink<'a> {
 }
 
 impl TakenSink<'_> {
-    /// Writes what waits, and this message behind it.
-    fn write_now(&mut self, message: Option<Vec<u8>>) -> io::Result<Written> {
+    /// Writes what waits, and these messages behind it.
+    fn write_now(&mut self, messages: Messages) -> io::Result<Written> {
         let Some(sink) = &mut self.sink else { return Ok(Written::All) };
-        if let Some(message) = message {
-            sink.push_binary(&message);
-            self.mux.recycle(message);
-        }
+        self.mux.push(sink, messages);
         sink.write_now()
     }
 
@@ -119,16 +116,28 @@ impl State {
         Some(message)
     }
 
-    /// Moves small messages to the sink, up to a batch. Returns the first large one, which is better moved without the lock.
-    fn collect_small(&mut self, sink: &mut MessageSink, batch: usize) -> Option<Vec<u8>> {
-        while sink.waiting() < batch {
-            let message = self.next_message()?;
-            if message.len() > SMALL {
-                return Some(message);
+    /// Takes messages to send, about so many bytes. They are masked and copied without the lock, for which others wait.
+    fn take_messages(&mut self, bytes: usize) -> Messages {
+        let (mut messages, mut taken) = (Messages::default(), 0);
+        for place in &mut messages.0 {
+            if taken >= bytes {
+                break;
             }
-            sink.push_binary(&message);
+            *place = self.next_message();
+            let Some(message) = place else { break };
+            taken += message.len();
         }
-        None
+        messages
+    }
+}
+
+/// Some messages on their way to the sink.
+#[derive(Default)]
+struct Messages([Option<Vec<u8>>; TAKEN_MAX]);
+
+impl Messages {
+    fn are_none(&self) -> bool {
+        self.0[0].is_none()
     }
 }
 
@@ -177,20 +186,19 @@ impl Mux {
         let quota = sink.written() + DIRECT_BYTES_MAX;
         let mut taken = TakenSink { mux: self, sink: Some(sink) };
         loop {
-            let Some(mut sink) = taken.sink.take() else { return };
-            let large = state.collect_small(&mut sink, BATCH);
-            if large.is_none() && sink.is_empty() {
-                return self.give_back(state, sink);
-            }
-            drop(state);
-            taken.sink = Some(sink);
-            let written = taken.write_now(large);
-            state = self.state();
-            // An error comes again to the connection's writer, which knows what to make of it.
-            if !matches!(written, Ok(Written::All)) || taken.written() >= quota {
+            let messages = state.take_messages(BATCH);
+            let Some(sink) = taken.sink.take_if(|sink| messages.are_none() && sink.is_empty()) else {
+                drop(state);
+                let written = taken.write_now(messages);
+                state = self.state();
+                // An error comes again to the connection's writer, which knows what to make of it.
+                if matches!(written, Ok(Written::All)) && taken.written() < quota {
+                    continue;
+                }
                 let Some(sink) = taken.sink.take() else { return };
                 return self.give_back(state, sink);
-            }
+            };
+            return self.give_back(state, sink);
         }
     }
 
@@ -232,9 +240,19 @@ impl Mux {
 
     /// Moves what is queued to the sink of the connection's writer, up to a batch.
     pub fn collect(&self, sink: &mut MessageSink, batch: usize) {
-        while let Some(large) = self.state().collect_small(sink, batch) {
-            sink.push_binary(&large);
-            self.recycle(large);
+        while sink.waiting() < batch {
+            let messages = self.state().take_messages(batch - sink.waiting());
+            if messages.are_none() {
+                return;
+            }
+            self.push(sink, messages);
+        }
+    }
+
+    fn push(&self, sink: &mut MessageSink, messages: Messages) {
+        for message in messages.0.into_iter().flatten() {
+            sink.push_binary(&message);
+            self.recycle(message);
         }
     }
 

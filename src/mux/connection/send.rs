@@ -64,18 +64,10 @@ impl<T> Streams<T> {
     fn end_sent(&mut self, stream: u32) {
         let Some(entry) = self.table.get_mut(&stream) else { return };
         entry.state.end_sent();
-        match (entry.state.is_open(), entry.ownership) {
-            (true, Ownership::Held) => {}
-            (true, Ownership::Released) => {
-                self.reset(stream, Reset::new(ResetCode::Cancelled, "nobody listens any more"));
-            }
-            (false, ownership) => {
-                entry.clear();
-                self.open -= 1;
-                if ownership == Ownership::Released {
-                    self.table.remove(&stream);
-                }
-            }
+        if entry.state.is_open() && entry.ownership == Ownership::Released {
+            self.reset(stream, Reset::new(ResetCode::Cancelled, "the rest of the request is not wanted"));
+        } else {
+            self.settle(stream);
         }
     }
 }
