@@ -234,10 +234,11 @@ fn path_and_query(head: &request::Parts) -> &str {
     head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
 }
 
-/// The bytes of a head, and a few more.
+/// The bytes of a head, and more than those of a `Host` and a length that ureq may add.
 fn head_size(head: &request::Parts) -> usize {
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    head.method.as_str().len() + path_and_query(head).len() + fields + 256
+    let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
+    head.method.as_str().len() + path_and_query(head).len() + fields + authority + 256
 }
 
 /// How long a server says that it keeps an idle connection: `Keep-Alive: timeout=5, max=100`.
