@@ -100,6 +100,8 @@ impl Session<'_> {
             close: CloseFrame::None,
         };
         let end = writer.run(|| link.heard.get());
+        // With the streams it would keep the socket open for as long as the last of them lives.
+        writer.reclaim();
         link.closer.close();
         // It reads from a closed socket now.
         let _ = reader.join();
