@@ -691,6 +691,15 @@ fn what_a_server_says_unasked_is_nobodys_answer() {
 }
 
 #[test]
+fn empty_lines_before_a_response_change_nothing_of_it() {
+    for lines in ["\r\n", "\n", "\r\n\r\n"] {
+        let bytes = format!("{lines}HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n\u{1}a\u{2} :b\n\nX\u{3}");
+        let origin = origin(serve_bytes(bytes.as_bytes()));
+        assert_eq!(read(origin.call(get("/"))).unwrap(), "\u{1}a\u{2} :b\n\nX\u{3}", "{lines:?}");
+    }
+}
+
+#[test]
 fn interim_responses_have_an_end() {
     let bytes =
         "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(33) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";

@@ -171,6 +171,7 @@ impl Channel {
             Ok(1..) => {
                 self.received = true;
                 self.begun = self.begun.or_else(|| Some(Instant::now()));
+                self.skip_empty_lines();
                 mend_head(self.input.unread_mut()).map_err(ExchangeError::BadResponse)
             }
             Ok(0) => {
@@ -189,9 +190,16 @@ impl Channel {
         }
     }
 
+    /// Drops empty lines before a status line (RFC 9112 §2.2), which a head is looked at without.
+    fn skip_empty_lines(&mut self) {
+        let blank = self.input.unread().iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        self.input.consume(blank);
+    }
+
     /// Begins with the head behind that of an interim response.
     pub(super) fn next_head(&mut self) {
         self.interim += 1;
+        self.skip_empty_lines();
         self.begun = (!self.input.unread().is_empty()).then(Instant::now);
         let mended = mend_head(self.input.unread_mut());
         let endless = BadResponse::Invalid("interim responses without end");

@@ -77,6 +77,7 @@ impl Desk {
             flag.store(false, Ordering::Relaxed);
         }
         *lock(&self.framing) = None;
+        lock(&self.status_line).clear();
     }
 
     /// Records how the request was sent.
