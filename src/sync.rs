@@ -88,7 +88,6 @@ impl Waiters {
     }
 
     /// Lets go of the lock, and wakes those that wait, if any do.
-    #[cfg(feature = "gateway")]
     pub(crate) fn release<T>(&self, guard: MutexGuard<'_, T>) {
         let is_due = self.are_any();
         drop(guard);

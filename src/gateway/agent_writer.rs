@@ -8,10 +8,7 @@ use log::warn;
 use tungstenite::Bytes;
 
 use super::agent_session::{AgentSession, Queued};
-use crate::link::{MessageSink, Outbound};
-
-/// Frames are collected up to this many bytes before they are written.
-const BATCH: usize = 64 << 10;
+use crate::link::{MessageSink, Outbound, WRITE_BATCH};
 
 /// Between two pings to an agent.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
@@ -48,18 +45,16 @@ fn write_all(
     mut sink: Box<MessageSink>,
 ) -> io::Result<Option<Box<MessageSink>>> {
     loop {
-        while sink.waiting() < BATCH
+        while sink.waiting() < WRITE_BATCH
             && let Ok(queued) = queue.try_recv()
         {
             push(agent, &mut sink, queued);
         }
         if let Some(mux) = agent.mux() {
-            mux.collect(&mut sink, BATCH);
+            mux.collect(&mut sink, WRITE_BATCH);
         }
         if !sink.is_empty() {
-            while !sink.is_empty() {
-                sink.write_step()?;
-            }
+            sink.write_all()?;
             continue;
         }
         match agent.mux() {

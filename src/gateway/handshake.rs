@@ -112,9 +112,7 @@ fn serve_agent(
     half.set_user_timeout(AGENT_SILENCE);
     let mut sink = Box::new(MessageSink::new(Role::Server, half));
     sink.push(&Outbound::Text(connection_id.clone().into_bytes().into()));
-    while !sink.is_empty() {
-        sink.write_step()?;
-    }
+    sink.write_all()?;
     // No more is taken from a stranger; what follows its handshake has limits of its own.
     let mut reader = MessageReader::new(socket, rest, Role::Server, HANDSHAKE_MAX);
     let handshake = match read_handshake(&mut reader) {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::header;
-use http::{Method, Response, StatusCode, Version};
+use http::{Extensions, Method, Response, StatusCode, Version};
 use httparse::Status;
 
 use super::decode::Framing;
@@ -127,11 +127,11 @@ pub fn is_interim(head: &[u8]) -> bool {
     code.is_some_and(|code| code[0] == b'1' && code != b"101")
 }
 
-/// Records the reason phrase of a head's first line in its parts, where it is not the usual one of the status.
-pub fn keep_reason(parts: &mut http::response::Parts, line: &[u8]) {
-    let reason = reason_of(line);
-    if reason != parts.status.canonical_reason().unwrap_or_default().as_bytes() {
-        parts.extensions.insert(Reason(reason.to_vec()));
+/// Records the reason phrase of a head that begins like this, where it is not the usual one of the status.
+pub fn keep_reason(extensions: &mut Extensions, status: StatusCode, head: &[u8]) {
+    let reason = reason_of(head);
+    if reason != status.canonical_reason().unwrap_or_default().as_bytes() {
+        extensions.insert(Reason(reason.to_vec()));
     }
 }
 
@@ -175,10 +175,8 @@ fn parse_as_it_is(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()
     *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
         .map_err(|_| BadResponse::Invalid("no such status"))?;
     *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
-    let reason = reason_of(&bytes[..length]);
-    if reason != response.status().canonical_reason().unwrap_or_default().as_bytes() {
-        response.extensions_mut().insert(Reason(reason.to_vec()));
-    }
+    let status = response.status();
+    keep_reason(response.extensions_mut(), status, &bytes[..length]);
     Ok(Some((length, response)))
 }
 
@@ -243,7 +241,7 @@ mod tests {
         let (length, response) = parse_response(&bytes, HEAD_MAX)?.expect("it is complete");
         let (mut parts, ()) = response.into_parts();
         parts.extensions.clear();
-        keep_reason(&mut parts, bytes[..length].split(|byte| *byte == b'\n').next().unwrap());
+        keep_reason(&mut parts.extensions, parts.status, &bytes[..length]);
         ResponseHead::judge(Response::from_parts(parts, ()), &method)
     }
 

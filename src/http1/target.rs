@@ -39,10 +39,7 @@ fn encoded(target: &str) -> String {
 
 /// The target of a request as it came.
 pub fn target<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a str {
-    match extensions.get::<RawTarget>() {
-        Some(RawTarget(target)) => target,
-        None => uri.path_and_query().map_or("/", PathAndQuery::as_str),
-    }
+    raw_target(extensions).unwrap_or_else(|| uri.path_and_query().map_or("/", PathAndQuery::as_str))
 }
 
 /// The target as it came, where a [`Uri`] cannot hold it.

@@ -14,6 +14,7 @@ mod url;
 
 pub use self::dial::{DialError, Dialer, Link};
 pub use self::message::{MessageReader, MessageWriter, Outbound, ReadError, Received};
+pub(crate) use self::sink::WRITE_BATCH;
 pub use self::sink::{MessageSink, Written};
 pub use self::token::{Token, TokenSource};
 pub use self::url::{GatewayUrl, InvalidGatewayUrl};

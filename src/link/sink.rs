@@ -7,6 +7,9 @@ use tungstenite::protocol::Role;
 use super::message::{MessageWriter, Outbound};
 use crate::net::WriteHalf;
 
+/// Frames are collected up to this many bytes before they are written, so that many small ones cost one system call.
+pub(crate) const WRITE_BATCH: usize = 64 << 10;
+
 /// The writing half of a WebSocket. Whoever holds it may write, and nothing else can.
 #[derive(Debug)]
 pub struct MessageSink {
@@ -62,6 +65,14 @@ impl MessageSink {
     /// Writes one step of what is waiting, as [`MessageWriter::write_step`] does.
     pub fn write_step(&mut self) -> io::Result<()> {
         self.frames.write_step(&mut self.half)
+    }
+
+    /// Writes all of what is waiting, and waits for the kernel to take it.
+    pub fn write_all(&mut self) -> io::Result<()> {
+        while !self.is_empty() {
+            self.write_step()?;
+        }
+        Ok(())
     }
 
     /// Writes what the kernel takes at once, and does not wait for the rest.

@@ -19,15 +19,11 @@ use super::wire::{self, EncodedReply, Inbox, Outbox, Reservation, WireEvent};
 use super::{SessionConfig, SessionEnd, SessionHandle, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
-use crate::link::{Link, MessageSink, Outbound};
+use crate::link::{Link, MessageSink, Outbound, WRITE_BATCH};
 use crate::metrics::Metrics;
 use crate::net::socket::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
 use crate::pool::Submitter;
 use crate::protocol::Handshake;
-
-/// Answers are collected up to this many bytes before they are written, so that many small ones cost one
-/// system call.
-const BATCH: usize = 64 << 10;
 
 /// The bytes that are collected on a slow connection, and its largest frame: what is collected delays all that comes
 /// behind it.
@@ -86,7 +82,7 @@ impl Session<'_> {
             clocks: Clocks::new(SystemTime::now(), now),
             next_look: now + LOOK_EVERY,
             pace: Pace::new(),
-            batch: BATCH,
+            batch: WRITE_BATCH,
             state: SessionState::new(config.heartbeat, unsent, began),
             order: Order::new(config.correlation),
             inbox,
@@ -244,7 +240,7 @@ impl Writer<'_> {
 
     /// Collects less on a slow connection, and lets the kernel hold less back.
     fn set_speed(&mut self, speed: Speed) {
-        self.batch = if speed == Speed::Slow { SMALL_BATCH } else { BATCH };
+        self.batch = if speed == Speed::Slow { SMALL_BATCH } else { WRITE_BATCH };
         let unsent = if speed == Speed::Slow { UNSENT_SLOW } else { UNSENT_FAST };
         self.sink.as_ref().inspect(|sink| sink.half().keep_unsent(unsent));
         self.limit_frames();
@@ -252,7 +248,7 @@ impl Writer<'_> {
 
     fn limit_frames(&self) {
         if let Some(mux) = self.inbox.mux() {
-            mux.limit_frames(if self.batch == BATCH { usize::MAX } else { SMALL_BATCH });
+            mux.limit_frames(if self.batch == WRITE_BATCH { usize::MAX } else { SMALL_BATCH });
         }
     }
 

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use tungstenite::Bytes;
@@ -20,7 +20,7 @@ use tungstenite::Bytes;
 use super::SessionEnd;
 use crate::mux::{Mux, MuxLimits, Side};
 use crate::protocol::{RequestId, RequestName};
-use crate::sync::{lock, wait};
+use crate::sync::{Waiters, lock};
 
 /// More queued control than this, in bytes, means that the gateway has stopped reading.
 pub(super) const CONTROL_MAX: usize = 1 << 20;
@@ -121,7 +121,7 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 pub(super) struct SessionShared {
     credit: Mutex<Credit>,
-    freed: Condvar,
+    freed: Waiters,
     answer_bytes_max: usize,
     control_bytes: AtomicUsize,
     alive: AtomicBool,
@@ -147,8 +147,6 @@ struct Credit {
     held: usize,
     /// The place whose turn it is.
     turn: u64,
-    /// Workers that wait for room. A notification without a waiter would still be a system call.
-    waiting: usize,
 }
 
 impl Credit {
@@ -171,7 +169,7 @@ pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
     let (sender, receiver) = mpsc::channel();
     let shared = Arc::new(SessionShared {
         credit: Mutex::default(),
-        freed: Condvar::new(),
+        freed: Waiters::default(),
         answer_bytes_max: max_message.saturating_mul(2),
         control_bytes: AtomicUsize::new(0),
         alive: AtomicBool::new(true),
@@ -195,9 +193,7 @@ impl SessionShared {
     fn change(&self, change: impl FnOnce(&mut Credit)) {
         let mut credit = self.credit();
         change(&mut credit);
-        if credit.waiting > 0 {
-            self.freed.notify_all();
-        }
+        self.freed.release(credit);
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -222,9 +218,7 @@ impl SessionShared {
             if let Some(budget) = credit.take(place, bytes, self.answer_bytes_max) {
                 return Some(Reservation { shared: self.clone(), budget, bytes });
             }
-            credit.waiting += 1;
-            credit = wait(&self.freed, credit);
-            credit.waiting -= 1;
+            credit = self.freed.wait(credit, None);
         }
         None
     }
@@ -388,7 +382,7 @@ mod tests {
 
     #[test]
     fn the_answer_whose_turn_it_is_never_waits() {
-        let mut credit = Credit { direct: MAX, held: MAX, turn: 3, ..Credit::default() };
+        let mut credit = Credit { direct: MAX, held: MAX, turn: 3 };
         assert_eq!(credit.take(Some(3), 1000, MAX), Some(BudgetKind::Direct));
         assert_eq!(credit.take(Some(4), 1, MAX), None);
         credit.turn = 4;

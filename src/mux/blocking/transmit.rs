@@ -15,7 +15,7 @@ use std::io;
 use std::sync::MutexGuard;
 
 use super::{Acceptance, Attached, Mux, State};
-use crate::link::{MessageSink, Written};
+use crate::link::{MessageSink, WRITE_BATCH, Written};
 use crate::mux::Streams;
 use crate::net::socket::CAN_WRITE_WITHOUT_WAITING;
 use crate::sync::wait;
@@ -26,9 +26,6 @@ const DIRECT_STREAMS_MAX: usize = 4;
 
 /// Bytes that a thread writes that has taken the sink, at most: it has work of its own.
 const DIRECT_BYTES_MAX: u64 = 256 << 10;
-
-/// Bytes that are collected for one write.
-const BATCH: usize = 64 << 10;
 
 /// Messages that are taken out of the queue at once.
 const TAKEN_MAX: usize = 16;
@@ -80,6 +77,10 @@ impl TakenSink<'_> {
         let Some(sink) = &mut self.sink else { return Ok(Written::All) };
         self.mux.push(sink, messages);
         sink.write_now()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.sink.as_ref().is_none_or(|sink| sink.is_empty())
     }
 
     fn written(&self) -> u64 {
@@ -186,19 +187,20 @@ impl Mux {
         let quota = sink.written() + DIRECT_BYTES_MAX;
         let mut taken = TakenSink { mux: self, sink: Some(sink) };
         loop {
-            let messages = state.take_messages(BATCH);
-            let Some(sink) = taken.sink.take_if(|sink| messages.are_none() && sink.is_empty()) else {
-                drop(state);
-                let written = taken.write_now(messages);
-                state = self.state();
-                // An error comes again to the connection's writer, which knows what to make of it.
-                if matches!(written, Ok(Written::All)) && taken.written() < quota {
-                    continue;
-                }
-                let Some(sink) = taken.sink.take() else { return };
-                return self.give_back(state, sink);
-            };
-            return self.give_back(state, sink);
+            let messages = state.take_messages(WRITE_BATCH);
+            if messages.are_none() && taken.is_empty() {
+                break;
+            }
+            drop(state);
+            let written = taken.write_now(messages);
+            state = self.state();
+            // An error comes again to the connection's writer, which knows what to make of it.
+            if !matches!(written, Ok(Written::All)) || taken.written() >= quota {
+                break;
+            }
+        }
+        if let Some(sink) = taken.sink.take() {
+            self.give_back(state, sink);
         }
     }
 
@@ -367,10 +369,8 @@ mod tests {
         loop {
             let Some(mut own) = sink.take().or_else(|| mux.reclaim()) else { panic!("the sink is lost") };
             loop {
-                mux.collect(&mut own, BATCH);
-                while !own.is_empty() {
-                    own.write_step().unwrap();
-                }
+                mux.collect(&mut own, WRITE_BATCH);
+                own.write_all().unwrap();
                 match mux.lend(own) {
                     Ok(()) => break,
                     Err(returned) => own = returned,
@@ -434,9 +434,7 @@ mod tests {
         let mut sink = connection.mux.reclaim().unwrap();
         assert!(!sink.is_empty());
         connection.mux.collect(&mut sink, usize::MAX);
-        while !sink.is_empty() {
-            sink.write_step().unwrap();
-        }
+        sink.write_all().unwrap();
         reader.join().unwrap();
     }
 
@@ -455,14 +453,12 @@ mod tests {
         state.writer = WriterState::Waiting;
         mux.write(state, sink);
         let sink = mux.reclaim().unwrap();
-        let quota = DIRECT_BYTES_MAX + 2 * BATCH as u64;
+        let quota = DIRECT_BYTES_MAX + 2 * WRITE_BATCH as u64;
         assert!((1..=quota).contains(&sink.written()), "{}", sink.written());
         assert!(connection.wake_count() > 0);
         let mut sink = sink;
         mux.collect(&mut sink, usize::MAX);
-        while !sink.is_empty() {
-            sink.write_step().unwrap();
-        }
+        sink.write_all().unwrap();
         reader.join().unwrap();
     }
 

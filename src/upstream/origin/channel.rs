@@ -35,15 +35,22 @@ pub(super) struct Channel {
     pub(super) half: Option<WriteHalf>,
     closer: Closer,
     pub(super) is_tls: bool,
-    /// What ureq has written and is not sent.
+    timeouts: Timeouts,
+    /// The memory of what ureq writes, kept from one exchange to the next.
     output: Vec<u8>,
+    pub(super) exchange: ExchangeState,
+}
+
+/// How far the exchange on a channel is.
+#[derive(Debug)]
+pub(super) struct ExchangeState {
+    pub(super) phase: RequestPhase,
+    /// The bytes of the output that ureq has written.
     filled: usize,
     /// The bytes that ureq is expected to write.
     expected: usize,
     /// ureq made use of what it saw last.
     has_progressed: bool,
-    timeouts: Timeouts,
-    pub(super) phase: RequestPhase,
     /// A head that is sent in place of ureq's.
     own_head: Option<Vec<u8>>,
     /// A body that a thread of its own sends behind the head.
@@ -58,6 +65,27 @@ pub(super) struct Channel {
     /// Why there is no response.
     pub(super) error: Option<ExchangeError>,
     piece: usize,
+}
+
+impl ExchangeState {
+    /// Before anything is sent; ureq writes about so many bytes.
+    fn new(own: OwnParts, expected: usize) -> Self {
+        ExchangeState {
+            phase: RequestPhase::Collected,
+            filled: 0,
+            expected,
+            has_progressed: false,
+            own_head: own.head,
+            body: Mutex::new(own.body),
+            upload: None,
+            send_error: None,
+            received: false,
+            interim: 0,
+            begun: None,
+            error: None,
+            piece: PIECE_MIN,
+        }
+    }
 }
 
 /// How far a request is.
@@ -88,21 +116,9 @@ impl Channel {
             is_tls: socket.is_tls(),
             input: Input::new(socket),
             half: Some(half),
-            output: Vec::new(),
-            filled: 0,
-            expected: 0,
-            has_progressed: false,
             timeouts,
-            phase: RequestPhase::Collected,
-            own_head: None,
-            body: Mutex::new(None),
-            upload: None,
-            send_error: None,
-            received: false,
-            interim: 0,
-            begun: None,
-            error: None,
-            piece: PIECE_MIN,
+            output: Vec::new(),
+            exchange: ExchangeState::new(OwnParts::default(), 0),
         })
     }
 
@@ -111,19 +127,7 @@ impl Channel {
         if self.output.len() > OUTPUT_KEPT {
             self.output = Vec::new();
         }
-        self.filled = 0;
-        self.expected = output;
-        self.has_progressed = false;
-        self.phase = RequestPhase::Collected;
-        self.own_head = own.head;
-        self.body = Mutex::new(own.body);
-        self.upload = None;
-        self.send_error = None;
-        self.received = false;
-        self.interim = 0;
-        self.begun = None;
-        self.error = None;
-        self.piece = PIECE_MIN;
+        self.exchange = ExchangeState::new(own, output);
     }
 
     /// Whether another request may be sent: the server has not closed the connection, and has sent nothing that was not
@@ -135,58 +139,50 @@ impl Channel {
     /// Sends what ureq has written, and begins to send a body that has a thread of its own. A server may answer and close
     /// before it has read everything, so the answer is looked for in any case.
     pub(super) fn send_request(&mut self) -> Result<Option<Upload>, ExchangeError> {
-        let bytes = self.own_head.as_deref().unwrap_or(&self.output[..self.filled]);
+        let bytes = self.exchange.own_head.as_deref().unwrap_or(&self.output[..self.exchange.filled]);
         let sent = self.half.as_mut().map_or(Ok(()), |half| half.send_all(bytes));
-        self.phase = RequestPhase::Sent;
+        self.exchange.phase = RequestPhase::Sent;
         if let Err(error) = sent {
-            self.send_error = Some(error);
+            self.exchange.send_error = Some(error);
             return Ok(None);
         }
-        let Some((body, framing)) = lock(&self.body).take() else { return Ok(None) };
+        let Some((body, framing)) = lock(&self.exchange.body).take() else { return Ok(None) };
         let upload = start_upload(self.half.take(), &self.closer, body, framing)?;
-        self.upload = upload.as_ref().map(Upload::watch);
+        self.exchange.upload = upload.as_ref().map(Upload::watch);
         Ok(upload)
     }
 
     /// The head that was sent last, and a small body with it.
     pub(super) fn take_sent(&mut self) -> Vec<u8> {
-        self.own_head.take().unwrap_or_else(|| self.output[..self.filled].to_vec())
+        self.exchange.own_head.take().unwrap_or_else(|| self.output[..self.exchange.filled].to_vec())
     }
 
     /// Whether all of the head was sent, and of a body behind it.
     pub(super) fn is_all_sent(&self) -> bool {
-        self.send_error.is_none()
+        self.exchange.send_error.is_none()
     }
 
     /// Waits for more of the response's head.
     pub(super) fn read_head(&mut self) -> Result<(), ExchangeError> {
         // All of a head has the time that other bytes have each.
         let Timeouts { response, idle, .. } = self.timeouts;
-        let wait = self.begun.map_or(response, |since| idle.saturating_sub(since.elapsed()));
+        let wait = self.exchange.begun.map_or(response, |since| idle.saturating_sub(since.elapsed()));
         if wait.is_zero() {
             return Err(ExchangeError::Stalled(Stalled::Going));
         }
-        let closed = |received, error| ExchangeError::Closed { received, error };
         match self.read_with_timeout(wait, Input::fill) {
             Ok(1..) => {
-                self.received = true;
-                self.begun = self.begun.or_else(|| Some(Instant::now()));
+                self.exchange.received = true;
+                self.exchange.begun = self.exchange.begun.or_else(|| Some(Instant::now()));
                 self.skip_empty_lines();
                 mend_head(self.input.unread_mut()).map_err(ExchangeError::BadResponse)
             }
-            Ok(0) => {
-                let error = io::ErrorKind::UnexpectedEof.into();
-                let error = self.send_error.take().filter(|_| !self.received).unwrap_or(error);
-                Err(self.cause(closed(self.received, error)))
-            }
+            Ok(0) => Err(self.closed(io::ErrorKind::UnexpectedEof.into())),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let what = if self.begun.is_some() { Stalled::Going } else { Stalled::Answering };
+                let what = if self.exchange.begun.is_some() { Stalled::Going } else { Stalled::Answering };
                 Err(ExchangeError::Stalled(what))
             }
-            Err(error) => {
-                let error = self.send_error.take().filter(|_| !self.received).unwrap_or(error);
-                Err(self.cause(closed(self.received, error)))
-            }
+            Err(error) => Err(self.closed(error)),
         }
     }
 
@@ -198,57 +194,61 @@ impl Channel {
 
     /// Begins with the head behind that of an interim response.
     pub(super) fn next_head(&mut self) {
-        self.interim += 1;
+        self.exchange.interim += 1;
         self.skip_empty_lines();
-        self.begun = (!self.input.unread().is_empty()).then(Instant::now);
+        self.exchange.begun = (!self.input.unread().is_empty()).then(Instant::now);
         let mended = mend_head(self.input.unread_mut());
         let endless = BadResponse::Invalid("interim responses without end");
-        let result = if self.interim > INTERIM_MAX { Err(endless) } else { mended };
-        self.error = result.map_err(ExchangeError::BadResponse).err();
+        let result = if self.exchange.interim > INTERIM_MAX { Err(endless) } else { mended };
+        self.exchange.error = result.map_err(ExchangeError::BadResponse).err();
     }
 
     /// The input, as far as it may be used: nothing of a response that is refused.
     pub(super) fn usable(&self) -> &[u8] {
-        if self.error.is_some() { &[] } else { self.input.unread() }
+        if self.exchange.error.is_some() { &[] } else { self.input.unread() }
     }
 
     /// Whether there is input that ureq has not seen: it makes no use of a part of a head.
     pub(super) fn has_unseen(&self) -> bool {
-        self.has_progressed && !self.usable().is_empty()
+        self.exchange.has_progressed && !self.usable().is_empty()
     }
 
     /// Marks so many bytes as used.
     pub(super) fn consume(&mut self, amount: usize) {
-        self.has_progressed = amount > 0;
+        self.exchange.has_progressed = amount > 0;
         self.input.consume(amount);
     }
 
     /// The room for what ureq writes next.
     pub(super) fn output(&mut self) -> &mut [u8] {
-        let needed = self.expected.max(self.filled + OUTPUT_SPARE);
+        let needed = self.exchange.expected.max(self.exchange.filled + OUTPUT_SPARE);
         if self.output.len() < needed {
             self.output.resize(needed, 0);
         }
-        &mut self.output[self.filled..]
+        &mut self.output[self.exchange.filled..]
     }
 
     /// Keeps what ureq has written. Head and small body go out in one write, when the response is waited for.
     pub(super) fn collect(&mut self, amount: usize) {
-        self.filled += amount;
+        self.exchange.filled += amount;
     }
 
-    /// The cause of a connection that broke: a failure of the upload explains it better.
-    fn cause(&self, broken: ExchangeError) -> ExchangeError {
-        match self.upload.as_ref().map(UploadWatch::state) {
+    /// The cause of a connection that broke with this error: what kept the request from being sent explains it better.
+    fn closed(&mut self, error: io::Error) -> ExchangeError {
+        match self.exchange.upload.as_ref().map(UploadWatch::state) {
             Some(UploadState::Failed(failure)) => ExchangeError::Request(failure),
             Some(UploadState::Stalled) => ExchangeError::Stalled(Stalled::Reading),
-            _ => broken,
+            _ => {
+                let received = self.exchange.received;
+                let error = self.exchange.send_error.take().filter(|_| !received).unwrap_or(error);
+                ExchangeError::Closed { received, error }
+            }
         }
     }
 
     /// Waits for more of the body, and says how much came: nothing at the end of the connection.
     pub(super) fn read_body(&mut self, framing: Framing) -> io::Result<usize> {
-        let piece = self.piece;
+        let piece = self.exchange.piece;
         let is_small = matches!(framing, Framing::Length(length) if length <= PIECE_MAX as u64);
         // A small body comes soon, and the next head needs the buffer again.
         if !is_small && piece == PIECE_MIN {
@@ -258,7 +258,7 @@ impl Channel {
         let read = self.read_with_timeout(idle, |input| input.fill_by(piece)).map_err(hide_end)?;
         // A full piece promises more.
         let next = if read == piece { piece * 4 } else { read.next_power_of_two() };
-        self.piece = next.clamp(PIECE_MIN, PIECE_MAX);
+        self.exchange.piece = next.clamp(PIECE_MIN, PIECE_MAX);
         Ok(read)
     }
 
@@ -272,7 +272,7 @@ impl Channel {
         loop {
             self.limit_reads(Some(left))?;
             let result = read(&mut self.input);
-            match (&result, self.upload.as_ref().map(UploadWatch::state)) {
+            match (&result, self.exchange.upload.as_ref().map(UploadWatch::state)) {
                 (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
                 // It has limits of its own.
                 (Err(_), Some(UploadState::Sending)) => left = wait,

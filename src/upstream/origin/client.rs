@@ -14,7 +14,7 @@ use super::exchange_error::ExchangeError;
 use super::transport;
 use super::upload::Upload;
 use crate::http1::fields::Upgrade;
-use crate::http1::{BadResponse, Framing, Persistence, ResponseHead, write_request_head};
+use crate::http1::{self, BadResponse, Framing, Persistence, ResponseHead, write_request_head};
 use crate::net::{Closer, Socket};
 use crate::service::{Body, Failure, FailureKind};
 
@@ -114,21 +114,20 @@ impl Connection {
         if sent.is_some() {
             own.head = sent;
         } else if target.is_some() || matches!(sending, Sending::Upload(_)) {
-            let target = target.unwrap_or_else(|| path_and_query(&head));
+            let target = target.unwrap_or_else(|| http1::target(&head.uri, &head.extensions));
             let mut bytes = Vec::with_capacity(512);
             write_request_head(&mut bytes, &head.method, target, &head.headers);
             bytes.extend_from_slice(inline);
             own.head = Some(bytes);
         }
-        let result = match sending {
+        let (result, unsent) = match sending {
             Sending::Nothing => {
                 self.lend(own, &head, 0);
-                let result = self.agent.run(http::Request::from_parts(head, ()));
-                return self.begun(result, &method, body, upgrade);
+                (self.agent.run(http::Request::from_parts(head, ())), body)
             }
             Sending::Inline(bytes) => {
                 self.lend(own, &head, bytes.len());
-                self.agent.run(http::Request::from_parts(head, bytes))
+                (self.agent.run(http::Request::from_parts(head, bytes)), Body::empty())
             }
             Sending::Upload(framing) => {
                 own.body = Some((body, framing));
@@ -138,11 +137,10 @@ impl Connection {
                 head.headers.insert(http::header::TRANSFER_ENCODING, chunked);
                 self.lend(own, &head, 0);
                 let body = SendBody::from_owned_reader(io::empty());
-                let result = self.agent.run(http::Request::from_parts(head, body));
-                return self.begun(result, &method, Body::empty(), upgrade);
+                (self.agent.run(http::Request::from_parts(head, body)), Body::empty())
             }
         };
-        self.begun(result, &method, Body::empty(), upgrade)
+        self.begun(result, &method, unsent, upgrade)
     }
 
     /// Puts the channel where ureq takes it.
@@ -199,7 +197,7 @@ impl Connection {
             let text = format!("the request cannot be sent: {error}");
             return ExchangeError::Request(Failure::new(FailureKind::BadRequest, text));
         }
-        let known = self.desk.with_channel(|channel| channel.error.take()).flatten();
+        let known = self.desk.with_channel(|channel| channel.exchange.error.take()).flatten();
         known.unwrap_or(ExchangeError::BadResponse(match error {
             ureq::Error::LargeResponseHeader(..) => BadResponse::TooLarge,
             _ => BadResponse::Invalid("its head cannot be read"),
@@ -229,16 +227,12 @@ impl Connection {
     }
 }
 
-/// The path and query of a request.
-fn path_and_query(head: &request::Parts) -> &str {
-    head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
-}
-
 /// The bytes of a head, and more than those of a `Host` and a length that ureq may add.
 fn head_size(head: &request::Parts) -> usize {
     let fields: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     let authority = head.uri.authority().map_or(0, |authority| authority.as_str().len());
-    head.method.as_str().len() + path_and_query(head).len() + fields + authority + 256
+    let target = http1::target(&head.uri, &head.extensions);
+    head.method.as_str().len() + target.len() + fields + authority + 256
 }
 
 /// How long a server says that it keeps an idle connection: `Keep-Alive: timeout=5, max=100`.

@@ -51,7 +51,7 @@ impl Desk {
 
     /// Records in a response's head the reason phrase that it came with, which ureq does not keep.
     pub(super) fn keep_reason(&self, parts: &mut http::response::Parts) {
-        keep_reason(parts, &lock(&self.status_line));
+        keep_reason(&mut parts.extensions, parts.status, &lock(&self.status_line));
     }
 
     /// The channel, unless ureq has it.

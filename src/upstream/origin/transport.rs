@@ -114,12 +114,12 @@ impl LentTransport {
         let LentTransport { desk, channel: Some(channel) } = self else {
             return Err(Error::ConnectionFailed);
         };
-        let mut result = channel.error.take().map_or(Ok(()), Err);
-        if channel.phase == RequestPhase::Collected && result.is_ok() {
+        let mut result = channel.exchange.error.take().map_or(Ok(()), Err);
+        if channel.exchange.phase == RequestPhase::Collected && result.is_ok() {
             result = channel.send_request().map(|upload| desk.set_sent(channel, upload));
         }
         result.and_then(|()| channel.read_head()).map(|()| true).map_err(|error| {
-            channel.error = Some(error);
+            channel.exchange.error = Some(error);
             Error::ConnectionFailed
         })
     }

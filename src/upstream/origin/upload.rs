@@ -21,7 +21,7 @@ const STACK: usize = 128 << 10;
 #[derive(Debug)]
 pub(super) struct Upload {
     thread: JoinHandle<WriteHalf>,
-    state: Arc<Mutex<UploadState>>,
+    watch: UploadWatch,
 }
 
 /// How far it is.
@@ -57,16 +57,16 @@ impl Upload {
             half
         };
         let thread = thread::Builder::new().name("upload".to_owned()).stack_size(STACK).spawn(run)?;
-        Ok(Upload { thread, state })
+        Ok(Upload { thread, watch: UploadWatch(state) })
     }
 
     pub(super) fn state(&self) -> UploadState {
-        lock(&self.state).clone()
+        self.watch.state()
     }
 
     /// Tells how far it is, without owning it.
     pub(super) fn watch(&self) -> UploadWatch {
-        UploadWatch(self.state.clone())
+        self.watch.clone()
     }
 
     /// Waits for its end.
