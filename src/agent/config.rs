@@ -15,7 +15,7 @@ use crate::link::{Dialer, GatewayUrl, TokenSource};
 use crate::net::TrustStore;
 use crate::net::local::{is_same_host, is_this_machine};
 use crate::net::tls::Trust;
-use crate::pool::PoolLimits;
+use crate::pool::{PoolLimits, warm_threads};
 use crate::protocol::random_uuid;
 use crate::service::Service;
 use crate::session::{SessionConfig, new_metrics};
@@ -234,6 +234,7 @@ impl Builder {
     fn pool(&self) -> PoolLimits {
         PoolLimits {
             core_threads: self.worker_count(),
+            warm_threads: warm_threads(),
             max_threads: self.stream_count(),
             max_running: self.max_in_flight.unwrap_or(usize::MAX),
             queue_len: self.queue,

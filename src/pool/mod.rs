@@ -4,6 +4,9 @@
 //! are warm, and wakes no other; when none is idle it waits in the queue. (One channel shared by all workers
 //! means a lock around its receiver, and a second wake-up per job to hand that lock on.)
 //!
+//! A job that finds as many jobs just begun as keep the processors busy waits for one of them to end, for a millisecond at
+//! most: a fast server needs a few warm threads, a slow one soon has all.
+//!
 //! As many jobs run as there are places. A job that may last gives its place up once it has lasted: then one
 //! more worker may run beside it. So short jobs keep to a few warm workers, whatever comes at once, and jobs
 //! that last keep no others out. What depends on time alone, such as a job that has waited for too long, is the
@@ -25,8 +28,16 @@ use crate::sync::{lock, wait, wait_timeout};
 /// The scheduler does little more than refuse.
 const SCHEDULER_STACK: usize = 128 << 10;
 
+/// Warm threads at least.
+const WARM_MIN: usize = 4;
+
 /// A worker's stack. What runs on it are HTTP exchanges and JSON, neither of which recurses deeply.
 const STACK: usize = 512 << 10;
+
+/// How many threads keep all processors busy while others of theirs wait for a fast server.
+pub(crate) fn warm_threads() -> usize {
+    thread::available_parallelism().map_or(WARM_MIN, |cores| WARM_MIN.max(2 * cores.get()))
+}
 
 /// Worker threads behind a bounded queue: a fixed number of them, and more for jobs that may last, each of
 /// which ends when its job is done and enough others are idle.
@@ -273,6 +284,7 @@ mod tests {
 
     const LIMITS: PoolLimits = PoolLimits {
         core_threads: 1,
+        warm_threads: usize::MAX,
         max_threads: 3,
         max_running: usize::MAX,
         queue_len: 2,

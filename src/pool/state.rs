@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// A job that has run for this long counts as one that lasts.
 pub(super) const LASTING: Duration = Duration::from_millis(20);
 
+/// A job that has run for less than this is probably about to end.
+const YOUNG: Duration = Duration::from_millis(1);
+
 /// Between two searches for stale jobs: each goes through the whole queue.
 const STALE_EVERY: Duration = Duration::from_millis(100);
 
@@ -14,6 +17,8 @@ const STALE_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct PoolLimits {
     /// Threads that always exist, and permits.
     pub(crate) core_threads: usize,
+    /// Jobs that are about to end for which another job waits rather than for one more thread.
+    pub(crate) warm_threads: usize,
     /// Threads at most, with those for lasting jobs.
     pub(crate) max_threads: usize,
     /// Jobs that run at once, at most, whether they last or not.
@@ -174,7 +179,7 @@ impl<J, W> PoolState<J, W> {
     /// What comes of a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
-        if is_first && self.find_place(now) && (spec.kind == JobKind::Lasting || self.has_worker()) {
+        if is_first && self.may_start(spec.kind, now) {
             return Some(self.place(job, spec.kind, now));
         }
         self.enqueue(job, spec, now).err().map(|job| Dispatch::Refused(job, RefusalReason::Full))
@@ -182,25 +187,23 @@ impl<J, W> PoolState<J, W> {
 
     /// What comes of the job that has waited longest, if something does now.
     pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
-        // Those that have lasted are seen here in any case.
-        let find_place = self.find_place(now);
         let first = self.queue.front()?;
+        let kind = first.spec.kind;
         if first.expires <= now {
             let waiting = self.pop()?;
             return Some(Dispatch::Refused(waiting.job, RefusalReason::Expired));
         }
-        let may_start = find_place && (first.spec.kind == JobKind::Lasting || self.has_worker());
-        let waiting = if may_start { self.dequeue(now) } else { None }?;
-        Some(self.place(waiting.job, waiting.spec.kind, now))
+        let waiting = if self.may_start(kind, now) { self.dequeue(now) } else { None }?;
+        Some(self.place(waiting.job, kind, now))
     }
 
     /// When to look at what waits again, though no job has ended.
     pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let first = self.queue.front()?;
-        let starts = match (first.spec.not_before, self.brief.front()) {
-            (Some(time), _) if time > now => Some(time),
-            (_, Some((_, since))) => Some(*since + LASTING),
-            _ => None,
+        let starts = match first.spec.not_before {
+            Some(time) if time > now => Some(time),
+            _ if self.has_place() => self.warm_until(first.spec.kind),
+            _ => self.brief.front().map(|(_, since)| *since + LASTING),
         };
         Some(starts.map_or(first.expires, |starts| starts.min(first.expires)))
     }
@@ -254,7 +257,26 @@ impl<J, W> PoolState<J, W> {
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
+        self.has_place()
+    }
+
+    fn has_place(&self) -> bool {
         self.steady + self.brief.len() < self.limits.core_threads && self.running < self.limits.max_running
+    }
+
+    /// Whether a job is to start on a thread that waits, or on a new one.
+    fn may_start(&mut self, kind: JobKind, now: Instant) -> bool {
+        let has_place = self.find_place(now);
+        let is_warm = self.warm_until(kind).is_some_and(|until| now < until);
+        has_place && !is_warm && (kind == JobKind::Lasting || self.has_worker())
+    }
+
+    /// Until when enough threads are about to be free for a job to wait for one of them: each thread that is woken
+    /// besides costs two switches between threads, and works on cold caches. Jobs that keep their permits wait for none.
+    fn warm_until(&self, kind: JobKind) -> Option<Instant> {
+        let nth = self.brief.len().checked_sub(self.limits.warm_threads)?;
+        let (_, since) = self.brief.get(nth).filter(|_| kind == JobKind::Lasting)?;
+        Some(*since + YOUNG)
     }
 
     /// Whether a worker is idle, or one more may come.
@@ -278,7 +300,7 @@ impl<J, W> PoolState<J, W> {
     fn enqueue(&mut self, job: J, spec: JobSpec, now: Instant) -> Result<(), J> {
         // Those for which there may be a worker in a moment do not count.
         let spare = if spec.kind == JobKind::Lasting {
-            self.limits.max_threads.saturating_sub(self.count)
+            self.limits.max_threads.saturating_sub(self.count) + self.idle.len()
         } else {
             0
         };
@@ -333,6 +355,7 @@ mod tests {
 
     const LIMITS: PoolLimits = PoolLimits {
         core_threads: 2,
+        warm_threads: usize::MAX,
         max_threads: 4,
         max_running: usize::MAX,
         queue_len: 2,
@@ -433,6 +456,70 @@ mod tests {
         t.ends(9_999, 2, "3");
         t.ends(9_999, 1, "4");
         t.ends(9_999, 3, "wait");
+    }
+
+    /// Six threads, of which two are warm.
+    const WARM: PoolLimits = PoolLimits { core_threads: 6, warm_threads: 2, max_threads: 8, ..LIMITS };
+
+    #[test]
+    fn a_fast_server_keeps_a_few_threads_warm() {
+        let mut t = Test::new(WARM);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        t.comes(0, 3, LASTS, "waits");
+        t.comes(0, 4, LASTS, "waits");
+        t.looks_next(0, Some(1));
+        t.ends(0, 1, "3");
+        t.ends(0, 2, "4");
+        t.ends(0, 3, "wait");
+        t.comes(0, 5, LASTS, "idle");
+        t.looks_next(0, None);
+    }
+
+    #[test]
+    fn a_slow_server_gets_all_its_threads_within_milliseconds() {
+        let mut t = Test::new(WARM);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        for job in 3..7 {
+            t.comes(0, job, LASTS, "waits");
+        }
+        t.looks(0, "nothing");
+        for ms in [1, 2] {
+            t.looks(ms, "idle");
+            t.looks(ms, "idle");
+            t.looks(ms, "nothing");
+        }
+        // Now they run at once, and those that end later make room for others.
+        t.comes(3, 7, LASTS, "waits");
+        t.looks_next(3, Some(20));
+        t.ends(3, 1, "7");
+    }
+
+    #[test]
+    fn a_job_that_keeps_its_permit_waits_for_no_warm_thread() {
+        let mut t = Test::new(WARM);
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        t.comes(0, 3, KEEPS, "idle");
+        // Behind one that waits it keeps its turn.
+        t.comes(0, 4, LASTS, "waits");
+        t.comes(0, 5, KEEPS, "waits");
+        t.looks(0, "nothing");
+        t.looks(1, "idle");
+        t.looks(1, "idle");
+    }
+
+    #[test]
+    fn a_queue_without_room_holds_the_jobs_that_wait_for_warm_threads() {
+        let mut t = Test::new(PoolLimits { queue_len: 0, ..WARM });
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        for job in 3..9 {
+            t.comes(0, job, LASTS, "waits");
+        }
+        // As many as there may be threads.
+        t.comes(0, 9, LASTS, "full");
     }
 
     #[test]
