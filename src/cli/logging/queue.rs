@@ -29,6 +29,8 @@ struct WaitingLines {
     idle: bool,
     /// It is to look again at what there is.
     look: bool,
+    /// Threads that wait until all is written: without one, a notification would be a system call for nothing.
+    flushing: usize,
 }
 
 impl LogQueue {
@@ -66,8 +68,9 @@ impl LogQueue {
         let mut state = self.state();
         if state.lines.is_empty() && state.dropped == 0 && !state.look {
             state.idle = true;
-            // A thread may wait until all is written.
-            self.changed.notify_all();
+            if state.flushing > 0 {
+                self.changed.notify_all();
+            }
             let is_idle = |state: &mut WaitingLines| state.idle;
             state = match limit {
                 Some(limit) => wait_timeout_while(&self.changed, state, limit, is_idle),
@@ -83,14 +86,17 @@ impl LogQueue {
 
     /// What was taken is written.
     pub(super) fn written(&self) {
+        // The thread that waits for this is woken when the next look finds nothing more.
         self.state().writing = false;
-        self.changed.notify_all();
     }
 
     /// Waits until all lines are written, at most this long.
     pub(super) fn wait_until_written(&self, limit: Duration) {
         let is_busy = |state: &mut WaitingLines| !state.idle || state.writing || !state.lines.is_empty();
-        drop(wait_timeout_while(&self.changed, self.state(), limit, is_busy));
+        let mut state = self.state();
+        state.flushing += 1;
+        state = wait_timeout_while(&self.changed, state, limit, is_busy);
+        state.flushing -= 1;
     }
 }
 
