@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::{Method, StatusCode, request};
+use tungstenite::Bytes;
 
 use super::Agent;
 use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
@@ -61,7 +62,7 @@ impl Agent {
     /// headers but `Host`: which rule decides, and what the local server would be sent. Limits of rate and number
     /// are left out.
     pub fn explain(&self, method: &str, path: &str) -> Explanation {
-        let headers = vec![("host", &b"visitors-host.example"[..])];
+        let headers = vec![("host", Bytes::from_static(b"visitors-host.example"))];
         match validate_head(&RequestHead { method, target: path, headers }) {
             Ok(head) => self.explain_head(head),
             Err(refusal) => refused(refusal.message(), &refusal),

@@ -51,7 +51,7 @@ pub(super) fn serve(
         if !has_tunnel_id && handshake::is_agent(&head, &gateway.settings.agent_path) {
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
-        let request = VisitorRequest { head: &head, arrival, visitor: &visitor, gateway };
+        let request = VisitorRequest { head: &head, arrival: &arrival, visitor: &visitor, gateway };
         let has_place = visitor.settle() && request.count_visitor();
         if has_place {
             visitor.enter(Stage::Received);

@@ -120,18 +120,27 @@ impl Scheme {
 }
 
 /// How a request reached the gateway.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Arrival {
     /// The other end of the connection.
     pub(super) peer: IpAddr,
+    /// The same, as a field's value: all requests on the connection share it.
+    peer_value: HeaderValue,
     pub(super) scheme: Scheme,
 }
 
 impl Arrival {
     pub(super) fn new(peer: SocketAddr, scheme: Scheme) -> Self {
         // On a listener for both kinds of addresses IPv4 comes in IPv6's clothes.
-        Arrival { peer: peer.ip().to_canonical(), scheme }
+        let peer = peer.ip().to_canonical();
+        Arrival { peer, peer_value: address_value(peer), scheme }
     }
+}
+
+/// An address as a field's value.
+fn address_value(address: IpAddr) -> HeaderValue {
+    // Digits, letters, dots and colons are a header value.
+    HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
 /// Whether there is anything of the family among these fields.
@@ -173,8 +182,8 @@ impl Proxies {
     }
 
     /// Removes what others say of where a request came from, and says it.
-    pub(super) fn set(&self, headers: &mut HeaderMap, arrival: Arrival) {
-        let Arrival { peer, scheme } = arrival;
+    pub(super) fn set(&self, headers: &mut HeaderMap, arrival: &Arrival) {
+        let Arrival { peer, scheme, .. } = *arrival;
         let is_trusted = self.trusts(peer);
         let said = if is_trusted { ProxyClaims::by(headers) } else { ProxyClaims::default() };
         let visitor = self.visitor_in(&said.chain, peer);
@@ -185,21 +194,26 @@ impl Proxies {
         let host = said.host.or_else(|| headers.get(header::HOST).cloned());
         let port = said.port.or_else(|| host.as_ref().and_then(port_of));
         let usual = if scheme == Scheme::Https { 443 } else { 80 };
-        let skipped = said.chain.len().saturating_sub(CHAIN_MAX);
-        let chain: Vec<_> = said.chain.into_iter().skip(skipped).chain([peer.to_string()]).collect();
-        // Addresses and commas are a header value; what was said is part of one.
-        if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
-            headers.insert(FOR, chain);
-        }
+        headers.insert(FOR, chain_value(said.chain, arrival));
         headers.insert(PROTO, HeaderValue::from_static(scheme.name()));
         headers.insert(PORT, port.unwrap_or(usual).into());
         if let Some(host) = host {
             headers.insert(HOST, host);
         }
-        if let Ok(visitor) = HeaderValue::from_str(&visitor.to_string()) {
-            headers.insert(REAL_IP, visitor);
-        }
+        let visitor = if visitor == peer { arrival.peer_value.clone() } else { address_value(visitor) };
+        headers.insert(REAL_IP, visitor);
     }
+}
+
+/// The addresses that a request came by, with the peer's at the end.
+fn chain_value(mut said: Vec<String>, arrival: &Arrival) -> HeaderValue {
+    if said.is_empty() {
+        return arrival.peer_value.clone();
+    }
+    said.drain(..said.len().saturating_sub(CHAIN_MAX));
+    said.push(arrival.peer.to_string());
+    // Addresses and commas are a header value; what was said is part of one.
+    HeaderValue::from_str(&said.join(", ")).unwrap_or_else(|_| arrival.peer_value.clone())
 }
 
 /// What a trusted proxy says.
@@ -372,7 +386,7 @@ mod tests {
         };
         let mut headers = map(lines);
         let peer = SocketAddr::new(peer.parse().unwrap(), 1);
-        proxies.set(&mut headers, Arrival::new(peer, scheme));
+        proxies.set(&mut headers, &Arrival::new(peer, scheme));
         let mut left: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
         left.sort_unstable();

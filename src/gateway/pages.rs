@@ -109,7 +109,7 @@ fn ready(gateway: &GatewayCore) -> (StatusCode, Value) {
 }
 
 /// The agents, for this machine alone, or with the token.
-fn connections(headers: &HeaderMap, arrival: Arrival, gateway: &GatewayCore) -> Result<Value, Problem> {
+fn connections(headers: &HeaderMap, arrival: &Arrival, gateway: &GatewayCore) -> Result<Value, Problem> {
     let token = gateway.settings.credentials.token();
     let shows_token = token.is_some_and(|token| {
         headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))

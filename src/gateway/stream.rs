@@ -214,7 +214,7 @@ impl StreamedExchange<'_> {
     }
 
     /// Passes the response on.
-    fn answer(mut self, stream: &Stream, head: &[u8]) -> io::Result<Option<ServerConnection>> {
+    fn answer(mut self, stream: &Stream, head: &Bytes) -> io::Result<Option<ServerConnection>> {
         self.upload.forget();
         let Ok(parts) = decode_response_head(head) else { return self.refuse_answer(stream) };
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;

@@ -256,8 +256,7 @@ impl VisitorReader {
             }
         }
         if self.input.unread().is_empty() {
-            self.input.shrink();
-            let read = wait_at_most(&mut self.input, None).and_then(|()| self.input.fill());
+            let read = wait_at_most(&mut self.input, None).and_then(|()| self.input.fill_after_pause());
             let switched_now = || switched.as_ref().is_some_and(|switched| switched.try_recv().is_ok());
             match read {
                 Ok(1..) => {}

@@ -4,7 +4,7 @@
 //! request makes room; when all have requests under way, the slowest does, if it is slower than any visitor needs to be. Where
 //! none does, a new one may still say in the anteroom what it wants: it may be an agent.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -48,7 +48,7 @@ pub(super) struct VisitorLimits {
 struct State {
     draining: bool,
     next_id: u64,
-    list: HashMap<u64, Entry>,
+    list: BTreeMap<u64, Entry>,
     looked: Option<Instant>,
 }
 

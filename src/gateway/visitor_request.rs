@@ -17,7 +17,7 @@ use crate::protocol::RequestName;
 #[derive(Clone, Copy)]
 pub(super) struct VisitorRequest<'a> {
     pub(super) head: &'a Head,
-    pub(super) arrival: Arrival,
+    pub(super) arrival: &'a Arrival,
     pub(super) visitor: &'a VisitorConnection,
     pub(super) gateway: &'a GatewayCore,
 }

@@ -1,8 +1,9 @@
 //! What HTTP allows, within the limits of size. Pure; for both ways in which a request comes.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
+use tungstenite::Bytes;
 
 use super::refusal::Refusal;
 use crate::http1::{
@@ -17,7 +18,7 @@ pub(crate) fn validate(message: RequestMessage<'_>, body_max: usize) -> Result<R
     let method = method(&message.method)?;
     let (path, raw) = path(&message.path)?;
     let pairs = message.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    let headers = headers(pairs)?;
+    let headers = headers(pairs, HeaderValue::from_bytes)?;
     if message.body.len() > body_max {
         return Err(Refusal::BodyTooLarge(body_max as u64));
     }
@@ -36,7 +37,8 @@ pub(crate) fn validate_head(head: &RequestHead<'_>) -> Result<http::request::Par
     let (path, raw) = path(head.target)?;
     parts.uri = Uri::from(path);
     raw.map(|raw| parts.extensions.insert(raw));
-    parts.headers = headers(head.headers.iter().map(|&(name, value)| (name.as_bytes(), value)))?;
+    let pairs = head.headers.iter().map(|(name, value)| (name.as_bytes(), value));
+    parts.headers = headers(pairs, |value: &Bytes| HeaderValue::from_maybe_shared(value.clone()))?;
     Ok(parts)
 }
 
@@ -58,10 +60,11 @@ fn path(target: &str) -> Result<(PathAndQuery, Option<RawTarget>), Refusal> {
     parse_target(target).ok_or(Refusal::bad_request(WHAT))
 }
 
-fn headers<'a>(
-    pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
+fn headers<'a, V: AsRef<[u8]> + ?Sized + 'a>(
+    pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a V)> + Clone,
+    value_of: impl Fn(&'a V) -> Result<HeaderValue, InvalidHeaderValue>,
 ) -> Result<HeaderMap, Refusal> {
-    let lengths = || pairs.clone().map(|(name, value)| name.len() + value.len());
+    let lengths = || pairs.clone().map(|(name, value)| name.len() + value.as_ref().len());
     let too_long = lengths().any(|length| length > FORWARDED_LINE_MAX);
     if too_long
         || pairs.len() > FORWARDED_HEADERS_MAX
@@ -73,7 +76,7 @@ fn headers<'a>(
     for (name, value) in pairs {
         let name = HeaderName::from_bytes(name)
             .map_err(|_| Refusal::bad_request("a header name is not a token (RFC 9110 §5.1)"))?;
-        let value = HeaderValue::from_bytes(value)
+        let value = value_of(value)
             .map_err(|_| Refusal::bad_request("a header value holds a control character (RFC 9110 §5.5)"))?;
         headers.append(name, value);
     }

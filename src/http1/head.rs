@@ -6,6 +6,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Uri;
 use http::{Method, Request, StatusCode, Version};
 use httparse::Status;
+use tungstenite::Bytes;
 
 use super::decode::{Framing, has_bare_line_feed};
 use super::error::{RequestError, bad};
@@ -79,7 +80,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<(usize, Head)>, RequestError>
     *request.version_mut() = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     *request.method_mut() = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes())
         .map_err(|_| bad("the method is not a token"))?;
-    *request.headers_mut() = header_map(parsed.headers).map_err(bad)?;
+    let kept = Bytes::copy_from_slice(&bytes[..length]);
+    *request.headers_mut() = header_map(parsed.headers, bytes, &kept).map_err(bad)?;
     set_target(&mut request, parsed.path.unwrap_or_default())?;
     let framing = framing(request.version(), request.headers())?;
     let expects_continue = request.version() == Version::HTTP_11
@@ -93,14 +95,21 @@ fn blanks(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|&&byte| byte != b'\n').filter(|&&byte| byte == b' ').count()
 }
 
-/// What httparse found as a map, or what HTTP does not allow in it.
-pub(super) fn header_map(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, &'static str> {
+/// What httparse found in these bytes as a map, or what HTTP does not allow in it. The values are parts of `kept`, which is
+/// the same bytes: they share its memory.
+pub(super) fn header_map(
+    parsed: &[httparse::Header<'_>],
+    bytes: &[u8],
+    kept: &Bytes,
+) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for header in parsed {
         let name =
             HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| "a header name is not a token")?;
+        let start = header.value.as_ptr().addr() - bytes.as_ptr().addr();
+        let value = kept.slice(start..start + header.value.len());
         let value =
-            HeaderValue::from_bytes(header.value).map_err(|_| "a header value holds a control character")?;
+            HeaderValue::from_maybe_shared(value).map_err(|_| "a header value holds a control character")?;
         headers.append(name, value);
     }
     Ok(headers)

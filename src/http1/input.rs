@@ -9,6 +9,9 @@ use crate::net::Socket;
 /// What is read at once when it is not known how much to expect.
 const STEP: usize = 16 << 10;
 
+/// What is read at once while a connection is idle, and the buffer that it keeps: most heads fit.
+const IDLE_STEP: usize = 2 << 10;
+
 /// The reading side of a connection.
 #[derive(Debug)]
 pub struct Input {
@@ -79,6 +82,12 @@ impl Input {
         Ok(read)
     }
 
+    /// Reads the first bytes behind a pause, for which little memory is kept. `Ok(0)` is the end.
+    pub fn fill_after_pause(&mut self) -> io::Result<usize> {
+        self.shrink();
+        self.fill_by(IDLE_STEP)
+    }
+
     /// Reads more, or fails at the end.
     pub fn fill_some(&mut self) -> io::Result<()> {
         match self.fill()? {
@@ -87,9 +96,9 @@ impl Input {
         }
     }
 
-    /// Gives the buffer's memory back while nothing is in it: a stream may be idle for hours.
+    /// Gives the memory of a large buffer back while nothing is in it: a stream may be idle for hours.
     pub fn shrink(&mut self) {
-        if self.unread.is_empty() {
+        if self.unread.is_empty() && self.buffer.len() > IDLE_STEP {
             self.buffer = Vec::new();
         }
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use http::header;
 use http::{Extensions, Method, Response, StatusCode, Version};
 use httparse::Status;
+use tungstenite::Bytes;
 
 use super::decode::Framing;
 use super::fields::{has_token, number};
@@ -136,7 +137,7 @@ pub fn keep_reason(extensions: &mut Extensions, status: StatusCode, head: &[u8])
 }
 
 /// Reads the head of a response of at most `max` bytes, and its length. `None` when it is not complete yet.
-pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
+pub fn parse_response(bytes: &Bytes, max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
     match parse_as_it_is(bytes, max) {
         Err(BadResponse::Invalid(ODD_BYTES)) => parse_as_it_is(&without_controls(bytes), max),
         other => other,
@@ -147,11 +148,11 @@ pub fn parse_response(bytes: &[u8], max: usize) -> Result<Option<(usize, Respons
 const ODD_BYTES: &str = "a header value holds a control character";
 
 /// With a blank in the place of each control character (RFC 9110 §5.5).
-fn without_controls(bytes: &[u8]) -> Vec<u8> {
+fn without_controls(bytes: &[u8]) -> Bytes {
     bytes.iter().map(|&byte| if is_control(byte) { b' ' } else { byte }).collect()
 }
 
-fn parse_as_it_is(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
+fn parse_as_it_is(bytes: &Bytes, max: usize) -> Result<Option<(usize, Response<()>)>, BadResponse> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut headers);
     // A blank before the colon is to be removed (RFC 9112 §5.1).
@@ -174,7 +175,7 @@ fn parse_as_it_is(bytes: &[u8], max: usize) -> Result<Option<(usize, Response<()
     *response.version_mut() = version;
     *response.status_mut() = StatusCode::from_u16(parsed.code.unwrap_or_default())
         .map_err(|_| BadResponse::Invalid("no such status"))?;
-    *response.headers_mut() = header_map(parsed.headers).map_err(BadResponse::Invalid)?;
+    *response.headers_mut() = header_map(parsed.headers, bytes, bytes).map_err(BadResponse::Invalid)?;
     let status = response.status();
     keep_reason(response.extensions_mut(), status, &bytes[..length]);
     Ok(Some((length, response)))
@@ -238,7 +239,8 @@ mod tests {
     fn parse(text: &str, method: Method) -> Result<ResponseHead, BadResponse> {
         let mut bytes = text.as_bytes().to_vec();
         mend_head(&mut bytes)?;
-        let (length, response) = parse_response(&bytes, HEAD_MAX)?.expect("it is complete");
+        let (length, response) =
+            parse_response(&Bytes::copy_from_slice(&bytes), HEAD_MAX)?.expect("it is complete");
         let (mut parts, ()) = response.into_parts();
         parts.extensions.clear();
         keep_reason(&mut parts.extensions, parts.status, &bytes[..length]);

@@ -53,10 +53,10 @@ impl ServerConnection {
         if !self.input.unread().is_empty() {
             return true;
         }
-        self.input.shrink();
         let until = Instant::now() + limit;
         // An idle client that leaves, or does not come back, is no error.
-        self.input.socket_mut().set_deadline(Some(until)).is_ok() && matches!(self.input.fill(), Ok(1..))
+        self.input.socket_mut().set_deadline(Some(until)).is_ok()
+            && matches!(self.input.fill_after_pause(), Ok(1..))
     }
 
     /// Reads the head of the request that has [begun](Self::wait), within this time.

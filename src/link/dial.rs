@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::{self, HeaderMap};
+use tungstenite::Bytes;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
@@ -246,7 +247,7 @@ impl Dialer {
 fn read_upgrade(socket: &mut impl Read, key: &str) -> Result<Vec<u8>, UpgradeError> {
     let (mut bytes, mut buffer) = (Vec::new(), [0; 1 << 10]);
     loop {
-        match parse_response(&bytes, UPGRADE_HEAD_MAX) {
+        match parse_response(&Bytes::copy_from_slice(&bytes), UPGRADE_HEAD_MAX) {
             Ok(Some((length, response))) => {
                 check_upgrade(response.status(), response.headers(), key)?;
                 return Ok(bytes.split_off(length));

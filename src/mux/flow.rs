@@ -81,6 +81,12 @@ impl ReceiveFlow {
         read
     }
 
+    /// Takes all that is buffered.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        self.consumed += self.received.len() as u64;
+        std::mem::take(&mut self.received).into()
+    }
+
     /// Decides whether a WINDOW frame is to be queued now: one at a time, once half a window was read.
     pub(super) fn queue_grant(&mut self) -> bool {
         let is_due = self.granting == Granting::Idle && self.consumed >= self.window / 2;

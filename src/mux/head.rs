@@ -1,5 +1,7 @@
 //! The HTTP/1.1 head in a HEAD frame.
 
+use tungstenite::Bytes;
+
 use super::frame::Fin;
 use super::stream::Closing;
 use crate::http1::{
@@ -13,13 +15,13 @@ pub struct RequestHead<'a> {
     pub method: &'a str,
     /// The request target: path and query.
     pub target: &'a str,
-    /// Names and values, order and repeats kept.
-    pub headers: Vec<(&'a str, &'a [u8])>,
+    /// Names and values, order and repeats kept. The values share the memory of the head.
+    pub headers: Vec<(&'a str, Bytes)>,
 }
 
 impl<'a> RequestHead<'a> {
     /// Reads a head, which must be all of `bytes`, or says what is wrong with it.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, &'static str> {
+    pub fn parse(bytes: &'a Bytes) -> Result<Self, &'static str> {
         if bytes.len() > MUX_HEAD_MAX {
             return Err("a head that is too large");
         }
@@ -29,7 +31,8 @@ impl<'a> RequestHead<'a> {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             _ => return Err("a head that cannot be read"),
         }
-        let headers = parsed.headers.iter().map(|header| (header.name, header.value)).collect();
+        let headers =
+            parsed.headers.iter().map(|header| (header.name, bytes.slice_ref(header.value))).collect();
         let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
         Ok(RequestHead { method, target, headers })
     }
@@ -43,7 +46,7 @@ pub fn encode_request_head(parts: &http::request::Parts) -> Vec<u8> {
 }
 
 /// Reads a response's head, which must be all of `bytes`, or says what is wrong with it.
-pub fn decode_response_head(bytes: &[u8]) -> Result<http::response::Parts, &'static str> {
+pub fn decode_response_head(bytes: &Bytes) -> Result<http::response::Parts, &'static str> {
     match parse_response(bytes, MUX_HEAD_MAX) {
         Ok(Some((length, response))) if length == bytes.len() => Ok(response.into_parts().0),
         _ => Err("a head that cannot be read"),

@@ -234,7 +234,9 @@ impl SessionReader {
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
         let opened = OpenedStream { mux, number, fin };
-        let parsed = match RequestHead::parse(head) {
+        // A copy, so that a request that waits does not keep all of what was read together with it.
+        let head = Bytes::copy_from_slice(head);
+        let parsed = match RequestHead::parse(&head) {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };

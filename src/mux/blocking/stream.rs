@@ -118,17 +118,7 @@ impl Stream {
 
     /// All of the body, when its end has come already.
     pub fn whole(&self) -> Option<Vec<u8>> {
-        let number = self.0.number;
-        let mut body = Vec::new();
-        let mut state = self.0.mux.state();
-        if !state.streams.is_complete(number) {
-            return None;
-        }
-        let mut buffer = [0; 4096];
-        while let Ok(ReadOutcome::Data(read)) = state.streams.read(number, &mut buffer) {
-            body.extend_from_slice(&buffer[..read]);
-        }
-        Some(body)
+        self.0.mux.state().streams.take_rest(self.0.number)
     }
 
     /// Sends a response's head.

@@ -10,7 +10,7 @@ mod entry;
 mod receive;
 mod send;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use tungstenite::Bytes;
 
@@ -76,7 +76,7 @@ pub struct Streams<T> {
     limits: MuxLimits,
     /// The last stream that was opened.
     last: u32,
-    table: HashMap<u32, StreamEntry<T>>,
+    table: BTreeMap<u32, StreamEntry<T>>,
     /// The number of open streams.
     open: usize,
     control: VecDeque<ControlFrame>,
@@ -114,7 +114,7 @@ impl<T> Streams<T> {
             side,
             limits,
             last: 0,
-            table: HashMap::new(),
+            table: BTreeMap::new(),
             open: 0,
             control: VecDeque::new(),
             control_bytes: 0,
@@ -326,9 +326,10 @@ impl<T> Streams<T> {
         self.table.get(&stream).is_some_and(|entry| entry.send.is_granted())
     }
 
-    /// Whether all of a stream's body has come, and can be read.
-    pub fn is_complete(&self, stream: u32) -> bool {
-        self.table.get(&stream).is_some_and(|entry| entry.state.is_received())
+    /// What is still to be read of a stream's body, once all of it has come.
+    pub fn take_rest(&mut self, stream: u32) -> Option<Vec<u8>> {
+        let entry = self.table.get_mut(&stream)?;
+        entry.state.is_received().then(|| entry.receive.take())
     }
 
     fn open_entry(&mut self, stream: u32) -> Result<&mut StreamEntry<T>, StreamEnd> {

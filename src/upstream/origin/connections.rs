@@ -1,6 +1,6 @@
 //! The connections to the local server: those that wait for a request, and those that are busy.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ pub(super) struct Connections(Arc<Mutex<State>>);
 struct State {
     /// The last was used last, and is used next.
     idle: VecDeque<(Connection, Instant)>,
-    busy: HashMap<u64, Closer>,
+    busy: BTreeMap<u64, Closer>,
     next_id: u64,
     stopped: bool,
 }
@@ -112,7 +112,7 @@ impl Connections {
     pub(super) fn stop(&self) {
         let mut state = self.state();
         state.stopped = true;
-        state.busy.drain().for_each(|(_, closer)| closer.close());
+        std::mem::take(&mut state.busy).into_values().for_each(|closer| closer.close());
         let idle = std::mem::take(&mut state.idle);
         drop(state);
         drop(idle);
