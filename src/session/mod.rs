@@ -31,7 +31,7 @@ mod wire;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use self::end::SessionEnd;
 pub use self::exchange::ACCESS_LOG;
@@ -39,7 +39,7 @@ use self::exchange::Exchange;
 pub use self::order::Correlation;
 pub use self::state::Heartbeat;
 pub(crate) use self::timer::Session;
-use self::wire::Outbox;
+pub(crate) use self::wire::SessionHandle;
 use crate::guard::{Gate, Refusal};
 use crate::link::DialError;
 use crate::metrics::{MetricLabels, Metrics};
@@ -109,22 +109,6 @@ pub(crate) fn new_metrics() -> Metrics {
         refusals: &Refusal::CODES,
         dials: &DialError::KINDS,
     })
-}
-
-/// Stops a session from anywhere.
-#[derive(Debug, Clone)]
-pub(crate) struct SessionHandle(Outbox);
-
-impl SessionHandle {
-    /// Lets the session finish what runs, until this time at most; then it ends. A later call can only shorten that.
-    pub(crate) fn drain(&self, until: Instant, why: &'static str) {
-        self.0.drain(until, why);
-    }
-
-    /// Whether requests come as streams.
-    pub(crate) fn is_streaming(&self) -> bool {
-        self.0.is_streaming()
-    }
 }
 
 /// The owner of a session, which decides what the session's own rules do not.

@@ -76,16 +76,9 @@ enum SessionPhase {
     Ended(SessionEnd),
 }
 
-/// How requests come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RequestTransport {
-    Envelopes,
-    Streams,
-}
-
 /// Whether requests may still arrive that were sent before the gateway heard of the drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Crossing {
+pub(super) enum Crossing {
     /// A ping is to be sent, whose pong says that all of them have arrived.
     Unasked,
     /// It was sent so long after the session's start, and is waited for until this time.
@@ -175,41 +168,43 @@ impl SessionState {
         self.next_ping = now;
     }
 
-    /// Finish what runs until this time at most, then close. A later call can only shorten it. Where requests come as
-    /// streams, some may have been sent before the gateway heard of it.
-    pub(super) fn drain(&mut self, until: Instant, why: &'static str, transport: RequestTransport) {
+    /// Finish what runs until this time at most, then close. A later call can only shorten it.
+    pub(super) fn drain(&mut self, until: Instant, why: &'static str, crossing: Crossing) {
         match &mut self.phase {
-            SessionPhase::Open => {
-                let crossing = if transport == RequestTransport::Streams {
-                    Crossing::Unasked
-                } else {
-                    Crossing::Settled
-                };
-                self.phase = SessionPhase::Draining { until, why, crossing };
-            }
+            SessionPhase::Open => self.phase = SessionPhase::Draining { until, why, crossing },
             SessionPhase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
             SessionPhase::Closing { end, .. } => *end = SessionEnd::Shutdown,
             SessionPhase::Ended(_) => {}
         }
     }
 
-    /// The gateway sent a close frame: the reply to ours, or one to reply to.
-    pub(super) fn closed_by_peer(&mut self, frame: Option<(u16, String)>, now: Instant) {
-        match &self.phase {
-            SessionPhase::Closing { reply: CloseReply::Expected, end, .. } => {
-                self.phase = SessionPhase::Ended(end.clone());
+    /// The session ends for this reason: it closes first where the gateway can still hear why.
+    pub(super) fn end(&mut self, end: SessionEnd, now: Instant) {
+        let (code, reply) = match (&end, &self.phase) {
+            // The reply to our close frame.
+            (
+                SessionEnd::ClosedByGateway(_),
+                SessionPhase::Closing { reply: CloseReply::Expected, end: ours, .. },
+            ) => {
+                self.phase = SessionPhase::Ended(ours.clone());
+                return;
             }
-            SessionPhase::Closing { .. } | SessionPhase::Ended(_) => {}
-            SessionPhase::Open | SessionPhase::Draining { .. } => {
-                let code = frame.as_ref().map_or(close::NORMAL, |(code, _)| close::reply_to(*code));
-                self.start_closing(
-                    (code, ""),
-                    CloseReply::None,
-                    SessionEnd::ClosedByGateway(frame),
-                    now + CLOSE_WAIT,
-                );
+            (SessionEnd::ClosedByGateway(Some((code, _))), _) => (close::reply_to(*code), CloseReply::None),
+            (SessionEnd::ClosedByGateway(None), _) => (close::NORMAL, CloseReply::None),
+            // A close frame may be among what is still read and thrown away.
+            (SessionEnd::Violation(code, _), _) => (*code, CloseReply::None),
+            (SessionEnd::GatewayError(_), _) => (close::NORMAL, CloseReply::Expected),
+            // Nothing more can be read, or nothing more be written. The reason is that of a close that was under way.
+            (_, SessionPhase::Closing { end: first, .. } | SessionPhase::Ended(first)) => {
+                self.phase = SessionPhase::Ended(first.clone());
+                return;
             }
-        }
+            (_, SessionPhase::Open | SessionPhase::Draining { .. }) => {
+                self.phase = SessionPhase::Ended(end);
+                return;
+            }
+        };
+        self.start_closing((code, ""), reply, end, now + CLOSE_WAIT);
     }
 
     /// The close frame is on the wire: from now on the other side has its time to answer.
@@ -217,31 +212,6 @@ impl SessionState {
         if let SessionPhase::Closing { until, .. } = &mut self.phase {
             *until = now + CLOSE_WAIT;
         }
-    }
-
-    /// The gateway did something that the connection does not survive.
-    pub(super) fn violation(&mut self, code: u16, what: String, now: Instant) {
-        // No reply is expected: a close frame may be among what is still read and thrown away.
-        self.start_closing((code, ""), CloseReply::None, SessionEnd::Violation(code, what), now + CLOSE_WAIT);
-    }
-
-    /// The gateway gives up on this connection.
-    pub(super) fn gateway_error(&mut self, text: String, now: Instant) {
-        self.start_closing(
-            (close::NORMAL, ""),
-            CloseReply::Expected,
-            SessionEnd::GatewayError(text),
-            now + CLOSE_WAIT,
-        );
-    }
-
-    /// Nothing more can be read, or nothing more be written. The reason is that of a close that was under way, if one was.
-    pub(super) fn ended(&mut self, end: SessionEnd) {
-        let end = match &self.phase {
-            SessionPhase::Closing { end, .. } | SessionPhase::Ended(end) => end.clone(),
-            SessionPhase::Open | SessionPhase::Draining { .. } => end,
-        };
-        self.phase = SessionPhase::Ended(end);
     }
 
     /// Sends a close frame, behind what waits to be written, and gives up when that has not happened by
@@ -479,13 +449,13 @@ mod tests {
     #[test]
     fn drains_until_everything_is_answered() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
+        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
         t.waits(1.0, 2, 11.0);
         t.sends(3.0, Outbound::Close(1001, "the agent is stopping"));
         t.waits(3.0, 0, 11.0);
         t.state.close_sent(t.at(3.1));
         t.waits(3.1, 0, 4.1);
-        t.state.closed_by_peer(Some((1001, String::new())), t.at(3.2));
+        t.state.end(SessionEnd::ClosedByGateway(Some((1001, String::new()))), t.at(3.2));
         t.ends(3.2, SessionEnd::Shutdown);
     }
 
@@ -494,7 +464,7 @@ mod tests {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
         t.pings(15.0);
-        t.state.drain(t.at(30.0), STOPPING, RequestTransport::Streams);
+        t.state.drain(t.at(30.0), STOPPING, Crossing::Unasked);
         // A clock is finer than what a ping tells.
         let step = t.state.step(t.at(20.000_000_9), 0);
         let NextStep::Send(Outbound::Ping(payload)) = step else { panic!("no ping: {step:?}") };
@@ -512,20 +482,20 @@ mod tests {
     #[test]
     fn a_gateway_that_answers_no_ping_holds_a_drain_up_for_a_second() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(10.0), STOPPING, RequestTransport::Streams);
+        t.state.drain(t.at(10.0), STOPPING, Crossing::Unasked);
         t.pings(1.0);
         assert_eq!(t.state.step(t.at(2.0), 0), NextStep::LastStream(STOPPING));
         t.sends(2.0, Outbound::Close(1001, STOPPING));
         // Who may not wait does not.
         let mut t = Transcript::new();
-        t.state.drain(t.at(0.0), STOPPING, RequestTransport::Streams);
+        t.state.drain(t.at(0.0), STOPPING, Crossing::Unasked);
         t.sends(0.0, Outbound::Close(1001, STOPPING));
     }
 
     #[test]
     fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
+        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
         assert_eq!(
             t.state.step(t.at(11.0), 2),
             NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
@@ -537,9 +507,9 @@ mod tests {
     #[test]
     fn a_second_signal_skips_the_drain() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, RequestTransport::Envelopes);
+        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
         t.waits(1.0, 2, 11.0);
-        t.state.drain(t.at(2.0), STOPPING, RequestTransport::Envelopes);
+        t.state.drain(t.at(2.0), STOPPING, Crossing::Settled);
         assert_eq!(
             t.state.step(t.at(2.0), 2),
             NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
@@ -552,11 +522,11 @@ mod tests {
         {
             let mut t = Transcript::new();
             let frame = Some((code, "why".to_owned()));
-            t.state.closed_by_peer(frame.clone(), t.at(1.0));
+            t.state.end(SessionEnd::ClosedByGateway(frame.clone()), t.at(1.0));
             t.sends(1.0, Outbound::Close(reply, ""));
             assert!(t.state.finishes_after_close() && !t.state.can_send());
             t.waits(1.0, 0, 2.0);
-            t.state.ended(SessionEnd::Eof);
+            t.state.end(SessionEnd::Eof, t.start);
             t.ends(1.5, SessionEnd::ClosedByGateway(frame));
         }
     }
@@ -564,7 +534,7 @@ mod tests {
     #[test]
     fn a_violation_is_told_and_given_a_second() {
         let mut t = Transcript::new();
-        t.state.violation(1009, "too long".to_owned(), t.at(1.0));
+        t.state.end(SessionEnd::Violation(1009, "too long".to_owned()), t.at(1.0));
         t.sends(1.0, Outbound::Close(1009, ""));
         t.waits(1.0, 0, 2.0);
         t.ends(2.0, SessionEnd::Violation(1009, "too long".to_owned()));
@@ -573,26 +543,26 @@ mod tests {
     #[test]
     fn an_error_of_the_gateway_closes() {
         let mut t = Transcript::new();
-        t.state.gateway_error("no".to_owned(), t.at(1.0));
+        t.state.end(SessionEnd::GatewayError("no".to_owned()), t.at(1.0));
         t.sends(1.0, Outbound::Close(1000, ""));
-        t.state.closed_by_peer(None, t.at(1.1));
+        t.state.end(SessionEnd::ClosedByGateway(None), t.at(1.1));
         t.ends(1.1, SessionEnd::GatewayError("no".to_owned()));
     }
 
     #[test]
     fn the_first_reason_counts() {
         let mut t = Transcript::new();
-        t.state.ended(SessionEnd::Eof);
-        t.state.ended(SessionEnd::Lost("Broken pipe".to_owned()));
+        t.state.end(SessionEnd::Eof, t.start);
+        t.state.end(SessionEnd::Lost("Broken pipe".to_owned()), t.start);
         t.ends(0.0, SessionEnd::Eof);
     }
 
     #[test]
     fn a_drain_during_a_close_makes_it_the_last() {
         let mut t = Transcript::new();
-        t.state.closed_by_peer(None, t.at(1.0));
+        t.state.end(SessionEnd::ClosedByGateway(None), t.at(1.0));
         t.sends(1.0, Outbound::Close(1000, ""));
-        t.state.drain(t.at(9.0), STOPPING, RequestTransport::Envelopes);
+        t.state.drain(t.at(9.0), STOPPING, Crossing::Settled);
         t.ends(2.0, SessionEnd::Shutdown);
     }
 }

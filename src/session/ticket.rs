@@ -1,10 +1,9 @@
 //! The responder of one request in an envelope.
 
-use std::sync::Arc;
-
 use http::Method;
 
-use super::wire::{EncodedReply, NotReading, Outbox, SessionShared, WireEvent};
+use super::SessionEnd;
+use super::wire::{EncodedReply, SessionHandle, WireEvent};
 use crate::guard::Refusal;
 use crate::protocol::{RequestId, RequestName, ResponseMessage, answer};
 use crate::service::FORWARD_FAILED;
@@ -15,45 +14,34 @@ use crate::service::FORWARD_FAILED;
 /// answer. It holds the queue of its own session: an answer cannot reach another one.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    outbox: Outbox,
+    session: SessionHandle,
     id: Option<RequestId>,
     name: RequestName,
     place: Option<u64>,
-    duty: Duty,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Duty {
-    Unanswered,
-    Answered,
+    is_answered: bool,
 }
 
 impl Ticket {
     /// Records a request that came in. The ticket is the means of its one answer.
-    pub(super) fn issue(outbox: &Outbox, id: Option<RequestId>) -> Self {
-        let (count, place) = outbox.shared().count_request(id.as_ref());
-        let name = outbox.name(id.as_ref().and_then(RequestId::as_u64).unwrap_or(count));
-        Ticket { outbox: outbox.clone(), id, name, place, duty: Duty::Unanswered }
+    pub(super) fn issue(session: &SessionHandle, id: Option<RequestId>) -> Self {
+        let (count, place) = session.count_request(id.as_ref());
+        let name = session.name(id.as_ref().and_then(RequestId::as_u64).unwrap_or(count));
+        Ticket { session: session.clone(), id, name, place, is_answered: false }
     }
 
     /// Whether the session has ended, and with it the wait for this answer.
     pub(super) fn is_dead(&self) -> bool {
-        !self.outbox.shared().is_alive()
+        !self.session.is_alive()
     }
 
-    /// Tells, for as long as it lives, whether the session has ended.
-    pub(super) fn watch(&self) -> SessionWatch {
-        SessionWatch(self.outbox.shared().clone())
+    /// The session that waits for the answer.
+    pub(super) fn session(&self) -> &SessionHandle {
+        &self.session
     }
 
     /// The request's ID, which its answer must carry.
     pub(super) fn id(&self) -> Option<&RequestId> {
         self.id.as_ref()
-    }
-
-    /// Whether the gateway reads base64.
-    pub(super) fn takes_base64(&self) -> bool {
-        self.outbox.shared().reads_base64()
     }
 
     /// The request's name, for people.
@@ -63,14 +51,14 @@ impl Ticket {
 
     /// Takes the room for an encoded envelope. Blocks while there is none. `None` when the session has ended.
     pub(super) fn reserve(&self, envelope: Vec<u8>) -> Option<EncodedReply> {
-        let room = self.outbox.shared().reserve(self.place, envelope.len())?;
+        let room = self.session.reserve(self.place, envelope.len())?;
         Some(EncodedReply { place: self.place, text: envelope.into(), room: Some(room) })
     }
 
     /// Answers with an envelope that has its room.
     pub(super) fn send(mut self, reply: EncodedReply) {
-        self.duty = Duty::Answered;
-        self.outbox.tell(WireEvent::Answer(reply));
+        self.is_answered = true;
+        self.session.tell(WireEvent::Answer(reply));
     }
 
     /// Answers with an encoded envelope. Blocks while there is no room for it. False when the session has ended.
@@ -91,40 +79,29 @@ impl Ticket {
 
     /// Answers with the agent's own response. Never blocks. Fails when too many such answers wait: the session has to
     /// end then.
-    pub(super) fn refuse(mut self, refusal: &Refusal, method: &Method) -> Result<(), NotReading> {
+    pub(super) fn refuse(mut self, refusal: &Refusal, method: &Method) -> Result<(), SessionEnd> {
         let envelope = refusal_envelope(self.id.as_ref(), self.name, refusal, method);
         self.answer_as_control(envelope)
     }
 
-    fn answer_as_control(&mut self, envelope: Vec<u8>) -> Result<(), NotReading> {
-        self.duty = Duty::Answered;
+    fn answer_as_control(&mut self, envelope: Vec<u8>) -> Result<(), SessionEnd> {
+        self.is_answered = true;
         // Answers with a place are limited by number, and may have to wait for it for long.
         let (room, fits) = match self.place {
             Some(_) => (None, Ok(())),
             None => {
-                let (room, fits) = self.outbox.shared().reserve_control(envelope.len());
+                let (room, fits) = self.session.reserve_control(envelope.len());
                 (Some(room), fits)
             }
         };
-        self.outbox.tell(WireEvent::Answer(EncodedReply { place: self.place, text: envelope.into(), room }));
+        self.session.tell(WireEvent::Answer(EncodedReply { place: self.place, text: envelope.into(), room }));
         fits
-    }
-}
-
-/// See [`Ticket::watch`].
-#[derive(Debug)]
-pub(super) struct SessionWatch(Arc<SessionShared>);
-
-impl SessionWatch {
-    /// Whether the session has ended.
-    pub(super) fn has_ended(&self) -> bool {
-        !self.0.is_alive()
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.duty == Duty::Unanswered {
+        if !self.is_answered {
             let text = format!("{FORWARD_FAILED}: the agent failed while answering it");
             let envelope = answer::encode_error(self.id.as_ref(), &text);
             // A gateway that does not read is noticed by the next message that it sends.
@@ -169,10 +146,11 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_goes_on_when_there_is_some() {
-        let (outbox, inbox) = channel(10);
+        let inbox = channel(10);
+        let session = inbox.session.clone();
         let id = RequestId::from(1);
-        assert!(Ticket::issue(&outbox, Some(id.clone())).answer(vec![b'a'; 20]));
-        let waiting = Ticket::issue(&outbox, Some(id));
+        assert!(Ticket::issue(&session, Some(id.clone())).answer(vec![b'a'; 20]));
+        let waiting = Ticket::issue(&session, Some(id));
         let waiter = thread::spawn(move || waiting.answer(vec![b'b'; 20]));
         let (text, room) = next(&inbox);
         assert_eq!(text, [b'a'; 20].as_slice());
@@ -183,8 +161,9 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_is_woken_when_the_session_dies() {
-        let (outbox, inbox) = channel(10);
-        let ticket = || Ticket::issue(&outbox, Some(RequestId::from(1)));
+        let inbox = channel(10);
+        let session = inbox.session.clone();
+        let ticket = || Ticket::issue(&session, Some(RequestId::from(1)));
         let (first, second, third) = (ticket(), ticket(), ticket());
         assert!(first.answer(vec![0; 20]));
         let waiter = thread::spawn(move || second.answer(vec![0; 20]));
@@ -195,8 +174,9 @@ mod tests {
 
     #[test]
     fn a_refusal_by_a_worker_waits_for_room_as_any_answer_does() {
-        let (outbox, inbox) = channel(10);
-        let ticket = || Ticket::issue(&outbox, Some(RequestId::from(1)));
+        let inbox = channel(10);
+        let session = inbox.session.clone();
+        let ticket = || Ticket::issue(&session, Some(RequestId::from(1)));
         assert!(ticket().answer(vec![0; 20]));
         let waiting = ticket();
         let waiter = thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull, &Method::GET));
@@ -210,8 +190,9 @@ mod tests {
 
     #[test]
     fn a_ticket_that_is_dropped_answers() {
-        let (outbox, inbox) = channel(10);
-        drop(Ticket::issue(&outbox, Some(RequestId::from(7))));
+        let inbox = channel(10);
+        let session = inbox.session.clone();
+        drop(Ticket::issue(&session, Some(RequestId::from(7))));
         let (text, room) = next(&inbox);
         assert!(text.starts_with(br#"{"message_type":"error","id":7,"payload":"Failed to forward"#));
         assert!(room.is_some_and(|room| room.is_control()));
@@ -219,13 +200,14 @@ mod tests {
 
     #[test]
     fn refusals_that_have_a_place_are_limited_by_number_alone() {
-        let (outbox, inbox) = channel(10);
+        let inbox = channel(10);
+        let session = inbox.session.clone();
         for _ in 0..20_000 {
-            assert!(Ticket::issue(&outbox, None).refuse(&Refusal::QueueFull, &Method::GET).is_ok());
+            assert!(Ticket::issue(&session, None).refuse(&Refusal::QueueFull, &Method::GET).is_ok());
         }
         assert!(next(&inbox).1.is_none());
         let refuse =
-            || Ticket::issue(&outbox, Some(RequestId::from(1))).refuse(&Refusal::QueueFull, &Method::GET);
+            || Ticket::issue(&session, Some(RequestId::from(1))).refuse(&Refusal::QueueFull, &Method::GET);
         assert!((0..20_000).any(|_| refuse().is_err()));
     }
 }

@@ -13,10 +13,10 @@ use tungstenite::protocol::Role;
 use super::exchange::Exchange;
 use super::order::Order;
 use super::pace::{Pace, Speed};
-use super::reader::{GatewayMood, OverlapWarning, SessionReader};
-use super::state::{NextStep, RequestTransport, SessionState, Unsent};
-use super::wire::{self, EncodedReply, Inbox, Outbox, Reservation, WireEvent};
-use super::{SessionConfig, SessionEnd, SessionHandle, Supervisor};
+use super::reader::SessionReader;
+use super::state::{Crossing, NextStep, SessionState, Unsent};
+use super::wire::{self, EncodedReply, Inbox, Reservation, WireEvent};
+use super::{SessionConfig, SessionEnd, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
 use crate::link::{Link, MessageSink, Outbound, WRITE_BATCH};
@@ -48,18 +48,18 @@ impl Session<'_> {
     /// Serves the session until it ends.
     pub(crate) fn run(self, link: Link, supervisor: &mut dyn Supervisor) -> SessionEnd {
         let config = self.config;
-        let (outbox, inbox) = wire::channel(config.max_message);
+        let inbox = wire::channel(config.max_message);
         let began = Instant::now();
         let reader = SessionReader {
             messages: link.reader,
-            outbox: outbox.clone(),
+            session: inbox.session.clone(),
             submitter: self.submitter,
             config: config.clone(),
             metrics: self.metrics.clone(),
             closer: link.closer.clone(),
-            gateway: GatewayMood::Serving,
-            overlap: OverlapWarning::Due,
             began,
+            has_given_up: false,
+            has_warned_of_overlap: false,
         };
         let reader = thread::Builder::new()
             .name("reader".to_owned())
@@ -69,7 +69,7 @@ impl Session<'_> {
             Ok(reader) => reader,
             Err(error) => return SessionEnd::Lost(format!("no thread for the reader: {error}")),
         };
-        supervisor.began(SessionHandle(outbox.clone()));
+        supervisor.began(inbox.session.clone());
         let now = Instant::now();
         link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
         let mut sink = Box::new(MessageSink::new(Role::Client, link.writer));
@@ -77,7 +77,6 @@ impl Session<'_> {
         let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
         let mut writer = Writer {
             supervisor,
-            outbox,
             open_by: Some(now + OPEN_WAIT),
             clocks: Clocks::new(SystemTime::now(), now),
             next_look: now + LOOK_EVERY,
@@ -93,7 +92,7 @@ impl Session<'_> {
             pong: None,
             in_frames: VecDeque::new(),
             stalled_since: None,
-            close: CloseFrame::None,
+            closes: false,
         };
         let end = writer.run(|| link.heard.get());
         // With the streams it would keep the socket open for as long as the last of them lives.
@@ -105,16 +104,8 @@ impl Session<'_> {
     }
 }
 
-/// Whether a close frame is the last of the frames that wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CloseFrame {
-    None,
-    Queued,
-}
-
 struct Writer<'a> {
     supervisor: &'a mut dyn Supervisor,
-    outbox: Outbox,
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
     clocks: Clocks,
@@ -142,7 +133,8 @@ struct Writer<'a> {
     in_frames: VecDeque<(u64, Reservation)>,
     /// Since when a write has made no progress.
     stalled_since: Option<Instant>,
-    close: CloseFrame,
+    /// A close frame is the last of the frames that wait.
+    closes: bool,
 }
 
 impl Writer<'_> {
@@ -150,14 +142,14 @@ impl Writer<'_> {
         loop {
             self.lend();
             self.state.heard(heard());
-            let streams = self.inbox.mux().map_or(0, |mux| mux.open_count() as u64);
-            let outstanding = self.inbox.issued() - self.answered + streams;
+            let streams = self.inbox.session.mux().map_or(0, |mux| mux.open_count() as u64);
+            let outstanding = self.inbox.session.issued() - self.answered + streams;
             let now = Instant::now();
             self.look_at_clocks(now);
             match self.state.step(now, outstanding) {
                 NextStep::End(end) => return end,
                 NextStep::Send(message) => self.send(message),
-                NextStep::LastStream(why) => self.outbox.name_last_stream(why),
+                NextStep::LastStream(why) => self.inbox.session.name_last_stream(why),
                 NextStep::Wait(_) if self.sink.as_ref().is_some_and(|sink| !sink.is_empty()) => {
                     self.write();
                     // A drain, say, must not wait until all of it is written.
@@ -171,7 +163,7 @@ impl Writer<'_> {
     /// Lets the streams have the sink when there is nothing to write. Whether the last of them has ended is looked at
     /// behind it: this thread is woken from now on when that happens.
     fn lend(&mut self) {
-        let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) else { return };
+        let Some(mux) = self.inbox.session.mux().filter(|_| self.state.can_send()) else { return };
         let Some(sink) = self.sink.take_if(|sink| sink.is_empty()) else { return };
         self.written = sink.written();
         if let Err(mut sink) = mux.lend(sink) {
@@ -183,7 +175,7 @@ impl Writer<'_> {
     /// Takes the sink back, if the streams have it.
     fn reclaim(&mut self) {
         if self.sink.is_none() {
-            self.sink = self.inbox.mux().and_then(|mux| mux.reclaim());
+            self.sink = self.inbox.session.mux().and_then(|mux| mux.reclaim());
             // What went out meanwhile was not waited for.
             let written = self.sink.as_ref().map_or(0, |sink| sink.written() - self.written);
             self.pace.wrote(written, Duration::ZERO).inspect(|speed| self.set_speed(*speed));
@@ -194,9 +186,9 @@ impl Writer<'_> {
         self.reclaim();
         let Some(sink) = &mut self.sink else { return };
         if let Outbound::Close(..) = message {
-            self.close = CloseFrame::Queued;
+            self.closes = true;
             // Which streams are not served is said before the end.
-            self.inbox.mux().inspect(|mux| mux.collect_control(sink));
+            self.inbox.session.mux().inspect(|mux| mux.collect_control(sink));
         }
         sink.push(&message);
     }
@@ -204,7 +196,7 @@ impl Writer<'_> {
     /// The close frame is on the wire. Where the peer closes too, or has done what the connection does not
     /// survive, the writing direction ends there.
     fn close_sent(&mut self) {
-        self.close = CloseFrame::None;
+        self.closes = false;
         self.state.close_sent(Instant::now());
         if self.state.finishes_after_close() {
             // An error means that it is closed already.
@@ -227,13 +219,13 @@ impl Writer<'_> {
             Err(error) => {
                 // The reader knows the reason, if the peer gave one before it disconnected.
                 debug!("writing failed: {error}");
-                self.state.ended(SessionEnd::Lost(error.to_string()));
+                self.state.end(SessionEnd::Lost(error.to_string()), now);
             }
         }
         while self.in_frames.front().is_some_and(|(end, _)| *end <= written) {
             self.in_frames.pop_front();
         }
-        if is_empty && self.close == CloseFrame::Queued {
+        if is_empty && self.closes {
             self.close_sent();
         }
     }
@@ -247,7 +239,7 @@ impl Writer<'_> {
     }
 
     fn limit_frames(&self) {
-        if let Some(mux) = self.inbox.mux() {
+        if let Some(mux) = self.inbox.session.mux() {
             mux.limit_frames(if self.batch == WRITE_BATCH { usize::MAX } else { SMALL_BATCH });
         }
     }
@@ -257,7 +249,7 @@ impl Writer<'_> {
         let now = Instant::now();
         let since = *self.stalled_since.get_or_insert(now.checked_sub(WRITE_STEP_TIME).unwrap_or(now));
         if now - since >= WRITE_STALL {
-            self.state.ended(SessionEnd::NotReading);
+            self.state.end(SessionEnd::NotReading, now);
         }
     }
 
@@ -312,7 +304,7 @@ impl Writer<'_> {
         if let Some(payload) = self.pong.take_if(|_| has_room) {
             sink.push(&Outbound::Pong(payload));
         }
-        if let Some(mux) = self.inbox.mux().filter(|_| self.state.can_send()) {
+        if let Some(mux) = self.inbox.session.mux().filter(|_| self.state.can_send()) {
             mux.collect(sink, self.batch);
         }
     }
@@ -327,18 +319,15 @@ impl Writer<'_> {
         match event {
             WireEvent::Answer(answer) => self.answers.push_back(answer),
             WireEvent::Ping(payload, _room) => self.pong = Some(payload),
-            WireEvent::Close(frame) => self.state.closed_by_peer(frame, now),
-            WireEvent::Violation(code, what) => self.state.violation(code, what, now),
-            WireEvent::GatewayError(text) => self.state.gateway_error(text, now),
-            WireEvent::ReaderEnded(end) => self.state.ended(end),
+            WireEvent::End(end) => self.state.end(end, now),
             WireEvent::Pong(sent) => self.state.pong(sent),
             WireEvent::Drain(until, why) => {
-                let transport = if self.inbox.mux().is_some() {
-                    RequestTransport::Streams
-                } else {
-                    RequestTransport::Envelopes
-                };
-                self.state.drain(until, why, transport);
+                let is_streaming = self.inbox.session.is_streaming();
+                self.state.drain(
+                    until,
+                    why,
+                    if is_streaming { Crossing::Unasked } else { Crossing::Settled },
+                );
             }
             WireEvent::Opened => {
                 self.limit_frames();
@@ -354,8 +343,8 @@ impl Writer<'_> {
         self.answered += 1;
         drop(answer.room.take_if(|room| room.is_control()));
         let Some(place) = answer.place else { return self.enqueue(answer) };
-        let ready = self.order.fill(place, answer, self.inbox.newest());
-        self.inbox.set_turn(self.order.done());
+        let ready = self.order.fill(place, answer, self.inbox.session.newest());
+        self.inbox.session.set_turn(self.order.done());
         for answer in ready {
             self.enqueue(answer);
         }

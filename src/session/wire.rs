@@ -28,10 +28,6 @@ pub(super) const CONTROL_MAX: usize = 1 << 20;
 /// What an event takes up beside its payload, in bytes, rounded up.
 const EVENT_BYTES: usize = 128;
 
-/// The gateway has stopped reading: more control is queued than may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotReading;
-
 /// An event for the thread that writes.
 #[derive(Debug)]
 pub(super) enum WireEvent {
@@ -39,14 +35,8 @@ pub(super) enum WireEvent {
     Answer(EncodedReply),
     /// The gateway pinged.
     Ping(Bytes, Reservation),
-    /// The gateway sent a close frame.
-    Close(Option<(u16, String)>),
-    /// The gateway broke the protocol.
-    Violation(u16, String),
-    /// The gateway gave up.
-    GatewayError(String),
-    /// The reader has ended.
-    ReaderEnded(SessionEnd),
+    /// The session ends: a close frame was received, for example, or nothing more can be.
+    End(SessionEnd),
     /// The pong came of a ping that was sent so long after the session's start.
     Pong(Duration),
     /// Finish until this time at most, and why.
@@ -72,7 +62,7 @@ pub(super) struct EncodedReply {
 /// Bytes of a budget, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    shared: Arc<SessionShared>,
+    session: SessionHandle,
     budget: BudgetKind,
     bytes: usize,
 }
@@ -88,10 +78,10 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         match self.budget {
             BudgetKind::Control => {
-                self.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+                self.session.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
             }
-            BudgetKind::Direct => self.shared.change(|credit| credit.direct -= self.bytes),
-            BudgetKind::Held => self.shared.change(|credit| credit.held -= self.bytes),
+            BudgetKind::Direct => self.session.change(|credit| credit.direct -= self.bytes),
+            BudgetKind::Held => self.session.change(|credit| credit.held -= self.bytes),
         }
     }
 }
@@ -103,23 +93,22 @@ enum BudgetKind {
     Control,
 }
 
-/// The sending side. Clones belong to the same session.
+/// A session as its threads, its workers and the agent hold it. Clones belong to the same session.
 #[derive(Debug, Clone)]
-pub(super) struct Outbox {
+pub(crate) struct SessionHandle {
     events: Sender<WireEvent>,
     shared: Arc<SessionShared>,
 }
 
-/// The writer's side. Dropping it ends the session for every holder of an [`Outbox`].
+/// The writer's side. Dropping it ends the session for every holder of a [`SessionHandle`].
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) events: Receiver<WireEvent>,
-    shared: Arc<SessionShared>,
+    pub(super) session: SessionHandle,
 }
 
-/// What reader, writer and workers of a session share.
 #[derive(Debug)]
-pub(super) struct SessionShared {
+struct SessionShared {
     credit: Mutex<Credit>,
     freed: Waiters,
     answer_bytes_max: usize,
@@ -165,8 +154,8 @@ impl Credit {
 }
 
 /// The queue of a new session.
-pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
-    let (sender, receiver) = mpsc::channel();
+pub(super) fn channel(max_message: usize) -> Inbox {
+    let (sender, events) = mpsc::channel();
     let shared = Arc::new(SessionShared {
         credit: Mutex::default(),
         freed: Waiters::default(),
@@ -181,84 +170,29 @@ pub(super) fn channel(max_message: usize) -> (Outbox, Inbox) {
         base64: AtomicBool::new(false),
         mux: OnceLock::new(),
     });
-    (Outbox { events: sender, shared: shared.clone() }, Inbox { events: receiver, shared })
+    Inbox { events, session: SessionHandle { events: sender, shared } }
 }
 
-impl SessionShared {
-    fn credit(&self) -> MutexGuard<'_, Credit> {
-        lock(&self.credit)
-    }
-
-    /// Changes the credit, and wakes the workers that wait for it.
-    fn change(&self, change: impl FnOnce(&mut Credit)) {
-        let mut credit = self.credit();
-        change(&mut credit);
-        self.freed.release(credit);
-    }
-
-    pub(super) fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Acquire)
-    }
-
-    /// Whether the gateway reads base64.
-    pub(super) fn reads_base64(&self) -> bool {
-        self.base64.load(Ordering::Relaxed)
-    }
-
-    /// Counts a request that came in. Returns its number, and its place where it has no ID.
-    pub(super) fn count_request(&self, id: Option<&RequestId>) -> (u64, Option<u64>) {
-        let count = self.issued.fetch_add(1, Ordering::AcqRel) + 1;
-        (count, id.is_none().then(|| self.places.fetch_add(1, Ordering::AcqRel)))
-    }
-
-    /// Waits for room. `None` when the session ended meanwhile.
-    pub(super) fn reserve(self: &Arc<Self>, place: Option<u64>, bytes: usize) -> Option<Reservation> {
-        let mut credit = self.credit();
-        while self.is_alive() {
-            if let Some(budget) = credit.take(place, bytes, self.answer_bytes_max) {
-                return Some(Reservation { shared: self.clone(), budget, bytes });
+impl SessionHandle {
+    /// Lets the session finish what runs, until this time at most; then it ends. A later call can only shorten that.
+    /// Requests are refused from now on, but for streams that the gateway opened before it heard of it.
+    pub(crate) fn drain(&self, until: Instant, why: &'static str) {
+        if !self.shared.leaving.swap(true, Ordering::AcqRel) {
+            match self.mux() {
+                Some(mux) => mux.go_away(u32::MAX, why),
+                None => self.refuse_more(),
             }
-            credit = self.freed.wait(credit, None);
         }
-        None
-    }
-
-    /// Takes room for control, and says whether there was any. Never blocks.
-    pub(super) fn reserve_control(self: &Arc<Self>, bytes: usize) -> (Reservation, Result<(), NotReading>) {
-        let queued = self.control_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let fits = if queued <= CONTROL_MAX { Ok(()) } else { Err(NotReading) };
-        (Reservation { shared: self.clone(), budget: BudgetKind::Control, bytes }, fits)
-    }
-}
-
-impl Outbox {
-    pub(super) fn shared(&self) -> &Arc<SessionShared> {
-        &self.shared
+        self.tell(WireEvent::Drain(until, why));
     }
 
     /// Whether requests come as streams.
-    pub(super) fn is_streaming(&self) -> bool {
+    pub(crate) fn is_streaming(&self) -> bool {
         self.mux().is_some()
     }
 
-    /// The name of the connection's request of this number.
-    pub(super) fn name(&self, number: u64) -> RequestName {
-        RequestName { connection: self.shared.connection.load(Ordering::Relaxed), number }
-    }
-
-    /// Records that the gateway reads base64.
-    pub(super) fn set_reads_base64(&self) {
-        self.shared.base64.store(true, Ordering::Relaxed);
-    }
-
-    /// Records what the gateway calls the connection.
-    pub(super) fn set_connection(&self, number: u32) {
-        self.shared.connection.store(number, Ordering::Relaxed);
-    }
-
-    /// Requests without an ID whose answer has not gone out.
-    pub(super) fn waiting_without_id(&self) -> u64 {
-        self.shared.places.load(Ordering::Acquire) - self.shared.credit().turn
+    pub(super) fn is_alive(&self) -> bool {
+        self.shared.alive.load(Ordering::Acquire)
     }
 
     /// Tells the writer. When the session has ended, the message is dropped.
@@ -267,8 +201,8 @@ impl Outbox {
     }
 
     /// Tells the writer of a ping. Fails when too much control is queued.
-    pub(super) fn tell_ping(&self, payload: &[u8]) -> Result<(), NotReading> {
-        let (room, fits) = self.shared.reserve_control(payload.len() + EVENT_BYTES);
+    pub(super) fn tell_ping(&self, payload: &[u8]) -> Result<(), SessionEnd> {
+        let (room, fits) = self.reserve_control(payload.len() + EVENT_BYTES);
         // A copy: the original keeps the reader's whole buffer alive.
         self.tell(WireEvent::Ping(Bytes::copy_from_slice(payload), room));
         fits
@@ -281,16 +215,67 @@ impl Outbox {
         }
     }
 
-    /// Lets the session finish what runs, until this time at most. Requests are refused from now on, but for streams
-    /// that the gateway opened before it heard of it.
-    pub(super) fn drain(&self, until: Instant, why: &'static str) {
-        if !self.shared.leaving.swap(true, Ordering::AcqRel) {
-            match self.mux() {
-                Some(mux) => mux.go_away(u32::MAX, why),
-                None => self.refuse_more(),
-            }
-        }
-        self.tell(WireEvent::Drain(until, why));
+    // What the gateway has said of itself.
+
+    /// The name of the connection's request of this number.
+    pub(super) fn name(&self, number: u64) -> RequestName {
+        RequestName { connection: self.shared.connection.load(Ordering::Relaxed), number }
+    }
+
+    /// Records what the gateway calls the connection.
+    pub(super) fn set_connection(&self, number: u32) {
+        self.shared.connection.store(number, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway reads base64.
+    pub(super) fn reads_base64(&self) -> bool {
+        self.shared.base64.load(Ordering::Relaxed)
+    }
+
+    /// Records that the gateway reads base64.
+    pub(super) fn set_reads_base64(&self) {
+        self.shared.base64.store(true, Ordering::Relaxed);
+    }
+
+    /// The streams, if mux/2 is on.
+    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
+        self.shared.mux.get()
+    }
+
+    /// Switches mux/2 on. False when it is on already, or a request came before.
+    pub(super) fn start_mux(&self, limits: MuxLimits) -> bool {
+        let events = self.events.clone();
+        // When the session has ended, the message is dropped.
+        let wake = move || drop(events.send(WireEvent::Streams));
+        self.issued() == 0 && self.shared.mux.set(Mux::new(Side::Agent, limits, wake)).is_ok()
+    }
+
+    // Which requests there are.
+
+    /// Counts a request that came in. Returns its number, and its place where it has no ID.
+    pub(super) fn count_request(&self, id: Option<&RequestId>) -> (u64, Option<u64>) {
+        let count = self.shared.issued.fetch_add(1, Ordering::AcqRel) + 1;
+        (count, id.is_none().then(|| self.shared.places.fetch_add(1, Ordering::AcqRel)))
+    }
+
+    /// Requests that came in so far.
+    pub(super) fn issued(&self) -> u64 {
+        self.shared.issued.load(Ordering::Acquire)
+    }
+
+    /// The last place that was given out.
+    pub(super) fn newest(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire).saturating_sub(1)
+    }
+
+    /// Requests without an ID whose answer has not gone out.
+    pub(super) fn waiting_without_id(&self) -> u64 {
+        self.shared.places.load(Ordering::Acquire) - self.credit().turn
+    }
+
+    /// Whether new requests are refused.
+    pub(super) fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Acquire)
     }
 
     fn refuse_more(&self) {
@@ -304,55 +289,49 @@ impl Outbox {
         self.mux().inspect(|mux| mux.go_away(mux.last(), why));
     }
 
-    /// Switches mux/2 on. False when it is on already, or a request came before.
-    pub(super) fn start_mux(&self, limits: MuxLimits) -> bool {
-        let events = self.events.clone();
-        // When the session has ended, the message is dropped.
-        let wake = move || drop(events.send(WireEvent::Streams));
-        self.shared.issued.load(Ordering::Acquire) == 0
-            && self.shared.mux.set(Mux::new(Side::Agent, limits, wake)).is_ok()
+    // What waits to be written.
+
+    fn credit(&self) -> MutexGuard<'_, Credit> {
+        lock(&self.shared.credit)
     }
 
-    /// The streams, if mux/2 is on.
-    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
-        self.shared.mux.get()
-    }
-
-    /// Whether new requests are refused.
-    pub(super) fn is_draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Acquire)
-    }
-}
-
-impl Inbox {
-    /// Requests that came in so far.
-    pub(super) fn issued(&self) -> u64 {
-        self.shared.issued.load(Ordering::Acquire)
-    }
-
-    /// The streams, if mux/2 is on.
-    pub(super) fn mux(&self) -> Option<&Arc<Mux>> {
-        self.shared.mux.get()
-    }
-
-    /// The last place that was given out.
-    pub(super) fn newest(&self) -> u64 {
-        self.shared.places.load(Ordering::Acquire).saturating_sub(1)
+    /// Changes the credit, and wakes the workers that wait for it.
+    fn change(&self, change: impl FnOnce(&mut Credit)) {
+        let mut credit = self.credit();
+        change(&mut credit);
+        self.shared.freed.release(credit);
     }
 
     /// Records that it is this place's turn.
     pub(super) fn set_turn(&self, turn: u64) {
-        self.shared.change(|credit| credit.turn = turn);
+        self.change(|credit| credit.turn = turn);
+    }
+
+    /// Waits for room. `None` when the session ended meanwhile.
+    pub(super) fn reserve(&self, place: Option<u64>, bytes: usize) -> Option<Reservation> {
+        let mut credit = self.credit();
+        while self.is_alive() {
+            if let Some(budget) = credit.take(place, bytes, self.shared.answer_bytes_max) {
+                return Some(Reservation { session: self.clone(), budget, bytes });
+            }
+            credit = self.shared.freed.wait(credit, None);
+        }
+        None
+    }
+
+    /// Takes room for control. Fails when the gateway has stopped reading: more is queued than may be. Never blocks.
+    pub(super) fn reserve_control(&self, bytes: usize) -> (Reservation, Result<(), SessionEnd>) {
+        let queued = self.shared.control_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = if queued <= CONTROL_MAX { Ok(()) } else { Err(SessionEnd::NotReading) };
+        (Reservation { session: self.clone(), budget: BudgetKind::Control, bytes }, fits)
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
         // Under the lock, so that no worker misses it between looking and waiting.
-        self.shared.change(|_| self.shared.alive.store(false, Ordering::Release));
-        if let Some(mux) = self.mux() {
-            mux.close();
-        }
+        self.session.change(|_| self.session.shared.alive.store(false, Ordering::Release));
+        self.session.mux().inspect(|mux| mux.close());
     }
 }
 
@@ -391,13 +370,13 @@ mod tests {
 
     #[test]
     fn control_is_counted_until_it_has_reached_the_writer() {
-        let (outbox, inbox) = channel(10);
+        let inbox = channel(10);
         let mut sent = 0;
-        while outbox.tell_ping(b"payload").is_ok() {
+        while inbox.session.tell_ping(b"payload").is_ok() {
             sent += 7 + EVENT_BYTES;
         }
         assert!((CONTROL_MAX - 7 - EVENT_BYTES..=CONTROL_MAX).contains(&sent), "{sent}");
         inbox.events.try_iter().for_each(drop);
-        assert!(outbox.tell_ping(b"payload").is_ok());
+        assert!(inbox.session.tell_ping(b"payload").is_ok());
     }
 }

@@ -252,7 +252,7 @@ fn questions_change_nothing() {
     for source in sources() {
         for name in ["is_", "has_", "was_", "are_"] {
             for (at, _) in source.code.match_indices(&format!("fn {name}")) {
-                let head = &source.code[at..at + source.code[at..].find('{').unwrap_or(0)];
+                let head = &source.code[at..at + source.code[at..].find(['{', ';']).unwrap_or(0)];
                 let place = format!("{}: {}", source.module.join("::"), head.trim_end());
                 // The trait is ureq's.
                 if place == "upstream::origin::transport: fn is_open(&mut self) -> bool" {

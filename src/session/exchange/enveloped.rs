@@ -13,12 +13,13 @@ use super::{
 use crate::advice::Advice;
 use crate::guard::{Refusal, failure_response};
 use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
+use crate::metrics::Metrics;
 use crate::mux::StreamEnd;
-use crate::protocol::{EnvelopeTooLarge, RequestName, ResponseMessage, answer, make_utf8};
+use crate::protocol::{EnvelopeTooLarge, ResponseMessage, answer, make_utf8};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
-use crate::session::FailureReply;
-use crate::session::ticket::{SessionWatch, Ticket};
-use crate::session::wire::{EncodedReply, NotReading};
+use crate::session::ticket::Ticket;
+use crate::session::wire::{EncodedReply, SessionHandle};
+use crate::session::{FailureReply, SessionEnd};
 
 /// How long a response's body may take in any case. The visitor sees nothing of it before all of it has come, and it
 /// holds a worker meanwhile.
@@ -46,24 +47,10 @@ impl Enveloped {
         Enveloped { request, method, ticket, reply: None }
     }
 
-    /// Method and path, for the log.
-    pub(super) fn head(&self) -> (&Method, &str) {
-        (&self.method, self.request.uri().path())
-    }
-
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.ticket.is_dead()
-    }
-
-    /// Answers with the agent's own response, without waiting.
-    pub(super) fn refuse(self, refusal: &Refusal) -> Result<(), NotReading> {
-        self.ticket.refuse(refusal, &self.method)
-    }
-
     /// Collects the response, and encodes it.
     fn encode(&self, response: Response, context: &Context<'_>) -> Result<(Vec<u8>, Served), Failure> {
         let (mut parts, mut body) = self.collect(response, context)?;
-        if !self.ticket.takes_base64()
+        if !self.ticket.session().reads_base64()
             && str::from_utf8(&body).is_err()
             && !make_utf8(&mut parts.headers, &mut body)
         {
@@ -110,7 +97,7 @@ impl Enveloped {
         let length = body.length();
         let body = match body.as_bytes() {
             Some(_) => body,
-            None => Body::from_reader(BodyDeadline::new(body, self.ticket.watch()), length),
+            None => Body::from_reader(BodyDeadline::new(body, self.ticket.session().clone()), length),
         };
         let body = body.into_bytes(context.config.max_enveloped_body)?;
         if parts.headers.remove(header::CONTENT_LENGTH).is_some() {
@@ -136,8 +123,12 @@ impl Enveloped {
 }
 
 impl Reply for Enveloped {
-    fn name(&self) -> RequestName {
-        self.ticket.name()
+    fn is_abandoned(&self) -> bool {
+        self.ticket.is_dead()
+    }
+
+    fn refuse(self: Box<Self>, refusal: &Refusal, _: &Metrics) -> Result<(), SessionEnd> {
+        self.ticket.refuse(refusal, &self.method)
     }
 
     fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved> {
@@ -195,18 +186,18 @@ struct BodyDeadline {
     body: Body,
     start: Instant,
     read: u64,
-    session: SessionWatch,
+    session: SessionHandle,
 }
 
 impl BodyDeadline {
-    fn new(body: Body, session: SessionWatch) -> Self {
+    fn new(body: Body, session: SessionHandle) -> Self {
         BodyDeadline { body, start: Instant::now(), read: 0, session }
     }
 }
 
 impl Read for BodyDeadline {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.session.has_ended() {
+        if !self.session.is_alive() {
             return Err(timed_out("its session has ended"));
         }
         if self.start.elapsed() > BODY_TIME + Duration::from_secs(self.read / BODY_RATE) {

@@ -13,21 +13,8 @@ pub(super) struct LimitedBody<R> {
     pub(super) reader: R,
     pub(super) remaining: u64,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) exceeded: BodyLimitFlag,
-}
-
-/// Set when a request's body exceeds its limit, whatever the service makes of that.
-#[derive(Debug, Clone, Default)]
-pub(super) struct BodyLimitFlag(Arc<AtomicBool>);
-
-impl BodyLimitFlag {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_exceeded(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
+    /// Set when the limit is exceeded, whatever the service makes of that.
+    pub(super) has_exceeded: Arc<AtomicBool>,
 }
 
 impl<R: Read> Read for LimitedBody<R> {
@@ -35,7 +22,7 @@ impl<R: Read> Read for LimitedBody<R> {
         let read = self.reader.read(buffer)?;
         self.metrics.received(read);
         let Some(remaining) = self.remaining.checked_sub(read as u64) else {
-            self.exceeded.set();
+            self.has_exceeded.store(true, Ordering::Release);
             return Err(io::Error::other(too_large("request")));
         };
         self.remaining = remaining;

@@ -16,23 +16,26 @@ mod limit;
 mod record;
 mod streamed;
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, StatusCode, response};
+use http::{Method, StatusCode, request, response};
 
-pub(crate) use self::enveloped::Enveloped;
+use self::enveloped::Enveloped;
 pub use self::record::ACCESS_LOG;
-pub(crate) use self::record::{Record, log_refusal};
-pub(crate) use self::streamed::{Streamed, encode_own};
-use super::SessionConfig;
-use super::wire::NotReading;
+use self::record::Record;
+pub(crate) use self::record::log_refusal;
+use self::streamed::Streamed;
+pub(crate) use self::streamed::encode_own;
+use super::ticket::Ticket;
+use super::{SessionConfig, SessionEnd};
 use crate::guard::Refusal;
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::has_no_body;
 use crate::metrics::Metrics;
-use crate::mux::StreamEnd;
+use crate::mux::{Fin, Stream, StreamEnd};
 use crate::pool::RefusalReason;
 use crate::protocol::RequestName;
 use crate::service::{Failure, FailureKind, Request, Response, Service};
@@ -40,18 +43,12 @@ use crate::service::{Failure, FailureKind, Request, Response, Service};
 /// The text of a failure whose service panicked.
 const PANICKED: &str = "the service panicked";
 
-/// A request that was admitted, and the means of its answer.
+/// A request that was admitted, and the means of its answer: boxed, since an exchange moves through the queue to its
+/// worker.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    reply: Way,
+    reply: Box<dyn Reply>,
     record: Record,
-}
-
-/// How the request came, and how its answer goes: boxed, since an exchange moves through the queue to its worker.
-#[derive(Debug)]
-enum Way {
-    Enveloped(Box<Enveloped>),
-    Streamed(Box<Streamed>),
 }
 
 /// What the service's response came to.
@@ -84,9 +81,13 @@ impl From<Failure> for Unserved {
 type Outcome = Result<Served, Unserved>;
 
 /// The transport of one answer.
-trait Reply {
-    /// The request's name, for people.
-    fn name(&self) -> RequestName;
+trait Reply: fmt::Debug + Send {
+    /// Whether the answer is not awaited any more.
+    fn is_abandoned(&self) -> bool;
+
+    /// Answers a request that does not run, without waiting. Fails when the gateway has stopped reading what the agent
+    /// sends.
+    fn refuse(self: Box<Self>, refusal: &Refusal, metrics: &Metrics) -> Result<(), SessionEnd>;
 
     /// The request that the service is to answer.
     fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved>;
@@ -109,24 +110,31 @@ struct Context<'a> {
 }
 
 impl Exchange {
-    pub(super) fn enveloped(reply: Enveloped, record: Record) -> Self {
-        Exchange { reply: Way::Enveloped(Box::new(reply)), record }
+    /// A request that came in an envelope.
+    pub(super) fn enveloped(request: Request, ticket: Ticket, metrics: &Arc<Metrics>) -> Self {
+        let record = Record::new(metrics, ticket.name(), request.method(), request.uri().path());
+        Exchange { reply: Box::new(Enveloped::new(request, ticket)), record }
     }
 
-    pub(super) fn streamed(reply: Streamed, record: Record) -> Self {
-        Exchange { reply: Way::Streamed(Box::new(reply)), record }
+    /// A request that came as a stream.
+    pub(super) fn streamed(
+        name: RequestName,
+        head: request::Parts,
+        stream: Stream,
+        fin: Fin,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let record = Record::new(metrics, name, &head.method, head.uri.path());
+        Exchange { reply: Box::new(Streamed::new(name, head, stream, fin)), record }
     }
 
     /// Whether the answer is not awaited any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        match &self.reply {
-            Way::Enveloped(reply) => reply.is_abandoned(),
-            Way::Streamed(reply) => reply.is_abandoned(),
-        }
+        self.reply.is_abandoned()
     }
 
     /// Answers a request that the pool did not run. Fails when the gateway has stopped reading what the agent sends.
-    pub(crate) fn refuse(self, reason: RefusalReason) -> Result<(), NotReading> {
+    pub(crate) fn refuse(self, reason: RefusalReason) -> Result<(), SessionEnd> {
         if self.is_abandoned() {
             return Ok(());
         }
@@ -135,53 +143,27 @@ impl Exchange {
             RefusalReason::Expired => Refusal::QueueTimeout,
         };
         let metrics = self.record.metrics().clone();
-        match self.reply {
-            Way::Enveloped(reply) => {
-                self.record.refused(reply.name(), Some(reply.head()), &refusal);
-                reply.refuse(&refusal)
-            }
-            Way::Streamed(reply) => {
-                self.record.refused(reply.name(), Some(reply.head()), &refusal);
-                match reason {
-                    // Nothing was done about it: another agent may have room.
-                    RefusalReason::Full => reply.give_back(),
-                    RefusalReason::Expired => reply.refuse(&refusal, &metrics),
-                }
-                Ok(())
-            }
-        }
+        self.record.refused(&refusal);
+        self.reply.refuse(&refusal, &metrics)
     }
 
     /// Has the service answer the request, and sends the answer to the session that the request came from.
     pub(crate) fn run(self, service: &dyn Service, config: &SessionConfig) {
-        if self.is_abandoned() {
+        let Exchange { mut reply, mut record } = self;
+        if reply.is_abandoned() {
             // The service need not hear of it.
             return;
         }
-        match self.reply {
-            Way::Enveloped(reply) => {
-                let (method, path) = reply.head();
-                let record = self.record.begin(reply.name(), method, path);
-                serve(reply, record, service, config);
-            }
-            Way::Streamed(reply) => {
-                let (method, path) = reply.head();
-                let record = self.record.begin(reply.name(), method, path);
-                serve(reply, record, service, config);
-            }
-        }
+        record.begin();
+        let (metrics, method) = (record.metrics().clone(), record.method().clone());
+        let context = Context { config, metrics: &metrics, method: &method };
+        let outcome = reply.prepare(&context).and_then(|request| {
+            catch_panic(|| reply.pass_on(call_timed(service, request, &metrics)?, &context))
+        });
+        let outcome = reply.judge(outcome, &context);
+        record.record(&outcome, &config.tunnel_id);
+        reply.finish(outcome, &context);
     }
-}
-
-fn serve(mut reply: Box<impl Reply>, record: Record, service: &dyn Service, config: &SessionConfig) {
-    let (metrics, method) = (record.metrics().clone(), record.method().clone());
-    let context = Context { config, metrics: &metrics, method: &method };
-    let outcome = reply
-        .prepare(&context)
-        .and_then(|request| catch_panic(|| reply.pass_on(call_timed(service, request, &metrics)?, &context)));
-    let outcome = reply.judge(outcome, &context);
-    record.record(&outcome, &config.tunnel_id);
-    reply.finish(outcome, &context);
 }
 
 /// Calls a service, and measures the time to the head of its response.

@@ -24,34 +24,26 @@ pub const ACCESS_LOG: &str = "tunnel_agent::access";
 #[derive(Debug)]
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
-    admitted: Instant,
-    line: Line,
-    state: RecordState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum RecordState {
-    Open,
-    Recorded,
-}
-
-/// What the log says of a request: its path without the query, which may hold secrets.
-#[derive(Debug)]
-struct Line {
     name: RequestName,
     method: Method,
+    /// The path without the query, which may hold secrets; empty where nothing is logged.
     path: String,
+    admitted: Instant,
+    /// When the request had a worker.
     started: Instant,
+    is_recorded: bool,
 }
 
 impl Record {
     /// Counts a request that was admitted.
-    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: &Arc<Metrics>, name: RequestName, method: &Method, path: &str) -> Self {
         metrics.request_started();
         let admitted = Instant::now();
-        let name = RequestName { connection: 0, number: 0 };
-        let line = Line { name, method: Method::GET, path: String::new(), started: admitted };
-        Record { metrics: metrics.clone(), admitted, line, state: RecordState::Open }
+        // An empty string does not allocate: with logging off, a line costs next to nothing.
+        let is_logged = log::log_enabled!(Level::Warn);
+        let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
+        let (metrics, method) = (metrics.clone(), method.clone());
+        Record { metrics, name, method, path, admitted, started: admitted, is_recorded: false }
     }
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
@@ -59,68 +51,54 @@ impl Record {
     }
 
     pub(super) fn method(&self) -> &Method {
-        &self.line.method
+        &self.method
     }
 
-    /// Begins the log's line: the request has a worker.
-    pub(super) fn begin(mut self, name: RequestName, method: &Method, path: &str) -> Self {
-        // An empty string does not allocate: with logging off, a line costs next to nothing.
-        let is_logged = log::log_enabled!(Level::Warn);
-        let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
-        self.line = Line { name, method: method.clone(), path, started: Instant::now() };
-        self
+    /// Records that the request has a worker.
+    pub(super) fn begin(&mut self) {
+        self.started = Instant::now();
     }
 
-    /// Records that the agent refused the request before it had a worker.
-    pub(super) fn refused(mut self, name: RequestName, head: Option<(&Method, &str)>, refusal: &Refusal) {
-        self.state = RecordState::Recorded;
-        log_refusal(name, head, refusal);
+    /// Records that the agent refused the request.
+    pub(super) fn refused(mut self, refusal: &Refusal) {
+        self.is_recorded = true;
+        self.note_refusal(refusal);
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
+        log_refusal(self.name, Some((&self.method, &self.path)), refusal);
         self.metrics.request_refused(refusal.code());
     }
 
     /// Records what came of the exchange.
     pub(super) fn record(mut self, outcome: &Outcome, tunnel_id: &TunnelId) {
-        self.state = RecordState::Recorded;
-        let (metrics, line, took) = (&self.metrics, &self.line, self.admitted.elapsed());
+        self.is_recorded = true;
+        let took = self.admitted.elapsed();
         match outcome {
             Ok(served) => {
-                line.answered(served.status.as_u16(), served.bytes);
-                metrics.request_answered(Ok(served.status), took);
+                self.log_answer(served.status.as_u16(), served.bytes);
+                self.metrics.request_answered(Ok(served.status), took);
             }
             Err(Unserved::Failed(failure)) => {
-                line.failed(failure);
-                metrics.request_answered(Err(failure.kind().code()), took);
+                self.log_failure(failure);
+                self.metrics.request_answered(Err(failure.kind().code()), took);
             }
-            Err(Unserved::Refused(refusal)) => {
-                log_refusal(line.name, Some((&line.method, &line.path)), refusal);
-                metrics.request_refused(refusal.code());
-            }
+            Err(Unserved::Refused(refusal)) => self.note_refusal(refusal),
             Err(Unserved::Abandoned(end)) => {
-                line.abandoned(end, tunnel_id);
+                self.log_abandoned(end, tunnel_id);
                 match end {
                     StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
-                        metrics.request_answered(Err(FailureKind::Timeout.code()), took);
+                        self.metrics.request_answered(Err(FailureKind::Timeout.code()), took);
                     }
-                    StreamEnd::Lost => metrics.answer_dropped(),
+                    StreamEnd::Lost => self.metrics.answer_dropped(),
                     StreamEnd::Ended | StreamEnd::ByPeer(_) | StreamEnd::ByUs(_) => {
-                        metrics.request_cancelled();
+                        self.metrics.request_cancelled();
                     }
                 }
             }
         }
     }
-}
 
-impl Drop for Record {
-    fn drop(&mut self) {
-        if self.state == RecordState::Open {
-            self.metrics.request_cancelled();
-        }
-        self.metrics.request_ended();
-    }
-}
-
-impl Line {
     /// The time since the request has a worker, in milliseconds with one decimal.
     fn milliseconds(&self) -> f64 {
         (self.started.elapsed().as_secs_f64() * 1e4).round() / 10.0
@@ -128,15 +106,15 @@ impl Line {
 
     // A path is valid in HTTP, and may still hold what a terminal takes for a command: it is escaped.
 
-    fn answered(&self, status: u16, bytes: usize) {
-        let Line { method, path, .. } = self;
+    fn log_answer(&self, status: u16, bytes: usize) {
+        let Record { method, path, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         info!(target: ACCESS_LOG, method, path, status, bytes = bytes as u64, duration_ms = took;
             "{method} {shown} {status} {bytes} B {took:.1} ms");
     }
 
-    fn failed(&self, failure: &Failure) {
-        let Line { name, method, path, .. } = self;
+    fn log_failure(&self, failure: &Failure) {
+        let Record { name, method, path, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let code = failure.kind().code();
         let detail = failure.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
@@ -148,8 +126,8 @@ impl Line {
             "{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]");
     }
 
-    fn abandoned(&self, end: &StreamEnd, tunnel_id: &TunnelId) {
-        let Line { name, method, path, .. } = self;
+    fn log_abandoned(&self, end: &StreamEnd, tunnel_id: &TunnelId) {
+        let Record { name, method, path, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let (level, code, what) = match end {
             // A visitor that disconnects is no error.
@@ -163,6 +141,15 @@ impl Line {
         };
         log!(level, method, path, code, duration_ms = took, request:% = name;
             "{method} {shown} {what} ({took:.1} ms) [{name}]");
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.is_recorded {
+            self.metrics.request_cancelled();
+        }
+        self.metrics.request_ended();
     }
 }
 

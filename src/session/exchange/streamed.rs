@@ -1,11 +1,13 @@
 //! The reply on a stream: the request's body is read as it comes, and the response leaves as it comes.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{Method, StatusCode, header, request, response};
 use tungstenite::Bytes;
 
-use super::limit::{BodyLimitFlag, LimitedBody, exceeds, too_large};
+use super::limit::{LimitedBody, exceeds, too_large};
 use super::{
     Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
     strip_hop_by_hop,
@@ -19,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError, encode_response_head};
 use crate::protocol::RequestName;
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
-use crate::session::FailureReply;
+use crate::session::{FailureReply, SessionEnd};
 
 /// The text of a RESET that gives a stream back.
 const FULL: &str = "the agent has as many requests under way and waiting as it takes";
@@ -38,7 +40,8 @@ pub(crate) struct Streamed {
     fin: Fin,
     /// The change of protocol that the request asks for.
     upgrade: Option<Upgrade>,
-    body_limit: BodyLimitFlag,
+    /// The request's body was longer than it may be, whatever the service makes of that.
+    has_exceeded: Arc<AtomicBool>,
     progress: Progress,
     /// The body of a response that could not be passed on. Dropping it may wait for the thread that sends the request's
     /// body, which waits for the stream: so it is dropped behind the answer.
@@ -64,28 +67,8 @@ impl From<StreamError> for Unserved {
 
 impl Streamed {
     pub(crate) fn new(name: RequestName, head: request::Parts, stream: Stream, fin: Fin) -> Self {
-        let (body_limit, progress) = (BodyLimitFlag::default(), Progress::Open);
-        Streamed { name, head, stream, fin, upgrade: None, body_limit, progress, unsent: None }
-    }
-
-    /// Method and path, for the log.
-    pub(super) fn head(&self) -> (&Method, &str) {
-        (&self.head.method, self.head.uri.path())
-    }
-
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.stream.abandoned().is_some()
-    }
-
-    /// Resets the stream for another agent to take it: nothing was done about the request.
-    pub(super) fn give_back(&self) {
-        // The reader does this, which does not write.
-        self.stream.reset_by_writer(Reset::new(ResetCode::Refused, FULL));
-    }
-
-    /// Answers with the agent's own response.
-    pub(super) fn refuse(self, refusal: &Refusal, metrics: &Metrics) {
-        send_own(&self.stream, &self.head.method, refusal.response(self.name), metrics);
+        let (has_exceeded, progress) = (Arc::default(), Progress::Open);
+        Streamed { name, head, stream, fin, upgrade: None, has_exceeded, progress, unsent: None }
     }
 
     /// The request's body, which is limited and counted as it comes.
@@ -94,7 +77,7 @@ impl Streamed {
             reader,
             remaining,
             metrics: context.metrics.clone(),
-            exceeded: self.body_limit.clone(),
+            has_exceeded: self.has_exceeded.clone(),
         };
         if self.fin == Fin::Last {
             Body::empty()
@@ -221,8 +204,17 @@ impl Streamed {
 }
 
 impl Reply for Streamed {
-    fn name(&self) -> RequestName {
-        self.name
+    fn is_abandoned(&self) -> bool {
+        self.stream.abandoned().is_some()
+    }
+
+    fn refuse(self: Box<Self>, refusal: &Refusal, metrics: &Metrics) -> Result<(), SessionEnd> {
+        match refusal {
+            // Nothing was done about it: another agent may have room. The reader does this, which does not write.
+            Refusal::QueueFull => self.stream.reset_by_writer(Reset::new(ResetCode::Refused, FULL)),
+            _ => send_own(&self.stream, &self.head.method, refusal.response(self.name), metrics),
+        }
+        Ok(())
     }
 
     fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved> {
@@ -282,7 +274,7 @@ impl Reply for Streamed {
         Err(match (unserved, self.stream.abandoned(), context.config.max_streamed_body) {
             (_, Some(end), _) => Unserved::Abandoned(end),
             (Unserved::Failed(_), None, Some(max))
-                if self.body_limit.is_exceeded() && self.progress == Progress::Open =>
+                if self.has_exceeded.load(Ordering::Acquire) && self.progress == Progress::Open =>
             {
                 Unserved::Refused(Refusal::BodyTooLarge(max))
             }
