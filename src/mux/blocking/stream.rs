@@ -69,7 +69,8 @@ impl StreamCore {
 
 impl Drop for StreamCore {
     fn drop(&mut self) {
-        self.mux.act(|streams| streams.release(self.number, given_up()));
+        // The reader may be what drops it, which does not write. Mostly there is nothing to send.
+        self.mux.act_for_writer(|streams| streams.release(self.number, given_up()));
     }
 }
 

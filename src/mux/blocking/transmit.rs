@@ -183,9 +183,11 @@ impl Mux {
     }
 
     /// Writes what is queued, without waiting, and gives the sink back.
-    fn write<'a>(&'a self, mut state: MutexGuard<'a, State>, sink: Box<MessageSink>) {
+    fn write<'a>(&'a self, state: MutexGuard<'a, State>, sink: Box<MessageSink>) {
         let quota = sink.written() + DIRECT_BYTES_MAX;
         let mut taken = TakenSink { mux: self, sink: Some(sink) };
+        // Behind it, so that a panic unlocks the state before the sink is given back, which locks it.
+        let mut state = state;
         loop {
             let messages = state.take_messages(WRITE_BATCH);
             if messages.are_none() && taken.is_empty() {
