@@ -47,12 +47,13 @@ pub(crate) enum Advice {
     StreamedBody,
     TokenRenewed,
     TunnelId,
+    TunnelName,
 }
 
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 36] = [
+    pub(crate) const ALL: [Advice; 37] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::CertificateDates,
@@ -89,6 +90,7 @@ impl Advice {
         Advice::StreamedBody,
         Advice::TokenRenewed,
         Advice::TunnelId,
+        Advice::TunnelName,
     ];
 
     /// The stable name, as log records carry it.
@@ -130,6 +132,7 @@ impl Advice {
             Advice::StreamedBody => "streamed_body",
             Advice::TokenRenewed => "token_renewed",
             Advice::TunnelId => "tunnel_id",
+            Advice::TunnelName => "tunnel_name",
         }
     }
 

@@ -97,6 +97,7 @@ pub use http;
 pub use link::{GatewayUrl, InvalidGatewayUrl, Token};
 pub use metrics::{ConnectionState, Status};
 pub use net::tls::{TlsError, Trust};
+pub use protocol::{InvalidTunnelName, TunnelName};
 pub use service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
 pub use session::{ACCESS_LOG, Correlation, FailureReply, Heartbeat};
 pub use tunnel_id::{InvalidTunnelId, TunnelId};

@@ -1,20 +1,22 @@
 //! How an agent is doing, at the cost of a few atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
 use crate::clock::SharedInstant;
-use crate::sync::lock;
+use crate::sync::{lock, wait_timeout_while};
 
 /// How an agent is doing at one instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
     /// The state of the connection to the gateways.
     pub connection: ConnectionState,
+    /// Where visitors reach the tunnel, as a gateway said last; `None` before one did.
+    pub url: Option<String>,
     /// The number of open WebSocket connections to gateways.
     pub sessions: u64,
     /// Requests that wait in the queue, or are being answered.
@@ -48,6 +50,7 @@ pub enum ConnectionState {
 #[derive(Debug, Default)]
 struct OpenSessions {
     open: Vec<OpenSession>,
+    url: Option<String>,
     /// The agent has ended.
     stopped: bool,
 }
@@ -56,6 +59,8 @@ struct OpenSessions {
 struct OpenSession {
     began: Instant,
     heard: Arc<SharedInstant>,
+    /// Its gateway sends it requests.
+    is_taken: bool,
 }
 
 /// Metrics of one kind, each with a label out of a fixed list.
@@ -140,6 +145,7 @@ impl Histogram {
 pub(crate) struct Metrics {
     started: Instant,
     sessions: Mutex<OpenSessions>,
+    changed: Condvar,
     in_flight: AtomicU64,
     cancelled: AtomicU64,
     retries: AtomicU64,
@@ -168,6 +174,7 @@ impl Metrics {
         Metrics {
             started: Instant::now(),
             sessions: Mutex::default(),
+            changed: Condvar::new(),
             in_flight: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -191,7 +198,30 @@ impl Metrics {
 
     pub(crate) fn session_began(&self, began: Instant, heard: Arc<SharedInstant>) {
         self.sessions_total.fetch_add(1, Ordering::Relaxed);
-        self.sessions().open.push(OpenSession { began, heard });
+        self.sessions().open.push(OpenSession { began, heard, is_taken: false });
+    }
+
+    /// The gateway takes the session that began at this time for one of those to which it sends requests.
+    pub(crate) fn session_taken(&self, at: Instant) {
+        let mut sessions = self.sessions();
+        sessions.open.iter_mut().filter(|session| session.began == at).for_each(|s| s.is_taken = true);
+        drop(sessions);
+        self.changed.notify_all();
+    }
+
+    /// A gateway has said where visitors reach the tunnel. Returns whether it is news.
+    pub(crate) fn url_told(&self, url: &str) -> bool {
+        let mut sessions = self.sessions();
+        let is_news = sessions.url.as_deref() != Some(url);
+        sessions.url = Some(url.to_owned());
+        is_news
+    }
+
+    /// Waits until a gateway sends requests, or the agent has ended, at most `timeout`. Returns whether one does.
+    pub(crate) fn wait_connected(&self, timeout: Duration) -> bool {
+        let is_taken = |sessions: &OpenSessions| sessions.open.iter().any(|session| session.is_taken);
+        let is_due = |sessions: &mut OpenSessions| !sessions.stopped && !is_taken(sessions);
+        is_taken(&wait_timeout_while(&self.changed, self.sessions(), timeout, is_due))
     }
 
     /// That which began at this time.
@@ -217,6 +247,7 @@ impl Metrics {
 
     pub(crate) fn stopped(&self) {
         self.sessions().stopped = true;
+        self.changed.notify_all();
     }
 
     pub(crate) fn request_started(&self) {
@@ -306,6 +337,7 @@ impl Metrics {
         };
         Status {
             connection,
+            url: sessions.url.clone(),
             sessions: sessions.open.len() as u64,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             served: self.responses.sum(),

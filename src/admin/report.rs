@@ -74,6 +74,7 @@ impl Report {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": metrics.uptime().as_secs(),
+            "url": status.url,
             "sessions": status.sessions,
             "connected_seconds": connected,
             "last_heard_seconds": silences,

@@ -13,6 +13,7 @@ use crate::backoff::BackoffConfig;
 use crate::guard::{Rate, Rules};
 use crate::link::{GatewayUrl, Token};
 use crate::net::tls::Trust;
+use crate::protocol::TunnelName;
 use crate::service::Service;
 use crate::session::{Correlation, FailureReply, Heartbeat};
 use crate::tunnel_id::TunnelId;
@@ -23,6 +24,7 @@ use crate::upstream::{self, BreakerConfig, HeaderRewrite, HealthChecks, SetHeade
 #[must_use = "an agent comes of `build`"]
 pub struct Builder {
     pub(super) tunnel_id: TunnelId,
+    pub(super) name: Option<TunnelName>,
     pub(super) gateways: Vec<GatewayUrl>,
     pub(super) sessions_per_gateway: usize,
     pub(super) handover_drain: Duration,
@@ -73,6 +75,7 @@ impl Builder {
     pub(super) fn new(tunnel_id: TunnelId) -> Self {
         Builder {
             tunnel_id,
+            name: None,
             gateways: Vec::new(),
             sessions_per_gateway: 1,
             handover_drain: Duration::from_secs(10),
@@ -104,6 +107,14 @@ impl Builder {
             max_streamed_body: None,
             correlation: Correlation::Order,
         }
+    }
+
+    /// The name that the tunnel would like: the label before the gateway's domain in its host name. A gateway that gives
+    /// names says which one the tunnel has, see [`Status::url`](crate::Status::url). Default: one that is derived from the
+    /// tunnel ID.
+    pub fn name(mut self, name: TunnelName) -> Self {
+        self.name = Some(name);
+        self
     }
 
     /// A gateway to dial. Each call adds one; the agent keeps sessions with all of them. Gateways ×

@@ -19,6 +19,7 @@ use crate::net::Socket;
 use crate::net::certificate::Certificate;
 use crate::net::connect::{Endpoint, Peer};
 use crate::net::tls::{self, Trust};
+use crate::protocol::TunnelUrl;
 use crate::service::FailureKind;
 use crate::session::{
     Heartbeat, Session, SessionConfig, SessionEnd, SessionHandle, Supervisor, WorkQueue, new_metrics,
@@ -355,6 +356,8 @@ impl Supervisor for Visit {
     }
 
     fn opened(&mut self) {}
+
+    fn named(&mut self, _: &TunnelUrl) {}
 
     fn goes_away(&mut self, _: &str) {}
 }

@@ -227,6 +227,7 @@ impl Builder {
             max_streamed_body: self.max_streamed_body,
             max_without_id: (self.worker_count() + self.queue) as u64,
             instance: random_uuid(),
+            name: self.name.clone(),
             idle_timeout: self.timeouts.idle,
         }
     }

@@ -259,6 +259,15 @@ impl Handle {
         self.local_tls.as_ref().inspect(|tls| tls.reload());
     }
 
+    /// Waits until a gateway sends requests to the agent, at most `timeout`. Returns the status then, which tells where
+    /// visitors reach the tunnel if the gateway says so; `None` when the time has elapsed, or the agent has ended.
+    ///
+    /// Gateways of the first generation do not say that they send requests: a second after the handshake they count as
+    /// doing so.
+    pub fn wait_connected(&self, timeout: Duration) -> Option<Status> {
+        self.metrics.wait_connected(timeout).then(|| self.status())
+    }
+
     /// How the agent is doing.
     pub fn status(&self) -> Status {
         self.metrics.status()

@@ -18,6 +18,7 @@ use crate::advice::Advice;
 use crate::backoff::{self, Backoff};
 use crate::clock::after;
 use crate::link::{DialError, Dialer, Link};
+use crate::protocol::{TunnelUrl, Wanted};
 use crate::session::{Session, SessionHandle, Supervisor, WorkQueue};
 use crate::sync::{into_inner, lock};
 
@@ -275,7 +276,22 @@ impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
         self.session = Some((id, session));
     }
 
+    fn named(&mut self, told: &TunnelUrl) {
+        let agent = self.slot.slots.agent;
+        let is_news = agent.metrics.url_told(&told.url);
+        if is_news {
+            info!("{} is open → {}", told.url, agent.served_by);
+        }
+        if told.wanted == Wanted::Taken
+            && let Some(name) = &agent.session.name
+        {
+            warn!(advice = Advice::TunnelName.name();
+                "the name {name} is another tunnel's, or the gateway's own: this one is {}", told.url);
+        }
+    }
+
     fn opened(&mut self) {
+        self.slot.slots.agent.metrics.session_taken(self.start);
         let predecessor = self.predecessor.take();
         self.hand_over(predecessor.as_ref());
     }

@@ -78,6 +78,7 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::TunnelId => {
             "a gateway that does this at once does not know this tunnel ID: check --tunnel-id"
         }
+        Advice::TunnelName => "ask for another one with --name",
     }
 }
 

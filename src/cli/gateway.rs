@@ -8,7 +8,7 @@ use http::header::HeaderName;
 
 use super::logging::Format;
 use super::{Command, Opt, Options, UsageError, duration, flag, help_on, log_format, number, program, size};
-use crate::gateway::{Gateway, GatewayBuilder, Network, OwnPaths};
+use crate::gateway::{Domain, Gateway, GatewayBuilder, Network, OwnPaths};
 use crate::{Token, TunnelId};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
@@ -19,7 +19,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-pub(super) const TABLE: [Opt; 20] = [
+pub(super) const TABLE: [Opt; 22] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
     opt(
         "--token-file",
@@ -36,6 +36,13 @@ pub(super) const TABLE: [Opt; 20] = [
         "ID",
         "whose requests without X-Tunnel-Id are; default none",
     ),
+    opt(
+        "--domain",
+        "GATEWAY_DOMAIN",
+        "DOMAIN",
+        "each tunnel is at NAME.DOMAIN; such as https://tunnel.example; default localhost, at its port",
+    ),
+    opt("--own-host", "OWN_HOSTS", "HOST", "a host name that is the gateway's; may be repeated").repeats(),
     opt("--agent-path", "AGENT_PATH", "PATH", "where agents connect; default /ws"),
     opt("--own-paths", "OWN_PATHS", "RULE", "both, or new: only those under /.tunnel/; default both"),
     opt(
@@ -95,7 +102,8 @@ pub fn help() -> String {
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          GET /.tunnel/health tells that it lives, /.tunnel/ready whether it has an agent and is to get requests,\n\
          /.tunnel/connections which agents there are; POST /.tunnel/forward sends its body to an agent as POST /.\n\
-         Every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, and\n\
+         Each tunnel has a host name, NAME.DOMAIN, at which every request is its application's. Elsewhere\n\
+         every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, and\n\
          everything but /.tunnel/ goes to it; among several agents of it, the one with the fewest requests under way is asked.\n\n\
          SIGTERM and SIGINT stop it; a second one does not wait any more. SIGHUP reads token and certificate again.\n\
          Exit codes: 0 asked to stop, 1 could not listen, 2 wrong usage.\n",
@@ -147,6 +155,10 @@ fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuild
     let builder = with(builder, o.value("--listen", address)?, GatewayBuilder::listen);
     let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;
     let builder = with(builder, tunnel, GatewayBuilder::default_tunnel);
+    let domain: Option<Domain> = o.parsed("--domain")?;
+    let builder = with(builder, domain, GatewayBuilder::domain);
+    let own_hosts: Vec<String> = o.all_parsed("--own-host")?;
+    let builder = own_hosts.into_iter().fold(builder, GatewayBuilder::own_host);
     let builder = with(builder, o.text("--agent-path")?, GatewayBuilder::agent_path);
     let builder = with(builder, o.value("--own-paths", own_paths)?, GatewayBuilder::own_paths);
     let networks = |text: &str| text.split(',').map(|network| Network::from_str(network.trim())).collect();

@@ -16,8 +16,11 @@ use super::responses::NoAnswer;
 use crate::link::Outbound;
 use crate::mux::{Closing, Fin, Mux, MuxLimits, OpenError, Side, Stream};
 use crate::net::Closer;
+use crate::protocol::name::URL_CAPABILITY;
 use crate::protocol::request::{self as message, BodyEncoding};
-use crate::protocol::{DecodedAnswer, Handshake, MUX_PROTOCOL, RequestId, RequestName, connection_number};
+use crate::protocol::{
+    DecodedAnswer, Handshake, MUX_PROTOCOL, RequestId, RequestName, TunnelUrl, connection_number,
+};
 use crate::sync::lock;
 
 /// Messages that may wait to be sent to one agent.
@@ -57,6 +60,8 @@ pub(super) struct AgentSession {
     /// What the names of its requests begin with.
     connection: u32,
     pub(super) handshake: Handshake,
+    /// Where its visitors come to.
+    pub(super) url: String,
     pub(super) since: Instant,
     dialect: Dialect,
     closer: Closer,
@@ -136,6 +141,7 @@ impl AgentSession {
         handshake: Handshake,
         dialect: Dialect,
         closer: Closer,
+        url: &TunnelUrl,
     ) -> (Arc<Self>, Receiver<Queued>) {
         let (outgoing, queue) = mpsc::sync_channel(OUTGOING_MAX);
         let pending = Mutex::new(PendingRequests {
@@ -156,6 +162,7 @@ impl AgentSession {
                 connection: connection_number(&connection_id).unwrap_or_default(),
                 connection_id,
                 handshake,
+                url: url.url.clone(),
                 since: Instant::now(),
                 dialect,
                 closer,
@@ -167,7 +174,9 @@ impl AgentSession {
             }
         });
         if agent.mux.is_some() {
-            agent.control(Outbound::Text(mux_limits().encode_welcome().into()));
+            agent.control(Outbound::Text(mux_limits().encode_welcome(Some(url)).into()));
+        } else if dialect == Dialect::Full && agent.handshake.can(URL_CAPABILITY) {
+            agent.control(Outbound::Text(url.encode().into()));
         }
         (agent, queue)
     }

@@ -117,7 +117,7 @@ mod tests {
     use super::super::agent_session::Dialect;
     use super::*;
     use crate::net::Socket;
-    use crate::protocol::Handshake;
+    use crate::protocol::{Handshake, TunnelUrl, Wanted};
 
     #[test]
     fn nothing_follows_a_close_frame() {
@@ -127,7 +127,9 @@ mod tests {
         let sink = Box::new(MessageSink::new(Role::Server, socket.split().unwrap()));
         let handshake = r#"{"tunnel_id":"agent_550e8400-e29b-41d4-a716-446655440000_prod","agent_version":"1","capabilities":["mux/2"]}"#;
         let handshake = Handshake::decode(handshake).unwrap();
-        let (agent, queue) = AgentSession::new(String::new(), handshake, Dialect::Full, socket.closer());
+        let url = TunnelUrl { url: "http://x.localhost".to_owned(), wanted: Wanted::Granted };
+        let (agent, queue) =
+            AgentSession::new(String::new(), handshake, Dialect::Full, socket.closer(), &url);
         agent.control(Outbound::Close(4000, ""));
         agent.control(Outbound::Ping(Bytes::new()));
         agent.end();

@@ -7,7 +7,8 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::credentials::Credentials;
-use super::forwarded::{Network, Proxies};
+use super::forwarded::{Network, Proxies, Scheme};
+use super::names::{Domain, host_name};
 use super::{Gateway, PLACES};
 use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::Token;
@@ -37,6 +38,8 @@ pub struct GatewayBuilder {
     token_file: Option<PathBuf>,
     tls_files: Option<(PathBuf, PathBuf)>,
     default_tunnel: Option<TunnelId>,
+    domain: Option<Domain>,
+    own_hosts: Vec<String>,
     agent_path: String,
     own_paths: OwnPaths,
     proxies: Proxies,
@@ -55,6 +58,8 @@ pub(super) struct GatewayConfig {
     pub(super) listen: SocketAddr,
     pub(super) credentials: Credentials,
     pub(super) default_tunnel: Option<TunnelId>,
+    pub(super) domain: Option<Domain>,
+    pub(super) own_hosts: Vec<String>,
     pub(super) agent_path: String,
     pub(super) own_paths: OwnPaths,
     pub(super) proxies: Proxies,
@@ -69,6 +74,13 @@ pub(super) struct GatewayConfig {
     pub(super) legacy: bool,
 }
 
+impl GatewayConfig {
+    /// The scheme of the gateway's own address.
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.credentials.tls().is_some() { Scheme::Https } else { Scheme::Http }
+    }
+}
+
 impl GatewayBuilder {
     pub(super) fn new() -> Self {
         GatewayBuilder {
@@ -77,6 +89,8 @@ impl GatewayBuilder {
             token_file: None,
             tls_files: None,
             default_tunnel: None,
+            domain: None,
+            own_hosts: Vec::new(),
             agent_path: "/ws".to_owned(),
             own_paths: OwnPaths::default(),
             proxies: Proxies::default(),
@@ -119,6 +133,19 @@ impl GatewayBuilder {
     /// The tunnel whose agents get the requests that name no tunnel. Default: the only one there is.
     pub fn default_tunnel(mut self, tunnel_id: TunnelId) -> Self {
         self.default_tunnel = Some(tunnel_id);
+        self
+    }
+
+    /// The domain under which each tunnel has its host name, `NAME.DOMAIN`. Default: `localhost`, whose names browsers
+    /// resolve to their own machine, with the scheme and the port of the gateway's address.
+    pub fn domain(mut self, domain: Domain) -> Self {
+        self.domain = Some(domain);
+        self
+    }
+
+    /// A host name under the domain that is the gateway's own, and no tunnel's. Each call adds one. Default: none.
+    pub fn own_host(mut self, name: impl Into<String>) -> Self {
+        self.own_hosts.push(name.into());
         self
     }
 
@@ -202,6 +229,9 @@ impl GatewayBuilder {
     /// [`ConfigError`] names the option that cannot be used, and why.
     pub fn build(self) -> Result<Gateway, ConfigError> {
         self.check()?;
+        let own_hosts = self.own_hosts.iter().map(|name| host_name(name)).collect::<Option<_>>();
+        let own_hosts = own_hosts
+            .ok_or_else(|| ConfigError::range("own_host", "a host name such as gw.tunnel.example"))?;
         let token =
             match &self.token_file {
                 Some(path) => Some(Token::from_file(path).map_err(|error| {
@@ -215,6 +245,8 @@ impl GatewayBuilder {
             listen: self.listen,
             credentials,
             default_tunnel: self.default_tunnel,
+            domain: self.domain,
+            own_hosts,
             agent_path: self.agent_path,
             own_paths: self.own_paths,
             proxies: self.proxies,

@@ -10,7 +10,7 @@ use http::{Method, Response, StatusCode, Uri, request};
 use log::warn;
 
 use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
-use super::forwarded::{self, Arrival, Scheme};
+use super::forwarded::{self, Arrival};
 use super::pages::{self, Page};
 use super::registry::Tunnels;
 use super::responses::{self, Problem};
@@ -35,8 +35,7 @@ pub(super) fn serve(
     gateway: &Arc<GatewayCore>,
 ) -> io::Result<()> {
     socket.keep_alive()?;
-    let scheme = if gateway.settings.credentials.tls().is_some() { Scheme::Https } else { Scheme::Http };
-    let arrival = Arrival::new(socket.peer()?, scheme);
+    let arrival = Arrival::new(socket.peer()?, gateway.settings.scheme());
     let mut connection = ServerConnection::new(socket)?;
     loop {
         if !connection.wait(gateway.patience(KEEP_ALIVE)) {
@@ -47,20 +46,25 @@ pub(super) fn serve(
             Ok(head) => head,
             Err(error) => return refuse_unread(connection, error, arrival.peer, &visitor, gateway),
         };
-        let has_tunnel_id = head.request.headers().contains_key(X_TUNNEL_ID);
-        if !has_tunnel_id && handshake::is_agent(&head, &gateway.settings.agent_path) {
+        let headers = head.request.headers();
+        let has_tunnel_id = headers.contains_key(X_TUNNEL_ID);
+        let tunnel = headers.get(header::HOST).and_then(|host| gateway.names.tunnel_of(host));
+        // At a tunnel's own host every path is its application's.
+        let is_tunnels = has_tunnel_id || tunnel.is_some();
+        if !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path) {
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
-        let request = VisitorRequest { head: &head, arrival: &arrival, visitor: &visitor, gateway };
+        let (arrival, visitor, tunnel) = (&arrival, &visitor, tunnel.as_ref());
+        let request = VisitorRequest { head: &head, arrival, tunnel, visitor, gateway };
         let has_place = visitor.settle() && request.count_visitor();
         if has_place {
             visitor.enter(Stage::Received);
         }
         let next = match request.route(Place::from(has_place)) {
             // The body is not waited for: a visitor without a place holds none.
-            Responder::Gateway(response) if !has_place => return end_with(connection, response, &visitor),
+            Responder::Gateway(response) if !has_place => return end_with(connection, response, visitor),
             Responder::Agent(_) if visitor.is_evicted() => {
-                return end_with(connection, request.problem(Problem::too_slow()), &visitor);
+                return end_with(connection, request.problem(Problem::too_slow()), visitor);
             }
             Responder::Agent(to) => request.forward(connection, to)?,
             Responder::Gateway(response) => request.answer(connection, response)?,
@@ -120,7 +124,8 @@ impl VisitorRequest<'_> {
 
     fn route(&self, place: Place) -> Responder {
         let named = self.head.request.headers().get(X_TUNNEL_ID);
-        let target = match pages::page(self.head, &self.gateway.settings) {
+        let page = if self.tunnel.is_none() { pages::page(self.head, &self.gateway.settings) } else { None };
+        let target = match page {
             Some(Page::Forward) => Target::Root,
             Some(page) => return Responder::Gateway(pages::answer(page, self)),
             None => Target::Same,
@@ -135,7 +140,7 @@ impl VisitorRequest<'_> {
         if let Some(response) = ended_here(self.head) {
             return response.map_or_else(here, Responder::Gateway);
         }
-        match find_agent(named, self.gateway) {
+        match find_agent(named, self.tunnel, self.gateway) {
             Ok(agent) => Responder::Agent(Destination { agent, target }),
             Err(problem) => here(problem),
         }
@@ -290,18 +295,22 @@ fn end_with(
 }
 
 /// The agent that a request goes to. A gateway that has just started waits for one.
-fn find_agent(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Arc<AgentSession>, Problem> {
+fn find_agent(
+    named: Option<&HeaderValue>,
+    at_host: Option<&TunnelId>,
+    gateway: &GatewayCore,
+) -> Result<Arc<AgentSession>, Problem> {
     let until = gateway.started + gateway.settings.hold;
     loop {
         // Asked anew after each wait: the tunnel of a request that names none depends on the connected agents.
-        let wanted = wanted_tunnel(named, gateway)?;
+        let wanted = wanted_tunnel(named, at_host, gateway)?;
         if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
             return Ok(agent);
         }
         if !gateway.agents.wait_for(wanted.as_ref(), until) {
-            let text = match named {
-                Some(_) => "no agent of this tunnel is connected",
-                None => "no agent is connected",
+            let text = match named.is_some() || at_host.is_some() {
+                true => "no agent of this tunnel is connected",
+                false => "no agent is connected",
             };
             return Err(Problem::unavailable("no_agent", text));
         }
@@ -309,14 +318,18 @@ fn find_agent(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Arc<
 }
 
 /// The tunnel that a request is for, if there is one.
-fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<Option<TunnelId>, Problem> {
+fn wanted_tunnel(
+    named: Option<&HeaderValue>,
+    at_host: Option<&TunnelId>,
+    gateway: &GatewayCore,
+) -> Result<Option<TunnelId>, Problem> {
     if let Some(value) = named {
         let id = value.to_str().ok().and_then(|value| value.parse().ok());
         let problem =
             || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
         return id.map(Some).ok_or_else(problem);
     }
-    if let Some(id) = &gateway.settings.default_tunnel {
+    if let Some(id) = at_host.or(gateway.settings.default_tunnel.as_ref()) {
         return Ok(Some(id.clone()));
     }
     match gateway.agents.tunnels() {
@@ -325,7 +338,7 @@ fn wanted_tunnel(named: Option<&HeaderValue>, gateway: &GatewayCore) -> Result<O
         Tunnels::Several => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "which_tunnel",
-            "there are several tunnels here, and the request names none (with X-Tunnel-Id)",
+            "there are several tunnels here, and the request names none: by its host name, or with X-Tunnel-Id",
         )),
     }
 }

@@ -111,10 +111,17 @@ pub(super) enum Scheme {
 }
 
 impl Scheme {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Scheme::Http => "http",
             Scheme::Https => "https",
+        }
+    }
+
+    pub(super) fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
         }
     }
 }
@@ -193,10 +200,9 @@ impl Proxies {
         let scheme = said.scheme.unwrap_or(scheme);
         let host = said.host.or_else(|| headers.get(header::HOST).cloned());
         let port = said.port.or_else(|| host.as_ref().and_then(port_of));
-        let usual = if scheme == Scheme::Https { 443 } else { 80 };
         headers.insert(FOR, chain_value(said.chain, arrival));
         headers.insert(PROTO, HeaderValue::from_static(scheme.name()));
-        headers.insert(PORT, port.unwrap_or(usual).into());
+        headers.insert(PORT, port.unwrap_or(scheme.default_port()).into());
         if let Some(host) = host {
             headers.insert(HOST, host);
         }

@@ -58,7 +58,9 @@ pub(super) fn upgrade(
     tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
     connection.output.send(&accepted)?;
     let (socket, rest) = connection.input.into_parts();
-    serve_agent(socket, rest, connection.output.into_half(), visitor, gateway)
+    let host = head.request.headers().get(header::HOST);
+    let upgraded = Upgraded { socket, rest, half: connection.output.into_half(), host };
+    serve_agent(upgraded, visitor, gateway)
 }
 
 /// What is answered to an upgrade.
@@ -98,13 +100,22 @@ fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCo
     if token.is_shown_by(value) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "wrong token")) }
 }
 
-fn serve_agent(
-    mut socket: Socket,
+/// A connection that has become a WebSocket.
+struct Upgraded<'a> {
+    socket: Socket,
+    /// What came behind the head.
     rest: Vec<u8>,
     half: WriteHalf,
+    /// The host that the agent has asked for.
+    host: Option<&'a HeaderValue>,
+}
+
+fn serve_agent(
+    upgraded: Upgraded<'_>,
     visitor: VisitorConnection,
     gateway: &Arc<GatewayCore>,
 ) -> io::Result<()> {
+    let Upgraded { mut socket, rest, half, host } = upgraded;
     let connection_id = random_uuid();
     socket.set_deadline(Some(Instant::now() + gateway.patience(HANDSHAKE_TIME)))?;
     let (closer, peer) = (socket.closer(), socket.peer()?);
@@ -128,7 +139,9 @@ fn serve_agent(
     let speaks_mux = dialect == Dialect::Full && handshake.can(MUX_PROTOCOL);
     reader.limit(if speaks_mux { MESSAGE_MIN } else { gateway.settings.max_message });
     reader.set_timeout(AGENT_SILENCE)?;
-    let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone());
+    // It lives as long as the session.
+    let named = gateway.names.enter(&handshake.tunnel_id, handshake.name.as_ref(), host, Instant::now());
+    let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone(), &named.url);
     let writing = agent.clone();
     let writer = thread::Builder::new()
         .name("agent-writer".to_owned())
@@ -137,9 +150,10 @@ fn serve_agent(
         Ok(()) => {
             drop(visitor);
             info!(
-                "agent {} connected, version {}",
+                "agent {} connected, version {}; its visitors come to {}",
                 agent.handshake.tunnel_id,
-                agent.handshake.agent_version.escape_debug()
+                agent.handshake.agent_version.escape_debug(),
+                agent.url,
             );
             let end = read_agent(reader, &agent);
             info!("agent {} left: {end}", agent.handshake.tunnel_id);

@@ -30,6 +30,7 @@
 //! | `handshake` | how a connection becomes an agent's session |
 //! | `stream`, `uploader` | how a request and its response pass as a mux stream |
 //! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
+//! | `names` | which host name is which tunnel's |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
 //! | `pages`, `responses` | what the gateway answers by itself |
@@ -45,6 +46,7 @@ mod connection;
 mod credentials;
 mod forwarded;
 mod handshake;
+mod names;
 mod pages;
 mod registry;
 mod responses;
@@ -68,7 +70,10 @@ use self::acceptor::{ConnectionThreads, accept, refuse_more};
 use self::budget::BodyBudget;
 use self::config::GatewayConfig;
 pub use self::config::{GatewayBuilder, OwnPaths};
+use self::forwarded::Scheme;
 pub use self::forwarded::{InvalidNetwork, Network};
+use self::names::Names;
+pub use self::names::{Domain, InvalidDomain};
 use self::registry::Registry;
 use self::shutdown::{Shutdown, Stopping};
 use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
@@ -116,6 +121,7 @@ pub struct BoundGateway {
 struct GatewayCore {
     settings: GatewayConfig,
     agents: Registry,
+    names: Arc<Names>,
     visitors: Arc<VisitorConnections>,
     /// The memory for whole bodies.
     bodies: BodyBudget,
@@ -147,7 +153,7 @@ impl Gateway {
         let Gateway(settings) = self;
         let listener = TcpListener::bind(settings.listen)?;
         let address = listener.local_addr()?;
-        Ok(BoundGateway { core: Arc::new(GatewayCore::new(settings)), listener, address })
+        Ok(BoundGateway { core: Arc::new(GatewayCore::new(settings, address)), listener, address })
     }
 }
 
@@ -260,10 +266,13 @@ impl fmt::Debug for GatewayHandle {
 }
 
 impl GatewayCore {
-    fn new(settings: GatewayConfig) -> Self {
+    fn new(settings: GatewayConfig, address: SocketAddr) -> Self {
+        let own = settings.own_hosts.clone();
+        let names = Names::new(settings.domain.as_ref(), own, address, settings.scheme());
         let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
         GatewayCore {
             agents: Registry::new(),
+            names: Arc::new(names),
             visitors: Arc::new(VisitorConnections::new(limits)),
             bodies: BodyBudget::new(BODIES_MAX),
             settings,
@@ -280,10 +289,12 @@ impl GatewayCore {
     /// Logs where the gateway listens, and what is unsafe about it.
     fn announce(&self, address: SocketAddr) {
         let settings = &self.settings;
-        let (http, ws) = if settings.credentials.tls().is_some() { ("https", "wss") } else { ("http", "ws") };
+        let (http, ws) = if settings.scheme() == Scheme::Https { ("https", "wss") } else { ("http", "ws") };
         let legacy = if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" };
         let path = &settings.agent_path;
         info!("listening on {http}://{address}; agents connect to {ws}://{address}{path}{legacy}");
+        let reserved: Vec<_> = self.names.reserved().collect();
+        info!("tunnels are at {}; names that none gets: {}", self.names.pattern(), reserved.join(", "));
         if settings.credentials.token().is_none() {
             warn!(advice = Advice::GatewayWithoutToken.name();
                 "there is no token: anybody who reaches {address}, through a proxy, too, can serve visitors as an agent");

@@ -31,7 +31,8 @@ pub(super) enum Page {
     NotAllowed,
 }
 
-/// The page that a request asks for. One that names a tunnel means its application's, but under the gateway's own prefix.
+/// The page that a request asks for that came to no tunnel's host. One that names a tunnel means its application's, but
+/// under the gateway's own prefix.
 pub(super) fn page(head: &Head, settings: &GatewayConfig) -> Option<Page> {
     let (method, path) = (head.request.method(), head.request.uri().path());
     let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -131,6 +132,7 @@ fn describe(agent: &AgentSession) -> Value {
     json!({
         "connection_id": agent.connection_id,
         "tunnel_id": agent.handshake.tunnel_id.to_string(),
+        "url": agent.url,
         "agent_version": agent.handshake.agent_version,
         "capabilities": agent.handshake.capabilities,
         "connected_seconds": agent.since.elapsed().as_secs(),

@@ -12,12 +12,15 @@ use super::visitor_connections::VisitorConnection;
 use crate::http1::fields::Upgrade;
 use crate::http1::{Framing, Head, shown_path};
 use crate::protocol::RequestName;
+use crate::tunnel_id::TunnelId;
 
 /// A request, and the connection that it came on.
 #[derive(Clone, Copy)]
 pub(super) struct VisitorRequest<'a> {
     pub(super) head: &'a Head,
     pub(super) arrival: &'a Arrival,
+    /// The tunnel whose host name the request came to.
+    pub(super) tunnel: Option<&'a TunnelId>,
     pub(super) visitor: &'a VisitorConnection,
     pub(super) gateway: &'a GatewayCore,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::protocol::name::{TunnelUrl, UrlFields};
 use crate::protocol::text::Text;
 use crate::protocol::{MUX_PROTOCOL, envelope};
 
@@ -40,13 +41,23 @@ pub enum Welcome {
     OutOfRange(&'static str),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct WelcomeIn<'a> {
     #[serde(borrow)]
     protocol: Text<'a>,
     window: Option<Value>,
     max_streams: Option<Value>,
     max_frame: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct WelcomeOut<'a> {
+    protocol: &'a str,
+    window: u32,
+    max_streams: u32,
+    max_frame: u32,
+    #[serde(flatten)]
+    url: UrlFields<'a>,
 }
 
 impl Welcome {
@@ -79,13 +90,14 @@ impl Welcome {
 }
 
 impl MuxLimits {
-    /// Writes the envelope of a `welcome`.
-    pub fn encode_welcome(&self) -> Vec<u8> {
-        let wire = WelcomeIn {
-            protocol: Text(MUX_PROTOCOL.into()),
-            window: Some(self.window.into()),
-            max_streams: Some(self.max_streams.into()),
-            max_frame: Some(self.max_frame.into()),
+    /// Writes the envelope of a `welcome`, with the tunnel's URL where it has one.
+    pub fn encode_welcome(&self, url: Option<&TunnelUrl>) -> Vec<u8> {
+        let wire = WelcomeOut {
+            protocol: MUX_PROTOCOL,
+            window: self.window,
+            max_streams: self.max_streams,
+            max_frame: self.max_frame,
+            url: url.map(TunnelUrl::fields).unwrap_or_default(),
         };
         // A few bytes, which fit.
         envelope::nested(WELCOME, &wire, usize::MAX).unwrap_or_default()
@@ -95,6 +107,7 @@ impl MuxLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Wanted;
 
     #[test]
     fn a_welcome_has_defaults_and_a_range() {
@@ -129,6 +142,9 @@ mod tests {
     #[test]
     fn a_welcome_is_written_as_documented() {
         let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536}"}"#;
-        assert_eq!(MuxLimits::default().encode_welcome(), expected.as_bytes());
+        assert_eq!(MuxLimits::default().encode_welcome(None), expected.as_bytes());
+        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536,\"url\":\"https://shop.tunnel.example\",\"wanted\":\"taken\"}"}"#;
+        let url = TunnelUrl { url: "https://shop.tunnel.example".to_owned(), wanted: Wanted::Taken };
+        assert_eq!(MuxLimits::default().encode_welcome(Some(&url)), expected.as_bytes());
     }
 }

@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::name::{TunnelName, URL_CAPABILITY};
 use crate::TunnelId;
 
 /// The name of part 3 of the protocol, among the capabilities and in a `welcome`.
 pub const MUX_PROTOCOL: &str = "mux/2";
 
-/// What this agent can do beyond part 1: request IDs, base64 bodies, and streams.
-pub const CAPABILITIES: [&str; 3] = ["id", "base64", MUX_PROTOCOL];
+/// What this agent can do beyond part 1: request IDs, base64 bodies, streams, and hearing of its URL.
+pub const CAPABILITIES: [&str; 4] = ["id", "base64", MUX_PROTOCOL, URL_CAPABILITY];
 
 /// Longest handshake that a gateway reads, in bytes: what is in it is kept, logged and shown.
 pub const HANDSHAKE_MAX: usize = 4 << 10;
@@ -26,6 +27,8 @@ pub struct Handshake {
     pub instance: Option<String>,
     /// Which of the sessions that this process keeps apart.
     pub slot: Option<u32>,
+    /// The name that the tunnel would like.
+    pub name: Option<TunnelName>,
 }
 
 #[derive(Serialize)]
@@ -35,6 +38,8 @@ struct HandshakeOut<'a> {
     capabilities: &'a [&'a str],
     instance: &'a str,
     slot: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
@@ -46,17 +51,19 @@ struct In {
     capabilities: Vec<String>,
     instance: Option<String>,
     slot: Option<u32>,
+    name: Option<String>,
 }
 
 impl Handshake {
     /// Writes the handshake of this agent.
-    pub fn encode(tunnel_id: &TunnelId, instance: &str, slot: u32) -> Vec<u8> {
+    pub fn encode(tunnel_id: &TunnelId, instance: &str, slot: u32, name: Option<&TunnelName>) -> Vec<u8> {
         let out = HandshakeOut {
             tunnel_id: tunnel_id.expose(),
             agent_version: env!("CARGO_PKG_VERSION"),
             capabilities: &CAPABILITIES,
             instance,
             slot,
+            name: name.map(TunnelName::as_str),
         };
         // Strings into memory: there is nothing in it that could fail.
         serde_json::to_vec(&out).unwrap_or_default()
@@ -75,6 +82,8 @@ impl Handshake {
             capabilities: wire.capabilities,
             instance: wire.instance,
             slot: wire.slot,
+            // One that cannot be a name is as good as none.
+            name: wire.name.and_then(|name| name.parse().ok()),
         })
     }
 

@@ -20,6 +20,7 @@ pub mod envelope;
 mod escape;
 pub mod handshake;
 pub mod id;
+pub mod name;
 pub mod request;
 pub(crate) mod text;
 
@@ -30,6 +31,7 @@ pub use self::charset::make_utf8;
 pub use self::envelope::{Envelope, EnvelopeTooLarge};
 pub use self::handshake::{Handshake, MUX_PROTOCOL};
 pub use self::id::{RequestId, RequestName, connection_number, random_uuid};
+pub use self::name::{InvalidTunnelName, TunnelName, TunnelUrl, Wanted};
 pub use self::request::{BodyEncoding, MalformedRequest, RequestMessage};
 
 /// The field that names the program that made a response by itself: `agent` or `gateway`.

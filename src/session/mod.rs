@@ -44,6 +44,7 @@ use crate::guard::{Gate, Refusal};
 use crate::link::DialError;
 use crate::metrics::{MetricLabels, Metrics};
 use crate::pool::{Pool, PoolLimits, Submitter};
+use crate::protocol::{TunnelName, TunnelUrl};
 use crate::service::{FailureKind, Service};
 use crate::tunnel_id::TunnelId;
 
@@ -76,6 +77,8 @@ pub(crate) struct SessionConfig {
     pub(crate) max_without_id: u64,
     /// A random name that tells this process from another one of the same tunnel.
     pub(crate) instance: String,
+    /// The name that the tunnel would like.
+    pub(crate) name: Option<TunnelName>,
     /// The largest body on a stream, in bytes.
     pub(crate) max_streamed_body: Option<u64>,
     /// How long the next bytes of a streaming request may take.
@@ -115,6 +118,9 @@ pub(crate) fn new_metrics() -> Metrics {
 pub(crate) trait Supervisor {
     /// The session has begun.
     fn began(&mut self, session: SessionHandle);
+
+    /// The gateway has told where visitors reach the tunnel.
+    fn named(&mut self, told: &TunnelUrl);
 
     /// The gateway has the session among those to which it sends requests.
     fn opened(&mut self);

@@ -20,7 +20,8 @@ use crate::metrics::Metrics;
 use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, ResetCode, Welcome};
 use crate::net::Closer;
 use crate::pool::{JobSpec, RefusalReason, Submitter};
-use crate::protocol::{Envelope, answer, connection_number, request};
+use crate::protocol::name::TUNNEL_URL;
+use crate::protocol::{Envelope, TunnelUrl, answer, connection_number, request};
 use crate::service::Request;
 
 /// Most refused requests without an ID that may wait for their turn behind those that were admitted.
@@ -140,6 +141,10 @@ impl SessionReader {
                 Err(violation(format!("its `welcome` is longer than {} KiB", mux::WELCOME_MAX >> 10)))
             }
             mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
+            TUNNEL_URL => {
+                self.take_url(&envelope.payload().unwrap_or_default());
+                Ok(())
+            }
             _ => {
                 debug!("ignored an envelope of a type that this agent does not know");
                 Ok(())
@@ -155,6 +160,7 @@ impl SessionReader {
                 if let Some(mux) = self.session.mux().cloned() {
                     self.messages.before_waiting(move || mux.announce());
                 }
+                self.take_url(payload);
                 self.session.tell(WireEvent::Opened);
                 Ok(())
             }
@@ -167,6 +173,13 @@ impl SessionReader {
                 Ok(())
             }
             Welcome::OutOfRange(what) => Err(violation(format!("`{what}` of its `welcome` is out of range"))),
+        }
+    }
+
+    /// Takes what a gateway tells of the tunnel's URL, if it does.
+    fn take_url(&self, payload: &str) {
+        if let Some(told) = TunnelUrl::decode(payload) {
+            self.session.tell(WireEvent::Named(told));
         }
     }
 

@@ -73,7 +73,9 @@ impl Session<'_> {
         let now = Instant::now();
         link.writer.set_user_timeout(config.heartbeat.ping_interval + config.heartbeat.pong_timeout);
         let mut sink = Box::new(MessageSink::new(Role::Client, link.writer));
-        sink.push(&Outbound::Text(Handshake::encode(&config.tunnel_id, &config.instance, self.slot).into()));
+        let handshake =
+            Handshake::encode(&config.tunnel_id, &config.instance, self.slot, config.name.as_ref());
+        sink.push(&Outbound::Text(handshake.into()));
         let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
         let mut writer = Writer {
             supervisor,
@@ -329,6 +331,7 @@ impl Writer<'_> {
                     if is_streaming { Crossing::Unasked } else { Crossing::Settled },
                 );
             }
+            WireEvent::Named(told) => self.supervisor.named(&told),
             WireEvent::Opened => {
                 self.limit_frames();
                 self.opened();

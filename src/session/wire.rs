@@ -19,7 +19,7 @@ use tungstenite::Bytes;
 
 use super::SessionEnd;
 use crate::mux::{Mux, MuxLimits, Side};
-use crate::protocol::{RequestId, RequestName};
+use crate::protocol::{RequestId, RequestName, TunnelUrl};
 use crate::sync::{Waiters, lock};
 
 /// More queued control than this, in bytes, means that the gateway has stopped reading.
@@ -41,6 +41,8 @@ pub(super) enum WireEvent {
     Pong(Duration),
     /// Finish until this time at most, and why.
     Drain(Instant, &'static str),
+    /// The gateway has told where visitors reach the tunnel.
+    Named(TunnelUrl),
     /// The gateway takes requests for this session, or may do so from now on.
     Opened,
     /// The gateway is about to stop.

@@ -44,7 +44,7 @@ pub(crate) fn measure(wire: Wire, local: SocketAddr, outstanding: usize, time: D
     let writer = thread::spawn(move || {
         let mut frames = MessageWriter::new(Role::Server);
         if wire == Wire::Mux {
-            frames.push(&Outbound::Text(MuxLimits::default().encode_welcome().into()));
+            frames.push(&Outbound::Text(MuxLimits::default().encode_welcome(None).into()));
         }
         while let Ok(number) = to_send.recv() {
             frames.push(&wire.request(number));

@@ -10,6 +10,7 @@ mod layering;
 mod link;
 mod memory;
 mod mux;
+mod names;
 mod protection;
 mod protocol;
 mod rfc;

@@ -42,9 +42,18 @@ fn id(json: &str) -> Option<RequestId> {
 #[test]
 fn the_handshake_is_written_as_documented() {
     let tunnel_id: TunnelId = TUNNEL_ID.parse().unwrap();
-    let expected = r#"{"tunnel_id":"agent_550e8400-e29b-41d4-a716-446655440000_prod","agent_version":"0.1.0","capabilities":["id","base64","mux/2"],"instance":"0c5b1a4e-0000-4000-8000-000000000000","slot":1}"#;
-    let handshake = Handshake::encode(&tunnel_id, "0c5b1a4e-0000-4000-8000-000000000000", 1);
-    assert_eq!(String::from_utf8(handshake).unwrap(), expected);
+    let expected = r#"{"tunnel_id":"agent_550e8400-e29b-41d4-a716-446655440000_prod","agent_version":"0.1.0","capabilities":["id","base64","mux/2","url"],"instance":"0c5b1a4e-0000-4000-8000-000000000000","slot":1"#;
+    let handshake = |name| {
+        let handshake = Handshake::encode(&tunnel_id, "0c5b1a4e-0000-4000-8000-000000000000", 1, name);
+        String::from_utf8(handshake).unwrap()
+    };
+    assert_eq!(handshake(None), format!("{expected}}}"));
+    let name = "shop".parse().unwrap();
+    assert_eq!(handshake(Some(&name)), format!(r#"{expected},"name":"shop"}}"#));
+    let wanted = |name: &str| Handshake::decode(&format!(r#"{expected},"name":"{name}"}}"#)).unwrap().name;
+    assert_eq!(wanted("shop"), Some(name));
+    // What cannot be a name is as good as none.
+    assert_eq!(wanted("Shop!"), None);
 }
 
 #[track_caller]

@@ -11,7 +11,7 @@ use crate::cli::{Options, UsageError, duration, number, size};
 use crate::{
     Action, Agent, BackoffConfig, BreakerConfig, Builder, Correlation, FailureReply, GatewayUrl,
     HealthChecks, Heartbeat, InvalidGatewayUrl, InvalidHeader, InvalidLocalUrl, InvalidTunnelId, LocalUrl,
-    Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId,
+    Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId, TunnelName,
 };
 
 /// A tunnel ID for tasks that dial no gateway.
@@ -90,6 +90,8 @@ fn with<T>(builder: Builder, value: Option<T>, set: fn(Builder, T) -> Builder) -
 
 /// The options of the gateways and of the sessions with them.
 fn gateway_side(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+    let name: Option<TunnelName> = o.parsed("--name")?;
+    let builder = with(builder, name, Builder::name);
     let builder = with(builder, o.value("--connections", number)?, Builder::sessions_per_gateway);
     let builder = with(builder, o.value("--max-message", size)?, Builder::max_message);
     let builder = with(builder, o.value("--max-body", size)?, Builder::max_enveloped_body);

@@ -1,0 +1,187 @@
+//! Tunnels at host names of their own, with the real binaries: which requests reach which application, what the agent is
+//! told, and what it says.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::support::{
+    LIMIT, OTHER_TUNNEL_ID, Program, ScriptedGateway, TUNNEL_ID, http, ok, serve_http, split,
+};
+use serde_json::Value;
+use tungstenite::Message;
+use tunnel_agent::{Agent, TunnelName};
+
+const THIRD_TUNNEL_ID: &str = "agent_6ba7b810-9dad-11d1-80b4-00c04fd430c8_third";
+
+fn agent(tunnel_id: &str, gateway: SocketAddr, site: &'static str, more: &[&str]) -> Program {
+    let local = serve_http(move |request| ok(&format!("{site} {}", request.head.split(' ').nth(1).unwrap())));
+    let (url, local) = (format!("ws://{gateway}"), format!("http://{local}"));
+    let options = ["--tunnel-id", tunnel_id, "--gateway", &url, "--local", &local, "--backoff-min", "50ms"];
+    Program::agent(&[&options, more].concat())
+}
+
+/// The response to a request for this path at this host.
+fn ask(gateway: SocketAddr, host: &str, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    split(&http(gateway, request.as_bytes()))
+}
+
+/// The host in the line that says that a tunnel is open.
+fn host_of(agent: &mut Program) -> String {
+    let line = agent.wait_for(" is open → ");
+    let (before, _) = line.split_once(" is open").unwrap();
+    before.rsplit_once("http://").unwrap().1.to_owned()
+}
+
+#[test]
+fn three_tunnels_of_one_gateway_have_three_host_names() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let mut shop = agent(TUNNEL_ID, address, "shop", &["--name", "shop"]);
+    let mut blog = agent(OTHER_TUNNEL_ID, address, "blog", &["--name", "blog"]);
+    let mut third = agent(THIRD_TUNNEL_ID, address, "third", &[]);
+    let port = address.port();
+    assert_eq!(host_of(&mut shop), format!("shop.localhost:{port}"));
+    assert_eq!(host_of(&mut blog), format!("blog.localhost:{port}"));
+    let third_host = host_of(&mut third);
+    assert_eq!(
+        third_host,
+        format!("{}.localhost:{port}", TunnelName::derived(&THIRD_TUNNEL_ID.parse().unwrap()))
+    );
+    for (host, site) in [
+        (format!("shop.localhost:{port}"), "shop"),
+        ("BLOG.localhost.".to_owned(), "blog"),
+        (third_host, "third"),
+    ] {
+        // All paths are the application's.
+        for path in ["/", "/ws", "/health", "/connections", "/.tunnel/health"] {
+            assert_eq!(ask(address, &host, path), (200, format!("{site} {path}")), "{host}");
+        }
+    }
+    // Elsewhere the gateway answers for itself.
+    for host in ["localhost", "127.0.0.1", "nobody.localhost"] {
+        assert_eq!(ask(address, host, "/.tunnel/health").0, 200);
+        let (status, text) = ask(address, host, "/");
+        assert!(status == 404 && text.contains("which_tunnel"), "{host}: {status} {text}");
+    }
+    // The tunnel ID chooses, whatever the host.
+    let named = format!(
+        "GET / HTTP/1.1\r\nHost: shop.localhost\r\nX-Tunnel-Id: {OTHER_TUNNEL_ID}\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(split(&http(address, named.as_bytes())), (200, "blog /".to_owned()));
+    // A tunnel that is gone answers with nobody else's pages.
+    shop.signal("TERM");
+    shop.wait();
+    let (status, text) = ask(address, "shop.localhost", "/");
+    assert!(status == 503 && text.contains("no_agent"), "{status} {text}");
+}
+
+#[test]
+fn a_name_that_is_another_tunnels_is_not_given_twice() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let mut first = agent(TUNNEL_ID, address, "first", &["--name", "shop"]);
+    host_of(&mut first);
+    let mut second = agent(OTHER_TUNNEL_ID, address, "second", &["--name", "shop"]);
+    let derived = TunnelName::derived(&OTHER_TUNNEL_ID.parse().unwrap());
+    assert_eq!(host_of(&mut second), format!("{derived}.localhost:{}", address.port()));
+    let line = second.wait_for("the name shop is another tunnel's");
+    assert!(line.contains("--name"), "{line}");
+    assert_eq!(ask(address, "shop.localhost", "/"), (200, "first /".to_owned()));
+    assert_eq!(ask(address, &format!("{derived}.localhost"), "/"), (200, "second /".to_owned()));
+}
+
+#[test]
+fn a_websocket_at_a_tunnels_host_is_its_applications_and_no_agent() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let mut shop = agent(TUNNEL_ID, address, "shop", &["--name", "shop"]);
+    host_of(&mut shop);
+    // What an agent sends, to the path where agents connect.
+    let upgrade =
+        b"GET /ws HTTP/1.1\r\nHost: shop.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.write_all(upgrade).unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200", "the application's answer");
+}
+
+#[test]
+fn the_domain_is_what_visitors_use_and_own_hosts_are_no_tunnels() {
+    let domain = ["--domain", "https://tunnel.example", "--own-host", "status.tunnel.example"];
+    let (mut gateway, address) = Program::gateway_with(&domain, &[]);
+    gateway.wait_for("https://NAME.tunnel.example");
+    let mut shop = agent(TUNNEL_ID, address, "shop", &["--name", "shop"]);
+    shop.wait_for("https://shop.tunnel.example is open → ");
+    assert_eq!(ask(address, "shop.tunnel.example", "/a"), (200, "shop /a".to_owned()));
+    let mut status = agent(OTHER_TUNNEL_ID, address, "status", &["--name", "status"]);
+    status.wait_for("the name status is another tunnel's, or the gateway's own");
+}
+
+#[test]
+fn an_embedder_waits_for_the_url() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let agent = Agent::builder(TUNNEL_ID.parse().unwrap())
+        .name("shop".parse().unwrap())
+        .gateway(format!("ws://{address}").parse().unwrap())
+        .service(|_| Err(tunnel_agent::Failure::new(tunnel_agent::FailureKind::Internal, "none")))
+        .build()
+        .unwrap();
+    let running = agent.spawn().unwrap();
+    let status = running.handle().wait_connected(LIMIT).unwrap();
+    assert_eq!(status.url, Some(format!("http://shop.localhost:{}", address.port())));
+    running.handle().shutdown(std::time::Duration::ZERO);
+    let handle = running.handle();
+    running.join().unwrap();
+    // It has ended: there is nothing to wait for.
+    assert_eq!(handle.wait_connected(LIMIT), None);
+}
+
+#[test]
+fn an_agent_in_envelopes_is_told_its_url_too() {
+    let gateway = ScriptedGateway::start();
+    let mut agent =
+        Program::agent(&["--tunnel-id", TUNNEL_ID, "--gateway", &gateway.url(), "--name", "shop"]);
+    let (mut session, handshake) = gateway.accept_with_handshake();
+    assert_eq!(handshake["name"], "shop");
+    // Another gateway's, by hand.
+    session.send(r#"{"message_type":"tunnel_url","payload":{"url":"javascript:alert(1)"}}"#);
+    session.send(
+        r#"{"message_type":"tunnel_url","payload":"{\"url\":\"https://a.example\",\"wanted\":\"taken\"}"}"#,
+    );
+    let line = agent.wait_for(" is open → ");
+    assert!(line.contains("https://a.example is open"), "{line}");
+    agent.wait_for("the name shop is another tunnel's");
+}
+
+#[test]
+fn the_gateway_tells_agents_without_streams_in_a_message_of_its_own() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let connect = |capabilities: &str| {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let (mut socket, _) = tungstenite::client(format!("ws://{address}/ws"), stream).unwrap();
+        let handshake = format!(
+            r#"{{"tunnel_id":"{TUNNEL_ID}","agent_version":"1","capabilities":[{capabilities}],"name":"shop"}}"#
+        );
+        socket.send(Message::text(handshake)).unwrap();
+        socket.send(Message::Ping("end".into())).unwrap();
+        let mut texts = Vec::new();
+        loop {
+            match socket.read().unwrap() {
+                Message::Text(text) => texts.push(text.to_string()),
+                Message::Pong(_) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        texts.split_off(1)
+    };
+    let url = format!(r#"{{\"url\":\"http://shop.localhost:{}\"}}"#, address.port());
+    assert_eq!(connect(r#""id","url""#), [format!(r#"{{"message_type":"tunnel_url","payload":"{url}"}}"#)]);
+    assert!(connect(r#""id""#).is_empty());
+    let welcome = &connect(r#""id","mux/2""#)[0];
+    let welcome: Value = serde_json::from_str(welcome).unwrap();
+    let payload: Value = serde_json::from_str(welcome["payload"].as_str().unwrap()).unwrap();
+    assert_eq!(payload["url"], format!("http://shop.localhost:{}", address.port()));
+    assert!(payload.get("wanted").is_none());
+}
