@@ -16,7 +16,7 @@ use super::registry::Tunnels;
 use super::responses::{self, Problem};
 use super::visitor_connections::{Stage, VisitorConnection};
 use super::visitor_request::{VisitorRequest, log_problem};
-use super::{GatewayCore, handshake, stream};
+use super::{GatewayCore, cookies, handshake, stream};
 use crate::advice::Advice;
 use crate::http1::fields::remove_hop_by_hop;
 use crate::http1::{
@@ -204,8 +204,9 @@ impl VisitorRequest<'_> {
         let problem = |problem: Problem| self.named_problem(problem, agent.request_name(number));
         // The share of the response is given back when it is sent.
         let (response, _share) = match reply {
-            Ok(Ok((response, share))) => {
+            Ok(Ok((mut response, share))) => {
                 agent.record_success();
+                cookies::confine(response.headers_mut(), self.gateway.names.domain());
                 (response, Some(share))
             }
             Ok(Err(NoReply::Failed(text))) => {

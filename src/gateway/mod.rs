@@ -30,7 +30,7 @@
 //! | `handshake` | how a connection becomes an agent's session |
 //! | `stream`, `uploader` | how a request and its response pass as a mux stream |
 //! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
-//! | `names` | which host name is which tunnel's |
+//! | `names`, `cookies` | which host name is which tunnel's, and whose a cookie is |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
 //! | `pages`, `responses` | what the gateway answers by itself |
@@ -43,6 +43,7 @@ mod agent_writer;
 mod budget;
 mod config;
 mod connection;
+mod cookies;
 mod credentials;
 mod forwarded;
 mod handshake;

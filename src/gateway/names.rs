@@ -170,6 +170,11 @@ impl Names {
         RESERVED.into_iter().chain(self.own.iter().map(String::as_str))
     }
 
+    /// The domain under which tunnels have their names.
+    pub(super) fn domain(&self) -> &str {
+        &self.domain
+    }
+
     /// The tunnel whose host name stands in this `Host`, even if no agent of it is connected any more.
     pub(super) fn tunnel_of(&self, host: &HeaderValue) -> Option<TunnelId> {
         let name = name_in(host)?;

@@ -9,6 +9,7 @@ use log::debug;
 use tungstenite::Bytes;
 
 use super::agent_session::AgentSession;
+use super::cookies;
 use super::responses::{self, NoAnswer, Problem};
 use super::upload_path::is_given_back;
 use super::uploader::{Again, ProtocolChange, STALL, UploadEnd, Uploader};
@@ -216,7 +217,8 @@ impl StreamedExchange<'_> {
     /// Passes the response on.
     fn answer(mut self, stream: &Stream, head: &Bytes) -> io::Result<Option<ServerConnection>> {
         self.upload.forget();
-        let Ok(parts) = decode_response_head(head) else { return self.refuse_answer(stream) };
+        let Ok(mut parts) = decode_response_head(head) else { return self.refuse_answer(stream) };
+        cookies::confine(&mut parts.headers, self.request.gateway.names.domain());
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         if switched && let Some(upgrade) = &self.upgrade {
             return match upgrade.check(&parts.headers) {

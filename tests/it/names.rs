@@ -185,3 +185,17 @@ fn the_gateway_tells_agents_without_streams_in_a_message_of_its_own() {
     assert_eq!(payload["url"], format!("http://shop.localhost:{}", address.port()));
     assert!(payload.get("wanted").is_none());
 }
+
+#[test]
+fn a_cookie_for_the_whole_domain_stays_with_its_tunnel() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let local = serve_http(|_| {
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Domain=localhost\r\nContent-Length: 0\r\n\r\n".to_vec()
+    });
+    let (url, local) = (format!("ws://{address}"), format!("http://{local}"));
+    let mut agent = Program::agent(&["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &local]);
+    let host = host_of(&mut agent);
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let response = String::from_utf8(http(address, request.as_bytes())).unwrap();
+    assert!(response.contains("set-cookie: a=1\r\n"), "{response}");
+}
