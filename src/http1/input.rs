@@ -98,7 +98,12 @@ impl Input {
 
     /// Gives the memory of a large buffer back while nothing is in it: a stream may be idle for hours.
     pub fn shrink(&mut self) {
-        if self.unread.is_empty() && self.buffer.len() > IDLE_STEP {
+        self.shrink_above(IDLE_STEP);
+    }
+
+    /// Gives the buffer's memory back while nothing is in it, where it is more than this.
+    pub fn shrink_above(&mut self, kept: usize) {
+        if self.unread.is_empty() && self.buffer.len() > kept {
             self.buffer = Vec::new();
         }
     }

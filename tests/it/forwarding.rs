@@ -1,7 +1,7 @@
 //! Towards the local server: what it is sent, what becomes of its answer, and of servers that misbehave.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -655,6 +655,53 @@ fn no_other_request_is_ever_sent_twice() {
     let stream = Body::from_reader(&b"body"[..], Some(4));
     let (answer, connections) = after_a_stale_connection(request("PUT", "/", &[], stream));
     assert_eq!((answer.unwrap_err().kind(), connections), (FailureKind::Truncated, vec![0, 0]));
+}
+
+#[test]
+fn a_request_that_a_server_had_before_it_went_away_is_nobody_elses() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = origin(listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        drop(listener);
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        read_request(&mut reader).unwrap();
+        socket.write_all(&ok("x")).unwrap();
+        read_request(&mut reader).unwrap();
+    });
+    assert_eq!(read(origin.call(get("/first"))).unwrap(), "x");
+    // `Unreachable` would say that nothing was sent, and the gateway would ask another agent.
+    let failure = read(origin.call(get("/"))).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::Truncated, "{failure}");
+    server.join().unwrap();
+}
+
+#[test]
+fn chunks_that_are_all_framing_are_given_up() {
+    for framing in [&b"0000000000000000"[..], b"0\r\nX: trailer without an end ", b"0\r\nX: y\r\nX: y\r\n"] {
+        let local = serve(move |mut socket| {
+            let _ = read_request(&mut BufReader::new(socket.try_clone().unwrap()));
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+            let _ = socket.write_all(framing);
+            let more = if framing.ends_with(b"\n") { &b"X: y\r\n"[..] } else { b"0" }.repeat(10_000);
+            // Until the other side has had enough.
+            while socket.write_all(&more).is_ok() {}
+        });
+        let mut body = origin(local).call(get("/")).unwrap().into_body();
+        let mut hello = [0; 5];
+        body.read_exact(&mut hello).unwrap();
+        let error = body.read(&mut hello).unwrap_err();
+        assert!(error.to_string().contains("framed by more bytes"), "{error}");
+    }
+}
+
+#[test]
+fn a_field_that_cannot_be_sent_is_the_requests_fault() {
+    let local = serve_http(|_| ok("x"));
+    let mut request = get("/");
+    request.headers_mut().insert("authorization", HeaderValue::from_bytes(b"\xe9").unwrap());
+    let failure = read(origin(local).call(request)).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::BadRequest, "{failure}");
 }
 
 #[test]

@@ -30,8 +30,9 @@ impl AttemptError {
         AttemptError::Failed { failure, source: ErrorSource::Other }
     }
 
-    pub(super) fn of_connection(failure: Failure) -> Self {
-        let is_unreachable = failure.kind() == FailureKind::Unreachable;
+    /// A request that was sent, on a connection behind which there was no other: `gone` tells why.
+    pub(super) fn sent(failure: Failure, gone: &Failure) -> Self {
+        let is_unreachable = gone.kind() == FailureKind::Unreachable;
         let source = if is_unreachable { ErrorSource::Upstream } else { ErrorSource::Other };
         AttemptError::Failed { failure, source }
     }

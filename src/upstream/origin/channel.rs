@@ -18,8 +18,11 @@ const INTERIM_MAX: usize = 32;
 /// The least room for what ureq writes next: without any it would try for ever.
 const OUTPUT_SPARE: usize = 128;
 
-/// An output buffer that has grown past this is given back.
-const OUTPUT_KEPT: usize = 64 << 10;
+/// Buffers of an idle connection that are larger than this are given back.
+const IDLE_KEPT: usize = 16 << 10;
+
+/// Bytes of a chunked body's framing that may come without a byte of the body between them.
+const FRAMING_MAX: usize = 16 << 10;
 
 /// A body is read in pieces of this size at first, so that an idle event stream takes up little.
 const PIECE_MIN: usize = 4 << 10;
@@ -65,6 +68,16 @@ pub(super) struct ExchangeState {
     /// Why there is no response.
     pub(super) error: Option<ExchangeError>,
     piece: usize,
+    read: BodyRead,
+}
+
+/// How long one read of a body has gone on, which ends with the first byte of the body.
+#[derive(Debug)]
+struct BodyRead {
+    number: usize,
+    since: Instant,
+    /// Bytes that came meanwhile, and were no body.
+    framing: usize,
 }
 
 impl ExchangeState {
@@ -84,6 +97,7 @@ impl ExchangeState {
             begun: None,
             error: None,
             piece: PIECE_MIN,
+            read: BodyRead { number: 0, since: Instant::now(), framing: 0 },
         }
     }
 }
@@ -124,10 +138,16 @@ impl Channel {
 
     /// Prepares the next exchange, in which ureq writes about so many bytes.
     pub(super) fn begin(&mut self, own: OwnParts, output: usize) {
-        if self.output.len() > OUTPUT_KEPT {
+        self.exchange = ExchangeState::new(own, output);
+    }
+
+    /// Gives back the memory of large buffers: the connection is idle.
+    pub(super) fn shrink(&mut self) {
+        self.input.shrink_above(IDLE_KEPT);
+        if self.output.len() > IDLE_KEPT {
             self.output = Vec::new();
         }
-        self.exchange = ExchangeState::new(own, output);
+        self.exchange.own_head = None;
     }
 
     /// Whether another request may be sent: the server has not closed the connection, and has sent nothing that was not
@@ -247,7 +267,16 @@ impl Channel {
     }
 
     /// Waits for more of the body, and says how much came: nothing at the end of the connection.
-    pub(super) fn read_body(&mut self, framing: Framing) -> io::Result<usize> {
+    /// A body has to come: its framing alone may last no longer than other bytes, nor take more than a few.
+    pub(super) fn read_body(&mut self, framing: Framing, number: usize) -> io::Result<usize> {
+        if self.exchange.read.number != number {
+            self.exchange.read = BodyRead { number, since: Instant::now(), framing: 0 };
+        }
+        let BodyRead { since, framing: without_body, .. } = self.exchange.read;
+        if framing == Framing::Chunked && without_body.max(self.input.unread().len()) > FRAMING_MAX {
+            let what = "its chunks are framed by more bytes than may be";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         let piece = self.exchange.piece;
         let is_small = matches!(framing, Framing::Length(length) if length <= PIECE_MAX as u64);
         // A small body comes soon, and the next head needs the buffer again.
@@ -255,7 +284,9 @@ impl Channel {
             self.input.shrink();
         }
         let idle = self.timeouts.idle;
-        let read = self.read_with_timeout(idle, |input| input.fill_by(piece)).map_err(hide_end)?;
+        let wait = if without_body > 0 { idle.saturating_sub(since.elapsed()) } else { idle };
+        let read = self.read_with_timeout(wait, |input| input.fill_by(piece)).map_err(hide_end)?;
+        self.exchange.read.framing += read;
         // A full piece promises more.
         let next = if read == piece { piece * 4 } else { read.next_power_of_two() };
         self.exchange.piece = next.clamp(PIECE_MIN, PIECE_MAX);

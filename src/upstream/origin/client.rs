@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode, request};
 use ureq::{BodyReader, SendBody};
 
 use super::Timeouts;
-use super::channel::{Channel, OwnParts, start_upload};
+use super::channel::{Channel, OwnParts, RequestPhase, start_upload};
 use super::desk::Desk;
 use super::exchange_error::ExchangeError;
 use super::transport;
@@ -193,20 +193,36 @@ impl Connection {
 
     /// The error of an exchange without a response.
     fn explain(&self, error: ureq::Error) -> ExchangeError {
-        if !self.desk.was_lent() {
-            let text = format!("the request cannot be sent: {error}");
-            return ExchangeError::Request(Failure::new(FailureKind::BadRequest, text));
+        let exchange = |channel: &mut Channel| (channel.exchange.phase, channel.exchange.error.take());
+        match (self.desk.with_channel(exchange), error) {
+            (Some((_, Some(known))), _) => known,
+            (Some((RequestPhase::Sent, None)), ureq::Error::LargeResponseHeader(..)) => {
+                ExchangeError::BadResponse(BadResponse::TooLarge)
+            }
+            (Some((RequestPhase::Sent, None)), _) => {
+                ExchangeError::BadResponse(BadResponse::Invalid("its head cannot be read"))
+            }
+            // ureq has refused the request before anything was sent.
+            (_, error) => {
+                let text = format!("the request cannot be sent: {error}");
+                ExchangeError::Request(Failure::new(FailureKind::BadRequest, text))
+            }
         }
-        let known = self.desk.with_channel(|channel| channel.exchange.error.take()).flatten();
-        known.unwrap_or(ExchangeError::BadResponse(match error {
-            ureq::Error::LargeResponseHeader(..) => BadResponse::TooLarge,
-            _ => BadResponse::Invalid("its head cannot be read"),
-        }))
     }
 
     /// The channel, unless ureq has it.
     pub(super) fn take_channel(&self) -> Option<Box<Channel>> {
         self.desk.take()
+    }
+
+    /// Begins another read of the response's body.
+    pub(super) fn begin_read(&self) {
+        self.desk.begin_read();
+    }
+
+    /// Gives back the memory of large buffers, for as long as the connection is idle.
+    pub(super) fn shrink(&self) {
+        self.desk.with_channel(Channel::shrink);
     }
 
     /// Bytes that were received and not used.

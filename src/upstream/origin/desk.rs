@@ -18,8 +18,8 @@ pub(super) struct Desk {
     status_line: Mutex<Vec<u8>>,
     /// Bytes that were received and not used.
     unread: AtomicUsize,
-    /// The channel was lent since the exchange began.
-    lent: AtomicBool,
+    /// Reads of the response's body so far.
+    reads: AtomicUsize,
     /// ureq asked whether the connection is open: the response is complete, and another request may follow.
     reusable: AtomicBool,
     /// All of the head, and of a body behind it, was sent.
@@ -35,7 +35,7 @@ impl Desk {
             upload: Mutex::new(None),
             status_line: Mutex::default(),
             unread: AtomicUsize::new(0),
-            lent: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
             reusable: AtomicBool::new(false),
             all_sent: AtomicBool::new(false),
             framing: Mutex::new(None),
@@ -61,7 +61,6 @@ impl Desk {
 
     /// Lends the channel, unless it is lent.
     pub(super) fn lend(&self) -> Option<Box<Channel>> {
-        self.lent.store(true, Ordering::Relaxed);
         self.take()
     }
 
@@ -73,7 +72,7 @@ impl Desk {
 
     /// Forgets the exchange before.
     pub(super) fn reset(&self) {
-        for flag in [&self.lent, &self.reusable, &self.all_sent] {
+        for flag in [&self.reusable, &self.all_sent] {
             flag.store(false, Ordering::Relaxed);
         }
         *lock(&self.framing) = None;
@@ -109,8 +108,14 @@ impl Desk {
         self.unread.load(Ordering::Relaxed)
     }
 
-    pub(super) fn was_lent(&self) -> bool {
-        self.lent.load(Ordering::Relaxed)
+    /// Begins another read of the response's body.
+    pub(super) fn begin_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of the read that goes on.
+    pub(super) fn read_number(&self) -> usize {
+        self.reads.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_reusable(&self) -> bool {

@@ -144,9 +144,14 @@ impl Origin {
             (Err(FailedExchange { error, sent }), Some((head, body)))
                 if error.may_be_stale() && !cancellation.is_cancelled() =>
             {
-                let connection = self.connect().map_err(AttemptError::of_connection)?;
-                reached();
-                send(connection, head, body, Some(sent))
+                match self.connect() {
+                    Ok(connection) => {
+                        reached();
+                        send(connection, head, body, Some(sent))
+                    }
+                    // The server may have had the request before it went away: nobody else is to have it.
+                    Err(gone) => return Err(AttemptError::sent(error.explain(&self.timeouts), &gone)),
+                }
             }
             (result, _) => result,
         };
@@ -434,8 +439,10 @@ mod tests {
     fn a_machine_without_descriptors_is_not_the_servers_fault() {
         let origin = Origin::new("http://10.0.0.5:8000".parse().unwrap(), None, None, Timeouts::default());
         let address = "10.0.0.5:8000".parse().unwrap();
-        let unreachable =
-            |error| AttemptError::of_connection(origin.unreachable(ConnectError::Tcp(address, error)));
+        let unreachable = |error| {
+            let gone = origin.unreachable(ConnectError::Tcp(address, error));
+            AttemptError::sent(gone.clone(), &gone)
+        };
         let failed = |error| match unreachable(error) {
             AttemptError::Failed { failure, source } => (failure, source),
             AttemptError::NotSent { .. } => panic!("the request is not known here"),

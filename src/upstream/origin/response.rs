@@ -100,6 +100,7 @@ impl ResponseBody {
             && self.persistence == Persistence::KeepAlive
             && is_wanted
         {
+            connection.shrink();
             self.connections.put(connection);
         } else {
             self.connections.end(id);
@@ -144,6 +145,7 @@ impl Read for ResponseBody {
             ResponseSource::Ended => Ok(0),
             ResponseSource::Nothing => self.count(0),
             ResponseSource::Http(reader) => {
+                self.connection.as_ref().inspect(|connection| connection.begin_read());
                 let read = reader.read(buffer).map_err(|error| self.explain(error))?;
                 self.count(read)
             }

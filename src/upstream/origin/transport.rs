@@ -130,7 +130,7 @@ impl LentTransport {
         let LentTransport { desk, channel: Some(channel) } = self else {
             return Err(Error::ConnectionFailed);
         };
-        let read = channel.read_body(framing)?;
+        let read = channel.read_body(framing, desk.read_number())?;
         desk.set_unread(channel);
         if read == 0 && framing != Framing::UntilEnd {
             return Err(io::Error::other(io::Error::from(io::ErrorKind::UnexpectedEof)).into());
