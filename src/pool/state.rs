@@ -302,7 +302,8 @@ impl<J, W> PoolState<J, W> {
         let spare = if spec.kind == JobKind::Lasting {
             self.limits.max_threads.saturating_sub(self.count) + self.idle.len()
         } else {
-            0
+            let places = self.limits.core_threads.saturating_sub(self.steady + self.brief.len());
+            self.idle.len().min(places)
         };
         let spare = spare.min(self.limits.max_running.saturating_sub(self.running));
         if self.is_full(spec.weight, spare)
@@ -520,6 +521,13 @@ mod tests {
         }
         // As many as there may be threads.
         t.comes(0, 9, LASTS, "full");
+        let mut t = Test::new(PoolLimits { queue_len: 0, ..WARM });
+        t.comes(0, 1, LASTS, "idle");
+        t.comes(0, 2, LASTS, "idle");
+        t.comes(0, 3, LASTS, "waits");
+        t.comes(0, 4, KEEPS, "waits");
+        t.looks(1, "idle");
+        t.looks(1, "idle");
     }
 
     #[test]
