@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, StatusCode, header, request, response};
-use log::debug;
 use tungstenite::Bytes;
 
 use super::agent_session::AgentSession;
@@ -104,7 +103,7 @@ impl StreamedExchange<'_> {
             let error = match self.offer(&agent, bytes, &again)? {
                 Ok((stream, head)) => {
                     agent.record_success();
-                    return self.answer(&stream, &head);
+                    return self.answer(&stream, head);
                 }
                 Err(NotAnswered::Unsent(no_answer)) => no_answer.problem(),
                 Err(NotAnswered::By(stream, error)) if is_given_back(&error) => {
@@ -215,9 +214,12 @@ impl StreamedExchange<'_> {
     }
 
     /// Passes the response on.
-    fn answer(mut self, stream: &Stream, head: &Bytes) -> io::Result<Option<ServerConnection>> {
+    fn answer(mut self, stream: &Stream, head: Bytes) -> io::Result<Option<ServerConnection>> {
         self.upload.forget();
-        let Ok(mut parts) = decode_response_head(head) else { return self.refuse_answer(stream) };
+        let parsed = decode_response_head(&head);
+        // What is left of it keeps the memory that it was read into: a response may last.
+        drop(head);
+        let Ok(mut parts) = parsed else { return self.refuse_answer(stream) };
         cookies::confine(&mut parts.headers, self.request.gateway.names.domain());
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         if switched && let Some(upgrade) = &self.upgrade {
@@ -250,7 +252,7 @@ impl StreamedExchange<'_> {
         match result {
             Ok(persistence) => self.end(persistence),
             Err(error) => {
-                debug!("a response broke off: {error}");
+                self.request.log_cut(self.name, &error);
                 stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
                 self.closer.abort();
                 Ok(None)

@@ -1,9 +1,10 @@
 //! A visitor's request while it is answered, and the log's lines about what the gateway answers by itself.
 
+use std::io;
 use std::net::IpAddr;
 
 use http::{HeaderMap, Method, Response, Version, header};
-use log::info;
+use log::{debug, info};
 
 use super::GatewayCore;
 use super::forwarded::Arrival;
@@ -11,6 +12,7 @@ use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
 use crate::http1::fields::Upgrade;
 use crate::http1::{Framing, Head, shown_path};
+use crate::mux::StreamError;
 use crate::protocol::RequestName;
 use crate::tunnel_id::TunnelId;
 
@@ -38,6 +40,18 @@ impl VisitorRequest<'_> {
         let path = shown_path(request.uri().path());
         log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
         problem.response(name)
+    }
+
+    /// Logs that a response was cut, unless its visitor has left: then it is nobody's loss.
+    pub(super) fn log_cut(&self, name: RequestName, error: &io::Error) {
+        if !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StreamError>) {
+            return debug!("a response broke off: {error}");
+        }
+        let request = &self.head.request;
+        let visitor = self.gateway.settings.proxies.visitor(request.headers(), self.arrival.peer);
+        let (method, path) = (request.method(), shown_path(request.uri().path()));
+        let path = path.escape_debug();
+        info!(request:% = name; "{method} {path} of {visitor} was cut: {error} [{name}]");
     }
 
     /// The change of protocol that the visitor asks for.
