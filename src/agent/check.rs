@@ -170,7 +170,15 @@ impl Agent {
             let is_streaming = session.as_ref().is_ok_and(SessionHandle::is_streaming);
             let how =
                 if is_streaming { "mux/2: bodies pass as streams" } else { "envelopes: bodies pass whole" };
-            log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs()));
+            match &session {
+                // An echo of what is sent, say, keeps a WebSocket open, too.
+                Ok(session) if !session.is_identified() => {
+                    let text =
+                        format!("nothing has identified itself as a gateway within {} s", KEPT.as_secs());
+                    log.fail("handshake", text, Some(Advice::GatewayPath));
+                }
+                _ => log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs())),
+            }
             match self.wait_for_pong(metrics, &end) {
                 Ok(time) => log.pass("ping", format!("answered within {:.1} ms", time.as_secs_f64() * 1e3)),
                 Err(why) => log.fail("ping", why, Some(Advice::Pings)),

@@ -140,6 +140,9 @@ impl Agent {
                 return Err(error);
             }
         };
+        for url in self.upstreams.iter().flat_map(|upstreams| upstreams.missing()) {
+            warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
+        }
         let monitors = self.upstreams.as_ref().map(|upstreams| upstreams.monitor()).transpose();
         let monitors = monitors.inspect_err(|error| warn!("no thread to monitor local servers: {error}"));
         let result = Slots::new(&self, workers.submitter()).run();

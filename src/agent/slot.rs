@@ -292,6 +292,10 @@ impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
 
     fn opened(&mut self) {
         self.slot.slots.agent.metrics.session_taken(self.start);
+        if self.session().is_some_and(|session| !session.is_identified()) {
+            let url = self.slot.dialer.url();
+            warn!(advice = Advice::GatewayPath.name(); "nothing at {url} has identified itself as a gateway yet");
+        }
         let predecessor = self.predecessor.take();
         self.hand_over(predecessor.as_ref());
     }

@@ -193,6 +193,11 @@ impl SessionHandle {
         self.mux().is_some()
     }
 
+    /// Whether the gateway has shown that it is one: it has named the connection, or switched mux/2 on.
+    pub(crate) fn is_identified(&self) -> bool {
+        self.shared.connection.load(Ordering::Relaxed) != 0 || self.is_streaming()
+    }
+
     pub(super) fn is_alive(&self) -> bool {
         self.shared.alive.load(Ordering::Acquire)
     }

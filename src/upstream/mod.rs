@@ -25,6 +25,7 @@ pub(crate) use self::availability::Availability;
 use self::availability::{NONE_FOUND, Upstream};
 pub use self::breaker::BreakerConfig;
 pub(crate) use self::breaker::Circuit;
+use self::detect::is_port_silent;
 pub use self::health::HealthChecks;
 pub(crate) use self::monitor::Monitors;
 use self::origin::{AttemptError, LocalUrl, Timeouts};
@@ -33,6 +34,7 @@ pub use self::rewrite::{InvalidHeader, SetHeader};
 pub(crate) use self::server::UpstreamServer;
 use crate::http1::path::decode;
 use crate::net::TrustStore;
+use crate::net::local::is_loopback;
 use crate::service::{Failure, FailureKind, Request, Response, Service};
 
 /// Most upstreams of one agent.
@@ -143,6 +145,13 @@ impl Upstreams {
             upstream.server()
         };
         self.all().map(find).collect()
+    }
+
+    /// The servers on this machine at which nothing listens now.
+    pub(crate) fn missing(&self) -> Vec<LocalUrl> {
+        let fixed = self.all().filter_map(|upstream| upstream.server());
+        let here = fixed.filter(|server| is_loopback(server.url.host()));
+        here.filter(|server| is_port_silent(server.url.port())).map(|server| server.url.clone()).collect()
     }
 
     /// How each upstream is doing.

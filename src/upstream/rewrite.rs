@@ -34,7 +34,7 @@ impl fmt::Display for InvalidHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             InvalidHeader::Syntax => {
-                "expected a field such as 'X-Env: tunnel', or its name alone to remove it"
+                "expected a name and a value, such as 'X-Env: tunnel', or to remove it its name, such as X-Env"
             }
             InvalidHeader::Framing => "that header frames the message or belongs to the connection",
             InvalidHeader::Host => "Host has an option of its own",

@@ -95,8 +95,27 @@ fn a_gateway_that_closes_at_once_fails_it() {
 fn a_gateway_that_answers_no_ping_fails_it() {
     let gateway = ScriptedGateway::start();
     let url = gateway.url();
-    let silent = thread::spawn(move || gateway.accept());
+    let silent = thread::spawn(move || {
+        let mut session = gateway.accept();
+        session.send("550e8400-e29b-41d4-a716-446655440000");
+        session
+    });
     let printed = check(&url, &site(), &["--pong-timeout", "2s"], "PPPSPPFPPSPS", 1);
     assert!(printed.contains("something on the way may drop WebSocket pings"), "{printed}");
     drop(silent.join().unwrap());
+}
+
+#[test]
+fn a_websocket_that_is_no_gateways_fails_it() {
+    let gateway = ScriptedGateway::start();
+    let url = gateway.url();
+    // It answers pings, as any WebSocket does, and says nothing of itself.
+    let echo = thread::spawn(move || {
+        let mut session = gateway.accept();
+        while session.0.read().is_ok() {}
+    });
+    let printed = check(&url, &site(), &["--pong-timeout", "2s"], "PPPSPFPPPSPS", 1);
+    assert!(printed.contains("nothing has identified itself as a gateway"), "{printed}");
+    assert!(printed.contains("check the path in --gateway"), "{printed}");
+    drop(echo);
 }

@@ -15,8 +15,8 @@ use http::StatusCode;
 use log::warn;
 
 use self::fingerprint::identify;
-pub(crate) use self::scan::is_preferred_port;
 use self::scan::{addresses, rank};
+pub(crate) use self::scan::{is_port_silent, is_preferred_port};
 use super::origin::{LocalUrl, Origin, Timeouts};
 use crate::service::Service;
 use crate::sync::lock;

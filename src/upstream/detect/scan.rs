@@ -35,6 +35,11 @@ pub(super) fn rank(port: u16) -> (usize, bool, u16) {
     (place, port < 1024, port)
 }
 
+/// Whether nothing on this machine listens at a port of loopback, as far as that is known without asking there.
+pub(crate) fn is_port_silent(port: u16) -> bool {
+    listening().is_some_and(|all| all.iter().all(|(other, _)| *other != port))
+}
+
 /// The ports at which something listens on loopback or on all addresses, and where to reach it.
 fn listening() -> Option<BTreeSet<(u16, IpAddr)>> {
     let v4 = std::fs::read_to_string("/proc/net/tcp").ok()?;
