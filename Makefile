@@ -27,7 +27,11 @@ run: ## the agent: make run TUNNEL_ID=agent_… [GATEWAY_URL=ws://… LOCAL_URL=
 	@TUNNEL_ID='$(TUNNEL_ID)' GATEWAY_URL='$(GATEWAY_URL)' LOCAL_URL='$(LOCAL_URL)' exec '$(BUILT)/release/agent'
 
 gateway: ## the reference gateway, on 127.0.0.1:3000 or LISTEN=address:port
-	$(CARGO) build --release --bin gateway
+	$(CARGO) build --release --bins
+	@echo
+	@echo 'With a web server on port 8000, in another terminal: $(BUILT)/release/agent 8000'
+	@echo 'It says at which URL the server is found then. The gateway runs until Ctrl-C.'
+	@echo
 	@LISTEN='$(LISTEN)' exec '$(BUILT)/release/gateway'
 
 demo: ## gateway, a small site and the agent, with requests through the tunnel [GATEWAY_PORT=3000 SITE_PORT=8000]

@@ -45,6 +45,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
         Task::Explain(method, path) => explain(&settings.agent, method, path),
         Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
         Task::Check => check(settings.agent),
+        Task::NewId(id) => print(&format!("{id}\n")),
     }
 }
 

@@ -70,8 +70,8 @@ pub(super) fn words(advice: Advice) -> &'static str {
             "let it send one at a time, or use --failure response and --correlation latest"
         }
         Advice::Pings => "something on the way may drop WebSocket pings",
-        Advice::QueueLength => "see --workers and --queue",
-        Advice::QueueTimeout => "see --workers and --queue-timeout",
+        Advice::QueueLength => "see --workers, --max-streams, --max-in-flight and --queue",
+        Advice::QueueTimeout => "see --workers, --max-in-flight and --queue-timeout",
         Advice::ResponseTimeout => "see --response-timeout",
         Advice::StreamedBody => "see --max-stream-body",
         Advice::TokenRenewed => "its file has another one by now",

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use http::header::HeaderName;
 
 use super::logging::Format;
-use super::{Command, Opt, Options, UsageError, duration, flag, help_on, log_format, number, program, size};
+use super::{
+    Command, Opt, Options, UsageError, addresses, duration, flag, help_on, log_format, number, program, size,
+};
 use crate::gateway::{Domain, Gateway, GatewayBuilder, Network, OwnPaths};
 use crate::{Token, TunnelId};
 
@@ -152,7 +154,7 @@ fn with<T>(
 
 /// The options of listening and routing.
 fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
-    let builder = with(builder, o.value("--listen", address)?, GatewayBuilder::listen);
+    let builder = with(builder, o.value("--listen", addresses::listen)?, GatewayBuilder::listen);
     let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;
     let builder = with(builder, tunnel, GatewayBuilder::default_tunnel);
     let domain: Option<Domain> = o.parsed("--domain")?;
@@ -190,10 +192,6 @@ fn credentials(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBu
         (Some(certificates), Some(key)) => Ok(builder.tls(PathBuf::from(certificates), PathBuf::from(key))),
         _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),
     }
-}
-
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
-    text.parse().map_err(|_| "expected an IP address and a port, such as 0.0.0.0:3000")
 }
 
 fn own_paths(text: &str) -> Result<OwnPaths, &'static str> {

@@ -2,6 +2,7 @@
 //!
 //! The library knows no flag. Its errors are data, and this module says which option to look at.
 
+mod addresses;
 mod advice;
 pub mod agent;
 #[cfg(feature = "gateway")]
@@ -26,7 +27,7 @@ pub use self::local_servers::LocalServerTable;
 pub use self::options::Options;
 pub use self::signals::{Signal, handle_signals};
 pub use self::table::{Opt, UsageError};
-use self::table::{check_names, flag, help_on, naming_variables};
+use self::table::{check_names, distance, flag, help_on, naming_variables};
 use self::values::{duration, log_format, number, size};
 use crate::{ConfigError, ConfigProblem};
 
@@ -48,6 +49,16 @@ pub struct Verb {
     pub name: &'static str,
     /// What its operands stand for.
     pub operands: &'static [&'static str],
+    /// The option whose value the only operand is; such a command may be left out where the operand cannot be anything
+    /// else.
+    pub option: Option<&'static str>,
+}
+
+impl Verb {
+    /// A command with operands of its own.
+    pub const fn new(name: &'static str, operands: &'static [&'static str]) -> Self {
+        Verb { name, operands, option: None }
+    }
 }
 
 /// A request for help or the version, in place of a run.
@@ -82,26 +93,41 @@ fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, U
     let Some(first) = arguments.first().filter(|first| !first.to_string_lossy().starts_with('-')) else {
         return Ok(None);
     };
-    let Some(verb) = verbs.iter().find(|verb| first == verb.name) else {
-        if verbs.is_empty() {
-            return Ok(None);
-        }
-        let names: Vec<_> = verbs.iter().map(|verb| verb.name).collect();
-        // Not repeated: it may be a tunnel ID or a token.
-        return Err(UsageError(format!(
-            "the first argument is no option and no command; there are {}",
-            names.join(", ")
-        )));
-    };
+    let first = first.to_string_lossy().into_owned();
+    if let Some(verb) = verbs.iter().find(|verb| verb.option.is_some())
+        && addresses::is_local(&first)
+    {
+        arguments.insert(0, verb.name.into());
+    } else if !verbs.iter().any(|verb| first == verb.name) {
+        return if verbs.is_empty() { Ok(None) } else { Err(unknown_verb(verbs, &first)) };
+    }
+    let name = arguments.remove(0);
+    let Some(verb) = verbs.iter().find(|verb| name == verb.name) else { return Ok(None) };
     let usage = || UsageError(format!("{} is followed by {}", verb.name, verb.operands.join(" and ")));
-    arguments.remove(0);
     let mut operands = Vec::new();
     for _ in verb.operands {
         let is_one = arguments.first().is_some_and(|operand| !operand.to_string_lossy().starts_with("--"));
         let operand = if is_one { arguments.remove(0).into_string().ok() } else { None };
         operands.push(operand.ok_or_else(usage)?);
     }
+    if let (Some(option), Some(operand)) = (verb.option, operands.pop_if(|_| verb.option.is_some())) {
+        arguments.splice(..0, [option.into(), operand.into()]);
+    }
     Ok(Some((verb.name, operands)))
+}
+
+/// The error of a first word that is no command. It is not repeated: it may be a tunnel ID or a token.
+fn unknown_verb(verbs: &[Verb], word: &str) -> UsageError {
+    let names = verbs.iter().map(|verb| verb.name);
+    let nearest = names.clone().map(|name| (distance(name, word), name)).min();
+    let text = match nearest.filter(|(edits, name)| *edits <= 2 && *edits < name.len() / 2) {
+        Some((_, name)) => format!("the first argument is no option and no command; did you mean {name}?"),
+        None => format!(
+            "the first argument is no option, no command and no address; there are {}",
+            names.collect::<Vec<_>>().join(", ")
+        ),
+    };
+    UsageError(text)
 }
 
 /// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
@@ -143,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_command_comes_first_with_its_operands() {
-        let verbs = [Verb { name: "explain", operands: &["METHOD", "PATH"] }];
+        let http = Verb { name: "http", operands: &["ADDRESS"], option: Some("--local") };
+        let verbs = [Verb::new("explain", &["METHOD", "PATH"]), http];
         let take = |typed: &[&str]| {
             let mut arguments = typed.iter().map(OsString::from).collect();
             take_verb(&verbs, &mut arguments).map(|invoked| (invoked, arguments.len()))
@@ -153,8 +180,17 @@ mod tests {
         assert_eq!(take(&["--x", "explain"]), Ok((None, 2)));
         assert_eq!(take(&["explain", "GET"]).unwrap_err().0, "explain is followed by METHOD and PATH");
         assert!(take(&["explain", "GET", "--x"]).is_err());
-        let wrong = "the first argument is no option and no command; there are explain";
+        let wrong = "the first argument is no option, no command and no address; there are explain, http";
         assert_eq!(take(&["s3cret"]), Err(UsageError(wrong.to_owned())));
+        let wrong = "the first argument is no option and no command; did you mean explain?";
+        assert_eq!(take(&["expalin"]), Err(UsageError(wrong.to_owned())));
+        // An address is the value of an option.
+        for typed in [&["8000", "--x"][..], &["http", "8000", "--x"]] {
+            let mut arguments = typed.iter().map(OsString::from).collect();
+            assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("http", Vec::new()))));
+            assert_eq!(arguments, ["--local", "8000", "--x"]);
+        }
+        assert_eq!(take(&["http"]).unwrap_err().0, "http is followed by ADDRESS");
     }
 
     /// Checks a program's part of the manual against its table: each option with its value, its variable and its

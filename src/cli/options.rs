@@ -392,8 +392,16 @@ mod tests {
             (&["--worker", "1"], &[], "unknown option --worker; did you mean --workers?"),
             (&["--tunelid=s3cret"], &[], "unknown option --tunelid; did you mean --tunnel-id?"),
             (&["--colour"], &[], "unknown option --colour"),
-            (&["", "x"], &[], "an argument that belongs to no option; every value follows its --option"),
-            (&["s3cret"], &[], "an argument that belongs to no option; every value follows its --option"),
+            (
+                &["", "x"],
+                &[],
+                "an argument that belongs to no option: every value follows its --option, and a command comes first",
+            ),
+            (
+                &["s3cret"],
+                &[],
+                "an argument that belongs to no option: every value follows its --option, and a command comes first",
+            ),
         ] {
             assert_eq!(read(arguments, environment), Err(UsageError(message.to_owned())), "{arguments:?}");
         }

@@ -163,7 +163,8 @@ fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {
         format!("unknown option {}{}", flag.escape_debug(), suggestion(table, flag))
     } else {
         // Not repeated: it may be a tunnel ID or a token.
-        "an argument that belongs to no option; every value follows its --option".to_owned()
+        "an argument that belongs to no option: every value follows its --option, and a command comes first"
+            .to_owned()
     }))
 }
 

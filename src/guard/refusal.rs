@@ -160,7 +160,7 @@ fn problem(
     retry_after: Option<u64>,
 ) -> Response {
     let body = serde_json::json!({ "error": text, "code": code, "request": name.to_string() });
-    let mut response = Response::new(Body::from(body.to_string()));
+    let mut response = Response::new(Body::from(format!("{body}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -61,7 +61,7 @@ pub enum InvalidPattern {
 impl fmt::Display for InvalidPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            InvalidPattern::Path => "expected a path that begins with a slash, such as /admin/**",
+            InvalidPattern::Path => "expected a path that begins with a slash, such as /admin/** or 'GET /admin/**' (in quotes)",
             InvalidPattern::Method => "expected methods with commas and without spaces, such as GET,POST /api/**",
             InvalidPattern::Stars => "** stands for whole segments: write /a/**, not /a**",
             InvalidPattern::Never => {

@@ -199,3 +199,44 @@ fn a_cookie_for_the_whole_domain_stays_with_its_tunnel() {
     let response = String::from_utf8(http(address, request.as_bytes())).unwrap();
     assert!(response.contains("set-cookie: a=1\r\n"), "{response}");
 }
+
+// ------------------------------------------------------------------------------------------- the first minute
+
+#[test]
+fn the_address_of_a_server_is_all_that_is_typed() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let home = std::env::temp_dir().join(format!("tunnel-agent-{}", std::process::id()));
+    let local = serve_http(|_| ok("hello"));
+    let (port, url) = (local.port().to_string(), format!("http://{address}"));
+    let environment = [("XDG_STATE_HOME", home.to_str().unwrap())];
+    let mut hosts = Vec::new();
+    for words in [&[port.as_str()][..], &["http", &port]] {
+        let arguments = [words, &["--gateway", &url]].concat();
+        let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, &environment);
+        let line = agent.wait_for("tunnel ID, agent_");
+        assert_eq!(line.contains("made a tunnel ID"), hosts.is_empty(), "{line}");
+        hosts.push(host_of(&mut agent));
+        assert_eq!(ask(address, hosts.last().unwrap(), "/"), (200, "hello".to_owned()));
+        agent.signal("TERM");
+        agent.wait();
+    }
+    // It was made once, and is the user's alone.
+    assert_eq!(hosts[0], hosts[1]);
+    let file = home.join("tunnel-agent/tunnel-id");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // Another way to name it.
+    let arguments = ["--tunnel-id-file", file.to_str().unwrap(), "--gateway", &url, "--local", &port];
+    let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, &[]);
+    assert_eq!(host_of(&mut agent), hosts[0]);
+    drop(agent);
+    std::fs::remove_dir_all(home).unwrap();
+}
+
+#[test]
+fn a_server_that_does_not_listen_is_named_at_the_start() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut agent = Program::agent(&["--tunnel-id", TUNNEL_ID, "--local", &port]);
+    let line = agent.wait_for("nothing listens at ");
+    assert!(line.contains(&format!("http://127.0.0.1:{port} yet; start the local server")), "{line}");
+}

@@ -1,13 +1,14 @@
 //! From the options of the agent to its builder.
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
-use super::{PREFIX, Task};
-use crate::cli::{Options, UsageError, duration, number, size};
+use super::{PREFIX, Task, own_id};
+use crate::cli::{Options, UsageError, addresses, duration, number, size};
 use crate::{
     Action, Agent, BackoffConfig, BreakerConfig, Builder, Correlation, FailureReply, GatewayUrl,
     HealthChecks, Heartbeat, InvalidGatewayUrl, InvalidHeader, InvalidLocalUrl, InvalidTunnelId, LocalUrl,
@@ -20,12 +21,12 @@ const PLACEHOLDER_ID: &str = "agent_00000000-0000-0000-0000-000000000000_nobody"
 /// The builder that the options describe. What the log is to warn of is added to `warnings`.
 pub(super) fn builder(
     o: &mut Options<'_>,
-    task: &Task,
+    tunnel_id: TunnelId,
     warnings: &mut Vec<String>,
 ) -> Result<Builder, UsageError> {
     let gateways: Vec<GatewayArg> = o.all_parsed("--gateway")?;
     let gateways: Vec<GatewayUrl> = gateways.into_iter().map(|GatewayArg(url)| url).collect();
-    let builder = Agent::builder(tunnel_id(o, task)?);
+    let builder = Agent::builder(tunnel_id);
     let token = o.secret("--token-file", "TOKEN", Token::new)?;
     let token = token.filter(|_| may_take_token(o, &gateways, warnings));
     let builder = gateways.into_iter().fold(builder, Builder::gateway);
@@ -60,7 +61,7 @@ impl FromStr for GatewayArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(GatewayArg).map_err(|error: InvalidGatewayUrl| match error {
+        addresses::gateway_url(text).parse().map(GatewayArg).map_err(|error: InvalidGatewayUrl| match error {
             InvalidGatewayUrl::UserInfo | InvalidGatewayUrl::Query => {
                 format!("{error}; give a token with --token-file or the variable TOKEN")
             }
@@ -69,12 +70,37 @@ impl FromStr for GatewayArg {
     }
 }
 
-fn tunnel_id(o: &mut Options<'_>, task: &Task) -> Result<TunnelId, UsageError> {
-    if let Some(id) = o.parsed("--tunnel-id")? {
+/// What stands in for a tunnel ID where none is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fallback {
+    None,
+    /// One that is made for the user.
+    OwnId,
+}
+
+/// The tunnel ID. What the log says of it is added to `remarks`.
+pub(super) fn tunnel_id(
+    o: &mut Options<'_>,
+    task: &Task,
+    fallback: Fallback,
+    remarks: &mut Vec<String>,
+) -> Result<TunnelId, UsageError> {
+    let from_file = |path: &str| own_id::from_file(Path::new(path));
+    match (o.parsed("--tunnel-id")?, o.value("--tunnel-id-file", from_file)?) {
+        (Some(id), None) | (None, Some(id)) => return Ok(id),
+        (Some(_), Some(_)) => {
+            return Err(UsageError("--tunnel-id and --tunnel-id-file are both given; give one".to_owned()));
+        }
+        (None, None) => {}
+    }
+    if fallback == Fallback::OwnId {
+        let (id, remark) = own_id::own_id(&|name| std::env::var_os(name))?;
+        remarks.push(remark);
         return Ok(id);
     }
     if matches!(task, Task::Serve | Task::Check) {
-        let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID)";
+        let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID), or the address of a \
+                    local server alone, such as 8000, for a tunnel of yours";
         return Err(UsageError(text.to_owned()));
     }
     PLACEHOLDER_ID.parse().map_err(|error: InvalidTunnelId| UsageError(error.to_string()))
@@ -118,9 +144,7 @@ fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageErr
 
 fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
     let token = o.secret("--admin-token-file", "ADMIN_TOKEN", Token::new)?.map(|(token, _)| token);
-    let address =
-        |text: &str| text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180");
-    match (o.value("--admin", address)?, token) {
+    match (o.value("--admin", addresses::listen)?, token) {
         (Some(address), token) => Ok(builder.admin(address, token)),
         // The token may be another program's.
         (None, Some(_)) if ["ADMIN_TOKEN", "ADMIN_TOKEN_FILE"].iter().any(|variable| o.is_bare(variable)) => {
@@ -145,7 +169,7 @@ impl FromStr for Local {
     type Err = InvalidLocalUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidLocalUrl> {
-        if text == "auto" { Ok(Local::Auto) } else { text.parse().map(Local::At) }
+        if text == "auto" { Ok(Local::Auto) } else { addresses::local_url(text).parse().map(Local::At) }
     }
 }
 
@@ -161,7 +185,7 @@ impl FromStr for Route {
     fn from_str(text: &str) -> Result<Self, String> {
         let (prefix, url) =
             text.split_once('=').ok_or("expected PREFIX=URL, such as /api=http://127.0.0.1:9000")?;
-        let url = url.parse().map_err(|error: InvalidLocalUrl| error.to_string())?;
+        let url = addresses::local_url(url).parse().map_err(|error: InvalidLocalUrl| error.to_string())?;
         Ok(Route { prefix: prefix.to_owned(), url })
     }
 }

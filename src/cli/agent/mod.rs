@@ -1,11 +1,12 @@
 //! The command line of the agent.
 
 mod builder;
+mod own_id;
 mod table;
 
 use std::time::Duration;
 
-use self::builder::{builder, option_name};
+use self::builder::{Fallback, builder, option_name, tunnel_id};
 pub(super) use self::table::TABLE;
 use super::logging::Format;
 use super::{Command, Invoked, Options, UsageError, Verb, help_on, log_format, program};
@@ -41,6 +42,8 @@ pub enum Task {
     Discover,
     /// Try each step by itself.
     Check,
+    /// Print a tunnel ID that nobody has.
+    NewId(String),
 }
 
 /// The prefix of variables that only this program reads.
@@ -50,20 +53,30 @@ const CHECK: &str = "check";
 
 const DISCOVER: &str = "discover";
 
-const VERBS: [Verb; 3] = [
-    Verb { name: "explain", operands: &["METHOD", "PATH"] },
-    Verb { name: CHECK, operands: &[] },
-    Verb { name: DISCOVER, operands: &[] },
+const NEW_ID: &str = "new-id";
+
+/// Serves a local server whose address is typed, with a tunnel ID of the user's where none is given.
+const HTTP: &str = "http";
+
+const VERBS: [Verb; 5] = [
+    Verb { name: HTTP, operands: &["ADDRESS"], option: Some("--local") },
+    Verb::new("explain", &["METHOD", "PATH"]),
+    Verb::new(CHECK, &[]),
+    Verb::new(DISCOVER, &[]),
+    Verb::new(NEW_ID, &[]),
 ];
 
 /// The text of `--help`.
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
-         Usage: {0} --tunnel-id ID [options]\n       \
+         Usage: {0} [http] ADDRESS [options]         serves a local server, such as 8000 or localhost:8000; the tunnel ID\n       \
+                                                    is made once and kept, where none is given\n       \
+         {0} --tunnel-id ID [options]        the same with what the options say\n       \
          {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
          {0} check --tunnel-id ID [options]  tries each step by itself, and says what to do where one fails\n       \
-         {0} discover                        which HTTP servers listen on this machine\n\n\
+         {0} discover                        which HTTP servers listen on this machine\n       \
+         {0} new-id                          prints a new tunnel ID\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads files again.\n\
@@ -81,14 +94,18 @@ pub fn read() -> Result<Command<AgentSettings>, UsageError> {
 
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<AgentSettings, UsageError> {
     let o = &mut options;
+    let is_short = matches!(invoked, Some((HTTP, _)));
     let task = task(invoked);
     let drain = o.value("--drain", super::duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
     let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
     let mut warnings = Vec::new();
-    let builder = builder(o, &task, &mut warnings)?.handover_drain(drain);
+    let mut remarks = Vec::new();
+    let tunnel_id =
+        tunnel_id(o, &task, if is_short { Fallback::OwnId } else { Fallback::None }, &mut remarks)?;
+    let builder = builder(o, tunnel_id, &mut warnings)?.handover_drain(drain);
     let agent = builder.build().map_err(|error| super::config_error(&error, option_name))?;
-    let notes = o.bare_variables().into_iter().collect();
+    let notes = o.bare_variables().into_iter().chain(remarks).collect();
     Ok(AgentSettings { agent, drain, task, log_format, log_level, warnings, notes })
 }
 
@@ -98,6 +115,7 @@ fn task(invoked: Invoked) -> Task {
         Ok([method, path]) => Task::Explain(method, path),
         Err(_) if verb == CHECK => Task::Check,
         Err(_) if verb == DISCOVER => Task::Discover,
+        Err(_) if verb == NEW_ID => Task::NewId(own_id::new_id()),
         Err(_) => Task::Serve,
     }
 }

@@ -7,7 +7,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 }
 
 /// The options, in the order in which the help lists them.
-pub(in crate::cli) const TABLE: [Opt; 50] = [
+pub(in crate::cli) const TABLE: [Opt; 51] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -16,6 +16,7 @@ pub(in crate::cli) const TABLE: [Opt; 50] = [
         "a gateway; without a path, /ws; may be repeated; default ws://127.0.0.1:3000/ws",
     )
     .repeats(),
+    opt("--tunnel-id-file", "TUNNEL_ID_FILE", "FILE", "file with the tunnel ID; default none"),
     opt("--name", "TUNNEL_NAME", "NAME", "the name for its host name, such as shop; default from the ID"),
     opt("--connections", "CONNECTIONS", "N", "sessions with each gateway; default 1"),
     opt("--token-file", "TOKEN_FILE", "FILE", "file with the token for the gateway; default none"),
