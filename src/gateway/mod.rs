@@ -33,7 +33,7 @@
 //! | `names`, `cookies` | which host name is which tunnel's, and whose a cookie is |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
-//! | `pages`, `responses` | what the gateway answers by itself |
+//! | `pages`, `responses`, `problem_page` | what the gateway answers by itself |
 //! | `forwarded` | where a request came from, and which proxies are trusted to say so |
 //! | `budget`, `credentials` | how much memory bodies may take; token and certificate |
 
@@ -49,6 +49,7 @@ mod forwarded;
 mod handshake;
 mod names;
 mod pages;
+mod problem_page;
 mod registry;
 mod responses;
 mod shutdown;

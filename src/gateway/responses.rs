@@ -6,7 +6,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use crate::http1::{RequestError, json_response};
+use super::problem_page;
+use crate::http1::{RequestError, json_response, response};
 use crate::mux::{Reset, ResetCode, StreamEnd, StreamError};
 use crate::protocol::{RequestName, X_TUNNEL_SOURCE};
 use crate::service::FORWARD_FAILED;
@@ -54,13 +55,22 @@ impl Problem {
 
     /// The response that tells of it, to the request with this name.
     pub(super) fn response(self, name: RequestName) -> Response<Vec<u8>> {
-        let Problem { status, code, text, header } = self;
-        let body = json!({ "error": text, "code": code, "request": name.to_string() });
-        let mut response = json_response(status, &body);
-        response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("gateway"));
-        response.headers_mut().extend(header);
-        response
+        let body = json!({ "error": self.text, "code": self.code, "request": name.to_string() });
+        marked(json_response(self.status, &body), self.header)
     }
+
+    /// The same, for a browser to show.
+    pub(super) fn page(self, name: RequestName) -> Response<Vec<u8>> {
+        let page = problem_page::page(self.status, self.code, &self.text, name);
+        marked(response(self.status, "text/html; charset=utf-8", page), self.header)
+    }
+}
+
+/// Marks a response as the gateway's own.
+fn marked(mut response: Response<Vec<u8>>, header: Option<(HeaderName, HeaderValue)>) -> Response<Vec<u8>> {
+    response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("gateway"));
+    response.headers_mut().extend(header);
+    response
 }
 
 /// The response to a request that cannot be read; none when its connection has failed.

@@ -8,6 +8,7 @@ use log::{debug, info};
 
 use super::GatewayCore;
 use super::forwarded::Arrival;
+use super::problem_page;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
 use crate::http1::fields::Upgrade;
@@ -39,7 +40,8 @@ impl VisitorRequest<'_> {
         let visitor = self.gateway.settings.proxies.visitor(request.headers(), self.arrival.peer);
         let path = shown_path(request.uri().path());
         log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
-        problem.response(name)
+        let is_page = problem_page::is_asked_for(request.method(), request.headers());
+        if is_page { problem.page(name) } else { problem.response(name) }
     }
 
     /// Logs that a response was cut, unless its visitor has left: then it is nobody's loss.

@@ -240,3 +240,15 @@ fn a_server_that_does_not_listen_is_named_at_the_start() {
     let line = agent.wait_for("nothing listens at ");
     assert!(line.contains(&format!("http://127.0.0.1:{port} yet; start the local server")), "{line}");
 }
+
+#[test]
+fn a_browser_is_shown_a_page_where_the_application_is_not_there() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let browse = b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html,*/*;q=0.8\r\nConnection: close\r\n\r\n";
+    let response = String::from_utf8(http(address, browse)).unwrap();
+    assert!(response.starts_with("HTTP/1.1 503 ") && response.contains("retry-after: 1\r\n"), "{response}");
+    assert!(response.contains("content-type: text/html; charset=utf-8\r\n"), "{response}");
+    assert!(response.contains("x-tunnel-source: gateway\r\n"), "{response}");
+    assert!(response.contains("<p>No agent is connected.</p>"), "{response}");
+    assert!(ask(address, "x", "/").1.contains(r#""code":"no_agent""#));
+}

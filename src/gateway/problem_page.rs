@@ -1,0 +1,86 @@
+//! The page that a browser shows in place of the JSON of a problem.
+
+use http::header::{self, HeaderMap};
+use http::{Method, StatusCode};
+
+use crate::protocol::RequestName;
+
+/// Whether whoever asks reads pages: a browser that navigates, and no program.
+pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
+    let accepts = headers.get_all(header::ACCEPT).iter();
+    let mut types = accepts.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_page = |range: &[u8]| {
+        range.split(|byte| *byte == b';').next().is_some_and(|media| media.trim_ascii() == b"text/html")
+    };
+    matches!(*method, Method::GET | Method::HEAD) && types.any(is_page)
+}
+
+/// The page, which needs nothing but itself.
+pub(super) fn page(status: StatusCode, code: &str, text: &str, name: RequestName) -> String {
+    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n\
+         <style>:root{{color-scheme:light dark}}body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;\
+         margin:15vh auto;padding:0 1.5rem}}small{{opacity:.7}}</style>\n\
+         <h1>{title}</h1>\n<p>{}.</p>\n<p>{}</p>\n\
+         <p><small>Said by the tunnel's gateway: {code}, request {name}</small></p>\n</html>\n",
+        escaped(&capitalized(text)),
+        what_to_do(code),
+    )
+}
+
+/// What the owner of the tunnel, or its visitor, can do.
+fn what_to_do(code: &str) -> &'static str {
+    match code {
+        "no_agent" | "agent_gone" => {
+            "If this is your tunnel: is its agent running, and does its log say that it is connected? Else try again later."
+        }
+        "agent_error" => {
+            "If this is your tunnel: is the server behind it running? The agent's log says what failed, in the line that ends \
+             with the request's name."
+        }
+        "timeout" => "The server behind the tunnel may be slow, or stuck. Try again, or look into its log.",
+        "which_tunnel" => "Each tunnel has a host name of its own, which its agent's log says.",
+        _ => "Try again, or ask the owner of the tunnel.",
+    }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_browser_gets_a_page_and_a_program_does_not() {
+        let asked = |method: Method, accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            is_asked_for(&method, &headers)
+        };
+        let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8";
+        assert!(asked(Method::GET, browser) && asked(Method::HEAD, "text/html;q=0.5"));
+        assert!(!asked(Method::POST, browser));
+        assert!(!asked(Method::GET, "*/*") && !asked(Method::GET, "application/json"));
+        assert!(!asked(Method::GET, "x-text/html") && !is_asked_for(&Method::GET, &HeaderMap::new()));
+    }
+
+    #[test]
+    fn what_an_agent_says_is_text_and_no_markup() {
+        let name = RequestName { connection: 1, number: 2 };
+        let page =
+            page(StatusCode::BAD_GATEWAY, "agent_error", "it said <script>alert(1)</script> & left", name);
+        assert!(page.contains("It said &lt;script&gt;alert(1)&lt;/script&gt; &amp; left."), "{page}");
+        assert!(page.contains("<h1>502 Bad Gateway</h1>") && page.contains(&name.to_string()), "{page}");
+    }
+}
