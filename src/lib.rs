@@ -92,7 +92,9 @@ pub use agent::{
     Handle, RunError, RunningAgent,
 };
 pub use backoff::BackoffConfig;
-pub use guard::{Action, InvalidPattern, InvalidRate, Pattern, Rate, Rule, Rules, Verdict};
+pub use guard::{
+    Action, InvalidPasswords, InvalidPattern, InvalidRate, Passwords, Pattern, Rate, Rule, Rules, Verdict,
+};
 pub use http;
 pub use link::{GatewayUrl, InvalidGatewayUrl, Token};
 pub use metrics::{ConnectionState, Status};

@@ -10,7 +10,7 @@ use http::HeaderValue;
 
 use super::error::{ConfigError, ConfigProblem};
 use crate::backoff::BackoffConfig;
-use crate::guard::{Rate, Rules};
+use crate::guard::{Action, PasswordGuard, Passwords, Pattern, Rate, Rule, Rules};
 use crate::link::{GatewayUrl, Token};
 use crate::net::tls::Trust;
 use crate::protocol::TunnelName;
@@ -40,6 +40,7 @@ pub struct Builder {
     pub(super) admin: Option<(SocketAddr, Option<Token>)>,
     pub(super) host_header: Option<HeaderValue>,
     pub(super) local_trust: Trust,
+    pub(super) passwords: Option<PasswordGuard>,
     pub(super) rules: Rules,
     pub(super) rate: Option<Rate>,
     pub(super) burst: Option<u32>,
@@ -90,6 +91,7 @@ impl Builder {
             gateway_trust: Trust::System,
             host_header: None,
             local_trust: Trust::System,
+            passwords: None,
             rules: Rules::default(),
             rate: None,
             burst: None,
@@ -283,6 +285,16 @@ impl Builder {
     /// local server. Default: 10 s.
     pub fn queue_timeout(mut self, time: Duration) -> Self {
         self.queue_timeout = time;
+        self
+    }
+
+    /// The passwords of which each request has to show one, by HTTP's Basic scheme (RFC 7617); the others are answered 401.
+    /// Requests that match one of the patterns of `open` need none. The local server does not see the password. Default:
+    /// none.
+    pub fn passwords(mut self, passwords: Passwords, open: impl IntoIterator<Item = Pattern>) -> Self {
+        let open = open.into_iter().map(|pattern| Rule { action: Action::Allow, pattern });
+        let open = open.collect::<Vec<_>>().into();
+        self.passwords = Some(PasswordGuard { passwords, open });
         self
     }
 

@@ -80,6 +80,11 @@ impl Agent {
             }
             Verdict::Ambiguous(why) => why.to_owned(),
         };
+        let decided_by = match self.session.gate.wants_password(&head.method, head.uri.path()) {
+            Ok(false) => decided_by,
+            Ok(true) => format!("{decided_by}; a password is asked for before"),
+            Err(refusal) => return refused(refusal.message(), &refusal),
+        };
         if let Some(refusal) = Refusal::by(&verdict) {
             return refused(decided_by, &refusal);
         }

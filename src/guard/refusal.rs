@@ -29,6 +29,8 @@ pub(crate) enum Refusal {
     MethodNotSupported,
     /// 400: the path can be read in more than one way, and there are rules about paths; the text says how.
     AmbiguousPath(&'static str),
+    /// 401: it shows none of the passwords.
+    Unauthorized,
     /// 403: the agent's rules do not let it pass.
     Filtered,
     /// 429: more requests come than may; after this time there may be room again.
@@ -61,6 +63,7 @@ impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Refusal::BadRequest(_) | Refusal::AmbiguousPath(_) => StatusCode::BAD_REQUEST,
+            Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
             Refusal::Filtered => StatusCode::FORBIDDEN,
             Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -72,13 +75,14 @@ impl Refusal {
     }
 
     /// All that [`code`](Self::code) gives.
-    pub(crate) const CODES: [&str; 11] = [
+    pub(crate) const CODES: [&str; 12] = [
         "bad_request",
         "body_too_large",
         "path_too_long",
         "headers_too_large",
         "method_not_supported",
         "ambiguous_path",
+        "unauthorized",
         "filtered",
         "rate_limited",
         "queue_full",
@@ -95,6 +99,7 @@ impl Refusal {
             Refusal::HeadersTooLarge => "headers_too_large",
             Refusal::MethodNotSupported => "method_not_supported",
             Refusal::AmbiguousPath(_) => "ambiguous_path",
+            Refusal::Unauthorized => "unauthorized",
             Refusal::Filtered => "filtered",
             Refusal::RateLimited(_) => "rate_limited",
             Refusal::QueueFull => "queue_full",
@@ -117,6 +122,7 @@ impl Refusal {
             ),
             Refusal::MethodNotSupported => "CONNECT cannot be forwarded".to_owned(),
             Refusal::AmbiguousPath(why) => format!("the path can be read in more than one way: {why}"),
+            Refusal::Unauthorized => "the tunnel agent wants a user's name and password".to_owned(),
             Refusal::Filtered => "the tunnel agent does not let this request pass".to_owned(),
             Refusal::RateLimited(_) => "too many requests for the tunnel agent; try again later".to_owned(),
             Refusal::QueueFull => "the tunnel agent is busy and its queue is full; try again".to_owned(),
@@ -138,7 +144,12 @@ impl Refusal {
 
     /// The response: a small JSON object, marked as the agent's own.
     pub(crate) fn response(&self, name: RequestName) -> Response {
-        problem(self.status(), self.code(), &self.message(), name, self.retry_after())
+        let mut response = problem(self.status(), self.code(), &self.message(), name, self.retry_after());
+        if *self == Refusal::Unauthorized {
+            let challenge = HeaderValue::from_static("Basic realm=\"tunnel\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
     }
 
     /// After how many seconds it may be tried again, where waiting helps.

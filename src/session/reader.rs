@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use log::{debug, info, warn};
 use tungstenite::Bytes;
 
@@ -215,14 +215,14 @@ impl SessionReader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
-        let head = match validate_head(&parsed) {
+        let mut head = match validate_head(&parsed) {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
                 return self.refuse_stream((mux, number, fin), &refusal, &method, None);
             }
         };
-        let not_before = match self.admit(&head.method, &head.uri) {
+        let not_before = match self.admit(&head.method, &head.uri, &mut head.headers) {
             Ok(not_before) => not_before,
             Err(refusal) => {
                 return self.refuse_stream((mux, number, fin), &refusal, &head.method, Some(head.uri.path()));
@@ -271,11 +271,11 @@ impl SessionReader {
             return Err(SessionEnd::Violation(close::TRY_AGAIN_LATER, what.to_owned()));
         }
         let ticket = Ticket::issue(&self.session, id);
-        let request = match request {
+        let mut request = match request {
             Ok(request) => request,
             Err(refusal) => return self.refuse(ticket, &refusal, None),
         };
-        match self.admit_enveloped(&request, waiting) {
+        match self.admit_enveloped(&mut request, waiting) {
             Ok(not_before) => {
                 let weight = usize::try_from(request.body().length().unwrap_or(0)).unwrap_or(usize::MAX);
                 let exchange = Exchange::enveloped(request, ticket, &self.metrics);
@@ -294,18 +294,19 @@ impl SessionReader {
         }
     }
 
-    fn admit_enveloped(&self, request: &Request, waiting: u64) -> Result<Option<Instant>, Refusal> {
+    fn admit_enveloped(&self, request: &mut Request, waiting: u64) -> Result<Option<Instant>, Refusal> {
         if self.session.is_draining() {
             return Err(Refusal::Draining);
         }
         if waiting >= self.config.max_without_id {
             return Err(Refusal::QueueFull);
         }
-        self.admit(request.method(), request.uri())
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        self.admit(&method, &uri, request.headers_mut())
     }
 
-    fn admit(&self, method: &Method, uri: &Uri) -> Result<Option<Instant>, Refusal> {
-        self.config.gate.admit(method, uri.path(), Instant::now)
+    fn admit(&self, method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Result<Option<Instant>, Refusal> {
+        self.config.gate.admit(method, uri.path(), headers, Instant::now)
     }
 
     fn submit(&self, exchange: Exchange, spec: JobSpec) -> Result<(), SessionEnd> {

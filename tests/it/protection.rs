@@ -5,7 +5,10 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 
-use crate::support::{Program, Reply, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, ok, serve_http};
+use crate::support::{
+    Program, Reply, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID, http, ok, read_head, serve_http,
+    split, visit,
+};
 
 /// An agent in front of these servers, and its session with a gateway.
 fn start(options: &[&str]) -> (Program, ScriptedSession) {
@@ -264,4 +267,53 @@ fn what_cannot_be_meant_is_refused_by_name() {
         assert_eq!(agent.wait().code(), Some(2), "{options:?}");
         assert!(agent.log.join("\n").contains(text), "{options:?}: {:?}", agent.log);
     }
+}
+
+#[test]
+fn a_visitor_without_a_password_never_reaches_the_server() {
+    let site = serve_http(|request| {
+        let shown = request.header("authorization").unwrap_or("none").to_owned();
+        ok(&shown)
+    });
+    let (site, options) = (url(site), ["--open", "POST /hook/**"]);
+    let environment = [("BASIC_AUTH", "anna:secret word\nbert:x")];
+    // In envelopes.
+    let gateway = ScriptedGateway::start();
+    let arguments = ["--tunnel-id", TUNNEL_ID, "--gateway", &gateway.url(), "--local", &site];
+    let arguments = [&arguments[..], &options].concat();
+    let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, &environment);
+    let mut session = gateway.accept();
+    session.get("/page");
+    let reply = session.answer();
+    check(&reply, 401, "unauthorized");
+    assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"tunnel\", charset=\"UTF-8\""));
+    session.request(
+        r#"{"method":"GET","path":"/page","headers":[["authorization","Basic YW5uYTpzZWNyZXQgd29yZA=="]]}"#,
+    );
+    assert_eq!(session.answer().text, "none");
+    session.request(r#"{"method":"POST","path":"/hook/a","headers":[["authorization","Bearer its-own"]]}"#);
+    assert_eq!(session.answer().text, "Bearer its-own");
+    session.get("/hook/..%2fpage");
+    check(&session.answer(), 400, "ambiguous_path");
+    let line = agent.wait_for("401 unauthorized");
+    assert!(line.contains("GET /page refused"), "{line}");
+    drop(agent);
+    // And in streams, upgrades too.
+    let (_gateway, address) = Program::gateway(&[]);
+    let gateway = format!("ws://{address}");
+    let arguments = ["--tunnel-id", TUNNEL_ID, "--gateway", &gateway, "--local", &site];
+    let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, &environment);
+    agent.wait_for("is open");
+    let ask = |more: &str| {
+        let request = format!("GET /page HTTP/1.1\r\nHost: x\r\nConnection: close{more}\r\n\r\n");
+        split(&http(address, request.as_bytes()))
+    };
+    let (status, text) = ask("");
+    assert!(status == 401 && text.contains("unauthorized"), "{status} {text}");
+    assert_eq!(ask("\r\nAuthorization: Basic YmVydDp4"), (200, "none".to_owned()));
+    assert_eq!(ask("\r\nAuthorization: Basic YmVydDp5").0, 401);
+    let upgrade = "GET /page HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (_socket, mut reader) = visit(address, upgrade);
+    assert!(read_head(&mut reader).starts_with("http/1.1 401 "));
 }

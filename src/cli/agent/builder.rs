@@ -12,7 +12,7 @@ use crate::cli::{Options, UsageError, addresses, duration, number, size};
 use crate::{
     Action, Agent, BackoffConfig, BreakerConfig, Builder, Correlation, FailureReply, GatewayUrl,
     HealthChecks, Heartbeat, InvalidGatewayUrl, InvalidHeader, InvalidLocalUrl, InvalidTunnelId, LocalUrl,
-    Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId, TunnelName,
+    Passwords, Pattern, Rule, Rules, SetHeader, Timeouts, Token, Trust, TunnelId, TunnelName,
 };
 
 /// A tunnel ID for tasks that dial no gateway.
@@ -139,7 +139,23 @@ fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageErr
     let builder = with(builder, o.parsed("--rate")?, Builder::rate);
     let builder = with(builder, o.parsed("--burst")?, Builder::burst);
     let builder = with(builder, o.value("--rate-wait", duration)?, Builder::rate_wait);
+    let builder = passwords(o, builder)?;
     Ok(builder.rules(rules(o)?))
+}
+
+/// The passwords that visitors have to show, and what needs none.
+fn passwords(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+    let lines = o.secret("--basic-auth", "BASIC_AUTH", |text| Some(text.to_owned()))?;
+    let open: Vec<Pattern> = o.all_parsed("--open")?;
+    match lines {
+        Some((lines, _)) => {
+            let passwords: Result<Passwords, _> = lines.parse();
+            let passwords = passwords.map_err(|error| UsageError(format!("--basic-auth: {error}")))?;
+            Ok(builder.passwords(passwords, open))
+        }
+        None if open.is_empty() => Ok(builder),
+        None => Err(UsageError("--open needs --basic-auth".to_owned())),
+    }
 }
 
 fn admin(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
