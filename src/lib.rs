@@ -98,6 +98,7 @@ pub use guard::{
 pub use http;
 pub use link::{GatewayUrl, InvalidGatewayUrl, Token};
 pub use metrics::{ConnectionState, Status};
+pub use net::network::{InvalidNetwork, Network};
 pub use net::tls::{TlsError, Trust};
 pub use protocol::{InvalidTunnelName, TunnelName};
 pub use service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};

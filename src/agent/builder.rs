@@ -10,8 +10,9 @@ use http::HeaderValue;
 
 use super::error::{ConfigError, ConfigProblem};
 use crate::backoff::BackoffConfig;
-use crate::guard::{Action, PasswordGuard, Passwords, Pattern, Rate, Rule, Rules};
+use crate::guard::{AddressRules, PasswordGuard, Passwords, Pattern, Rate, Rules, VisitorRules};
 use crate::link::{GatewayUrl, Token};
+use crate::net::network::Network;
 use crate::net::tls::Trust;
 use crate::protocol::TunnelName;
 use crate::service::Service;
@@ -40,7 +41,7 @@ pub struct Builder {
     pub(super) admin: Option<(SocketAddr, Option<Token>)>,
     pub(super) host_header: Option<HeaderValue>,
     pub(super) local_trust: Trust,
-    pub(super) passwords: Option<PasswordGuard>,
+    pub(super) visitors: VisitorRules,
     pub(super) rules: Rules,
     pub(super) rate: Option<Rate>,
     pub(super) burst: Option<u32>,
@@ -91,7 +92,7 @@ impl Builder {
             gateway_trust: Trust::System,
             host_header: None,
             local_trust: Trust::System,
-            passwords: None,
+            visitors: VisitorRules::default(),
             rules: Rules::default(),
             rate: None,
             burst: None,
@@ -292,9 +293,20 @@ impl Builder {
     /// Requests that match one of the patterns of `open` need none. The local server does not see the password. Default:
     /// none.
     pub fn passwords(mut self, passwords: Passwords, open: impl IntoIterator<Item = Pattern>) -> Self {
-        let open = open.into_iter().map(|pattern| Rule { action: Action::Allow, pattern });
-        let open = open.collect::<Vec<_>>().into();
-        self.passwords = Some(PasswordGuard { passwords, open });
+        self.visitors.guard = Some(PasswordGuard::new(passwords, open));
+        self
+    }
+
+    /// The networks whose visitors pass, and those whose visitors do not, whatever is allowed; the others are answered 403.
+    /// An empty list of those that pass means all. Visitors' addresses are known from gateways alone that vouch for them,
+    /// as the reference gateway does; from any other every request is refused. Default: all pass.
+    pub fn addresses(
+        mut self,
+        allow: impl IntoIterator<Item = Network>,
+        deny: impl IntoIterator<Item = Network>,
+    ) -> Self {
+        let (allow, deny) = (allow.into_iter().collect(), deny.into_iter().collect());
+        self.visitors.addresses = AddressRules { allow, deny };
         self
     }
 

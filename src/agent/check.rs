@@ -177,6 +177,11 @@ impl Agent {
                         format!("nothing has identified itself as a gateway within {} s", KEPT.as_secs());
                     log.fail("handshake", text, Some(Advice::GatewayPath));
                 }
+                Ok(session) if self.session.gate.needs_addresses() && !session.names_visitors() => {
+                    let text =
+                        "the gateway does not vouch for its visitors' addresses: every request is refused";
+                    log.fail("handshake", text.to_owned(), None);
+                }
                 _ => log.pass("handshake", format!("the session was kept for {} s; {how}", KEPT.as_secs())),
             }
             match self.wait_for_pong(metrics, &end) {

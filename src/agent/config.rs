@@ -218,7 +218,7 @@ impl Builder {
         });
         SessionConfig {
             tunnel_id: self.tunnel_id.clone(),
-            gate: Arc::new(Gate::new(self.passwords.clone(), self.rules.clone(), bucket)),
+            gate: Arc::new(Gate::new(self.visitors.clone(), self.rules.clone(), bucket)),
             failure_reply: self.failure_reply,
             heartbeat: self.heartbeat,
             correlation: self.correlation,

@@ -80,6 +80,9 @@ impl Agent {
             }
             Verdict::Ambiguous(why) => why.to_owned(),
         };
+        let is_by_address = self.session.gate.needs_addresses();
+        let before = if is_by_address { "; the visitor's address is looked at before" } else { "" };
+        let decided_by = decided_by + before;
         let decided_by = match self.session.gate.wants_password(&head.method, head.uri.path()) {
             Ok(false) => decided_by,
             Ok(true) => format!("{decided_by}; a password is asked for before"),

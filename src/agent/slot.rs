@@ -296,6 +296,11 @@ impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
             let url = self.slot.dialer.url();
             warn!(advice = Advice::GatewayPath.name(); "nothing at {url} has identified itself as a gateway yet");
         }
+        let needs_addresses = self.slot.slots.agent.session.gate.needs_addresses();
+        if needs_addresses && self.session().is_some_and(|session| !session.names_visitors()) {
+            let url = self.slot.dialer.url();
+            warn!("gateway {url} does not vouch for its visitors' addresses: every request is refused");
+        }
         let predecessor = self.predecessor.take();
         self.hand_over(predecessor.as_ref());
     }

@@ -8,10 +8,10 @@ use std::{io, thread};
 
 use log::{debug, warn};
 
-use super::forwarded::counted_as;
 use super::visitor_connections::VisitorConnection;
 use super::{CLOSE_WAIT, EXHAUSTED_WAIT, GatewayCore, STACK, THREADS_MAX, TLS_TIME, WARN_EVERY, connection};
 use crate::net::Socket;
+use crate::net::network::counted_as;
 use crate::sync::{lock, wait_timeout_while};
 
 /// The number of connections' threads.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::credentials::Credentials;
-use super::forwarded::{Network, Proxies, Scheme};
+use super::forwarded::{Proxies, Scheme};
 use super::names::{Domain, host_name};
 use super::{Gateway, PLACES};
 use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::Token;
 use crate::link::message::MESSAGE_MIN;
+use crate::net::network::Network;
 use crate::tunnel_id::TunnelId;
 
 /// The longest limit of time, which no clock overflows with.

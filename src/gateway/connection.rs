@@ -23,6 +23,7 @@ use crate::http1::{
     Framing, HEAD_TIME, Head, KEEP_ALIVE, Persistence, RawTarget, RequestError, ServerConnection,
 };
 use crate::net::Socket;
+use crate::net::network::counted_as;
 use crate::protocol::X_TUNNEL_ID;
 use crate::tunnel_id::TunnelId;
 
@@ -119,7 +120,7 @@ impl VisitorRequest<'_> {
         }
         let address = proxies.visitor(self.head.request.headers(), self.arrival.peer);
         let is_free = address.is_loopback() || proxies.trusts(address);
-        self.visitor.count_as((!is_free).then(|| forwarded::counted_as(address)))
+        self.visitor.count_as((!is_free).then(|| counted_as(address)))
     }
 
     fn route(&self, place: Place) -> Responder {

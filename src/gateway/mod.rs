@@ -73,13 +73,13 @@ use self::budget::BodyBudget;
 use self::config::GatewayConfig;
 pub use self::config::{GatewayBuilder, OwnPaths};
 use self::forwarded::Scheme;
-pub use self::forwarded::{InvalidNetwork, Network};
 use self::names::Names;
 pub use self::names::{Domain, InvalidDomain};
 use self::registry::Registry;
 use self::shutdown::{Shutdown, Stopping};
 use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
 use crate::advice::Advice;
+pub use crate::net::network::{InvalidNetwork, Network};
 use crate::protocol::{RequestName, connection_number, random_uuid};
 
 /// Connections of visitors at once; and as many of agents.

@@ -1,16 +1,20 @@
 //! Which requests pass: what HTTP allows, what the owner's rules allow, and how many of them.
 
+mod address;
 mod password;
 mod rate;
 mod refusal;
 mod rules;
 mod validate;
 
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use http::{HeaderMap, Method, header};
 
+pub(crate) use self::address::AddressRules;
+use self::address::Guesses;
 pub use self::password::{InvalidPasswords, Passwords};
 pub(crate) use self::rate::Bucket;
 pub use self::rate::{InvalidRate, Rate};
@@ -20,25 +24,57 @@ pub use self::rules::{Action, InvalidPattern, Pattern, Rule, Rules, Verdict};
 pub(crate) use self::validate::{validate, validate_head};
 use crate::sync::lock;
 
-/// Lets requests pass by the owner's passwords, rules and rate, in this order. It is shared by all sessions of an agent.
+/// Lets requests pass by their visitors' addresses, the owner's passwords, rules and rate, in this order. It is shared by all sessions of an agent.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
+    addresses: AddressRules,
     guard: Option<PasswordGuard>,
+    guesses: Mutex<Guesses>,
     rules: Rules,
     rate: Option<Mutex<Bucket>>,
+}
+
+/// What is asked of visitors.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct VisitorRules {
+    pub(crate) addresses: AddressRules,
+    pub(crate) guard: Option<PasswordGuard>,
+}
+
+/// A request that wants to pass.
+pub(crate) struct Candidate<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) path: &'a str,
+    pub(crate) headers: &'a mut HeaderMap,
+    /// The visitor's address, where the gateway vouches for it.
+    pub(crate) visitor: Option<IpAddr>,
 }
 
 /// The passwords, and which requests need none.
 #[derive(Debug, Clone)]
 pub(crate) struct PasswordGuard {
-    pub(crate) passwords: Passwords,
+    passwords: Passwords,
     /// What is open is allowed here.
-    pub(crate) open: Rules,
+    open: Rules,
+}
+
+impl PasswordGuard {
+    /// Requests that match one of the patterns of `open` need no password.
+    pub(crate) fn new(passwords: Passwords, open: impl IntoIterator<Item = Pattern>) -> Self {
+        let open = open.into_iter().map(|pattern| Rule { action: Action::Allow, pattern });
+        PasswordGuard { passwords, open: open.collect::<Vec<_>>().into() }
+    }
 }
 
 impl Gate {
-    pub(crate) fn new(guard: Option<PasswordGuard>, rules: Rules, rate: Option<Bucket>) -> Self {
-        Gate { guard, rules, rate: rate.map(Mutex::new) }
+    pub(crate) fn new(visitors: VisitorRules, rules: Rules, rate: Option<Bucket>) -> Self {
+        let VisitorRules { addresses, guard } = visitors;
+        Gate { addresses, guard, guesses: Mutex::default(), rules, rate: rate.map(Mutex::new) }
+    }
+
+    /// Whether it matters which address a visitor has.
+    pub(crate) fn needs_addresses(&self) -> bool {
+        !self.addresses.are_none()
     }
 
     /// Whether a request has to show a password, or why that cannot be told.
@@ -52,14 +88,24 @@ impl Gate {
     }
 
     /// Lets a request by that shows a password where one is wanted, and takes it out: it is not the local server's.
-    fn check_password(&self, method: &Method, path: &str, headers: &mut HeaderMap) -> Result<(), Refusal> {
-        let is_shown = |guard: &PasswordGuard| guard.passwords.are_shown_by(headers);
-        if self.wants_password(method, path)? {
-            if !self.guard.as_ref().is_some_and(is_shown) {
-                return Err(Refusal::Unauthorized);
-            }
-            headers.remove(header::AUTHORIZATION);
+    fn check_password(&self, candidate: &mut Candidate<'_>) -> Result<(), Refusal> {
+        if !self.wants_password(candidate.method, candidate.path)? {
+            return Ok(());
         }
+        let now = Instant::now();
+        let wait = candidate.visitor.and_then(|visitor| lock(&self.guesses).wait(visitor, now));
+        if let Some(wait) = wait {
+            return Err(Refusal::RateLimited(wait));
+        }
+        let passwords = self.guard.as_ref().map(|guard| &guard.passwords);
+        if !passwords.is_some_and(|passwords| passwords.are_shown_by(candidate.headers)) {
+            // A browser asks without one first.
+            if candidate.headers.contains_key(header::AUTHORIZATION) {
+                candidate.visitor.inspect(|visitor| lock(&self.guesses).record(*visitor, now));
+            }
+            return Err(Refusal::Unauthorized);
+        }
+        candidate.headers.remove(header::AUTHORIZATION);
         Ok(())
     }
 
@@ -72,13 +118,14 @@ impl Gate {
     /// rate.
     pub(crate) fn admit(
         &self,
-        method: &Method,
-        path: &str,
-        headers: &mut HeaderMap,
+        candidate: &mut Candidate<'_>,
         now: impl FnOnce() -> Instant,
     ) -> Result<Option<Instant>, Refusal> {
-        self.check_password(method, path, headers)?;
-        if let Some(refusal) = Refusal::by(&self.decide(method, path)) {
+        if !self.addresses.admit(candidate.visitor) {
+            return Err(Refusal::AddressFiltered);
+        }
+        self.check_password(candidate)?;
+        if let Some(refusal) = Refusal::by(&self.decide(candidate.method, candidate.path)) {
             return Err(refusal);
         }
         let Some(mut bucket) = self.bucket() else { return Ok(None) };
@@ -108,8 +155,11 @@ mod tests {
         let start = Instant::now();
         let bucket = Bucket::new("1/m".parse().unwrap(), 1, Duration::ZERO, start);
         let rules = vec!["deny /x".parse::<Rule>().unwrap()];
-        let gate = Gate::new(None, rules.into(), Some(bucket));
-        let admit = |path| gate.admit(&Method::GET, path, &mut HeaderMap::new(), || start);
+        let gate = Gate::new(VisitorRules::default(), rules.into(), Some(bucket));
+        let admit = |path| {
+            let (method, headers) = (&Method::GET, &mut HeaderMap::new());
+            gate.admit(&mut Candidate { method, path, headers, visitor: None }, || start)
+        };
         assert_eq!(admit("/x"), Err(Refusal::Filtered));
         assert_eq!(admit("/"), Ok(Some(start)));
         assert_eq!(admit("/"), Err(Refusal::RateLimited(Duration::from_secs(60))));
@@ -122,15 +172,18 @@ mod tests {
         let open = |rules: &[&str]| -> Rules {
             rules.iter().map(|rule| rule.parse().unwrap()).collect::<Vec<Rule>>().into()
         };
-        let guard =
-            |rules: &[&str]| Some(PasswordGuard { passwords: "a:b".parse().unwrap(), open: open(rules) });
-        let gate = Gate::new(guard(&["allow POST /webhook/**"]), open(&["deny /secret"]), None);
-        let admit = |method: Method, path, shown: &'static str| {
+        let open_paths = ["POST /webhook/**".parse().unwrap()];
+        let guard = Some(PasswordGuard::new("a:b".parse().unwrap(), open_paths));
+        let visitors = VisitorRules { guard, ..VisitorRules::default() };
+        let gate = Gate::new(visitors, open(&["deny /secret"]), None);
+        let visit = |method: Method, path, shown: &'static str, visitor: Option<IpAddr>| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, http::HeaderValue::from_static(shown));
-            let result = gate.admit(&method, path, &mut headers, Instant::now);
+            let mut candidate = Candidate { method: &method, path, headers: &mut headers, visitor };
+            let result = gate.admit(&mut candidate, Instant::now);
             (result.err(), headers.contains_key(header::AUTHORIZATION))
         };
+        let admit = |method, path, shown| visit(method, path, shown, None);
         let right = "Basic YTpi";
         assert_eq!(admit(Method::GET, "/", right), (None, false));
         assert_eq!(admit(Method::GET, "/", "Bearer x"), (Some(Refusal::Unauthorized), true));
@@ -141,5 +194,12 @@ mod tests {
         assert_eq!(admit(Method::GET, "/webhook/x", "Bearer x").0, Some(Refusal::Unauthorized));
         let ambiguous = admit(Method::POST, "/webhook/..%2fx", right).0;
         assert!(matches!(ambiguous, Some(Refusal::AmbiguousPath(_))), "{ambiguous:?}");
+        // One who guesses is not even told when it is right.
+        let visitor = Some(IpAddr::from([10, 0, 0, 1]));
+        for _ in 0..10 {
+            assert_eq!(visit(Method::GET, "/", "Basic eDp5", visitor).0, Some(Refusal::Unauthorized));
+        }
+        assert!(matches!(visit(Method::GET, "/", right, visitor).0, Some(Refusal::RateLimited(_))));
+        assert_eq!(visit(Method::GET, "/", right, Some(IpAddr::from([10, 0, 0, 2]))).0, None);
     }
 }

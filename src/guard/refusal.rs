@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
     AmbiguousPath(&'static str),
     /// 401: it shows none of the passwords.
     Unauthorized,
+    /// 403: its visitor's address is not one of those that pass, or is not known.
+    AddressFiltered,
     /// 403: the agent's rules do not let it pass.
     Filtered,
     /// 429: more requests come than may; after this time there may be room again.
@@ -64,7 +66,7 @@ impl Refusal {
         match self {
             Refusal::BadRequest(_) | Refusal::AmbiguousPath(_) => StatusCode::BAD_REQUEST,
             Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
-            Refusal::Filtered => StatusCode::FORBIDDEN,
+            Refusal::AddressFiltered | Refusal::Filtered => StatusCode::FORBIDDEN,
             Refusal::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::PathTooLong => StatusCode::URI_TOO_LONG,
@@ -75,13 +77,14 @@ impl Refusal {
     }
 
     /// All that [`code`](Self::code) gives.
-    pub(crate) const CODES: [&str; 12] = [
+    pub(crate) const CODES: [&str; 13] = [
         "bad_request",
         "body_too_large",
         "path_too_long",
         "headers_too_large",
         "method_not_supported",
         "ambiguous_path",
+        "address_filtered",
         "unauthorized",
         "filtered",
         "rate_limited",
@@ -100,6 +103,7 @@ impl Refusal {
             Refusal::MethodNotSupported => "method_not_supported",
             Refusal::AmbiguousPath(_) => "ambiguous_path",
             Refusal::Unauthorized => "unauthorized",
+            Refusal::AddressFiltered => "address_filtered",
             Refusal::Filtered => "filtered",
             Refusal::RateLimited(_) => "rate_limited",
             Refusal::QueueFull => "queue_full",
@@ -123,6 +127,7 @@ impl Refusal {
             Refusal::MethodNotSupported => "CONNECT cannot be forwarded".to_owned(),
             Refusal::AmbiguousPath(why) => format!("the path can be read in more than one way: {why}"),
             Refusal::Unauthorized => "the tunnel agent wants a user's name and password".to_owned(),
+            Refusal::AddressFiltered => "the tunnel agent does not let your address pass".to_owned(),
             Refusal::Filtered => "the tunnel agent does not let this request pass".to_owned(),
             Refusal::RateLimited(_) => "too many requests for the tunnel agent; try again later".to_owned(),
             Refusal::QueueFull => "the tunnel agent is busy and its queue is full; try again".to_owned(),

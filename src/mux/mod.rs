@@ -25,4 +25,4 @@ pub use self::frame::{
 };
 pub use self::head::{RequestHead, decode_response_head, encode_request_head, encode_response_head};
 pub use self::stream::{Closing, Side, StreamEnd};
-pub use self::welcome::{MuxLimits, WELCOME, WELCOME_MAX, Welcome};
+pub use self::welcome::{MuxLimits, WELCOME, WELCOME_MAX, Welcome, names_visitors};

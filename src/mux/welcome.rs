@@ -10,8 +10,21 @@ use crate::protocol::{MUX_PROTOCOL, envelope};
 /// `message_type` of this message.
 pub const WELCOME: &str = "welcome";
 
+/// The value of `visitor` in a `welcome`.
+const REAL_IP: &str = "x-real-ip";
+
 /// Most bytes of its envelope.
 pub const WELCOME_MAX: usize = 4 << 10;
+
+/// Whether the payload of a `welcome` says that the gateway sets `X-Real-IP` in every request itself.
+pub fn names_visitors(payload: &str) -> bool {
+    #[derive(Deserialize)]
+    struct VisitorIn<'a> {
+        #[serde(borrow)]
+        visitor: Text<'a>,
+    }
+    serde_json::from_str::<VisitorIn<'_>>(payload).is_ok_and(|wire| wire.visitor.0 == REAL_IP)
+}
 
 /// What a gateway allows on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +69,7 @@ struct WelcomeOut<'a> {
     window: u32,
     max_streams: u32,
     max_frame: u32,
+    visitor: &'a str,
     #[serde(flatten)]
     url: UrlFields<'a>,
 }
@@ -97,6 +111,7 @@ impl MuxLimits {
             window: self.window,
             max_streams: self.max_streams,
             max_frame: self.max_frame,
+            visitor: REAL_IP,
             url: url.map(TunnelUrl::fields).unwrap_or_default(),
         };
         // A few bytes, which fit.
@@ -141,9 +156,13 @@ mod tests {
 
     #[test]
     fn a_welcome_is_written_as_documented() {
-        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536}"}"#;
+        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536,\"visitor\":\"x-real-ip\"}"}"#;
         assert_eq!(MuxLimits::default().encode_welcome(None), expected.as_bytes());
-        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536,\"url\":\"https://shop.tunnel.example\",\"wanted\":\"taken\"}"}"#;
+        let expected = r#"{"message_type":"welcome","payload":"{\"protocol\":\"mux/2\",\"window\":262144,\"max_streams\":256,\"max_frame\":65536,\"visitor\":\"x-real-ip\",\"url\":\"https://shop.tunnel.example\",\"wanted\":\"taken\"}"}"#;
+        assert!(names_visitors(r#"{"protocol":"mux\/2","visitor":"x-real-ip"}"#));
+        for other in ["", "{}", r#"{"visitor":true}"#, r#"{"visitor":"x-forwarded-for"}"#] {
+            assert!(!names_visitors(other), "{other}");
+        }
         let url = TunnelUrl { url: "https://shop.tunnel.example".to_owned(), wanted: Wanted::Taken };
         assert_eq!(MuxLimits::default().encode_welcome(Some(&url)), expected.as_bytes());
     }

@@ -4,6 +4,7 @@
 pub(crate) mod certificate;
 pub(crate) mod connect;
 pub(crate) mod local;
+pub(crate) mod network;
 pub mod resolve;
 pub mod socket;
 pub mod tls;

@@ -13,7 +13,7 @@ use super::ticket::Ticket;
 use super::wire::{CONTROL_MAX, SessionHandle, WireEvent};
 use super::{SessionConfig, SessionEnd, ping};
 use crate::advice::Advice;
-use crate::guard::{Refusal, validate, validate_head};
+use crate::guard::{Candidate, Refusal, validate, validate_head};
 use crate::link::message::MESSAGE_MIN;
 use crate::link::{MessageReader, ReadError, Received, close};
 use crate::metrics::Metrics;
@@ -159,6 +159,9 @@ impl SessionReader {
                 self.messages.limit(MESSAGE_MIN);
                 if let Some(mux) = self.session.mux().cloned() {
                     self.messages.before_waiting(move || mux.announce());
+                }
+                if mux::names_visitors(payload) {
+                    self.session.set_names_visitors();
                 }
                 self.take_url(payload);
                 self.session.tell(WireEvent::Opened);
@@ -306,7 +309,9 @@ impl SessionReader {
     }
 
     fn admit(&self, method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Result<Option<Instant>, Refusal> {
-        self.config.gate.admit(method, uri.path(), headers, Instant::now)
+        let visitor = self.session.visitor_in(headers);
+        let mut candidate = Candidate { method, path: uri.path(), headers, visitor };
+        self.config.gate.admit(&mut candidate, Instant::now)
     }
 
     fn submit(&self, exchange: Exchange, spec: JobSpec) -> Result<(), SessionEnd> {

@@ -10,11 +10,13 @@
 //! One answer always fits, and the answer whose turn it is never waits: those behind it could keep it out otherwise.
 //! Workers that wait are woken when the session ends.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, HeaderName};
 use tungstenite::Bytes;
 
 use super::SessionEnd;
@@ -24,6 +26,9 @@ use crate::sync::{Waiters, lock};
 
 /// More queued control than this, in bytes, means that the gateway has stopped reading.
 pub(super) const CONTROL_MAX: usize = 1 << 20;
+
+/// The field in which a gateway names the visitor's address.
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// What an event takes up beside its payload, in bytes, rounded up.
 const EVENT_BYTES: usize = 128;
@@ -128,6 +133,8 @@ struct SessionShared {
     connection: AtomicU32,
     /// The gateway has shown that it knows part 2 of the protocol, and with it base64.
     base64: AtomicBool,
+    /// The gateway always sets `X-Real-IP` itself.
+    names_visitors: AtomicBool,
     /// The streams, once the gateway has switched mux/2 on.
     mux: OnceLock<Arc<Mux>>,
 }
@@ -170,6 +177,7 @@ pub(super) fn channel(max_message: usize) -> Inbox {
         places: AtomicU64::new(0),
         connection: AtomicU32::new(0),
         base64: AtomicBool::new(false),
+        names_visitors: AtomicBool::new(false),
         mux: OnceLock::new(),
     });
     Inbox { events, session: SessionHandle { events: sender, shared } }
@@ -242,6 +250,22 @@ impl SessionHandle {
     /// Records that the gateway reads base64.
     pub(super) fn set_reads_base64(&self) {
         self.shared.base64.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the gateway sets `X-Real-IP` in every request.
+    pub(super) fn set_names_visitors(&self) {
+        self.shared.names_visitors.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway vouches for the visitors' addresses.
+    pub(crate) fn names_visitors(&self) -> bool {
+        self.shared.names_visitors.load(Ordering::Relaxed)
+    }
+
+    /// The visitor's address, where the gateway vouches for it: elsewhere a visitor may have written it.
+    pub(super) fn visitor_in(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let value = headers.get(X_REAL_IP).filter(|_| self.names_visitors())?;
+        value.to_str().ok()?.parse().ok()
     }
 
     /// The streams, if mux/2 is on.

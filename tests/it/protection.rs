@@ -317,3 +317,50 @@ fn a_visitor_without_a_password_never_reaches_the_server() {
     let (_socket, mut reader) = visit(address, upgrade);
     assert!(read_head(&mut reader).starts_with("http/1.1 401 "));
 }
+
+/// An agent behind the reference gateway, and what becomes of a request there.
+fn behind_a_gateway(options: &[&str], environment: &[(&str, &str)]) -> (Program, Program, SocketAddr) {
+    let (gateway, address) = Program::gateway(&[]);
+    let (site, url) = (url(named("here")), format!("ws://{address}"));
+    let arguments = [&["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &site], options].concat();
+    let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, environment);
+    agent.wait_for("is open");
+    (gateway, agent, address)
+}
+
+#[test]
+fn visitors_pass_by_their_addresses_where_the_gateway_vouches_for_them() {
+    for (options, status) in [
+        (&["--allow-ip", "127.0.0.0/8"][..], 200),
+        (&["--allow-ip", "192.0.2.0/24"], 403),
+        (&["--deny-ip", "127.0.0.1"], 403),
+        (&["--deny-ip", "192.0.2.1"], 200),
+    ] {
+        let (_gateway, _agent, address) = behind_a_gateway(options, &[]);
+        // What the visitor says of itself counts for nothing.
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Real-IP: 192.0.2.1\r\nConnection: close\r\n\r\n";
+        let (got, text) = split(&http(address, request));
+        assert_eq!(got, status, "{options:?}: {text}");
+        assert!(got == 200 || text.contains("address_filtered"), "{text}");
+    }
+    let site = url(named("here"));
+    let (mut agent, mut session) = start(&["--local", &site, "--allow-ip", "0.0.0.0/0"]);
+    session.request(r#"{"method":"GET","path":"/","headers":[["x-real-ip","127.0.0.1"]]}"#);
+    check(&session.answer(), 403, "address_filtered");
+    agent.wait_for("does not vouch for its visitors' addresses");
+}
+
+#[test]
+fn a_visitor_that_guesses_passwords_is_stopped() {
+    let (_gateway, _agent, address) = behind_a_gateway(&[], &[("BASIC_AUTH", "bert:x")]);
+    let ask = |shown: &str| {
+        let request =
+            format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {shown}\r\n\r\n");
+        split(&http(address, request.as_bytes())).0
+    };
+    assert_eq!(ask("Basic YmVydDp4"), 200);
+    for _ in 0..10 {
+        assert_eq!(ask("Basic YmVydDp5"), 401);
+    }
+    assert_eq!(ask("Basic YmVydDp4"), 429);
+}

@@ -139,6 +139,7 @@ fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageErr
     let builder = with(builder, o.parsed("--rate")?, Builder::rate);
     let builder = with(builder, o.parsed("--burst")?, Builder::burst);
     let builder = with(builder, o.value("--rate-wait", duration)?, Builder::rate_wait);
+    let builder = builder.addresses(o.all_parsed("--allow-ip")?, o.all_parsed("--deny-ip")?);
     let builder = passwords(o, builder)?;
     Ok(builder.rules(rules(o)?))
 }

@@ -7,7 +7,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 }
 
 /// The options, in the order in which the help lists them.
-pub(in crate::cli) const TABLE: [Opt; 54] = [
+pub(in crate::cli) const TABLE: [Opt; 56] = [
     opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
     opt(
         "--gateway",
@@ -46,6 +46,9 @@ pub(in crate::cli) const TABLE: [Opt; 54] = [
     opt("--max-in-flight", "MAX_IN_FLIGHT", "N", "requests answered at once, of any kind; default no limit"),
     opt("--queue", "QUEUE", "N", "requests that may wait for a worker; default 256"),
     opt("--queue-timeout", "QUEUE_TIMEOUT", "TIME", "how long they may wait; default 10s"),
+    opt("--allow-ip", "ALLOW_IP", "CIDR", "the only addresses whose visitors pass; may be repeated")
+        .repeats(),
+    opt("--deny-ip", "DENY_IP", "CIDR", "addresses whose visitors do not pass; may be repeated").repeats(),
     opt("--basic-auth", "BASIC_AUTH_FILE", "FILE", "file with lines user:password that visitors must show"),
     opt("", "BASIC_AUTH", "", "the lines themselves"),
     opt("--open", "OPEN", "RULE", "what needs no password: [METHOD[,METHOD…] ]/PATH; may be repeated")
