@@ -40,6 +40,7 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::GatewayAddress => "check --gateway, and that the gateway is running",
         Advice::GatewayAuthority => "check the certificate, or name its authority with --ca-file",
         Advice::GatewayCertificateName => "give in --gateway a name that the certificate has",
+        Advice::GatewayDomain => "give the domain that leads here with --domain",
         Advice::GatewayIsPlain => "if it is not meant to speak TLS, use ws://",
         Advice::GatewayIsTls => "if it speaks TLS, use wss://; else check the port and path in --gateway",
         Advice::GatewayName => "check the host name in --gateway",
@@ -69,6 +70,7 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::OverlappingRequests => {
             "let it send one at a time, or use --failure response and --correlation latest"
         }
+        Advice::OwnHost => "keep it with --own-host",
         Advice::Pings => "something on the way may drop WebSocket pings",
         Advice::QueueLength => "see --workers, --max-streams, --max-in-flight and --queue",
         Advice::QueueTimeout => "see --workers, --max-in-flight and --queue-timeout",

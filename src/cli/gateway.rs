@@ -21,7 +21,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-pub(super) const TABLE: [Opt; 22] = [
+pub(super) const TABLE: [Opt; 25] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
     opt(
         "--token-file",
@@ -45,6 +45,14 @@ pub(super) const TABLE: [Opt; 22] = [
         "each tunnel is at NAME.DOMAIN; such as https://tunnel.example; default localhost, at its port",
     ),
     opt("--own-host", "OWN_HOSTS", "HOST", "a host name that is the gateway's; may be repeated").repeats(),
+    opt(
+        "--names",
+        "GATEWAY_NAMES",
+        "FILE",
+        "reserves names: lines NAME = TUNNEL-ID, or HOST = TUNNEL-ID; default none",
+    ),
+    opt("--first-come", "FIRST_COME", "", "names that --names does not reserve are whose tunnel asks first"),
+    opt("--only-names", "ONLY_NAMES", "", "serves no tunnels but those of --names"),
     opt("--agent-path", "AGENT_PATH", "PATH", "where agents connect; default /ws"),
     opt("--own-paths", "OWN_PATHS", "RULE", "both, or new: only those under /.tunnel/; default both"),
     opt(
@@ -107,7 +115,7 @@ pub fn help() -> String {
          Each tunnel has a host name, NAME.DOMAIN, at which every request is its application's. Elsewhere\n\
          every other request goes to an agent as it is. The header X-Tunnel-Id chooses the tunnel, and\n\
          everything but /.tunnel/ goes to it; among several agents of it, the one with the fewest requests under way is asked.\n\n\
-         SIGTERM and SIGINT stop it; a second one does not wait any more. SIGHUP reads token and certificate again.\n\
+         SIGTERM and SIGINT stop it; a second one does not wait any more. SIGHUP reads token, certificate and names again.\n\
          Exit codes: 0 asked to stop, 1 could not listen, 2 wrong usage.\n",
         program("gateway"),
         help_on(&TABLE, PREFIX),
@@ -161,6 +169,9 @@ fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuild
     let builder = with(builder, domain, GatewayBuilder::domain);
     let own_hosts: Vec<String> = o.all_parsed("--own-host")?;
     let builder = own_hosts.into_iter().fold(builder, GatewayBuilder::own_host);
+    let builder = with(builder, o.text("--names")?, GatewayBuilder::names_file);
+    let builder = if o.switch("--first-come")? { builder.first_come() } else { builder };
+    let builder = if o.switch("--only-names")? { builder.only_names() } else { builder };
     let builder = with(builder, o.text("--agent-path")?, GatewayBuilder::agent_path);
     let builder = with(builder, o.value("--own-paths", own_paths)?, GatewayBuilder::own_paths);
     let networks = |text: &str| text.split(',').map(|network| Network::from_str(network.trim())).collect();

@@ -36,7 +36,10 @@ fn uuid() -> String {
 /// The file in which the ID is kept: below `$XDG_STATE_HOME`, or `~/.local/state`.
 fn file_of(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")))?;
+    // A relative one is to be ignored, as the XDG Base Directory Specification says.
+    let state = set("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    let home = || set("HOME").or_else(|| set("USERPROFILE"));
+    let state = state.or_else(|| Some(home()?.join(".local/state")))?;
     Some(state.join("tunnel-agent").join("tunnel-id"))
 }
 
@@ -57,7 +60,8 @@ pub(super) fn own_id(
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         Err(error) => return Err(failed("keep", &error)),
     };
-    let id = from_file(&path).map_err(|text| UsageError(format!("{text}; or give --tunnel-id")))?;
+    let id =
+        from_file(&path).map_err(|text| UsageError(format!("{text}; delete it, or give --tunnel-id")))?;
     let note = match is_new {
         true => format!("made a tunnel ID, {id}, and keeps it in {}", path.display()),
         false => format!("the tunnel ID, {id}, is that in {}", path.display()),
@@ -65,16 +69,29 @@ pub(super) fn own_id(
     Ok((id, note))
 }
 
-/// Writes a file that nobody else may read, unless there is one.
+/// Writes a file that nobody else may read, unless there is one. It is there whole, or not at all.
 fn keep(path: &Path, id: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+    if path.exists() {
+        return Err(ErrorKind::AlreadyExists.into());
     }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let draft = folder.join(format!(".{}", uuid()));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)?.write_all(format!("{id}\n").as_bytes())
+    let written = options.open(&draft).and_then(|mut file| file.write_all(format!("{id}\n").as_bytes()));
+    let kept = written.and_then(|()| match fs::hard_link(&draft, path) {
+        // Another agent was first.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+        // Some file systems have no links.
+        Err(_) => fs::rename(&draft, path),
+        Ok(()) => Ok(()),
+    });
+    // After a rename it is gone.
+    let _ = fs::remove_file(&draft);
+    kept
 }
 
 /// The tunnel ID in a file.
@@ -99,8 +116,27 @@ mod tests {
         let in_home = Some(PathBuf::from("/home/x/.local/state/tunnel-agent/tunnel-id"));
         assert_eq!(path(None, Some("/home/x")), in_home);
         assert_eq!(path(Some(""), Some("/home/x")), in_home);
+        assert_eq!(path(Some("relative"), Some("/home/x")), in_home);
         assert_eq!(path(Some("/state"), Some("/home/x")), Some("/state/tunnel-agent/tunnel-id".into()));
         assert_eq!(path(None, None), None);
+    }
+
+    #[test]
+    fn agents_that_start_at_once_have_one_id() {
+        let folder = std::env::temp_dir().join(format!("own-id-{}", random_uuid()));
+        let environment = |name: &str| (name == "XDG_STATE_HOME").then(|| folder.clone().into_os_string());
+        let path = file_of(&environment).unwrap();
+        for _ in 0..20 {
+            let ids = std::thread::scope(|scope| {
+                let start = || own_id(&|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
+                let agents: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                agents.into_iter().map(|agent| agent.join().unwrap().unwrap().0).collect::<Vec<_>>()
+            });
+            assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+            fs::remove_file(&path).unwrap();
+        }
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
