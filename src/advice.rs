@@ -19,6 +19,7 @@ pub(crate) enum Advice {
     GatewayAddress,
     GatewayAuthority,
     GatewayCertificateName,
+    GatewayDomain,
     GatewayIsPlain,
     GatewayIsTls,
     GatewayName,
@@ -40,6 +41,7 @@ pub(crate) enum Advice {
     NotHttp,
     OpenFiles,
     OverlappingRequests,
+    OwnHost,
     Pings,
     QueueLength,
     QueueTimeout,
@@ -53,7 +55,7 @@ pub(crate) enum Advice {
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 37] = [
+    pub(crate) const ALL: [Advice; 39] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::CertificateDates,
@@ -62,6 +64,7 @@ impl Advice {
         Advice::GatewayAddress,
         Advice::GatewayAuthority,
         Advice::GatewayCertificateName,
+        Advice::GatewayDomain,
         Advice::GatewayIsPlain,
         Advice::GatewayIsTls,
         Advice::GatewayName,
@@ -83,6 +86,7 @@ impl Advice {
         Advice::NotHttp,
         Advice::OpenFiles,
         Advice::OverlappingRequests,
+        Advice::OwnHost,
         Advice::Pings,
         Advice::QueueLength,
         Advice::QueueTimeout,
@@ -104,6 +108,7 @@ impl Advice {
             Advice::GatewayAddress => "gateway_address",
             Advice::GatewayAuthority => "gateway_authority",
             Advice::GatewayCertificateName => "gateway_certificate_name",
+            Advice::GatewayDomain => "gateway_domain",
             Advice::GatewayIsPlain => "gateway_is_plain",
             Advice::GatewayIsTls => "gateway_is_tls",
             Advice::GatewayName => "gateway_name",
@@ -125,6 +130,7 @@ impl Advice {
             Advice::NotHttp => "not_http",
             Advice::OpenFiles => "open_files",
             Advice::OverlappingRequests => "overlapping_requests",
+            Advice::OwnHost => "own_host",
             Advice::Pings => "pings",
             Advice::QueueLength => "queue_length",
             Advice::QueueTimeout => "queue_timeout",

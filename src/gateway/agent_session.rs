@@ -60,8 +60,8 @@ pub(super) struct AgentSession {
     /// What the names of its requests begin with.
     connection: u32,
     pub(super) handshake: Handshake,
-    /// Where its visitors come to.
-    pub(super) url: String,
+    /// Where its visitors come to, as it was told.
+    pub(super) url: Option<String>,
     pub(super) since: Instant,
     dialect: Dialect,
     closer: Closer,
@@ -141,7 +141,7 @@ impl AgentSession {
         handshake: Handshake,
         dialect: Dialect,
         closer: Closer,
-        url: &TunnelUrl,
+        url: Option<&TunnelUrl>,
     ) -> (Arc<Self>, Receiver<Queued>) {
         let (outgoing, queue) = mpsc::sync_channel(OUTGOING_MAX);
         let pending = Mutex::new(PendingRequests {
@@ -162,7 +162,7 @@ impl AgentSession {
                 connection: connection_number(&connection_id).unwrap_or_default(),
                 connection_id,
                 handshake,
-                url: url.url.clone(),
+                url: url.map(|told| told.url.clone()),
                 since: Instant::now(),
                 dialect,
                 closer,
@@ -174,8 +174,11 @@ impl AgentSession {
             }
         });
         if agent.mux.is_some() {
-            agent.control(Outbound::Text(mux_limits().encode_welcome(Some(url)).into()));
-        } else if dialect == Dialect::Full && agent.handshake.can(URL_CAPABILITY) {
+            agent.control(Outbound::Text(mux_limits().encode_welcome(url).into()));
+        } else if dialect == Dialect::Full
+            && agent.handshake.can(URL_CAPABILITY)
+            && let Some(url) = url
+        {
             agent.control(Outbound::Text(url.encode().into()));
         }
         (agent, queue)

@@ -129,7 +129,7 @@ mod tests {
         let handshake = Handshake::decode(handshake).unwrap();
         let url = TunnelUrl { url: "http://x.localhost".to_owned(), wanted: Wanted::Granted };
         let (agent, queue) =
-            AgentSession::new(String::new(), handshake, Dialect::Full, socket.closer(), &url);
+            AgentSession::new(String::new(), handshake, Dialect::Full, socket.closer(), Some(&url));
         agent.control(Outbound::Close(4000, ""));
         agent.control(Outbound::Ping(Bytes::new()));
         agent.end();

@@ -7,8 +7,9 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use super::credentials::Credentials;
+use super::domain::{Domain, host_name};
 use super::forwarded::{Proxies, Scheme};
-use super::names::{Domain, host_name};
+use super::names::NamePolicy;
 use super::{Gateway, PLACES};
 use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::Token;
@@ -41,6 +42,7 @@ pub struct GatewayBuilder {
     default_tunnel: Option<TunnelId>,
     domain: Option<Domain>,
     own_hosts: Vec<String>,
+    name_policy: NamePolicy,
     agent_path: String,
     own_paths: OwnPaths,
     proxies: Proxies,
@@ -61,6 +63,7 @@ pub(super) struct GatewayConfig {
     pub(super) default_tunnel: Option<TunnelId>,
     pub(super) domain: Option<Domain>,
     pub(super) own_hosts: Vec<String>,
+    pub(super) name_policy: NamePolicy,
     pub(super) agent_path: String,
     pub(super) own_paths: OwnPaths,
     pub(super) proxies: Proxies,
@@ -92,6 +95,7 @@ impl GatewayBuilder {
             default_tunnel: None,
             domain: None,
             own_hosts: Vec::new(),
+            name_policy: NamePolicy::default(),
             agent_path: "/ws".to_owned(),
             own_paths: OwnPaths::default(),
             proxies: Proxies::default(),
@@ -147,6 +151,27 @@ impl GatewayBuilder {
     /// A host name under the domain that is the gateway's own, and no tunnel's. Each call adds one. Default: none.
     pub fn own_host(mut self, name: impl Into<String>) -> Self {
         self.own_hosts.push(name.into());
+        self
+    }
+
+    /// A file that reserves names under the domain, and whole host names, for tunnels: `NAME = TUNNEL-ID` or
+    /// `HOST.NAME = TUNNEL-ID` in each line, empty ones and those that begin with `#` aside. Other tunnels have the names
+    /// that are made of their IDs. [`reload`](super::GatewayHandle::reload) reads it again. Default: none, and a name that
+    /// is asked for is the tunnel's that came first.
+    pub fn names_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.name_policy.file = Some(path.into());
+        self
+    }
+
+    /// Gives names that no line of the [file](Self::names_file) reserves to the tunnel that asks first.
+    pub fn first_come(mut self) -> Self {
+        self.name_policy.is_first_come = true;
+        self
+    }
+
+    /// Serves no tunnel but those of the [file](Self::names_file): each agent has a credential of its own, its tunnel ID.
+    pub fn only_names(mut self) -> Self {
+        self.name_policy.is_only_reserved = true;
         self
     }
 
@@ -248,6 +273,7 @@ impl GatewayBuilder {
             default_tunnel: self.default_tunnel,
             domain: self.domain,
             own_hosts,
+            name_policy: self.name_policy,
             agent_path: self.agent_path,
             own_paths: self.own_paths,
             proxies: self.proxies,
@@ -289,6 +315,11 @@ impl GatewayBuilder {
         }
         if self.max_enveloped_body > self.max_message {
             return Err(ConfigError::new("max_enveloped_body", ConfigProblem::Exceeds("max_message")));
+        }
+        let NamePolicy { file, is_first_come, is_only_reserved } = &self.name_policy;
+        let needing = [(*is_first_come, "first_come"), (*is_only_reserved, "only_names")];
+        if let Some((_, option)) = needing.iter().find(|(is_set, _)| *is_set && file.is_none()) {
+            return Err(ConfigError::new(option, ConfigProblem::Needs("names")));
         }
         if self.proxies.networks.is_empty() && !self.proxies.headers.is_empty() {
             return Err(ConfigError::new("trusted_header", ConfigProblem::Needs("trusted_proxies")));

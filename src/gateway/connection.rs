@@ -11,12 +11,13 @@ use log::warn;
 
 use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
 use super::forwarded::{self, Arrival};
+use super::names::HostMeaning;
 use super::pages::{self, Page};
 use super::registry::Tunnels;
 use super::responses::{self, Problem};
 use super::visitor_connections::{Stage, VisitorConnection};
 use super::visitor_request::{VisitorRequest, log_problem};
-use super::{GatewayCore, cookies, handshake, stream};
+use super::{GatewayCore, handshake, stream};
 use crate::advice::Advice;
 use crate::http1::fields::remove_hop_by_hop;
 use crate::http1::{
@@ -49,14 +50,16 @@ pub(super) fn serve(
         };
         let headers = head.request.headers();
         let has_tunnel_id = headers.contains_key(X_TUNNEL_ID);
-        let tunnel = headers.get(header::HOST).and_then(|host| gateway.names.tunnel_of(host));
-        // At a tunnel's own host every path is its application's.
-        let is_tunnels = has_tunnel_id || tunnel.is_some();
-        if !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path) {
+        let meaning =
+            headers.get(header::HOST).map_or(HostMeaning::Gateway, |host| gateway.names.meaning(host));
+        // At a tunnel's own host every path is its application's; but no application is shown the gateway's token.
+        let is_tunnels =
+            matches!(meaning, HostMeaning::Tunnel(_)) && !gateway.settings.credentials.are_shown_by(headers);
+        if !has_tunnel_id && !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path) {
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
-        let (arrival, visitor, tunnel) = (&arrival, &visitor, tunnel.as_ref());
-        let request = VisitorRequest { head: &head, arrival, tunnel, visitor, gateway };
+        let (arrival, visitor, host) = (&arrival, &visitor, &meaning);
+        let request = VisitorRequest { head: &head, arrival, host, visitor, gateway };
         let has_place = visitor.settle() && request.count_visitor();
         if has_place {
             visitor.enter(Stage::Received);
@@ -124,8 +127,10 @@ impl VisitorRequest<'_> {
     }
 
     fn route(&self, place: Place) -> Responder {
-        let named = self.head.request.headers().get(X_TUNNEL_ID);
-        let page = if self.tunnel.is_none() { pages::page(self.head, &self.gateway.settings) } else { None };
+        let page = match self.host {
+            HostMeaning::Tunnel(_) => None,
+            HostMeaning::Gateway | HostMeaning::Absent => pages::page(self.head, &self.gateway.settings),
+        };
         let target = match page {
             Some(Page::Forward) => Target::Root,
             Some(page) => return Responder::Gateway(pages::answer(page, self)),
@@ -141,7 +146,7 @@ impl VisitorRequest<'_> {
         if let Some(response) = ended_here(self.head) {
             return response.map_or_else(here, Responder::Gateway);
         }
-        match find_agent(named, self.tunnel, self.gateway) {
+        match find_agent(self) {
             Ok(agent) => Responder::Agent(Destination { agent, target }),
             Err(problem) => here(problem),
         }
@@ -207,7 +212,7 @@ impl VisitorRequest<'_> {
         let (response, _share) = match reply {
             Ok(Ok((mut response, share))) => {
                 agent.record_success();
-                cookies::confine(response.headers_mut(), self.gateway.names.domain());
+                self.confine_cookies(response.headers_mut());
                 (response, Some(share))
             }
             Ok(Err(NoReply::Failed(text))) => {
@@ -297,32 +302,38 @@ fn end_with(
 }
 
 /// The agent that a request goes to. A gateway that has just started waits for one.
-fn find_agent(
-    named: Option<&HeaderValue>,
-    at_host: Option<&TunnelId>,
-    gateway: &GatewayCore,
-) -> Result<Arc<AgentSession>, Problem> {
+fn find_agent(request: &VisitorRequest<'_>) -> Result<Arc<AgentSession>, Problem> {
+    let (gateway, headers) = (request.gateway, request.head.request.headers());
+    let (named, host) = (headers.get(X_TUNNEL_ID), headers.get(header::HOST));
     let until = gateway.started + gateway.settings.hold;
+    let mut meaning = request.host.clone();
     loop {
-        // Asked anew after each wait: the tunnel of a request that names none depends on the connected agents.
-        let wanted = wanted_tunnel(named, at_host, gateway)?;
+        let changes = gateway.agents.changes();
+        let is_absent = named.is_none() && meaning == HostMeaning::Absent;
+        let wanted = if is_absent { None } else { wanted_tunnel(named, &meaning, gateway)? };
         if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
             return Ok(agent);
         }
-        if !gateway.agents.wait_for(wanted.as_ref(), until) {
-            let text = match named.is_some() || at_host.is_some() {
+        let has_come = match is_absent {
+            true => gateway.agents.wait_for_change(changes, until),
+            false => gateway.agents.wait_for(wanted.as_ref(), until),
+        };
+        if !has_come {
+            let text = match named.is_some() || meaning != HostMeaning::Gateway {
                 true => "no agent of this tunnel is connected",
                 false => "no agent is connected",
             };
             return Err(Problem::unavailable("no_agent", text));
         }
+        // The tunnel of a request depends on the connected agents, but where its ID is named.
+        meaning = host.map_or(HostMeaning::Gateway, |host| gateway.names.meaning(host));
     }
 }
 
 /// The tunnel that a request is for, if there is one.
 fn wanted_tunnel(
     named: Option<&HeaderValue>,
-    at_host: Option<&TunnelId>,
+    host: &HostMeaning,
     gateway: &GatewayCore,
 ) -> Result<Option<TunnelId>, Problem> {
     if let Some(value) = named {
@@ -331,6 +342,7 @@ fn wanted_tunnel(
             || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
         return id.map(Some).ok_or_else(problem);
     }
+    let at_host = if let HostMeaning::Tunnel(id) = host { Some(id) } else { None };
     if let Some(id) = at_host.or(gateway.settings.default_tunnel.as_ref()) {
         return Ok(Some(id.clone()));
     }

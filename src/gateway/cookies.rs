@@ -26,6 +26,7 @@ fn names_cover(attribute: &[u8], domain: &str) -> bool {
     let Some(at) = attribute.iter().position(|byte| *byte == b'=') else { return false };
     let (name, value) = (attribute[..at].trim_ascii(), attribute[at + 1..].trim_ascii());
     let value = value.strip_prefix(b".").unwrap_or(value);
+    let value = value.strip_suffix(b".").unwrap_or(value);
     let domain = domain.as_bytes();
     let is_suffix = domain.len() >= value.len()
         && domain[domain.len() - value.len()..].eq_ignore_ascii_case(value)
@@ -54,6 +55,7 @@ mod tests {
             ("a=1; Domain=tunnel.example; Path=/", "a=1; Path=/"),
             ("a=1;domain = .Tunnel.Example", "a=1"),
             ("a=1; Domain=example; Secure", "a=1; Secure"),
+            ("a=1; Domain=tunnel.example.", "a=1"),
             ("a=1; Domain=shop.tunnel.example; Domain=tunnel.example", "a=1; Domain=shop.tunnel.example"),
             // Its own host, a foreign one, and what only looks like an attribute.
             ("a=1; Domain=shop.tunnel.example", "a=1; Domain=shop.tunnel.example"),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{RwLock, RwLockReadGuard};
 
+use http::header::{AUTHORIZATION, HeaderMap};
 use log::{error, info};
 
 use crate::link::Token;
@@ -38,6 +39,12 @@ impl Credentials {
 
     pub(super) fn token(&self) -> Option<Token> {
         self.current().token.clone()
+    }
+
+    /// Whether a request shows the token.
+    pub(super) fn are_shown_by(&self, headers: &HeaderMap) -> bool {
+        let value = headers.get(AUTHORIZATION);
+        value.is_some_and(|value| self.current().token.as_ref().is_some_and(|token| token.is_shown_by(value)))
     }
 
     pub(super) fn tls(&self) -> Option<ServerTls> {

@@ -135,25 +135,37 @@ fn serve_agent(
             return Ok(());
         }
     };
+    if !gateway.names.admits(&handshake.tunnel_id) {
+        warn!(
+            "closed the connection of agent {} from {peer}: no name is reserved for it",
+            handshake.tunnel_id
+        );
+        closer.close();
+        return Ok(());
+    }
     let dialect = if gateway.settings.legacy { Dialect::Legacy } else { Dialect::Full };
     let speaks_mux = dialect == Dialect::Full && handshake.can(MUX_PROTOCOL);
     reader.limit(if speaks_mux { MESSAGE_MIN } else { gateway.settings.max_message });
     reader.set_timeout(AGENT_SILENCE)?;
     // It lives as long as the session.
     let named = gateway.names.enter(&handshake.tunnel_id, handshake.name.as_ref(), host, Instant::now());
-    let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone(), &named.url);
+    let told = Some(&named.url).filter(|_| gateway.names.tells(peer));
+    let (agent, queue) = AgentSession::new(connection_id, handshake, dialect, closer.clone(), told);
+    // Before it hears that it is open.
+    let added = gateway.agents.add(&agent);
     let writing = agent.clone();
     let writer = thread::Builder::new()
         .name("agent-writer".to_owned())
-        .spawn(move || agent_writer::write(&writing, &queue, sink))?;
-    match gateway.agents.add(&agent) {
+        .spawn(move || agent_writer::write(&writing, &queue, sink))
+        .inspect_err(|_| gateway.agents.remove(&agent))?;
+    match added {
         Ok(()) => {
             drop(visitor);
             info!(
                 "agent {} connected, version {}; its visitors come to {}",
                 agent.handshake.tunnel_id,
                 agent.handshake.agent_version.escape_debug(),
-                agent.url,
+                named.url.url,
             );
             let end = read_agent(reader, &agent);
             info!("agent {} left: {end}", agent.handshake.tunnel_id);

@@ -30,7 +30,7 @@
 //! | `handshake` | how a connection becomes an agent's session |
 //! | `stream`, `uploader` | how a request and its response pass as a mux stream |
 //! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
-//! | `names`, `cookies` | which host name is which tunnel's, and whose a cookie is |
+//! | `domain`, `names`, `reservations`, `cookies` | which host name is which tunnel's, and whose a cookie is |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
 //! | `pages`, `responses`, `problem_page` | what the gateway answers by itself |
@@ -45,12 +45,14 @@ mod config;
 mod connection;
 mod cookies;
 mod credentials;
+mod domain;
 mod forwarded;
 mod handshake;
 mod names;
 mod pages;
 mod problem_page;
 mod registry;
+mod reservations;
 mod responses;
 mod shutdown;
 mod stream;
@@ -72,9 +74,9 @@ use self::acceptor::{ConnectionThreads, accept, refuse_more};
 use self::budget::BodyBudget;
 use self::config::GatewayConfig;
 pub use self::config::{GatewayBuilder, OwnPaths};
+pub use self::domain::{Domain, InvalidDomain};
 use self::forwarded::Scheme;
 use self::names::Names;
-pub use self::names::{Domain, InvalidDomain};
 use self::registry::Registry;
 use self::shutdown::{Shutdown, Stopping};
 use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
@@ -150,12 +152,14 @@ impl Gateway {
         self.0.listen
     }
 
-    /// Listens at the configured address.
+    /// Listens at the configured address, and reads the file of names. Fails when either cannot be done.
     pub fn bind(self) -> io::Result<BoundGateway> {
         let Gateway(settings) = self;
         let listener = TcpListener::bind(settings.listen)?;
         let address = listener.local_addr()?;
-        Ok(BoundGateway { core: Arc::new(GatewayCore::new(settings, address)), listener, address })
+        let core = Arc::new(GatewayCore::new(settings, address));
+        core.names.read_file().map_err(io::Error::other)?;
+        Ok(BoundGateway { core, listener, address })
     }
 }
 
@@ -255,9 +259,10 @@ impl GatewayHandle {
         self.0.abort_all();
     }
 
-    /// Reads the files of the token and of the certificate again. A file that cannot be used changes nothing.
+    /// Reads the files of the token, of the certificate and of the names again. A file that cannot be used changes nothing.
     pub fn reload(&self) {
         self.0.settings.credentials.reload();
+        self.0.names.reload();
     }
 }
 
@@ -270,7 +275,8 @@ impl fmt::Debug for GatewayHandle {
 impl GatewayCore {
     fn new(settings: GatewayConfig, address: SocketAddr) -> Self {
         let own = settings.own_hosts.clone();
-        let names = Names::new(settings.domain.as_ref(), own, address, settings.scheme());
+        let at = (address, settings.scheme());
+        let names = Names::new(settings.domain.as_ref(), own, settings.name_policy.clone(), at);
         let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
         GatewayCore {
             agents: Registry::new(),
@@ -297,6 +303,10 @@ impl GatewayCore {
         info!("listening on {http}://{address}; agents connect to {ws}://{address}{path}{legacy}");
         let reserved: Vec<_> = self.names.reserved().collect();
         info!("tunnels are at {}; names that none gets: {}", self.names.pattern(), reserved.join(", "));
+        if self.names.are_local() && !address.ip().is_loopback() {
+            warn!(advice = Advice::GatewayDomain.name();
+                "listens beyond this machine, where names under localhost lead nowhere: no agent there is told a URL");
+        }
         if settings.credentials.token().is_none() {
             warn!(advice = Advice::GatewayWithoutToken.name();
                 "there is no token: anybody who reaches {address}, through a proxy, too, can serve visitors as an agent");

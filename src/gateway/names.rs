@@ -1,20 +1,24 @@
 //! The host names of tunnels: which tunnel has which name, and which names are nobody's.
 //!
 //! Each tunnel has the name that it asked for, where that was free, else the one that is derived from its ID. A name stays
-//! a tunnel's while an agent of it is connected, and for ten minutes after the last one has left.
+//! a tunnel's while an agent of it is connected, and for ten minutes after the last one has left. What an operator has
+//! [reserved](Reservations) goes before all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use log::{error, info, warn};
 
 use super::PLACES;
+use super::domain::{Domain, name_in};
 use super::forwarded::Scheme;
-use crate::http1::is_host;
+use super::reservations::Reservations;
+use crate::advice::Advice;
 use crate::protocol::{TunnelName, TunnelUrl, Wanted};
 use crate::sync::lock;
 use crate::tunnel_id::TunnelId;
@@ -22,7 +26,7 @@ use crate::tunnel_id::TunnelId;
 /// For so long after its last session a name is kept for its tunnel.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Names that are kept for tunnels without a session; the oldest is given up for one more.
+/// Names that are kept for tunnels without a session; while there are as many, no other tunnel gets one by asking.
 const KEPT_MAX: usize = PLACES;
 
 /// Hosts under which agents connect that are remembered.
@@ -32,102 +36,91 @@ const AGENT_HOSTS_MAX: usize = 64;
 const RESERVED: [&str; 10] =
     ["www", "gw", "gateway", "api", "admin", "ws", "tunnel", "mail", "wpad", "autoconfig"];
 
-/// The domain under which tunnels have their host names: `tunnel.example`, `https://tunnel.example` or
-/// `tunnel.example:8443`.
-///
-/// Scheme and port are what visitors use, who may come through a proxy. Without a scheme they are those of the gateway's
-/// own address; with a scheme alone the port is the scheme's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Domain {
-    scheme: Option<Scheme>,
-    name: String,
-    port: Option<u16>,
-}
-
-/// The error of a text that is no [`Domain`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidDomain;
-
-impl fmt::Display for InvalidDomain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("expected a host name such as tunnel.example, https://tunnel.example or localhost:3000")
-    }
-}
-
-impl std::error::Error for InvalidDomain {}
-
-impl FromStr for Domain {
-    type Err = InvalidDomain;
-
-    fn from_str(text: &str) -> Result<Self, InvalidDomain> {
-        let (scheme, authority) = match text.split_once("://") {
-            None => (None, text),
-            Some(("http", rest)) => (Some(Scheme::Http), rest),
-            Some(("https", rest)) => (Some(Scheme::Https), rest),
-            Some(_) => return Err(InvalidDomain),
-        };
-        let (name, port) = match authority.split_once(':') {
-            None => (authority, None),
-            Some((name, port)) => {
-                (name, Some(port.parse().ok().filter(|port| *port > 0).ok_or(InvalidDomain)?))
-            }
-        };
-        Ok(Domain { scheme, name: host_name(name).ok_or(InvalidDomain)?, port })
-    }
-}
-
-/// A host name in its usual form: in lower case, without a dot at its end. `None` where it is an address, or no name.
-pub(super) fn host_name(text: &str) -> Option<String> {
-    let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-    let is_label = |label: &str| {
-        let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        (1..=63).contains(&label.len()) && label.bytes().all(is_inner) && !label.starts_with('-')
-    };
-    let is_name = name.len() <= 253 && name.split('.').all(is_label) && name.parse::<IpAddr>().is_err();
-    is_name.then_some(name)
-}
-
-/// The name in a `Host` field.
-fn name_in(host: &HeaderValue) -> Option<String> {
-    let host = host.to_str().ok().filter(|host| is_host(host.as_bytes()))?;
-    host_name(host.split_once(':').map_or(host, |(name, _)| name))
-}
-
 /// All names.
 pub(super) struct Names {
+    /// The operator has named the domain.
+    is_configured: bool,
     domain: String,
     /// What stands before a host name in a URL, and behind it.
     around: (&'static str, String),
     /// Hosts that are the gateway's own.
     own: Vec<String>,
+    policy: NamePolicy,
     state: Mutex<State>,
+}
+
+/// Which tunnels get which names.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NamePolicy {
+    /// The file of reservations.
+    pub(super) file: Option<PathBuf>,
+    /// Names that are not reserved are given to the tunnel that comes first, though there is a file.
+    pub(super) is_first_come: bool,
+    /// No tunnel without a reservation is served.
+    pub(super) is_only_reserved: bool,
 }
 
 #[derive(Default)]
 struct State {
+    reserved: Reservations,
     claims: BTreeMap<TunnelName, Claim>,
-    /// Hosts under which agents have connected.
-    agent_hosts: BTreeSet<String>,
+    /// Hosts under which agents connect.
+    agent_hosts: BTreeMap<String, Presence>,
+}
+
+/// How many sessions something has, and since when there has been none.
+#[derive(Debug, Default)]
+struct Presence {
+    sessions: usize,
+    gone: Option<Instant>,
+}
+
+impl Presence {
+    fn enter(&mut self) {
+        self.sessions += 1;
+        self.gone = None;
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.sessions = self.sessions.saturating_sub(1);
+        self.gone = (self.sessions == 0).then_some(now);
+    }
+
+    fn is_kept(&self, now: Instant) -> bool {
+        self.gone.is_none_or(|gone| now.duration_since(gone) < KEPT)
+    }
+}
+
+/// What a `Host` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum HostMeaning {
+    /// Nothing: the gateway answers as it does without names.
+    Gateway,
+    /// This tunnel's.
+    Tunnel(TunnelId),
+    /// A tunnel's whose agent is not here, if there is such a tunnel: nobody else's.
+    Absent,
 }
 
 /// A name that is a tunnel's.
 struct Claim {
     tunnel: TunnelId,
-    sessions: usize,
-    /// Since when there has been no session.
-    gone: Option<Instant>,
+    presence: Presence,
 }
 
 /// The name of one session's tunnel, for as long as it lasts.
 pub(super) struct NameGuard {
     names: Arc<Names>,
-    name: TunnelName,
+    /// Nothing where its host name is reserved.
+    claimed: Option<(TunnelName, TunnelId)>,
+    /// The host under which the agent has connected.
+    host: Option<String>,
     pub(super) url: TunnelUrl,
 }
 
 impl Drop for NameGuard {
     fn drop(&mut self) {
-        self.names.leave(&self.name, Instant::now());
+        self.names.leave(self, Instant::now());
     }
 }
 
@@ -136,11 +129,12 @@ impl Names {
     pub(super) fn new(
         domain: Option<&Domain>,
         own: Vec<String>,
-        address: SocketAddr,
-        scheme: Scheme,
+        policy: NamePolicy,
+        (address, scheme): (SocketAddr, Scheme),
     ) -> Self {
         let (name, scheme, port) = match domain {
             None => ("localhost", scheme, Some(address.port())),
+            Some(Domain { scheme: None, name, port: Some(443) }) => (name.as_str(), Scheme::Https, Some(443)),
             Some(Domain { scheme: None, name, port }) => {
                 (name.as_str(), scheme, Some(port.unwrap_or(address.port())))
             }
@@ -148,16 +142,58 @@ impl Names {
         };
         let port = port.filter(|port| *port != scheme.default_port());
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-        Names { domain: name.to_owned(), around: (scheme.name(), port), own, state: Mutex::default() }
+        let under = |host: String| if host.contains('.') { host } else { format!("{host}.{name}") };
+        Names {
+            is_configured: domain.is_some(),
+            domain: name.to_owned(),
+            around: (scheme.name(), port),
+            own: own.into_iter().map(under).collect(),
+            policy,
+            state: Mutex::default(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
+    /// Reads the file of reservations, or says why it cannot be used.
+    pub(super) fn read_file(&self) -> Result<(), String> {
+        let Some(path) = &self.policy.file else { return Ok(()) };
+        let failed = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+        let reserved = Reservations::parse(&text, &self.domain).map_err(|error| failed(&error))?;
+        let mut state = self.state();
+        // A reservation ousts whoever has the name.
+        state.claims.retain(|name, claim| {
+            let tunnel = reserved.tunnel_of(&format!("{name}.{}", self.domain));
+            tunnel.is_none_or(|tunnel| *tunnel == claim.tunnel)
+        });
+        state.reserved = reserved;
+        Ok(())
+    }
+
+    /// Reads the file again. One that cannot be used changes nothing.
+    pub(super) fn reload(&self) {
+        match self.read_file() {
+            Ok(()) if self.policy.file.is_some() => info!("read the names again"),
+            Ok(()) => {}
+            Err(why) => error!("the names stay as they were: {why}"),
+        }
+    }
+
+    /// Whether a tunnel is served.
+    pub(super) fn admits(&self, tunnel: &TunnelId) -> bool {
+        !self.policy.is_only_reserved || self.state().reserved.host_of(tunnel).is_some()
+    }
+
     fn url(&self, name: &str) -> String {
+        self.url_of(&format!("{name}.{}", self.domain))
+    }
+
+    fn url_of(&self, host: &str) -> String {
         let (scheme, port) = &self.around;
-        format!("{scheme}://{name}.{}{port}", self.domain)
+        format!("{scheme}://{host}{port}")
     }
 
     /// The URLs of all tunnels, as a pattern.
@@ -175,12 +211,51 @@ impl Names {
         &self.domain
     }
 
-    /// The tunnel whose host name stands in this `Host`, even if no agent of it is connected any more.
-    pub(super) fn tunnel_of(&self, host: &HeaderValue) -> Option<TunnelId> {
-        let name = name_in(host)?;
-        let label = name.strip_suffix(&self.domain)?.strip_suffix('.')?;
+    /// Whether an agent at this address is told its URL: without a domain it leads to the machine that it is read on.
+    pub(super) fn tells(&self, agent: SocketAddr) -> bool {
+        self.is_configured || agent.ip().to_canonical().is_loopback()
+    }
+
+    /// Whether the URLs lead to this machine alone.
+    pub(super) fn are_local(&self) -> bool {
+        !self.is_configured
+    }
+
+    /// Whether the cookies of a response to a request with this host are looked at.
+    pub(super) fn confines(&self, host: &HostMeaning) -> bool {
+        self.is_configured || *host != HostMeaning::Gateway
+    }
+
+    /// A first look at a host, which most requests need no more than.
+    fn may_be_under_domain(&self, host: &HeaderValue) -> bool {
+        let name = host.as_bytes().split(|byte| *byte == b':').next().unwrap_or_default();
+        let name = name.strip_suffix(b".").unwrap_or(name);
+        let start = name.len().checked_sub(self.domain.len());
+        start.is_some_and(|start| start > 0 && name[start..].eq_ignore_ascii_case(self.domain.as_bytes()))
+    }
+
+    /// What this `Host` means. A name under the domain that an operator has named is a tunnel's, even while no agent of it
+    /// is connected: its visitors and their cookies go to no other tunnel.
+    pub(super) fn meaning(&self, host: &HeaderValue) -> HostMeaning {
+        if self.policy.file.is_none() && !self.may_be_under_domain(host) {
+            return HostMeaning::Gateway;
+        }
+        let Some(host) = name_in(host) else { return HostMeaning::Gateway };
+        let label = host.strip_suffix(&self.domain).and_then(|label| label.strip_suffix('.'));
+        if label.is_none() && self.policy.file.is_none() {
+            return HostMeaning::Gateway;
+        }
         let state = self.state();
-        state.claims.get(label).map(|claim| claim.tunnel.clone())
+        let claimed = || state.claims.get(label?).map(|claim| &claim.tunnel);
+        if let Some(tunnel) = state.reserved.tunnel_of(&host).or_else(claimed) {
+            return HostMeaning::Tunnel(tunnel.clone());
+        }
+        let is_tunnels = |label: &str| {
+            let is_name = !label.contains('.') && !RESERVED.contains(&label);
+            is_name && (self.is_configured || label.contains("--"))
+        };
+        let is_own = || self.own.contains(&host) || state.agent_hosts.contains_key(&host);
+        if label.is_some_and(is_tunnels) && !is_own() { HostMeaning::Absent } else { HostMeaning::Gateway }
     }
 
     /// Gives a session of this tunnel the name that it wants, or the derived one. `host` is the one under which its agent
@@ -193,69 +268,113 @@ impl Names {
         now: Instant,
     ) -> NameGuard {
         let mut state = self.state();
-        if let Some(host) = host.and_then(name_in)
-            && state.agent_hosts.len() < AGENT_HOSTS_MAX
-        {
-            state.agent_hosts.insert(host);
-        }
         state.forget(now);
+        let host = host.and_then(name_in).filter(|host| self.record_agent_host(&mut state, host));
+        let reserved = self.reserved_host(&state, tunnel, wanted);
         let wanted = wanted.map(|name| (name, self.is_free(&state, name, tunnel)));
+        let is_taken = matches!(wanted, Some((_, false)));
+        let wanted_url =
+            |url| TunnelUrl { url, wanted: if is_taken { Wanted::Taken } else { Wanted::Granted } };
+        if let Some(reserved) = reserved {
+            let url = wanted_url(self.url_of(&reserved));
+            return NameGuard { names: self.clone(), claimed: None, host, url };
+        }
         let name = match wanted {
             Some((name, true)) => name.clone(),
             _ => TunnelName::derived(tunnel),
         };
-        let new = || Claim { tunnel: tunnel.clone(), sessions: 0, gone: None };
-        let claim = state.claims.entry(name.clone()).or_insert_with(new);
-        claim.sessions += 1;
-        claim.gone = None;
+        let new = || Claim { tunnel: tunnel.clone(), presence: Presence::default() };
+        state.claims.entry(name.clone()).or_insert_with(new).presence.enter();
         drop(state);
-        let granted = if matches!(wanted, Some((_, false))) { Wanted::Taken } else { Wanted::Granted };
-        let url = TunnelUrl { url: self.url(name.as_str()), wanted: granted };
-        NameGuard { names: self.clone(), name, url }
+        let url = wanted_url(self.url(name.as_str()));
+        NameGuard { names: self.clone(), claimed: Some((name, tunnel.clone())), host, url }
+    }
+
+    /// Remembers a host under which agents connect, if there is room. Returns whether it is remembered.
+    fn record_agent_host(&self, state: &mut State, host: &str) -> bool {
+        let is_known = state.agent_hosts.contains_key(host);
+        if !is_known && state.agent_hosts.len() >= AGENT_HOSTS_MAX {
+            return false;
+        }
+        state.agent_hosts.entry(host.to_owned()).or_default().enter();
+        let label = host.strip_suffix(&self.domain).and_then(|label| label.strip_suffix('.'));
+        let may_be_tunnels = label.is_some_and(|label| !label.contains('.') && !RESERVED.contains(&label));
+        if !is_known && may_be_tunnels && !self.own.iter().any(|own| own == host) {
+            warn!(advice = Advice::OwnHost.name(); "agents connect at {host}, which a tunnel may ask for after a restart");
+        }
+        true
+    }
+
+    /// The host name that is reserved for a tunnel: that of the name which it wants, else its first.
+    fn reserved_host(&self, state: &State, tunnel: &TunnelId, wanted: Option<&TunnelName>) -> Option<String> {
+        let wanted = wanted.map(|name| format!("{name}.{}", self.domain));
+        let wanted = wanted.filter(|host| state.reserved.tunnel_of(host) == Some(tunnel));
+        wanted.or_else(|| state.reserved.host_of(tunnel).map(str::to_owned))
     }
 
     /// Whether a tunnel may have a name that it asks for.
     fn is_free(&self, state: &State, name: &TunnelName, tunnel: &TunnelId) -> bool {
         let host = format!("{name}.{}", self.domain);
+        if let Some(owner) = state.reserved.tunnel_of(&host) {
+            return owner == tunnel;
+        }
+        if self.policy.file.is_some() && !self.policy.is_first_come {
+            return false;
+        }
         let is_own = RESERVED.contains(&name.as_str())
             || self.own.contains(&host)
-            || state.agent_hosts.contains(&host);
-        !is_own && state.claims.get(name).is_none_or(|claim| claim.tunnel == *tunnel)
+            || state.agent_hosts.contains_key(&host);
+        let owner = state.claims.get(name).map(|claim| &claim.tunnel);
+        // Who has come is not given up for who comes.
+        !is_own && owner.map_or(state.gone_count() < KEPT_MAX, |owner| owner == tunnel)
     }
 
-    fn leave(&self, name: &TunnelName, now: Instant) {
+    fn leave(&self, guard: &NameGuard, now: Instant) {
         let mut state = self.state();
-        if let Some(claim) = state.claims.get_mut(name) {
-            claim.sessions -= 1;
-            claim.gone = (claim.sessions == 0).then_some(now);
+        if let Some(presence) = guard.host.as_ref().and_then(|host| state.agent_hosts.get_mut(host)) {
+            presence.leave(now);
+        }
+        if let Some((name, tunnel)) = &guard.claimed
+            // It may be another tunnel's by now.
+            && let Some(claim) = state.claims.get_mut(name).filter(|claim| claim.tunnel == *tunnel)
+        {
+            claim.presence.leave(now);
+            // Nobody else can get a derived name.
+            if claim.presence.sessions == 0 && *name == TunnelName::derived(tunnel) {
+                state.claims.remove(name);
+            }
         }
         state.forget(now);
     }
 }
 
 impl State {
-    /// Gives up the names whose tunnels have been gone for long, and the oldest of too many.
+    /// Gives up what nobody has used for long.
     fn forget(&mut self, now: Instant) {
-        self.claims.retain(|_, claim| claim.gone.is_none_or(|gone| now.duration_since(gone) < KEPT));
-        let gone = self.claims.iter().filter_map(|(name, claim)| Some((claim.gone?, name)));
-        let mut gone: Vec<_> = gone.collect();
-        if gone.len() > KEPT_MAX {
-            gone.sort_unstable();
-            let oldest: Vec<_> =
-                gone[..gone.len() - KEPT_MAX].iter().map(|(_, name)| (*name).clone()).collect();
-            oldest.iter().for_each(|name| drop(self.claims.remove(name)));
-        }
+        self.claims.retain(|_, claim| claim.presence.is_kept(now));
+        self.agent_hosts.retain(|_, presence| presence.is_kept(now));
+    }
+
+    /// Names that are kept for tunnels without a session.
+    fn gone_count(&self) -> usize {
+        self.claims.values().filter(|claim| claim.presence.gone.is_some()).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::InvalidDomain;
 
     fn names(domain: Option<&str>) -> Arc<Names> {
         let domain: Option<Domain> = domain.map(|domain| domain.parse().unwrap());
         let address = "127.0.0.1:3000".parse().unwrap();
-        Arc::new(Names::new(domain.as_ref(), vec!["shop2.localhost".to_owned()], address, Scheme::Http))
+        Arc::new(Names::new(
+            domain.as_ref(),
+            vec!["shop2.localhost".to_owned()],
+            NamePolicy::default(),
+            (address, Scheme::Http),
+        ))
     }
 
     fn id(number: u32) -> TunnelId {
@@ -275,12 +394,15 @@ mod tests {
             (Some("tunnel.example:8080"), "http://x.tunnel.example:8080"),
             (Some("https://tunnel.example"), "https://x.tunnel.example"),
             (Some("https://tunnel.example:443"), "https://x.tunnel.example"),
+            (Some("tunnel.example:443"), "https://x.tunnel.example"),
             (Some("https://tunnel.example:80"), "https://x.tunnel.example:80"),
         ] {
             assert_eq!(names(domain).url("x"), url, "{domain:?}");
         }
-        for bad in ["", "https://", "a b", "x/", "x:0", "x:y", "10.0.0.1", "[::1]", "ftp://x", "a..b", "-a.b"]
-        {
+        for bad in [
+            "", "https://", "a b", "x/", "x:0", "x:y", "10.0.0.1", "[::1]", "0x7f.1", "1.2.3", "x-",
+            "ftp://x", "a..b", "-a.b",
+        ] {
             assert_eq!(bad.parse::<Domain>(), Err(InvalidDomain), "{bad}");
         }
     }
@@ -317,7 +439,10 @@ mod tests {
         let shop = names.enter(&id(1), Some(&name("shop")), None, now);
         let _derived = names.enter(&id(2), None, None, now);
         let derived = format!("{}.localhost:3000", TunnelName::derived(&id(2)));
-        let of = |host: &str| names.tunnel_of(&HeaderValue::from_str(host).unwrap());
+        let of = |host: &str| match names.meaning(&HeaderValue::from_str(host).unwrap()) {
+            HostMeaning::Tunnel(tunnel) => Some(tunnel),
+            HostMeaning::Gateway | HostMeaning::Absent => None,
+        };
         for host in ["shop.localhost", "shop.localhost:3000", "SHOP.localhost.:1", "shop.LocalHost:"] {
             assert_eq!(of(host), Some(id(1)), "{host}");
         }
@@ -356,19 +481,120 @@ mod tests {
         assert_eq!(names.enter(&id(2), Some(&name("shop")), None, now).url.wanted, Wanted::Granted);
     }
 
+    /// The names of a gateway with this file, and a function that replaces the file and has it read again.
+    fn with_file(policy: NamePolicy, text: &str) -> (Arc<Names>, impl Fn(&str) + use<>) {
+        let path = std::env::temp_dir().join(format!("names-{}", crate::protocol::random_uuid()));
+        let policy = NamePolicy { file: Some(path.clone()), ..policy };
+        let address = "127.0.0.1:3000".parse().unwrap();
+        let names = Arc::new(Names::new(None, Vec::new(), policy, (address, Scheme::Http)));
+        let reload = {
+            let names = names.clone();
+            move |text: &str| {
+                std::fs::write(&path, text).unwrap();
+                names.reload();
+                std::fs::remove_file(&path).unwrap();
+            }
+        };
+        reload(text);
+        (names, reload)
+    }
+
+    #[test]
+    fn what_is_reserved_is_nobody_elses_and_ousts_whoever_has_it() {
+        let lines = |lines: &[(&str, u32)]| {
+            lines
+                .iter()
+                .map(|(name, number)| format!("{name} = {}\n", id(*number).expose()))
+                .collect::<String>()
+        };
+        let policy = NamePolicy { is_first_come: true, ..NamePolicy::default() };
+        let first = lines(&[("www", 1), ("shop.example", 1)]);
+        let (names, reload) = with_file(policy, &first);
+        let now = Instant::now();
+        let enter =
+            |number, wanted: Option<&str>| names.enter(&id(number), wanted.map(name).as_ref(), None, now);
+        let of = |host: &str| match names.meaning(&HeaderValue::from_str(host).unwrap()) {
+            HostMeaning::Tunnel(tunnel) => Some(tunnel),
+            HostMeaning::Gateway | HostMeaning::Absent => None,
+        };
+        // Even a name that nobody gets by asking, and a host of its own.
+        assert_eq!(enter(1, None).url.url, "http://www.localhost:3000");
+        assert_eq!(of("shop.example:80"), Some(id(1)));
+        assert_eq!(enter(2, Some("www")).url.wanted, Wanted::Taken);
+        let blog = enter(2, Some("blog"));
+        assert_eq!((blog.url.wanted, of("blog.localhost")), (Wanted::Granted, Some(id(2))));
+        reload(&lines(&[("blog", 1)]));
+        assert_eq!((of("blog.localhost"), of("shop.example")), (Some(id(1)), None));
+        // The session that had it changes nothing when it ends.
+        drop(blog);
+        assert_eq!(of("blog.localhost"), Some(id(1)));
+        // A broken file changes nothing.
+        reload("blog");
+        assert_eq!(of("blog.localhost"), Some(id(1)));
+    }
+
+    #[test]
+    fn with_a_file_no_other_name_is_given_unless_it_is_said() {
+        let text = format!("shop = {}\n", id(1).expose());
+        let (names, _) = with_file(NamePolicy::default(), &text);
+        assert_eq!(names.enter(&id(2), Some(&name("blog")), None, Instant::now()).url.wanted, Wanted::Taken);
+        assert!(names.admits(&id(2)));
+        let policy = NamePolicy { is_only_reserved: true, ..NamePolicy::default() };
+        let (names, _) = with_file(policy, &text);
+        assert!(names.admits(&id(1)) && !names.admits(&id(2)));
+    }
+
+    #[test]
+    fn a_tunnels_host_is_nobody_elses_while_it_is_away() {
+        let now = Instant::now();
+        let meaning = |names: &Names, host: &str| names.meaning(&HeaderValue::from_str(host).unwrap());
+        let names = names(Some("tunnel.example"));
+        let host = HeaderValue::from_static("agents.tunnel.example");
+        let _agent = names.enter(&id(1), None, Some(&host), now);
+        for absent in ["shop.tunnel.example", "SHOP.tunnel.example.:80", "a--b.tunnel.example"] {
+            assert_eq!(meaning(&names, absent), HostMeaning::Absent, "{absent}");
+        }
+        let own = [
+            "tunnel.example",
+            "www.tunnel.example",
+            "agents.tunnel.example",
+            "a.b.tunnel.example",
+            "x.example",
+        ];
+        for own in own {
+            assert_eq!(meaning(&names, own), HostMeaning::Gateway, "{own}");
+        }
+        // Where nobody has named a domain, an application may have such hosts of its own.
+        let names = self::names(None);
+        assert_eq!(meaning(&names, "app.localhost"), HostMeaning::Gateway);
+        assert_eq!(meaning(&names, "prod--t7pwrbk2jfc2hc3n.localhost"), HostMeaning::Absent);
+    }
+
     #[test]
     fn no_more_names_are_kept_than_may_be() {
         let (names, now) = (names(None), Instant::now());
+        let ask = |number: u32, name: &str| {
+            names.enter(&id(number), Some(&name.parse().unwrap()), None, now).url.wanted
+        };
         for number in 0..2 * KEPT_MAX as u32 {
+            ask(number, &format!("n{number}"));
             names.enter(&id(number), None, None, now);
         }
-        assert!(names.state().claims.len() <= KEPT_MAX + 1);
-        for _ in 0..2 {
-            for number in 0..AGENT_HOSTS_MAX {
-                let host = HeaderValue::from_str(&format!("h{number}.example")).unwrap();
-                names.enter(&id(1), None, Some(&host), now);
-            }
-        }
+        assert_eq!(names.state().claims.len(), KEPT_MAX);
+        // Who came first is not given up for who comes.
+        assert_eq!(
+            (ask(1, "n0"), ask(0, "n0"), ask(1, "n5000")),
+            (Wanted::Taken, Wanted::Granted, Wanted::Taken)
+        );
+        let hosts: Vec<_> = (0..2 * AGENT_HOSTS_MAX)
+            .map(|number| HeaderValue::from_str(&format!("h{number}.example")).unwrap())
+            .map(|host| names.enter(&id(1), None, Some(&host), now))
+            .collect();
         assert_eq!(names.state().agent_hosts.len(), AGENT_HOSTS_MAX);
+        drop(hosts);
+        // And they are given up in time.
+        names.enter(&id(1), None, None, now + KEPT + Duration::from_secs(60));
+        let state = names.state();
+        assert_eq!((state.claims.len(), state.agent_hosts.len()), (0, 0));
     }
 }

@@ -38,6 +38,8 @@ struct State {
     gone: HashMap<TunnelId, Instant>,
     /// Requests that wait for an agent.
     waiting: usize,
+    /// How often an agent has come or left.
+    changes: u64,
 }
 
 /// Why an agent may not take requests.
@@ -102,6 +104,7 @@ impl Registry {
         }
         state.gone.remove(&agent.handshake.tunnel_id);
         state.list.push(agent.clone());
+        state.changes += 1;
         drop(state);
         self.changed.notify_all();
         if let Some(replaced) = replaced {
@@ -118,6 +121,7 @@ impl Registry {
         let mut state = self.state();
         let id = &agent.handshake.tunnel_id;
         state.list.retain(|other| !Arc::ptr_eq(other, agent));
+        state.changes += 1;
         if !state.list.iter().any(|other| other.handshake.tunnel_id == *id) {
             state.gone.retain(|_, since| since.elapsed() < REMEMBERED);
             if state.gone.len() < REMEMBERED_MAX {
@@ -181,6 +185,26 @@ impl Registry {
         let mut state = wait_timeout_while(&self.changed, state, limit, is_awaited);
         state.waiting -= 1;
         !is_missing(&state)
+    }
+
+    /// How often an agent has come or left.
+    pub(super) fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Waits until an agent has come or left since there were so many changes, no longer than until this time. False when
+    /// none has, or too many others wait.
+    pub(super) fn wait_for_change(&self, before: u64, until: Instant) -> bool {
+        let mut state = self.state();
+        let limit = until.saturating_duration_since(Instant::now());
+        if state.waiting >= WAITING_MAX || limit.is_zero() {
+            return false;
+        }
+        state.waiting += 1;
+        let is_same = |state: &mut State| !state.leaving && state.changes == before;
+        let mut state = wait_timeout_while(&self.changed, state, limit, is_same);
+        state.waiting -= 1;
+        state.changes != before
     }
 
     /// Whether agents are taken.

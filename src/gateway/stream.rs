@@ -8,7 +8,6 @@ use http::{Method, StatusCode, header, request, response};
 use tungstenite::Bytes;
 
 use super::agent_session::AgentSession;
-use super::cookies;
 use super::responses::{self, NoAnswer, Problem};
 use super::upload_path::is_given_back;
 use super::uploader::{Again, ProtocolChange, STALL, UploadEnd, Uploader};
@@ -220,7 +219,7 @@ impl StreamedExchange<'_> {
         // What is left of it keeps the memory that it was read into: a response may last.
         drop(head);
         let Ok(mut parts) = parsed else { return self.refuse_answer(stream) };
-        cookies::confine(&mut parts.headers, self.request.gateway.names.domain());
+        self.request.confine_cookies(&mut parts.headers);
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         if switched && let Some(upgrade) = &self.upgrade {
             return match upgrade.check(&parts.headers) {

@@ -8,22 +8,22 @@ use log::{debug, info};
 
 use super::GatewayCore;
 use super::forwarded::Arrival;
-use super::problem_page;
+use super::names::HostMeaning;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
+use super::{cookies, problem_page};
 use crate::http1::fields::Upgrade;
 use crate::http1::{Framing, Head, shown_path};
 use crate::mux::StreamError;
 use crate::protocol::RequestName;
-use crate::tunnel_id::TunnelId;
 
 /// A request, and the connection that it came on.
 #[derive(Clone, Copy)]
 pub(super) struct VisitorRequest<'a> {
     pub(super) head: &'a Head,
     pub(super) arrival: &'a Arrival,
-    /// The tunnel whose host name the request came to.
-    pub(super) tunnel: Option<&'a TunnelId>,
+    /// What the host means that the request came to.
+    pub(super) host: &'a HostMeaning,
     pub(super) visitor: &'a VisitorConnection,
     pub(super) gateway: &'a GatewayCore,
 }
@@ -42,6 +42,13 @@ impl VisitorRequest<'_> {
         log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
         let is_page = problem_page::is_asked_for(request.method(), request.headers());
         if is_page { problem.page(name) } else { problem.response(name) }
+    }
+
+    /// Keeps the cookies of a response to its own host.
+    pub(super) fn confine_cookies(&self, headers: &mut HeaderMap) {
+        if self.gateway.names.confines(self.host) {
+            cookies::confine(headers, self.gateway.names.domain());
+        }
     }
 
     /// Logs that a response was cut, unless its visitor has left: then it is nobody's loss.

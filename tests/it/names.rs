@@ -252,3 +252,34 @@ fn a_browser_is_shown_a_page_where_the_application_is_not_there() {
     assert!(response.contains("<p>No agent is connected.</p>"), "{response}");
     assert!(ask(address, "x", "/").1.contains(r#""code":"no_agent""#));
 }
+
+#[test]
+fn reserved_names_are_read_again_and_no_other_tunnel_is_served() {
+    let file = std::env::temp_dir().join(format!("tunnel-names-{}", std::process::id()));
+    std::fs::write(&file, format!("www = {TUNNEL_ID}\nshop.example = {TUNNEL_ID}\n")).unwrap();
+    let (mut gateway, address) =
+        Program::gateway(&["--names", file.to_str().unwrap(), "--only-names", "--hold", "0s"]);
+    let mut shop = agent(TUNNEL_ID, address, "shop", &[]);
+    assert_eq!(host_of(&mut shop), format!("www.localhost:{}", address.port()));
+    assert_eq!(ask(address, "shop.example", "/ws"), (200, "shop /ws".to_owned()));
+    let mut blog = agent(
+        OTHER_TUNNEL_ID,
+        address,
+        "blog",
+        &["--name", "blog", "--backoff-max", "50ms", "--max-retries", "0"],
+    );
+    let line = gateway.wait_for("no name is reserved for it");
+    assert!(!line.contains(OTHER_TUNNEL_ID), "{line}");
+    std::fs::write(&file, format!("blog = {OTHER_TUNNEL_ID}\nwww = {TUNNEL_ID}\n")).unwrap();
+    gateway.signal("HUP");
+    gateway.wait_for("read the names again");
+    assert_eq!(host_of(&mut blog), format!("blog.localhost:{}", address.port()));
+    assert_eq!(ask(address, "blog.localhost", "/"), (200, "blog /".to_owned()));
+    // It is reserved no more.
+    assert_eq!(ask(address, "shop.example", "/.tunnel/health").0, 200);
+    std::fs::write(&file, "blog").unwrap();
+    gateway.signal("HUP");
+    let line = gateway.wait_for("the names stay as they were");
+    assert!(line.contains("line 1: expected NAME = TUNNEL-ID"), "{line}");
+    std::fs::remove_file(file).unwrap();
+}
