@@ -1,7 +1,7 @@
 //! Addresses as people type them: a port alone means this machine.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -10,23 +10,27 @@ pub(super) fn local_url(text: &str) -> Cow<'_, str> {
     if text.contains("://") {
         return text.into();
     }
-    match host_and_port(text) {
-        Some(("", port)) => format!("http://127.0.0.1:{port}").into(),
-        Some((host, port)) => format!("http://{host}:{port}").into(),
+    let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    match host_and_port(authority) {
+        Some(("", port)) => format!("http://127.0.0.1:{port}{path}").into(),
+        Some((host, port)) => format!("http://{host}:{port}{path}").into(),
         None => text.into(),
     }
 }
 
 /// Whether a word is the address of a local server, and cannot be anything else.
 pub(super) fn is_local(text: &str) -> bool {
-    text.starts_with("http://") || text.starts_with("https://") || host_and_port(text).is_some()
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let authority = text.split('/').next().unwrap_or_default();
+    matches!(scheme.as_deref(), Some("http" | "https")) || host_and_port(authority).is_some()
 }
 
 /// The URL of a gateway, of which visitors may know it by another scheme: `https://` means `wss://`.
 pub(super) fn gateway_url(text: &str) -> Cow<'_, str> {
-    match text.split_once("://") {
-        Some(("https", rest)) => format!("wss://{rest}").into(),
-        Some(("http", rest)) => format!("ws://{rest}").into(),
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    match scheme.to_ascii_lowercase().as_str() {
+        "https" => format!("wss://{rest}").into(),
+        "http" => format!("ws://{rest}").into(),
         _ => text.into(),
     }
 }
@@ -43,7 +47,8 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, &'static str> {
 fn host_and_port(text: &str) -> Option<(&str, u16)> {
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    let is_host = host.bytes().all(is_of_name) || (host.starts_with('[') && host.ends_with(']'));
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = host.bytes().all(is_of_name) || v6.is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
     let is_number = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let port = port.parse().ok().filter(|_| is_number)?;
     is_host.then_some((host, port))
@@ -61,6 +66,9 @@ mod tests {
             ("localhost:8000", "http://localhost:8000"),
             ("10.0.0.7:80", "http://10.0.0.7:80"),
             ("[::1]:8000", "http://[::1]:8000"),
+            ("localhost:8000/app", "http://localhost:8000/app"),
+            ("8000/app", "http://127.0.0.1:8000/app"),
+            ("HTTP://localhost:8000", "HTTP://localhost:8000"),
             ("https://localhost:8443/app", "https://localhost:8443/app"),
         ] {
             assert_eq!(local_url(typed), url);
@@ -78,6 +86,7 @@ mod tests {
             "-1",
             "s3cret",
             "u@h:1",
+            "[junk]:8000",
         ];
         for other in others {
             assert!(!is_local(other), "{other}");
@@ -95,7 +104,7 @@ mod tests {
     #[test]
     fn a_gateway_is_meant_by_the_url_that_its_visitors_use() {
         assert_eq!(gateway_url("https://gw.example/x"), "wss://gw.example/x");
-        assert_eq!(gateway_url("http://gw.example"), "ws://gw.example");
+        assert_eq!(gateway_url("HTTP://gw.example"), "ws://gw.example");
         assert_eq!(gateway_url("wss://gw.example"), "wss://gw.example");
     }
 }

@@ -49,8 +49,7 @@ pub struct Verb {
     pub name: &'static str,
     /// What its operands stand for.
     pub operands: &'static [&'static str],
-    /// The option whose value the only operand is; such a command may be left out where the operand cannot be anything
-    /// else.
+    /// The option whose value is an operand that is an address. The first such command may be left out.
     pub option: Option<&'static str>,
 }
 
@@ -110,8 +109,13 @@ fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, U
         let operand = if is_one { arguments.remove(0).into_string().ok() } else { None };
         operands.push(operand.ok_or_else(usage)?);
     }
-    if let (Some(option), Some(operand)) = (verb.option, operands.pop_if(|_| verb.option.is_some())) {
-        arguments.splice(..0, [option.into(), operand.into()]);
+    if let Some(option) = verb.option {
+        let next = arguments.first().map(|next| next.to_string_lossy().into_owned());
+        // One that needs no address may have one.
+        if operands.is_empty() && next.as_deref().is_some_and(addresses::is_local) {
+            operands.push(arguments.remove(0).to_string_lossy().into_owned());
+        }
+        arguments.splice(..0, operands.first().into_iter().flat_map(|word| [option.into(), word.into()]));
     }
     Ok(Some((verb.name, operands)))
 }
@@ -187,10 +191,14 @@ mod tests {
         // An address is the value of an option.
         for typed in [&["8000", "--x"][..], &["http", "8000", "--x"]] {
             let mut arguments = typed.iter().map(OsString::from).collect();
-            assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("http", Vec::new()))));
+            assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("http", vec!["8000".to_owned()]))));
             assert_eq!(arguments, ["--local", "8000", "--x"]);
         }
         assert_eq!(take(&["http"]).unwrap_err().0, "http is followed by ADDRESS");
+        let verbs = [Verb { name: "check", operands: &[], option: Some("--local") }];
+        let mut arguments = ["check", "8000", "--x"].iter().map(OsString::from).collect();
+        assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("check", vec!["8000".to_owned()]))));
+        assert_eq!(arguments, ["--local", "8000", "--x"]);
     }
 
     /// Checks a program's part of the manual against its table: each option with its value, its variable and its

@@ -65,6 +65,11 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// Whether an option was typed.
+    pub fn is_typed(&self, flag: &str) -> bool {
+        self.typed.iter().any(|(typed, _)| *typed == flag)
+    }
+
     /// An option without a value: on when given, or by its variable.
     pub fn switch(&mut self, flag: &'static str) -> Result<bool, UsageError> {
         if self.arguments.contains(flag) {

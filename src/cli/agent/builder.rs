@@ -86,12 +86,15 @@ pub(super) fn tunnel_id(
     remarks: &mut Vec<String>,
 ) -> Result<TunnelId, UsageError> {
     let from_file = |path: &str| own_id::from_file(Path::new(path));
-    match (o.parsed("--tunnel-id")?, o.value("--tunnel-id-file", from_file)?) {
-        (Some(id), None) | (None, Some(id)) => return Ok(id),
-        (Some(_), Some(_)) => {
-            return Err(UsageError("--tunnel-id and --tunnel-id-file are both given; give one".to_owned()));
-        }
-        (None, None) => {}
+    let (id, file) = ("--tunnel-id", "--tunnel-id-file");
+    if o.is_typed(id) && o.is_typed(file) {
+        return Err(UsageError("--tunnel-id and --tunnel-id-file are both given; give one".to_owned()));
+    }
+    // What is typed goes before what a variable says.
+    let given = if o.is_typed(file) { o.value(file, from_file)? } else { o.parsed(id)? };
+    let given = if given.is_none() && !o.is_typed(file) { o.value(file, from_file)? } else { given };
+    if let Some(id) = given {
+        return Ok(id);
     }
     if fallback == Fallback::OwnId {
         let (id, remark) = own_id::own_id(&|name| std::env::var_os(name))?;

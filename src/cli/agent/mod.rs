@@ -61,7 +61,7 @@ const HTTP: &str = "http";
 const VERBS: [Verb; 5] = [
     Verb { name: HTTP, operands: &["ADDRESS"], option: Some("--local") },
     Verb::new("explain", &["METHOD", "PATH"]),
-    Verb::new(CHECK, &[]),
+    Verb { name: CHECK, operands: &[], option: Some("--local") },
     Verb::new(DISCOVER, &[]),
     Verb::new(NEW_ID, &[]),
 ];
@@ -70,11 +70,10 @@ const VERBS: [Verb; 5] = [
 pub fn help() -> String {
     format!(
         "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
-         Usage: {0} [http] ADDRESS [options]         serves a local server, such as 8000 or localhost:8000; the tunnel ID\n       \
-                                                    is made once and kept, where none is given\n       \
+         Usage: {0} [http] ADDRESS [options]        serves a local server, such as 8000, with a tunnel ID of yours\n       \
          {0} --tunnel-id ID [options]        the same with what the options say\n       \
          {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
-         {0} check --tunnel-id ID [options]  tries each step by itself, and says what to do where one fails\n       \
+         {0} check [ADDRESS] [options]       tries each step by itself, and says what to do where one fails\n       \
          {0} discover                        which HTTP servers listen on this machine\n       \
          {0} new-id                          prints a new tunnel ID\n\n\
          {1}\n\
@@ -94,7 +93,7 @@ pub fn read() -> Result<Command<AgentSettings>, UsageError> {
 
 fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<AgentSettings, UsageError> {
     let o = &mut options;
-    let is_short = matches!(invoked, Some((HTTP, _)));
+    let is_short = matches!(&invoked, Some((HTTP | CHECK, operands)) if !operands.is_empty());
     let task = task(invoked);
     let drain = o.value("--drain", super::duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();

@@ -8,7 +8,12 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 
 /// The options, in the order in which the help lists them.
 pub(in crate::cli) const TABLE: [Opt; 56] = [
-    opt("--tunnel-id", "TUNNEL_ID", "ID", "which tunnel to serve: agent_{uuid}_{purpose}; required"),
+    opt(
+        "--tunnel-id",
+        "TUNNEL_ID",
+        "ID",
+        "which tunnel to serve: agent_{uuid}_{purpose}; default with ADDRESS: one of yours",
+    ),
     opt(
         "--gateway",
         "GATEWAY_URL",
