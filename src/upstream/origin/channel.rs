@@ -21,6 +21,9 @@ const OUTPUT_SPARE: usize = 128;
 /// Buffers of an idle connection that are larger than this are given back.
 const IDLE_KEPT: usize = 16 << 10;
 
+/// How long the framing of a chunked body may come without a byte of the body between.
+const FRAMING_TIME: Duration = Duration::from_secs(60);
+
 /// Bytes of a chunked body's framing that may come without a byte of the body between them.
 const FRAMING_MAX: usize = 16 << 10;
 
@@ -267,7 +270,7 @@ impl Channel {
     }
 
     /// Waits for more of the body, and says how much came: nothing at the end of the connection.
-    /// A body has to come: its framing alone may last no longer than other bytes, nor take more than a few.
+    /// A body has to come: its framing alone lasts a minute at most, and takes a few bytes.
     pub(super) fn read_body(&mut self, framing: Framing, number: usize) -> io::Result<usize> {
         if self.exchange.read.number != number {
             self.exchange.read = BodyRead { number, since: Instant::now(), framing: 0 };
@@ -284,7 +287,8 @@ impl Channel {
             self.input.shrink();
         }
         let idle = self.timeouts.idle;
-        let wait = if without_body > 0 { idle.saturating_sub(since.elapsed()) } else { idle };
+        let rest = FRAMING_TIME.saturating_sub(since.elapsed());
+        let wait = if without_body > 0 { idle.min(rest) } else { idle };
         let read = self.read_with_timeout(wait, |input| input.fill_by(piece)).map_err(hide_end)?;
         self.exchange.read.framing += read;
         // A full piece promises more.
