@@ -15,7 +15,8 @@ use crate::sync::{lock, wait_timeout_while};
 pub struct Status {
     /// The state of the connection to the gateways.
     pub connection: ConnectionState,
-    /// Where visitors reach the tunnel, as a gateway said last; `None` before one did.
+    /// Where visitors reach the tunnel, as the gateway of an open session has said; of several, the one that was opened last.
+    /// `None` where none has.
     pub url: Option<String>,
     /// The number of open WebSocket connections to gateways.
     pub sessions: u64,
@@ -50,7 +51,6 @@ pub enum ConnectionState {
 #[derive(Debug, Default)]
 struct OpenSessions {
     open: Vec<OpenSession>,
-    url: Option<String>,
     /// The agent has ended.
     stopped: bool,
 }
@@ -61,6 +61,8 @@ struct OpenSession {
     heard: Arc<SharedInstant>,
     /// Its gateway sends it requests.
     is_taken: bool,
+    /// Where visitors reach the tunnel there.
+    url: Option<String>,
 }
 
 /// Metrics of one kind, each with a label out of a fixed list.
@@ -198,7 +200,7 @@ impl Metrics {
 
     pub(crate) fn session_began(&self, began: Instant, heard: Arc<SharedInstant>) {
         self.sessions_total.fetch_add(1, Ordering::Relaxed);
-        self.sessions().open.push(OpenSession { began, heard, is_taken: false });
+        self.sessions().open.push(OpenSession { began, heard, is_taken: false, url: None });
     }
 
     /// The gateway takes the session that began at this time for one of those to which it sends requests.
@@ -209,12 +211,11 @@ impl Metrics {
         self.changed.notify_all();
     }
 
-    /// A gateway has said where visitors reach the tunnel. Returns whether it is news.
-    pub(crate) fn url_told(&self, url: &str) -> bool {
+    /// The gateway of the session that began at this time has said where visitors reach the tunnel.
+    pub(crate) fn url_told(&self, at: Instant, url: &str) {
         let mut sessions = self.sessions();
-        let is_news = sessions.url.as_deref() != Some(url);
-        sessions.url = Some(url.to_owned());
-        is_news
+        let told = sessions.open.iter_mut().filter(|session| session.began == at);
+        told.for_each(|session| session.url = Some(url.to_owned()));
     }
 
     /// Waits until a gateway sends requests, or the agent has ended, at most `timeout`. Returns whether one does.
@@ -337,7 +338,7 @@ impl Metrics {
         };
         Status {
             connection,
-            url: sessions.url.clone(),
+            url: sessions.open.iter().rev().find_map(|session| session.url.clone()),
             sessions: sessions.open.len() as u64,
             in_flight: self.in_flight.load(Ordering::Relaxed),
             served: self.responses.sum(),

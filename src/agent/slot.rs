@@ -278,10 +278,8 @@ impl<'scope, 'a: 'scope> Supervisor for ActiveSession<'scope, '_, 'a> {
 
     fn named(&mut self, told: &TunnelUrl) {
         let agent = self.slot.slots.agent;
-        let is_news = agent.metrics.url_told(&told.url);
-        if is_news {
-            info!("{} is open → {}", told.url, agent.served_by);
-        }
+        agent.metrics.url_told(self.start, &told.url);
+        info!("{} is open → {}", told.url, agent.served_by);
         if told.wanted == Wanted::Taken
             && let Some(name) = &agent.session.name
         {

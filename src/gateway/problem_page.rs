@@ -10,7 +10,9 @@ pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).iter();
     let mut types = accepts.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let is_page = |range: &[u8]| {
-        range.split(|byte| *byte == b';').next().is_some_and(|media| media.trim_ascii() == b"text/html")
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let is_html = parts.next().is_some_and(|media| media.eq_ignore_ascii_case(b"text/html"));
+        is_html && !parts.any(|parameter| matches!(parameter, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
     };
     matches!(*method, Method::GET | Method::HEAD) && types.any(is_page)
 }
@@ -72,6 +74,7 @@ mod tests {
         assert!(asked(Method::GET, browser) && asked(Method::HEAD, "text/html;q=0.5"));
         assert!(!asked(Method::POST, browser));
         assert!(!asked(Method::GET, "*/*") && !asked(Method::GET, "application/json"));
+        assert!(asked(Method::GET, "Text/HTML") && !asked(Method::GET, "application/json, text/html;q=0"));
         assert!(!asked(Method::GET, "x-text/html") && !is_asked_for(&Method::GET, &HeaderMap::new()));
     }
 

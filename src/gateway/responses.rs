@@ -67,9 +67,13 @@ impl Problem {
 }
 
 /// Marks a response as the gateway's own.
-fn marked(mut response: Response<Vec<u8>>, header: Option<(HeaderName, HeaderValue)>) -> Response<Vec<u8>> {
-    response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("gateway"));
-    response.headers_mut().extend(header);
+fn marked(mut response: Response<Vec<u8>>, more: Option<(HeaderName, HeaderValue)>) -> Response<Vec<u8>> {
+    let headers = response.headers_mut();
+    headers.insert(X_TUNNEL_SOURCE, HeaderValue::from_static("gateway"));
+    // It is for this moment, and in one of two forms.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    headers.extend(more);
     response
 }
 

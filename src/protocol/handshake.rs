@@ -51,7 +51,7 @@ struct In {
     capabilities: Vec<String>,
     instance: Option<String>,
     slot: Option<u32>,
-    name: Option<String>,
+    name: Option<serde_json::Value>,
 }
 
 impl Handshake {
@@ -83,7 +83,7 @@ impl Handshake {
             instance: wire.instance,
             slot: wire.slot,
             // One that cannot be a name is as good as none.
-            name: wire.name.and_then(|name| name.parse().ok()),
+            name: wire.name.and_then(|name| name.as_str()?.parse().ok()),
         })
     }
 

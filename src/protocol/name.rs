@@ -60,7 +60,12 @@ impl TunnelName {
             }
         }
         let purpose = purpose.trim_end_matches('-');
-        let purpose = if purpose.is_empty() { "tunnel" } else { purpose };
+        let purpose = match purpose.len() {
+            0 => "tunnel".to_owned(),
+            // Two hyphens behind two letters are IDNA's (RFC 5891 §4.2.3.1).
+            2 => format!("t-{purpose}"),
+            _ => purpose.to_owned(),
+        };
         // SHA-1 in base64: it cannot be inverted for the 122 random bits of an ID, and is in the tree anyway.
         let hash = BASE64.decode(derive_accept_key(id.expose().as_bytes()).as_bytes()).unwrap_or_default();
         let hash = BASE32_NOPAD.encode(&hash[..HASH_KEPT.min(hash.len())]).to_ascii_lowercase();
@@ -190,6 +195,7 @@ mod tests {
             ("My_Shop", "my-shop"),
             ("__a___b__", "a-b"),
             ("___", "tunnel"),
+            ("xn", "t-xn"),
             (&"x".repeat(64), &"x".repeat(40)),
         ] {
             let name = derived(purpose);

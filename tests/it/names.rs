@@ -283,3 +283,45 @@ fn reserved_names_are_read_again_and_no_other_tunnel_is_served() {
     assert!(line.contains("line 1: expected NAME = TUNNEL-ID"), "{line}");
     std::fs::remove_file(file).unwrap();
 }
+
+#[test]
+fn an_agent_that_shows_the_token_reaches_the_gateway_at_any_host() {
+    let token = std::env::temp_dir().join(format!("names-token-{}", std::process::id()));
+    std::fs::write(&token, "sesame").unwrap();
+    let file = token.to_str().unwrap();
+    let (_gateway, address) = Program::gateway(&["--domain", "tunnel.test", "--token-file", file]);
+    // It has the name under which another agent dials.
+    let mut first = agent(TUNNEL_ID, address, "first", &["--name", "agents", "--token-file", file]);
+    first.wait_for("http://agents.tunnel.test:");
+    let upgrade = |authorization: &str| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        let request = format!(
+            "GET /ws HTTP/1.1\r\nHost: agents.tunnel.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             {authorization}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        socket.read_exact(&mut answer).unwrap();
+        String::from_utf8(answer.to_vec()).unwrap()
+    };
+    // No application is shown the token.
+    assert_eq!(upgrade("Authorization: Bearer sesame\r\n"), "HTTP/1.1 101");
+    assert_eq!(upgrade(""), "HTTP/1.1 200");
+    std::fs::remove_file(token).unwrap();
+}
+
+#[test]
+fn nobody_answers_for_a_tunnel_that_is_away() {
+    let (_gateway, address) = Program::gateway(&["--domain", "tunnel.test", "--hold", "0s"]);
+    let mut only = agent(TUNNEL_ID, address, "only", &[]);
+    only.wait_for("is open");
+    // The gateway has started anew, say, and this is the first agent that is back.
+    let (status, text) = ask(address, "shop.tunnel.test", "/");
+    assert!(status == 503 && text.contains("no_agent"), "{status} {text}");
+    let forward =
+        b"POST /forward HTTP/1.1\r\nHost: shop.tunnel.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(split(&http(address, forward)).0, 503);
+    assert_eq!(ask(address, "tunnel.test", "/"), (200, "only /".to_owned()));
+    assert_eq!(ask(address, "www.tunnel.test", "/"), (200, "only /".to_owned()));
+}

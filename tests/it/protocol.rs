@@ -54,6 +54,7 @@ fn the_handshake_is_written_as_documented() {
     assert_eq!(wanted("shop"), Some(name));
     // What cannot be a name is as good as none.
     assert_eq!(wanted("Shop!"), None);
+    assert_eq!(Handshake::decode(&format!(r#"{expected},"name":[5]}}"#)).unwrap().name, None);
 }
 
 #[track_caller]
