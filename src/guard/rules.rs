@@ -87,6 +87,13 @@ impl FromStr for Pattern {
     }
 }
 
+impl Pattern {
+    /// The methods that it names; any method matches where it names none.
+    pub fn methods(&self) -> impl Iterator<Item = &str> {
+        self.methods.iter().map(String::as_str)
+    }
+}
+
 fn read_methods(text: &str) -> Result<Vec<String>, InvalidPattern> {
     if text.is_empty() {
         return Ok(Vec::new());

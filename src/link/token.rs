@@ -27,9 +27,16 @@ impl Token {
 
     /// Reads one from a file: its content without the line's end.
     pub fn from_file(path: &Path) -> io::Result<Self> {
-        let unusable = "it is empty, or holds a space or a character that is not ASCII";
-        let error = || io::Error::new(io::ErrorKind::InvalidData, unusable);
-        Token::new(&read_secret(path)?).ok_or_else(error)
+        let token = read_secret(path)?;
+        let unusable = match token.as_str() {
+            "" => "it is empty",
+            token if token.starts_with('\u{feff}') => {
+                "it begins with a byte-order mark: save it as plain text"
+            }
+            token if token.contains(['\r', '\n']) => "it has more than one line",
+            _ => "it holds a space or a character that is not ASCII",
+        };
+        Token::new(&token).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, unusable))
     }
 
     /// The value of an `Authorization` header that shows it.
@@ -106,6 +113,26 @@ impl TokenSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_holds_no_token_says_why() {
+        let path = std::env::temp_dir().join(format!("token-{}", std::process::id()));
+        for (content, why) in [
+            ("", "it is empty"),
+            ("\n", "it is empty"),
+            ("\u{feff}sesame\n", "byte-order mark"),
+            ("one\ntwo\n", "more than one line"),
+            ("open sesame", "a space"),
+            ("s\u{e4}same", "not ASCII"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = Token::from_file(&path).unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("same"), "{content:?}: {error}");
+        }
+        std::fs::write(&path, "sesame\r\n").unwrap();
+        assert!(Token::from_file(&path).is_ok());
+        std::fs::remove_file(path).unwrap();
+    }
 
     #[test]
     fn a_token_is_what_its_file_holds_now_or_held_last() {

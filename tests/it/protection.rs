@@ -364,3 +364,15 @@ fn a_visitor_that_guesses_passwords_is_stopped() {
     }
     assert_eq!(ask("Basic YmVydDp4"), 429);
 }
+
+#[test]
+fn a_method_that_is_probably_misspelt_is_named_at_the_start() {
+    let site = url(named("here"));
+    let (mut agent, _session) =
+        start(&["--local", &site, "--allow", "GTE,PROPFIND /x", "--allow", "MOVE,get /y"]);
+    let line = agent.wait_for("did you mean");
+    assert!(
+        line.contains("the rule `allow GTE,PROPFIND /x` names the method GTE; did you mean GET?"),
+        "{line}"
+    );
+}

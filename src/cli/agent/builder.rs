@@ -8,6 +8,7 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 
 use super::{PREFIX, Task, own_id};
+use crate::cli::table::distance;
 use crate::cli::{Options, UsageError, addresses, duration, number, size};
 use crate::{
     Action, Agent, BackoffConfig, BreakerConfig, Builder, Correlation, FailureReply, GatewayUrl,
@@ -35,7 +36,7 @@ pub(super) fn builder(
         None => builder.token(token),
     });
     let builder = gateway_side(o, builder)?;
-    let builder = protection(o, builder)?;
+    let builder = protection(o, builder, warnings)?;
     let builder = local_side(o, builder)?;
     admin(o, builder)
 }
@@ -133,7 +134,11 @@ fn gateway_side(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageE
 }
 
 /// The options that limit which requests pass, and how many at once.
-fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageError> {
+fn protection(
+    o: &mut Options<'_>,
+    builder: Builder,
+    warnings: &mut Vec<String>,
+) -> Result<Builder, UsageError> {
     let builder = with(builder, o.value("--workers", number)?, Builder::workers);
     let builder = with(builder, o.value("--max-streams", number)?, Builder::max_streams);
     let builder = with(builder, o.value("--max-in-flight", number)?, Builder::max_in_flight);
@@ -144,7 +149,7 @@ fn protection(o: &mut Options<'_>, builder: Builder) -> Result<Builder, UsageErr
     let builder = with(builder, o.value("--rate-wait", duration)?, Builder::rate_wait);
     let builder = builder.addresses(o.all_parsed("--allow-ip")?, o.all_parsed("--deny-ip")?);
     let builder = passwords(o, builder)?;
-    Ok(builder.rules(rules(o)?))
+    Ok(builder.rules(rules(o, warnings)?))
 }
 
 /// The passwords that visitors have to show, and what needs none.
@@ -273,7 +278,7 @@ fn failure_reply(text: &str) -> Result<FailureReply, &'static str> {
 }
 
 /// The rules in the order in which they were typed; else those of the variable.
-fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
+fn rules(o: &Options<'_>, warnings: &mut Vec<String>) -> Result<Rules, UsageError> {
     let rules = o.in_order(&["--allow", "--deny"], "RULES")?;
     let count = rules.len();
     let read = |(index, (source, text)): (usize, (String, String))| {
@@ -286,8 +291,22 @@ fn rules(o: &Options<'_>) -> Result<Rules, UsageError> {
         let which = if count > 1 { format!(", rule {}", index + 1) } else { String::new() };
         rule.map_err(|error| UsageError(format!("{source}{which}: {error}")))
     };
-    let rules = rules.into_iter().enumerate().map(read);
-    rules.collect::<Result<Vec<_>, _>>().map(Rules::from)
+    let rules: Vec<Rule> = rules.into_iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    for rule in &rules {
+        warnings.extend(rule.pattern.methods().filter_map(|method| misspelt(method, rule)));
+    }
+    Ok(Rules::from(rules))
+}
+
+/// What the log says of a method that looks like a misspelt one: its rule would match nothing.
+fn misspelt(method: &str, rule: &Rule) -> Option<String> {
+    const USUAL: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
+    let method = method.to_ascii_uppercase();
+    let meant = USUAL.iter().map(|usual| (distance(usual, &method), usual)).min();
+    let (_, meant) = meant.filter(|(edits, _)| (1..=2).contains(edits) && method.len() > 2)?;
+    // WebDAV's, which are near to these (RFC 4918, RFC 5323).
+    let is_known = ["COPY", "MOVE", "LOCK", "BIND"].contains(&method.as_str());
+    (!is_known).then(|| format!("the rule `{rule}` names the method {method}; did you mean {meant}?"))
 }
 
 /// Whether the token may be sent to these gateways: a token that may be another program's does not go out unencrypted.
