@@ -140,9 +140,7 @@ impl Agent {
                 return Err(error);
             }
         };
-        for url in self.upstreams.iter().flat_map(|upstreams| upstreams.missing()) {
-            warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
-        }
+        let look = self.look_for_servers();
         let monitors = self.upstreams.as_ref().map(|upstreams| upstreams.monitor()).transpose();
         let monitors = monitors.inspect_err(|error| warn!("no thread to monitor local servers: {error}"));
         let result = Slots::new(&self, workers.submitter()).run();
@@ -151,10 +149,24 @@ impl Agent {
         self.service.interrupt();
         workers.join();
         drop(admin);
+        // It has ended long ago; one that panicked has said so on its own.
+        let _ = look.map(JoinHandle::join);
         if result.is_ok() {
             info!("tunnel {}: stopped", self.tunnel_id);
         }
         result
+    }
+
+    /// Warns of local servers that do not listen yet. On a busy machine the look takes milliseconds, for which no visitor
+    /// waits: it has a thread of its own.
+    fn look_for_servers(&self) -> Option<JoinHandle<()>> {
+        let upstreams = self.upstreams.clone()?;
+        let look = move || {
+            for url in upstreams.missing() {
+                warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
+            }
+        };
+        thread::Builder::new().name("look".to_owned()).spawn(look).ok()
     }
 
     fn start_admin(&self, workers: &Workers) -> Result<Option<Admin>, RunError> {

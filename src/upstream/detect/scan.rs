@@ -1,6 +1,8 @@
 //! Which ports of this machine are open, and which of them are asked first.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Ports of development servers, the likeliest first. They are tried where the open ports are not known.
@@ -37,7 +39,12 @@ pub(super) fn rank(port: u16) -> (usize, bool, u16) {
 
 /// Whether nothing on this machine listens at a port of loopback, as far as that is known without asking there.
 pub(crate) fn is_port_silent(port: u16) -> bool {
-    listening().is_some_and(|all| all.iter().all(|(other, _)| *other != port))
+    // A busy machine's tables are long: they are read line by line.
+    let lines = |path| {
+        File::open(path).ok().into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok))
+    };
+    let (mut v4, v6) = (lines("/proc/net/tcp").peekable(), lines("/proc/net/tcp6"));
+    v4.peek().is_some() && v4.chain(v6).filter_map(|line| parse_line(&line)).all(|(other, _)| other != port)
 }
 
 /// The ports at which something listens on loopback or on all addresses, and where to reach it.
@@ -51,18 +58,21 @@ fn listening() -> Option<BTreeSet<(u16, IpAddr)>> {
 /// Reads the ports out of a table of sockets as the kernel prints it: the second column is the local address and
 /// port in hexadecimal, the fourth the state, of which `0A` is listening.
 fn parse(table: &str) -> impl Iterator<Item = (u16, IpAddr)> {
-    table.lines().skip(1).filter_map(|line| {
-        let mut columns = line.split_ascii_whitespace().skip(1);
-        let (local, state) = (columns.next()?, columns.nth(1)?);
-        let (address, port) = local.split_once(':')?;
-        let ip = match address_of(address)? {
-            // On Linux all addresses of IPv6 are those of IPv4, too, unless a program asks otherwise.
-            ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        let port = u16::from_str_radix(port, 16).ok()?;
-        (state == "0A" && ip.is_loopback()).then_some((port, ip))
-    })
+    table.lines().filter_map(parse_line)
+}
+
+/// Reads a line of the table; its heading is none.
+fn parse_line(line: &str) -> Option<(u16, IpAddr)> {
+    let mut columns = line.split_ascii_whitespace().skip(1);
+    let (local, state) = (columns.next()?, columns.nth(1)?);
+    let (address, port) = local.split_once(':')?;
+    let ip = match address_of(address)? {
+        // On Linux all addresses of IPv6 are those of IPv4, too, unless a program asks otherwise.
+        ip if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let port = u16::from_str_radix(port, 16).ok()?;
+    (state == "0A" && ip.is_loopback()).then_some((port, ip))
 }
 
 /// Words of 32 bits in the machine's byte order.
