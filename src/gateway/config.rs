@@ -9,7 +9,8 @@ use http::header::HeaderName;
 use super::credentials::Credentials;
 use super::domain::{Domain, host_name};
 use super::forwarded::{Proxies, Scheme};
-use super::names::NamePolicy;
+use super::names::{LOCALHOST, NamePolicy};
+use super::reservations::Reservations;
 use super::{Gateway, PLACES};
 use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::Token;
@@ -64,6 +65,7 @@ pub(super) struct GatewayConfig {
     pub(super) domain: Option<Domain>,
     pub(super) own_hosts: Vec<String>,
     pub(super) name_policy: NamePolicy,
+    pub(super) reserved: Reservations,
     pub(super) agent_path: String,
     pub(super) own_paths: OwnPaths,
     pub(super) proxies: Proxies,
@@ -258,6 +260,12 @@ impl GatewayBuilder {
         let own_hosts = self.own_hosts.iter().map(|name| host_name(name)).collect::<Option<_>>();
         let own_hosts = own_hosts
             .ok_or_else(|| ConfigError::range("own_host", "a host name such as gw.tunnel.example"))?;
+        let domain = self.domain.as_ref().map_or(LOCALHOST, |domain| domain.name.as_str());
+        let reserved = self.name_policy.file.as_ref().map(|path| {
+            let problem = |error| ConfigError::new("names", ConfigProblem::File(path.clone(), error));
+            Reservations::read(path, domain).map_err(problem)
+        });
+        let reserved = reserved.transpose()?.unwrap_or_default();
         let token =
             match &self.token_file {
                 Some(path) => Some(Token::from_file(path).map_err(|error| {
@@ -274,6 +282,7 @@ impl GatewayBuilder {
             domain: self.domain,
             own_hosts,
             name_policy: self.name_policy,
+            reserved,
             agent_path: self.agent_path,
             own_paths: self.own_paths,
             proxies: self.proxies,

@@ -152,13 +152,12 @@ impl Gateway {
         self.0.listen
     }
 
-    /// Listens at the configured address, and reads the file of names. Fails when either cannot be done.
+    /// Listens at the configured address.
     pub fn bind(self) -> io::Result<BoundGateway> {
         let Gateway(settings) = self;
         let listener = TcpListener::bind(settings.listen)?;
         let address = listener.local_addr()?;
         let core = Arc::new(GatewayCore::new(settings, address));
-        core.names.read_file().map_err(io::Error::other)?;
         Ok(BoundGateway { core, listener, address })
     }
 }
@@ -277,6 +276,7 @@ impl GatewayCore {
         let own = settings.own_hosts.clone();
         let at = (address, settings.scheme());
         let names = Names::new(settings.domain.as_ref(), own, settings.name_policy.clone(), at);
+        names.reserve(settings.reserved.clone());
         let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
         GatewayCore {
             agents: Registry::new(),

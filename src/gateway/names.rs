@@ -5,7 +5,6 @@
 //! [reserved](Reservations) goes before all.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,6 +21,9 @@ use crate::advice::Advice;
 use crate::protocol::{TunnelName, TunnelUrl, Wanted};
 use crate::sync::lock;
 use crate::tunnel_id::TunnelId;
+
+/// The domain where none is named.
+pub(super) const LOCALHOST: &str = "localhost";
 
 /// For so long after its last session a name is kept for its tunnel.
 const KEPT: Duration = Duration::from_secs(600);
@@ -133,7 +135,7 @@ impl Names {
         (address, scheme): (SocketAddr, Scheme),
     ) -> Self {
         let (name, scheme, port) = match domain {
-            None => ("localhost", scheme, Some(address.port())),
+            None => (LOCALHOST, scheme, Some(address.port())),
             Some(Domain { scheme: None, name, port: Some(443) }) => (name.as_str(), Scheme::Https, Some(443)),
             Some(Domain { scheme: None, name, port }) => {
                 (name.as_str(), scheme, Some(port.unwrap_or(address.port())))
@@ -157,12 +159,8 @@ impl Names {
         lock(&self.state)
     }
 
-    /// Reads the file of reservations, or says why it cannot be used.
-    pub(super) fn read_file(&self) -> Result<(), String> {
-        let Some(path) = &self.policy.file else { return Ok(()) };
-        let failed = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
-        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
-        let reserved = Reservations::parse(&text, &self.domain).map_err(|error| failed(&error))?;
+    /// Obeys these reservations from now on.
+    pub(super) fn reserve(&self, reserved: Reservations) {
         let mut state = self.state();
         // A reservation ousts whoever has the name.
         state.claims.retain(|name, claim| {
@@ -170,15 +168,17 @@ impl Names {
             tunnel.is_none_or(|tunnel| *tunnel == claim.tunnel)
         });
         state.reserved = reserved;
-        Ok(())
     }
 
     /// Reads the file again. One that cannot be used changes nothing.
     pub(super) fn reload(&self) {
-        match self.read_file() {
-            Ok(()) if self.policy.file.is_some() => info!("read the names again"),
-            Ok(()) => {}
-            Err(why) => error!("the names stay as they were: {why}"),
+        let Some(path) = &self.policy.file else { return };
+        match Reservations::read(path, &self.domain) {
+            Ok(reserved) => {
+                self.reserve(reserved);
+                info!("read the names again");
+            }
+            Err(why) => error!("the names stay as they were: {}: {why}", path.display()),
         }
     }
 

@@ -7,7 +7,8 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::path::Path;
+use std::{fmt, fs, io};
 
 use super::domain::host_name;
 use crate::tunnel_id::TunnelId;
@@ -36,6 +37,11 @@ impl fmt::Display for InvalidLine {
 impl std::error::Error for InvalidLine {}
 
 impl Reservations {
+    /// Reads the file.
+    pub(super) fn read(path: &Path, domain: &str) -> io::Result<Self> {
+        Reservations::parse(&fs::read_to_string(path)?, domain).map_err(io::Error::other)
+    }
+
     /// Reads the lines of the file, whose names without a dot are under this domain.
     pub(super) fn parse(text: &str, domain: &str) -> Result<Self, InvalidLine> {
         let mut reservations = Reservations::default();

@@ -325,3 +325,17 @@ fn nobody_answers_for_a_tunnel_that_is_away() {
     assert_eq!(ask(address, "tunnel.test", "/"), (200, "only /".to_owned()));
     assert_eq!(ask(address, "www.tunnel.test", "/"), (200, "only /".to_owned()));
 }
+
+#[test]
+fn a_file_of_names_that_cannot_be_used_is_refused_at_the_start() {
+    let file = std::env::temp_dir().join(format!("tunnel-names-bad-{}", std::process::id()));
+    std::fs::write(&file, "shop = secret").unwrap();
+    for (path, why) in [(file.to_str().unwrap(), "line 1: "), ("/nonexistent/names", "No such file")] {
+        let mut gateway =
+            Program::start(env!("CARGO_BIN_EXE_gateway"), &["--listen", "127.0.0.1:0", "--names", path], &[]);
+        let line = gateway.wait_for("--names");
+        assert!(line.contains(why) && line.contains(path) && !line.contains("secret"), "{line}");
+        assert_eq!(gateway.wait().code(), Some(2));
+    }
+    std::fs::remove_file(file).unwrap();
+}
