@@ -295,6 +295,10 @@ impl VisitorReader {
             let mut buffer = stream.buffer(room);
             let read = self.input.read_body(&mut decoder, buffer.space())?;
             let fin = Fin::from(decoder.is_done());
+            if fin == Fin::Last {
+                // Before the response can overtake it, which would cost the visitor its connection. Once is enough.
+                let _ = self.sent.set(Instant::now());
+            }
             let Some(now) = self.way.push(&buffer.space()[..read], fin) else { return Ok(false) };
             let sent = if now.is_same(&stream) {
                 stream.send(buffer, read, fin)

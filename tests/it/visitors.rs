@@ -501,3 +501,19 @@ fn either_of_two_gateways_is_restarted_under_load_without_a_failed_request() {
     stop.store(true, Ordering::SeqCst);
     visitors.into_iter().for_each(|visitor| visitor.join().unwrap());
 }
+
+#[test]
+fn a_connection_is_kept_behind_an_upload_however_fast_the_answer_is() {
+    let site = serve_http(|_| ok("thanks"));
+    let (_gateway, address, _agent) = start(site, &[]);
+    let (mut socket, mut reader) = visit(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(read_head(&mut reader).starts_with("http/1.1 200 "));
+    reader.read_exact(&mut [0; 6]).unwrap();
+    for _ in 0..300 {
+        socket.write_all(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 70000\r\n\r\n").unwrap();
+        socket.write_all(&[b'x'; 70_000]).unwrap();
+        let head = read_head(&mut reader);
+        assert!(head.starts_with("http/1.1 200 ") && !head.contains("connection: close"), "{head}");
+        reader.read_exact(&mut [0; 6]).unwrap();
+    }
+}
