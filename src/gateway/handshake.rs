@@ -1,5 +1,6 @@
 //! How a connection becomes an agent's session, and what is read from the agent then.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -126,23 +127,11 @@ fn serve_agent(
     sink.write_all()?;
     // No more is taken from a stranger; what follows its handshake has limits of its own.
     let mut reader = MessageReader::new(socket, rest, Role::Server, HANDSHAKE_MAX);
-    let handshake = match read_handshake(&mut reader) {
-        Ok(handshake) => handshake,
-        Err(what) => {
-            // As the oldest gateways do: just close.
-            warn!("closed a connection from {peer} that asked for the tunnel and sent no handshake: {what}");
-            closer.close();
-            return Ok(());
-        }
-    };
-    if !gateway.names.admits(&handshake.tunnel_id) {
-        warn!(
-            "closed the connection of agent {} from {peer}: no name is reserved for it",
-            handshake.tunnel_id
-        );
+    let Some(handshake) = admitted(&mut reader, peer, gateway) else {
+        // As the oldest gateways do: just close.
         closer.close();
         return Ok(());
-    }
+    };
     let dialect = if gateway.settings.legacy { Dialect::Legacy } else { Dialect::Full };
     let speaks_mux = dialect == Dialect::Full && handshake.can(MUX_PROTOCOL);
     reader.limit(if speaks_mux { MESSAGE_MIN } else { gateway.settings.max_message });
@@ -161,14 +150,12 @@ fn serve_agent(
     match added {
         Ok(()) => {
             drop(visitor);
-            info!(
-                "agent {} connected, version {}; its visitors come to {}",
-                agent.handshake.tunnel_id,
-                agent.handshake.agent_version.escape_debug(),
-                named.url.url,
-            );
+            let tunnel_id = &agent.handshake.tunnel_id;
+            let version = agent.handshake.agent_version.escape_debug();
+            let url = &named.url.url;
+            info!("agent {tunnel_id} connected, version {version}; its visitors come to {url}");
             let end = read_agent(reader, &agent);
-            info!("agent {} left: {end}", agent.handshake.tunnel_id);
+            info!("agent {tunnel_id} left: {end}");
             gateway.agents.remove(&agent);
         }
         Err(Unwelcome::Stopping) => {}
@@ -182,6 +169,21 @@ fn serve_agent(
     let _ = writer.join();
     closer.close();
     Ok(())
+}
+
+/// The handshake of an agent that may stay. The log says why another may not.
+fn admitted(reader: &mut MessageReader, peer: SocketAddr, gateway: &GatewayCore) -> Option<Handshake> {
+    let handshake = read_handshake(reader)
+        .inspect_err(|what| {
+            warn!("closed a connection from {peer} that asked for the tunnel and sent no handshake: {what}");
+        })
+        .ok()?;
+    if !gateway.names.admits(&handshake.tunnel_id) {
+        let tunnel_id = &handshake.tunnel_id;
+        warn!("closed the connection of agent {tunnel_id} from {peer}: no name is reserved for it");
+        return None;
+    }
+    Some(handshake)
 }
 
 fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
