@@ -24,7 +24,8 @@ pub use self::rules::{Action, InvalidPattern, Pattern, Rule, Rules, Verdict};
 pub(crate) use self::validate::{validate, validate_head};
 use crate::sync::lock;
 
-/// Lets requests pass by their visitors' addresses, the owner's passwords, rules and rate, in this order. It is shared by all sessions of an agent.
+/// Lets requests pass by their visitors' addresses, the owner's passwords, rules and rate, in this order. It is shared by
+/// all sessions of an agent.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     addresses: AddressRules,

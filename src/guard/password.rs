@@ -6,6 +6,8 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 use http::header::{self, HeaderMap};
 
+use crate::link::token::is_same_secret;
+
 /// Users at most.
 const USERS_MAX: usize = 1024;
 
@@ -86,14 +88,8 @@ impl Passwords {
             return false;
         }
         let Ok(shown) = BASE64.decode(shown.trim_ascii()) else { return false };
-        self.0.iter().fold(false, |found, pair| found | is_same(pair.as_bytes(), &shown))
+        self.0.iter().fold(false, |found, pair| found | is_same_secret(pair.as_bytes(), &shown))
     }
-}
-
-/// Compares all bytes, wherever the first difference is.
-fn is_same(ours: &[u8], theirs: &[u8]) -> bool {
-    let pairs = ours.iter().zip(theirs.iter().chain(std::iter::repeat(&0)));
-    pairs.fold(ours.len() ^ theirs.len(), |difference, (a, b)| difference | usize::from(a ^ b)) == 0
 }
 
 #[cfg(test)]

@@ -52,9 +52,15 @@ impl Token {
         let has_scheme =
             theirs.get(..scheme).is_some_and(|theirs| theirs.eq_ignore_ascii_case(&ours[..scheme]));
         let (ours, theirs) = if has_scheme { (&ours[scheme..], &theirs[scheme..]) } else { (ours, theirs) };
-        let difference = ours.iter().zip(theirs).fold(0, |difference, (a, b)| difference | (a ^ b));
-        ours.len() == theirs.len() && difference == 0
+        is_same_secret(ours, theirs)
     }
+}
+
+/// Whether two secrets are the same. The time it takes depends on the length of ours alone: it does not tell where the
+/// first difference is.
+pub(crate) fn is_same_secret(ours: &[u8], theirs: &[u8]) -> bool {
+    let pairs = ours.iter().zip(theirs.iter().chain(std::iter::repeat(&0)));
+    pairs.fold(ours.len() ^ theirs.len(), |difference, (a, b)| difference | usize::from(a ^ b)) == 0
 }
 
 /// Reads a secret from a file: its content without the line ends behind it. A file above 16 KiB is an error.

@@ -75,7 +75,11 @@ impl Serialize for RequestId {
 /// A random UUID (RFC 9562 §5.4). It tells connections and processes apart, and is no secret.
 pub fn random_uuid() -> String {
     let random = || RandomState::new().hash_one(0u8);
-    let bits = u128::from(random()) << 64 | u128::from(random());
+    uuid(u128::from(random()) << 64 | u128::from(random()))
+}
+
+/// The UUID, version 4, of random bits (RFC 9562 §5.4).
+pub(crate) fn uuid(bits: u128) -> String {
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let hex = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])

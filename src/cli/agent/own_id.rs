@@ -8,26 +8,21 @@ use std::path::{Path, PathBuf};
 use crate::TunnelId;
 use crate::cli::UsageError;
 use crate::link::token::read_secret;
-use crate::protocol::random_uuid;
+use crate::protocol::id::{random_uuid, uuid};
 
 /// The purpose of an ID that is made here.
 const PURPOSE: &str = "tunnel";
 
 /// A tunnel ID that nobody has.
 pub(super) fn new_id() -> String {
-    format!("agent_{}_{PURPOSE}", uuid())
+    format!("agent_{}_{PURPOSE}", secret_uuid())
 }
 
 /// A UUID of the system's chance, since it is a credential.
-fn uuid() -> String {
+fn secret_uuid() -> String {
     let mut bytes = [0; 16];
     match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
-        Ok(()) => {
-            // Version 4 (RFC 9562 §5.4).
-            let bits = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
-            let hex = format!("{bits:032x}");
-            format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-        }
+        Ok(()) => uuid(u128::from_be_bytes(bytes)),
         // Another system; this is keyed by its chance, too.
         Err(_) => random_uuid(),
     }
@@ -76,7 +71,7 @@ fn keep(path: &Path, id: &str) -> io::Result<()> {
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let draft = folder.join(format!(".{}", uuid()));
+    let draft = folder.join(format!(".{}", secret_uuid()));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
