@@ -51,6 +51,11 @@ impl Backoff {
         Backoff { config, failures: 0, returns_within: Duration::ZERO }
     }
 
+    /// Goes on with another configuration.
+    pub(crate) fn configure(&mut self, config: BackoffConfig) {
+        self.config = config;
+    }
+
     /// The remaining attempts before giving up; `None` where there is no limit.
     pub(crate) fn remaining(&self) -> Option<u32> {
         (self.config.max_retries != 0).then(|| self.config.max_retries.saturating_sub(self.failures))

@@ -36,6 +36,22 @@ pub struct Status {
     pub retries: u64,
 }
 
+impl Status {
+    /// The numbers of two tunnels together, with this one's connection and URL.
+    pub(crate) fn and(self, other: &Status) -> Status {
+        Status {
+            sessions: self.sessions + other.sessions,
+            in_flight: self.in_flight + other.in_flight,
+            served: self.served + other.served,
+            failed: self.failed + other.failed,
+            refused: self.refused + other.refused,
+            cancelled: self.cancelled + other.cancelled,
+            retries: self.retries + other.retries,
+            ..self
+        }
+    }
+}
+
 /// Whether there is a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {

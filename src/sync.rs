@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{
-    Condvar, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Arc, Condvar, LockResult, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
 use std::time::Duration;
 
@@ -17,11 +17,6 @@ fn recover<G>(result: LockResult<G>) -> G {
 /// Locks a mutex.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     recover(mutex.lock())
-}
-
-/// Takes the value out of a mutex that nothing else holds.
-pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
-    recover(mutex.into_inner())
 }
 
 /// Locks for reading.
@@ -49,7 +44,6 @@ pub(crate) fn wait_timeout<'a, T>(
 }
 
 /// Waits while `condition` holds.
-#[cfg(any(feature = "cli", feature = "gateway"))]
 pub(crate) fn wait_while<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,
@@ -66,6 +60,26 @@ pub(crate) fn wait_timeout_while<'a, T>(
     condition: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'a, T> {
     recover(condvar.wait_timeout_while(guard, timeout, condition)).0
+}
+
+/// A value that is replaced as a whole while others use it: each keeps the value that it has got.
+#[derive(Debug)]
+pub(crate) struct Replaceable<T>(RwLock<Arc<T>>);
+
+impl<T> Replaceable<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        Replaceable(RwLock::new(value))
+    }
+
+    /// The current value.
+    pub(crate) fn get(&self) -> Arc<T> {
+        read(&self.0).clone()
+    }
+
+    /// Makes this the current value. Returns the one before.
+    pub(crate) fn replace(&self, value: Arc<T>) -> Arc<T> {
+        std::mem::replace(&mut *write(&self.0), value)
+    }
 }
 
 /// A condition variable that knows whether a thread waits: a notification without one would still be a system call.

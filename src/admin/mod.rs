@@ -3,6 +3,8 @@
 mod prometheus;
 mod report;
 mod server;
+mod tunnel;
 
 pub(crate) use self::report::Report;
 pub(crate) use self::server::Admin;
+pub(crate) use self::tunnel::TunnelReport;

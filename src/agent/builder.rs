@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::uri::PathAndQuery;
 
-use super::error::{ConfigError, ConfigProblem};
+use super::parts::{Answerer, ProcessOptions, TokenOption};
 use crate::backoff::BackoffConfig;
-use crate::guard::{AddressRules, PasswordGuard, Passwords, Pattern, Rate, Rules, VisitorRules};
+use crate::guard::{AddressRules, Passwords, Pattern, Rate, Rules};
 use crate::link::{GatewayUrl, Token};
 use crate::net::network::Network;
 use crate::net::tls::Trust;
@@ -23,8 +24,9 @@ use crate::upstream::{self, BreakerConfig, HeaderRewrite, HealthChecks, SetHeade
 
 /// Configures an [`Agent`](crate::Agent).
 #[must_use = "an agent comes of `build`"]
+#[derive(Clone)]
 pub struct Builder {
-    pub(super) tunnel_id: TunnelId,
+    pub(crate) tunnel_id: TunnelId,
     pub(super) name: Option<TunnelName>,
     pub(super) gateways: Vec<GatewayUrl>,
     pub(super) sessions_per_gateway: usize,
@@ -34,23 +36,21 @@ pub struct Builder {
     pub(super) answerer: Answerer,
     pub(super) rewrite: HeaderRewrite,
     pub(super) breaker: BreakerConfig,
-    pub(super) health_checks: Option<HealthChecks>,
+    pub(super) health_path: Option<PathAndQuery>,
+    pub(super) health_interval: Option<Duration>,
     pub(super) failure_reply: FailureReply,
     /// The first value that could not be taken.
-    pub(super) invalid: Option<ConfigError>,
-    pub(super) admin: Option<(SocketAddr, Option<Token>)>,
+    pub(super) invalid: Option<(&'static str, String)>,
     pub(super) host_header: Option<HeaderValue>,
     pub(super) local_trust: Trust,
-    pub(super) visitors: VisitorRules,
-    pub(super) rules: Rules,
+    pub(super) addresses: AddressRules,
+    pub(super) passwords: Option<Passwords>,
+    /// What needs no password.
+    pub(super) open: Vec<Pattern>,
+    pub(crate) rules: Rules,
     pub(super) rate: Option<Rate>,
     pub(super) burst: Option<u32>,
     pub(super) rate_wait: Duration,
-    pub(super) workers: Option<usize>,
-    pub(super) max_streams: Option<usize>,
-    pub(super) max_in_flight: Option<usize>,
-    pub(super) queue: usize,
-    pub(super) queue_timeout: Duration,
     pub(super) timeouts: Timeouts,
     pub(super) heartbeat: Heartbeat,
     pub(super) backoff: BackoffConfig,
@@ -58,19 +58,11 @@ pub struct Builder {
     pub(super) max_enveloped_body: usize,
     pub(super) max_streamed_body: Option<u64>,
     pub(super) correlation: Correlation,
-}
-
-/// What answers requests.
-pub(super) enum Answerer {
-    /// Local servers, each with the prefix of its paths.
-    Local(Vec<(String, UpstreamAddress)>),
-    Service(Arc<dyn Service>),
-}
-
-/// A token, or the file that holds it.
-pub(super) enum TokenOption {
-    Value(Token),
-    File(PathBuf),
+    pub(super) process: ProcessOptions,
+    /// The tunnel's name in the log of an agent that serves several.
+    pub(super) label: Option<String>,
+    /// The agent's other tunnels.
+    pub(super) others: Vec<Builder>,
 }
 
 impl Builder {
@@ -84,24 +76,21 @@ impl Builder {
             answerer: Answerer::Local(Vec::new()),
             rewrite: HeaderRewrite::default(),
             breaker: BreakerConfig::default(),
-            health_checks: None,
+            health_path: None,
+            health_interval: None,
             failure_reply: FailureReply::default(),
             invalid: None,
-            admin: None,
             token: None,
             gateway_trust: Trust::System,
             host_header: None,
             local_trust: Trust::System,
-            visitors: VisitorRules::default(),
+            addresses: AddressRules::default(),
+            passwords: None,
+            open: Vec::new(),
             rules: Rules::default(),
             rate: None,
             burst: None,
             rate_wait: Duration::ZERO,
-            workers: None,
-            max_streams: None,
-            max_in_flight: None,
-            queue: 256,
-            queue_timeout: Duration::from_secs(10),
             timeouts: Timeouts::default(),
             heartbeat: Heartbeat::default(),
             backoff: BackoffConfig::default(),
@@ -109,6 +98,9 @@ impl Builder {
             max_enveloped_body: 10 << 20,
             max_streamed_body: None,
             correlation: Correlation::Order,
+            process: ProcessOptions::default(),
+            label: None,
+            others: Vec::new(),
         }
     }
 
@@ -174,8 +166,7 @@ impl Builder {
         match upstream::prefix(prefix) {
             Ok(prefix) => self.server(prefix, UpstreamAddress::Url(url)),
             Err(what) => {
-                let invalid = ConfigError::new("route", ConfigProblem::Invalid(what.to_owned()));
-                self.invalid.get_or_insert(invalid);
+                self.invalid.get_or_insert(("route", what.to_owned()));
                 self
             }
         }
@@ -188,11 +179,15 @@ impl Builder {
     }
 
     fn server(mut self, prefix: String, address: UpstreamAddress) -> Self {
+        self.add_server(prefix, address);
+        self
+    }
+
+    pub(super) fn add_server(&mut self, prefix: String, address: UpstreamAddress) {
         match &mut self.answerer {
             Answerer::Local(servers) => servers.push((prefix, address)),
             answerer => *answerer = Answerer::Local(vec![(prefix, address)]),
         }
-        self
     }
 
     /// A header field that is set in requests to the local servers, in place of those of that name. Each call adds
@@ -207,8 +202,7 @@ impl Builder {
         match upstream::header_name(name) {
             Ok(name) => self.rewrite.remove.push(name),
             Err(error) => {
-                let invalid = ConfigError::new("remove_header", ConfigProblem::Invalid(error.to_string()));
-                self.invalid.get_or_insert(invalid);
+                self.invalid.get_or_insert(("remove_header", error.to_string()));
             }
         }
         self
@@ -223,7 +217,7 @@ impl Builder {
 
     /// Health checks of the local servers. Default: none; the outcome of requests is all that is known.
     pub fn health_checks(mut self, checks: HealthChecks) -> Self {
-        self.health_checks = Some(checks);
+        (self.health_path, self.health_interval) = (Some(checks.path), Some(checks.interval));
         self
     }
 
@@ -255,7 +249,7 @@ impl Builder {
     /// The threads that always exist, and the number of short requests that are answered concurrently: 1 to 1,024.
     /// Default: 16, or fewer where there may be fewer [streams](Self::max_streams).
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = Some(workers);
+        self.process.workers = Some(workers);
         self
     }
 
@@ -263,14 +257,14 @@ impl Builder {
     /// with a thread while it lasts, and as many as [workers](Self::workers) at least. One more is reset with
     /// `refused`, for another agent to take. Default: 256, or as many as workers.
     pub fn max_streams(mut self, streams: usize) -> Self {
-        self.max_streams = Some(streams);
+        self.process.max_streams = Some(streams);
         self
     }
 
     /// The number of requests that run concurrently, whether they last or not: 1, say, for a server that answers one
     /// at a time. The others wait in the queue. Default: no other limit than workers and streams.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
-        self.max_in_flight = Some(requests);
+        self.process.max_in_flight = Some(requests);
         self
     }
 
@@ -278,14 +272,14 @@ impl Builder {
     /// [`max_message`](Self::max_message). One more is answered 503 in an envelope, and reset with `refused` in a
     /// stream. Default: 256.
     pub fn queue(mut self, queue: usize) -> Self {
-        self.queue = queue;
+        self.process.queue = queue;
         self
     }
 
     /// The time that a request may wait for a worker, 1 ms to 24 h; then it is answered 503, and not sent to the
     /// local server. Default: 10 s.
     pub fn queue_timeout(mut self, time: Duration) -> Self {
-        self.queue_timeout = time;
+        self.process.queue_timeout = time;
         self
     }
 
@@ -293,7 +287,7 @@ impl Builder {
     /// Requests that match one of the patterns of `open` need none. The local server does not see the password. Default:
     /// none.
     pub fn passwords(mut self, passwords: Passwords, open: impl IntoIterator<Item = Pattern>) -> Self {
-        self.visitors.guard = Some(PasswordGuard::new(passwords, open));
+        (self.passwords, self.open) = (Some(passwords), open.into_iter().collect());
         self
     }
 
@@ -306,7 +300,7 @@ impl Builder {
         deny: impl IntoIterator<Item = Network>,
     ) -> Self {
         let (allow, deny) = (allow.into_iter().collect(), deny.into_iter().collect());
-        self.visitors.addresses = AddressRules { allow, deny };
+        self.addresses = AddressRules { allow, deny };
         self
     }
 
@@ -385,7 +379,14 @@ impl Builder {
     /// Serves plain HTTP for monitoring at this address: `GET /healthz`, `/readyz`, `/status` (JSON) and `/metrics`
     /// (Prometheus). An address that is not loopback needs a token. Default: off.
     pub fn admin(mut self, address: SocketAddr, token: Option<Token>) -> Self {
-        self.admin = Some((address, token));
+        (self.process.admin, self.process.admin_token) = (Some(address), token);
+        self
+    }
+
+    /// Another tunnel that the agent serves, with names, gateways, local servers and rules of its own; 64 at most. Workers,
+    /// queue and admin server are the agent's: an option of theirs in `other` is an error of [`build`](Self::build).
+    pub fn tunnel(mut self, other: Builder) -> Self {
+        self.others.push(other);
         self
     }
 }

@@ -10,6 +10,7 @@ use std::{fmt, io, thread};
 use time::OffsetDateTime;
 
 use super::Agent;
+use super::tunnel::TunnelSettings;
 use crate::advice::Advice;
 use crate::clock::after;
 use crate::link::{Dialer, Link};
@@ -22,9 +23,10 @@ use crate::net::tls::{self, Trust};
 use crate::protocol::TunnelUrl;
 use crate::service::FailureKind;
 use crate::session::{
-    Heartbeat, Session, SessionConfig, SessionEnd, SessionHandle, Supervisor, WorkQueue, new_metrics,
-    start_workers,
+    ExchangeConfig, Heartbeat, Session, SessionConfig, SessionEnd, SessionHandle, Supervisor, WorkQueue,
+    new_metrics, start_workers,
 };
+use crate::sync::Replaceable;
 use crate::upstream::UpstreamServer;
 
 /// How long a session is kept open.
@@ -85,32 +87,40 @@ impl Agent {
     /// has a session with this agent for a second: live requests that come meanwhile are served. Returns whether no
     /// step failed.
     pub fn check(self, mut report: impl FnMut(&CheckStep)) -> bool {
-        let towards = format!("tunnel {}", self.tunnel_id);
-        let mut log = CheckLog { report: &mut report, towards, failures: 0 };
-        let warnings = self.warnings.iter().map(|warning| format!("; {warning}"));
-        log.pass(
-            "configuration",
-            format!("requests go to {}{}", self.served_by, warnings.collect::<String>()),
-        );
-        self.check_admin(&mut log);
-        let servers = self.upstreams.as_ref().map_or_else(Vec::new, |upstreams| upstreams.servers());
-        match start_workers(self.pool, self.service.clone(), self.session.clone()) {
-            Ok(workers) => {
-                self.dialers
-                    .iter()
-                    .for_each(|dialer| self.check_gateway(dialer, workers.submitter(), &mut log));
-                servers.into_iter().for_each(|server| check_local(server, &mut log));
-                self.service.interrupt();
-                workers.join();
+        let mut log = CheckLog { report: &mut report, towards: String::new(), failures: 0 };
+        let workers = match start_workers(self.pool) {
+            Ok(workers) => workers,
+            Err(error) => {
+                log.fail("threads", format!("the system gives none: {error}"), None);
+                return false;
             }
-            Err(error) => log.fail("threads", format!("the system gives none: {error}"), None),
+        };
+        let tunnels = self.core.tunnels();
+        for (index, tunnel) in tunnels.iter().enumerate() {
+            let settings = tunnel.settings();
+            log.towards = format!("tunnel {}", tunnel.tunnel_id);
+            let warnings = settings.warnings.iter().map(|warning| format!("; {warning}"));
+            let text = format!("requests go to {}{}", settings.served_by, warnings.collect::<String>());
+            log.pass("configuration", text);
+            if index == 0 {
+                self.check_admin(&mut log);
+            }
+            let upstreams = settings.upstreams.as_ref();
+            let servers = upstreams.map_or_else(Vec::new, |upstreams| upstreams.servers());
+            let check = TunnelCheck { settings: &settings, exchanges: &tunnel.exchanges };
+            for dialer in &settings.dialers {
+                check.check_gateway(dialer, workers.submitter(), &mut log);
+            }
+            servers.into_iter().for_each(|server| check_local(server, &mut log));
         }
+        tunnels.iter().for_each(|tunnel| tunnel.interrupt());
+        workers.join();
         log.failures == 0
     }
 
     /// Checks whether the admin server could listen.
     fn check_admin(&self, log: &mut CheckLog<'_>) {
-        let Some((address, _)) = &self.admin else { return };
+        let Some(address) = self.core.process.admin else { return };
         match TcpListener::bind(address) {
             Ok(_) => log.pass("admin", format!("{address} is free")),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -122,7 +132,15 @@ impl Agent {
             }
         }
     }
+}
 
+/// One tunnel that is checked.
+struct TunnelCheck<'a> {
+    settings: &'a TunnelSettings,
+    exchanges: &'a Arc<Replaceable<ExchangeConfig>>,
+}
+
+impl TunnelCheck<'_> {
     fn check_gateway(&self, dialer: &Dialer, queue: WorkQueue, log: &mut CheckLog<'_>) {
         log.towards = format!("gateway {}", dialer.url());
         let steps = ["WebSocket upgrade", "handshake", "ping"];
@@ -144,16 +162,17 @@ impl Agent {
     fn check_session(&self, link: Link, queue: WorkQueue, log: &mut CheckLog<'_>) {
         let metrics = Arc::new(new_metrics());
         // A session that hears no pong ends; not before it was kept for as long as it should be.
-        let pong_timeout = self.session.heartbeat.pong_timeout.max(KEPT);
+        let pong_timeout = self.settings.session.heartbeat.pong_timeout.max(KEPT);
         let heartbeat = Heartbeat { ping_interval: PING_AFTER, pong_timeout };
-        let config = SessionConfig { heartbeat, ..self.session.clone() };
+        let config = SessionConfig { heartbeat, ..self.settings.session.clone() };
         let (visit, session) = mpsc::channel();
         let (ended, end) = mpsc::channel();
         thread::scope(|scope| {
             let metrics = &metrics;
-            let session_config = &config;
+            let (session_config, exchanges) = (&config, self.exchanges);
             let run = move || {
-                let session = Session { slot: 0, config: session_config, submitter: queue, metrics };
+                let session =
+                    Session { slot: 0, config: session_config, exchanges, submitter: queue, metrics };
                 let mut visit = Visit(visit);
                 // The receiver outlives this thread, unless the check panicked.
                 let _ = ended.send(session.run(link, &mut visit));
@@ -177,7 +196,7 @@ impl Agent {
                         format!("nothing has identified itself as a gateway within {} s", KEPT.as_secs());
                     log.fail("handshake", text, Some(Advice::GatewayPath));
                 }
-                Ok(session) if self.session.gate.needs_addresses() && !session.names_visitors() => {
+                Ok(session) if self.exchanges.get().gate.needs_addresses() && !session.names_visitors() => {
                     let text =
                         "the gateway does not vouch for its visitors' addresses: every request is refused";
                     log.fail("handshake", text.to_owned(), None);
@@ -189,13 +208,13 @@ impl Agent {
                 Err(why) => log.fail("ping", why, Some(Advice::Pings)),
             }
             if let Ok(session) = session {
-                session.drain(after(self.handover_drain), DONE);
+                session.drain(after(self.settings.source.handover_drain), DONE);
             }
         });
     }
 
     fn wait_for_pong(&self, metrics: &Metrics, end: &mpsc::Receiver<SessionEnd>) -> Result<Duration, String> {
-        let limit = self.session.heartbeat.pong_timeout;
+        let limit = self.settings.session.heartbeat.pong_timeout;
         let start = Instant::now();
         loop {
             if let Some(time) = metrics.round_trip() {
@@ -373,4 +392,6 @@ impl Supervisor for Visit {
     fn named(&mut self, _: &TunnelUrl) {}
 
     fn goes_away(&mut self, _: &str) {}
+
+    fn renew(&mut self) {}
 }

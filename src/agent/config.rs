@@ -1,26 +1,25 @@
 //! From what was given to what is valid: the configuration is checked, and the files that it names are read.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Agent;
-use super::builder::{Answerer, Builder, TokenOption};
-use super::control::Control;
-use super::error::{ConfigError, ConfigProblem};
-use crate::guard::{Bucket, Gate, RULES_MAX};
-use crate::http1::is_host;
-use crate::link::message::MESSAGE_MIN;
+use super::builder::Builder;
+use super::error::{ConfigError, ConfigProblem, ConfigWarning};
+use super::parts::{Answerer, ProcessOptions, TokenOption};
+use super::tunnel::TunnelSettings;
+use super::valid::check_all;
+use crate::guard::{Bucket, Gate, PasswordGuard, VisitorRules};
 use crate::link::{Dialer, GatewayUrl, TokenSource};
 use crate::net::TrustStore;
-use crate::net::local::{is_same_host, is_this_machine};
+use crate::net::local::is_this_machine;
 use crate::net::tls::Trust;
 use crate::pool::{PoolLimits, warm_threads};
 use crate::protocol::random_uuid;
 use crate::service::Service;
-use crate::session::{SessionConfig, new_metrics};
-use crate::upstream::origin::{LocalUrl, Timeouts};
-use crate::upstream::{BreakerConfig, UPSTREAMS_MAX, UpstreamAddress, UpstreamConfig, Upstreams};
+use crate::session::{ExchangeConfig, SessionConfig};
+use crate::upstream::origin::LocalUrl;
+use crate::upstream::{HealthChecks, UpstreamAddress, UpstreamConfig, Upstreams};
 
 /// Worker threads by default.
 const WORKERS: usize = 16;
@@ -28,62 +27,15 @@ const WORKERS: usize = 16;
 /// Streams at once by default.
 const STREAMS: usize = 256;
 
-/// Worker threads at most.
-const WORKERS_MAX: usize = 1024;
-
-/// Streams at once at most.
-const STREAMS_MAX: usize = 4096;
-
-/// Sessions of one agent at most.
-const SESSIONS_MAX: usize = 256;
-
-/// Requests that may wait for a worker, at most.
-const QUEUE_MAX: usize = 65_536;
-
-/// Requests of one burst, at most.
-const BURST_MAX: u32 = 1_000_000;
-
 /// The bodies of waiting requests may weigh this many times the largest message.
 const QUEUED_MESSAGES: usize = 4;
+
+/// Between two health checks by default.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 
 const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
 
 const DEFAULT_LOCAL: &str = "http://127.0.0.1:8000";
-
-/// What is unsafe or has no effect in a configuration, for the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConfigWarning {
-    PurposeWithUnderscore,
-    GatewayNotVerified,
-    GatewayAuthorityUnused,
-    LocalNotVerified,
-    LocalAuthorityUnused,
-}
-
-impl fmt::Display for ConfigWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ConfigWarning::PurposeWithUnderscore => {
-                "the oldest gateways refuse a tunnel ID with an underscore in its purpose"
-            }
-            ConfigWarning::GatewayNotVerified => {
-                "the gateway's certificate is not verified: anybody can pose as the gateway"
-            }
-            ConfigWarning::GatewayAuthorityUnused => {
-                "the certificate authorities for gateways have no effect: no gateway is wss://"
-            }
-            ConfigWarning::LocalNotVerified => "the local server's certificate is not verified",
-            ConfigWarning::LocalAuthorityUnused => {
-                "the certificate authorities for local servers have no effect: no local server is https://"
-            }
-        })
-    }
-}
-
-/// The first item that equals one before it.
-fn twice<T: PartialEq>(items: &[T]) -> Option<&T> {
-    items.iter().enumerate().find(|(index, item)| items[..*index].contains(item)).map(|(_, item)| item)
-}
 
 /// The service that answers, and the same service where it is local servers.
 type Answering = (Arc<dyn Service>, Option<Arc<Upstreams>>);
@@ -94,33 +46,65 @@ impl Builder {
     /// # Errors
     ///
     /// [`ConfigError`] names the option that cannot be used, and why.
-    pub fn build(mut self) -> Result<Agent, ConfigError> {
-        self.fill_in();
-        self.check()?;
+    pub fn build(self) -> Result<Agent, ConfigError> {
+        let tunnels = self.tunnels()?;
+        let process = tunnels[0].process.clone();
+        let largest = tunnels.iter().map(|tunnel| tunnel.max_message).max().unwrap_or_default();
+        let pool = tunnels[0].pool(largest);
+        let settings = tunnels.into_iter().map(|tunnel| tunnel.settings(None)).collect::<Result<_, _>>()?;
+        Ok(Agent::new(settings, pool, process))
+    }
+
+    /// All tunnels, each checked, with what was not given filled in. There is one at least.
+    pub(super) fn tunnels(mut self) -> Result<Vec<Builder>, ConfigError> {
+        let others = std::mem::take(&mut self.others);
+        let mut tunnels = vec![self];
+        for mut other in others {
+            if let Some(option) = other.process.difference(&ProcessOptions::default()) {
+                let what = "it belongs to the agent, and not to one of its tunnels".to_owned();
+                return Err(ConfigError::new(option, ConfigProblem::Invalid(what)));
+            }
+            other.process.clone_from(&tunnels[0].process);
+            tunnels.append(&mut std::mem::take(&mut other.others));
+            tunnels.push(other);
+        }
+        tunnels.iter_mut().for_each(Builder::fill_in);
+        if tunnels.len() > 1 {
+            for tunnel in &mut tunnels {
+                let name = tunnel.name.as_ref().map(ToString::to_string);
+                tunnel.label = Some(name.unwrap_or_else(|| tunnel.tunnel_id.to_string()));
+            }
+        }
+        check_all(&tunnels)?;
+        Ok(tunnels)
+    }
+
+    /// The settings of this tunnel, after those that it replaces. What stays the same goes on: connections to local servers,
+    /// what is known of them and of visitors.
+    pub(super) fn settings(self, previous: Option<&TunnelSettings>) -> Result<TunnelSettings, ConfigError> {
         let local_tls = self
             .named_servers()
             .any(LocalUrl::is_secure)
             .then(|| TrustStore::open(self.local_trust.clone()))
             .transpose()
             .map_err(|error| ConfigError::new("local_trust", ConfigProblem::Tls(error)))?;
-        let (service, upstreams) = self.answering(local_tls.as_ref());
-        Ok(Agent {
+        let same = previous.filter(|previous| previous.source.has_local_side_of(&self));
+        let (service, upstreams) = match same {
+            Some(previous) => (previous.exchange.service.clone(), previous.upstreams.clone()),
+            None => self.answering(local_tls.as_ref()),
+        };
+        let local_tls = same.map_or(local_tls, |previous| previous.local_tls.clone());
+        let instance = previous.map_or_else(random_uuid, |previous| previous.session.instance.clone());
+        Ok(TunnelSettings {
             dialers: self.dialers()?,
-            service,
             upstreams,
             served_by: self.served_by(),
             own_ports: self.own_ports(),
-            session: self.session(),
-            pool: self.pool(),
+            session: self.session(instance),
+            exchange: Arc::new(self.exchange(service, previous.map(|previous| &previous.exchange.gate))),
             warnings: self.warnings(),
-            tunnel_id: self.tunnel_id,
-            sessions_per_gateway: self.sessions_per_gateway,
-            handover_drain: self.handover_drain,
-            backoff: self.backoff,
-            metrics: Arc::new(new_metrics()),
-            control: Arc::<Control>::default(),
             local_tls,
-            admin: self.admin,
+            source: self,
         })
     }
 
@@ -139,12 +123,13 @@ impl Builder {
         }
     }
 
-    fn worker_count(&self) -> usize {
-        self.workers.unwrap_or_else(|| self.max_streams.map_or(WORKERS, |streams| streams.clamp(1, WORKERS)))
+    pub(super) fn worker_count(&self) -> usize {
+        let most = || self.process.max_streams.map_or(WORKERS, |streams| streams.clamp(1, WORKERS));
+        self.process.workers.unwrap_or_else(most)
     }
 
-    fn stream_count(&self) -> usize {
-        self.max_streams.unwrap_or_else(|| self.worker_count().max(STREAMS))
+    pub(super) fn stream_count(&self) -> usize {
+        self.process.max_streams.unwrap_or_else(|| self.worker_count().max(STREAMS))
     }
 
     fn dialers(&self) -> Result<Vec<Dialer>, ConfigError> {
@@ -174,7 +159,7 @@ impl Builder {
     /// Ports of this machine that are the tunnel's own.
     fn own_ports(&self) -> Vec<u16> {
         let gateways = self.gateways.iter().filter(|url| is_this_machine(url.host())).map(GatewayUrl::port);
-        gateways.chain(self.admin.as_ref().map(|(address, _)| address.port())).collect()
+        gateways.chain(self.process.admin.map(|address| address.port())).collect()
     }
 
     /// Ports of this machine with a server that was named.
@@ -182,7 +167,7 @@ impl Builder {
         self.named_servers().filter(|url| is_this_machine(url.host())).map(LocalUrl::port)
     }
 
-    fn named_servers(&self) -> impl Iterator<Item = &LocalUrl> {
+    pub(super) fn named_servers(&self) -> impl Iterator<Item = &LocalUrl> {
         let servers = match &self.answerer {
             Answerer::Local(servers) => servers.as_slice(),
             Answerer::Service(_) => &[],
@@ -204,43 +189,74 @@ impl Builder {
             timeouts: self.timeouts,
             rewrite: self.rewrite.clone(),
             breaker: self.breaker,
-            checks: self.health_checks.clone(),
+            checks: self.checks(),
             except: self.own_ports().into_iter().chain(self.named_ports()).collect(),
         };
         let upstreams = Arc::new(Upstreams::new(servers, config));
         (upstreams.clone(), Some(upstreams))
     }
 
-    fn session(&self) -> SessionConfig {
+    fn checks(&self) -> Option<HealthChecks> {
+        let interval = self.health_interval.unwrap_or(HEALTH_INTERVAL);
+        self.health_path.clone().map(|path| HealthChecks { path, interval })
+    }
+
+    /// Whether requests are answered in the same way, by the same servers.
+    fn has_local_side_of(&self, other: &Builder) -> bool {
+        self.answerer == other.answerer
+            && self.host_header == other.host_header
+            && self.timeouts == other.timeouts
+            && self.rewrite == other.rewrite
+            && self.breaker == other.breaker
+            && self.checks() == other.checks()
+            && self.local_trust == other.local_trust
+            && self.own_ports() == other.own_ports()
+    }
+
+    fn session(&self, instance: String) -> SessionConfig {
+        SessionConfig {
+            tunnel_id: self.tunnel_id.clone(),
+            heartbeat: self.heartbeat,
+            correlation: self.correlation,
+            max_message: self.max_message,
+            max_without_id: (self.worker_count() + self.process.queue) as u64,
+            instance,
+            name: self.name.clone(),
+        }
+    }
+
+    fn exchange(&self, service: Arc<dyn Service>, previous: Option<&Gate>) -> ExchangeConfig {
         let bucket = self.rate.map(|rate| {
             let burst = self.burst.unwrap_or(rate.in_a_second());
             Bucket::new(rate, burst, self.rate_wait, Instant::now())
         });
-        SessionConfig {
+        let guard = self.passwords.clone().map(|passwords| PasswordGuard::new(passwords, self.open.clone()));
+        let visitors = VisitorRules { addresses: self.addresses.clone(), guard };
+        let gate = Gate::new(visitors, self.rules.clone(), bucket);
+        ExchangeConfig {
             tunnel_id: self.tunnel_id.clone(),
-            gate: Arc::new(Gate::new(self.visitors.clone(), self.rules.clone(), bucket)),
+            label: self.label.clone(),
+            gate: match previous {
+                Some(previous) => gate.succeeding(previous),
+                None => gate,
+            },
+            service,
             failure_reply: self.failure_reply,
-            heartbeat: self.heartbeat,
-            correlation: self.correlation,
-            max_message: self.max_message,
             max_enveloped_body: self.max_enveloped_body,
             max_streamed_body: self.max_streamed_body,
-            max_without_id: (self.worker_count() + self.queue) as u64,
-            instance: random_uuid(),
-            name: self.name.clone(),
             idle_timeout: self.timeouts.idle,
         }
     }
 
-    fn pool(&self) -> PoolLimits {
+    fn pool(&self, largest_message: usize) -> PoolLimits {
         PoolLimits {
             core_threads: self.worker_count(),
             warm_threads: warm_threads(),
             max_threads: self.stream_count(),
-            max_running: self.max_in_flight.unwrap_or(usize::MAX),
-            queue_len: self.queue,
-            queue_bytes: self.max_message.saturating_mul(QUEUED_MESSAGES),
-            queue_timeout: self.queue_timeout,
+            max_running: self.process.max_in_flight.unwrap_or(usize::MAX),
+            queue_len: self.process.queue,
+            queue_bytes: largest_message.saturating_mul(QUEUED_MESSAGES),
+            queue_timeout: self.process.queue_timeout,
         }
     }
 
@@ -268,130 +284,5 @@ impl Builder {
             (prefix, address) => format!("{address} for {prefix}"),
         };
         servers.iter().map(describe).collect::<Vec<_>>().join(", ")
-    }
-
-    fn check(&mut self) -> Result<(), ConfigError> {
-        if let Some(invalid) = self.invalid.take() {
-            return Err(invalid);
-        }
-        self.check_ranges()?;
-        self.check_times()?;
-        self.check_relations()?;
-        self.check_gateways()?;
-        self.check_servers()
-    }
-
-    fn check_ranges(&self) -> Result<(), ConfigError> {
-        let up_to = |max: usize| format!("1 to {max}");
-        let sessions = self.sessions_per_gateway.saturating_mul(self.gateways.len());
-        let host = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
-        let ranges = [
-            (host, "host_header", "a host such as site.test or site.test:8080".to_owned()),
-            ((1..=WORKERS_MAX).contains(&self.worker_count()), "workers", up_to(WORKERS_MAX)),
-            ((1..=STREAMS_MAX).contains(&self.stream_count()), "max_streams", up_to(STREAMS_MAX)),
-            (
-                (1..=SESSIONS_MAX).contains(&sessions),
-                "sessions_per_gateway",
-                format!("{}, for all gateways together", up_to(SESSIONS_MAX)),
-            ),
-            (self.queue <= QUEUE_MAX, "queue", format!("at most {QUEUE_MAX}")),
-            (self.max_in_flight != Some(0), "max_in_flight", "at least 1".to_owned()),
-            (
-                self.burst.is_none_or(|burst| (1..=BURST_MAX).contains(&burst)),
-                "burst",
-                up_to(BURST_MAX as usize),
-            ),
-            (self.max_message >= MESSAGE_MIN, "max_message", format!("at least {} KiB", MESSAGE_MIN >> 10)),
-            (u32::try_from(self.max_message).is_ok(), "max_message", "below 4 GiB".to_owned()),
-        ];
-        match ranges.into_iter().find(|(holds, ..)| !holds) {
-            Some((_, option, range)) => Err(ConfigError::range(option, range)),
-            None => Ok(()),
-        }
-    }
-
-    /// Checks what options say of each other.
-    fn check_relations(&self) -> Result<(), ConfigError> {
-        let is_public = |(address, token): &(std::net::SocketAddr, Option<_>)| {
-            !address.ip().is_loopback() && token.is_none()
-        };
-        let problems = [
-            (
-                self.admin.as_ref().is_some_and(is_public),
-                "admin",
-                ConfigProblem::Invalid("an address that is not loopback needs a token".to_owned()),
-            ),
-            (self.stream_count() < self.worker_count(), "max_streams", ConfigProblem::Below("workers")),
-            (self.rules.len() > RULES_MAX, "rules", ConfigProblem::TooMany(RULES_MAX)),
-            (self.rate.is_none() && self.burst.is_some(), "burst", ConfigProblem::Needs("rate")),
-            (self.rate.is_none() && !self.rate_wait.is_zero(), "rate_wait", ConfigProblem::Needs("rate")),
-            (self.rate_wait > self.queue_timeout, "rate_wait", ConfigProblem::Exceeds("queue_timeout")),
-            (
-                self.max_enveloped_body > self.max_message,
-                "max_enveloped_body",
-                ConfigProblem::Exceeds("max_message"),
-            ),
-            (self.backoff.min > self.backoff.max, "backoff_min", ConfigProblem::Exceeds("backoff_max")),
-        ];
-        match problems.into_iter().find(|(applies, ..)| *applies) {
-            Some((_, option, problem)) => Err(ConfigError::new(option, problem)),
-            None => Ok(()),
-        }
-    }
-
-    fn check_gateways(&self) -> Result<(), ConfigError> {
-        let urls: Vec<String> = self.gateways.iter().map(GatewayUrl::to_string).collect();
-        match twice(&urls) {
-            Some(url) => Err(ConfigError::new("gateway", ConfigProblem::Twice(url.clone()))),
-            None => Ok(()),
-        }
-    }
-
-    fn check_servers(&self) -> Result<(), ConfigError> {
-        let Answerer::Local(servers) = &self.answerer else { return Ok(()) };
-        if servers.len() > UPSTREAMS_MAX {
-            return Err(ConfigError::new("local", ConfigProblem::TooMany(UPSTREAMS_MAX)));
-        }
-        match twice(servers) {
-            Some((_, address)) => Err(ConfigError::new("local", ConfigProblem::Twice(address.to_string()))),
-            None => self.check_loop(),
-        }
-    }
-
-    /// Refuses a gateway as its own local server.
-    fn check_loop(&self) -> Result<(), ConfigError> {
-        let is_gateway = |local: &&LocalUrl| {
-            let is_local = |gateway: &GatewayUrl| {
-                is_same_host(gateway.host(), local.host()) && gateway.port() == local.port()
-            };
-            self.gateways.iter().any(is_local)
-        };
-        // With another `Host` it may be another site behind the same proxy.
-        match self.named_servers().find(|url| self.host_header.is_none() && is_gateway(url)) {
-            Some(url) => Err(ConfigError::new("local", ConfigProblem::Loop(url.to_string()))),
-            None => Ok(()),
-        }
-    }
-
-    fn check_times(&self) -> Result<(), ConfigError> {
-        if !(Timeouts::MIN..=BreakerConfig::OPEN_MAX).contains(&self.breaker.open) {
-            return Err(ConfigError::range("breaker_open", "1ms to 30s"));
-        }
-        let interval = self.health_checks.as_ref().map_or(Timeouts::MIN, |checks| checks.interval);
-        let times = [
-            ("connect_timeout", self.timeouts.connect),
-            ("response_timeout", self.timeouts.response),
-            ("idle_timeout", self.timeouts.idle),
-            ("queue_timeout", self.queue_timeout),
-            ("ping_interval", self.heartbeat.ping_interval),
-            ("pong_timeout", self.heartbeat.pong_timeout),
-            ("health_interval", interval),
-            ("backoff_min", self.backoff.min),
-            ("backoff_max", self.backoff.max),
-        ];
-        match times.into_iter().find(|(_, time)| !(Timeouts::MIN..=Timeouts::MAX).contains(time)) {
-            Some((option, _)) => Err(ConfigError::range(option, "1ms to 1440m")),
-            None => Ok(()),
-        }
     }
 }

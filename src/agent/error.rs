@@ -25,6 +25,10 @@ pub enum ConfigProblem {
     Exceeds(&'static str),
     /// The value is smaller than that of this other option.
     Below(&'static str),
+    /// There is no option with this name.
+    Unknown(String),
+    /// The value cannot change while the agent runs.
+    NeedsRestart,
     /// The option has no effect without this other one.
     Needs(&'static str),
     /// There are more values than this number.
@@ -67,6 +71,8 @@ impl ConfigError {
             ConfigProblem::Range(range) => format!("{option} must be {range}"),
             ConfigProblem::Exceeds(other) => format!("{option} must not exceed {}", name(other)),
             ConfigProblem::Below(other) => format!("{option} must not be less than {}", name(other)),
+            ConfigProblem::Unknown(name) => format!("there is no option {}", name.escape_debug()),
+            ConfigProblem::NeedsRestart => format!("{option} cannot change while the agent runs: restart it"),
             ConfigProblem::Needs(other) => format!("{option} needs {}", name(other)),
             ConfigProblem::TooMany(max) => format!("{option}: there may be {max} at most"),
             ConfigProblem::Twice(value) => format!("{option}: {value} is given twice"),
@@ -87,3 +93,33 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// What is unsafe or has no effect in a configuration, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConfigWarning {
+    PurposeWithUnderscore,
+    GatewayNotVerified,
+    GatewayAuthorityUnused,
+    LocalNotVerified,
+    LocalAuthorityUnused,
+}
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ConfigWarning::PurposeWithUnderscore => {
+                "the oldest gateways refuse a tunnel ID with an underscore in its purpose"
+            }
+            ConfigWarning::GatewayNotVerified => {
+                "the gateway's certificate is not verified: anybody can pose as the gateway"
+            }
+            ConfigWarning::GatewayAuthorityUnused => {
+                "the certificate authorities for gateways have no effect: no gateway is wss://"
+            }
+            ConfigWarning::LocalNotVerified => "the local server's certificate is not verified",
+            ConfigWarning::LocalAuthorityUnused => {
+                "the certificate authorities for local servers have no effect: no local server is https://"
+            }
+        })
+    }
+}

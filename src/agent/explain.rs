@@ -1,11 +1,13 @@
 //! What would become of a request, without sending it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::{Method, StatusCode, request};
 use tungstenite::Bytes;
 
 use super::Agent;
+use super::tunnel::{Tunnel, TunnelSettings};
 use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
 use crate::mux::RequestHead;
 use crate::service::FailureKind;
@@ -13,6 +15,8 @@ use crate::service::FailureKind;
 /// The decision on a request, and the request that the local server would get; see [`Agent::explain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
+    /// The tunnel's name, where the agent serves several.
+    pub tunnel: Option<String>,
     /// The rule that decided, or the lack of one.
     pub decided_by: String,
     /// The outcome.
@@ -45,6 +49,9 @@ impl Explanation {
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(tunnel) = &self.tunnel {
+            writeln!(f, "tunnel {tunnel}")?;
+        }
         writeln!(f, "decided by: {}", self.decided_by)?;
         match &self.outcome {
             ExplainedOutcome::Refused(status, code) => writeln!(f, "refused: {} {code}", status.as_u16()),
@@ -60,17 +67,25 @@ impl fmt::Display for Explanation {
 impl Agent {
     /// Tells what would become of a request with this method and this path (with its query, perhaps) that has no
     /// headers but `Host`: which rule decides, and what the local server would be sent. Limits of rate and number
-    /// are left out.
-    pub fn explain(&self, method: &str, path: &str) -> Explanation {
-        let headers = vec![("host", Bytes::from_static(b"visitors-host.example"))];
-        match validate_head(&RequestHead { method, target: path, headers }) {
-            Ok(head) => self.explain_head(head),
-            Err(refusal) => refused(refusal.message(), &refusal),
-        }
+    /// are left out. There is an explanation for each tunnel.
+    pub fn explain(&self, method: &str, path: &str) -> Vec<Explanation> {
+        let explain = |tunnel: &Arc<Tunnel>| {
+            let settings = tunnel.settings();
+            let headers = vec![("host", Bytes::from_static(b"visitors-host.example"))];
+            let explanation = match validate_head(&RequestHead { method, target: path, headers }) {
+                Ok(head) => settings.explain_head(head),
+                Err(refusal) => refused(refusal.message(), &refusal),
+            };
+            Explanation { tunnel: settings.source.label.clone(), ..explanation }
+        };
+        self.core.tunnels().iter().map(explain).collect()
     }
+}
 
+impl TunnelSettings {
     fn explain_head(&self, head: request::Parts) -> Explanation {
-        let verdict = self.session.gate.decide(&head.method, head.uri.path());
+        let gate = &self.exchange.gate;
+        let verdict = gate.decide(&head.method, head.uri.path());
         let decided_by = match verdict {
             Verdict::NoRules => "no rule is set, so everything passes".to_owned(),
             Verdict::By(rule) => rule.to_string(),
@@ -80,10 +95,10 @@ impl Agent {
             }
             Verdict::Ambiguous(why) => why.to_owned(),
         };
-        let is_by_address = self.session.gate.needs_addresses();
+        let is_by_address = gate.needs_addresses();
         let before = if is_by_address { "; the visitor's address is looked at before" } else { "" };
         let decided_by = decided_by + before;
-        let decided_by = match self.session.gate.wants_password(&head.method, head.uri.path()) {
+        let decided_by = match gate.wants_password(&head.method, head.uri.path()) {
             Ok(false) => decided_by,
             Ok(true) => format!("{decided_by}; a password is asked for before"),
             Err(refusal) => return refused(refusal.message(), &refusal),
@@ -92,11 +107,12 @@ impl Agent {
             return refused(decided_by, &refusal);
         }
         let Some(upstreams) = &self.upstreams else {
-            return Explanation { decided_by, outcome: ExplainedOutcome::Answered };
+            return Explanation { tunnel: None, decided_by, outcome: ExplainedOutcome::Answered };
         };
         let method = head.method.clone();
         match upstreams.explain(head) {
             Ok((url, head)) => Explanation {
+                tunnel: None,
                 decided_by,
                 outcome: ExplainedOutcome::Forwarded { url, head: lines(&method, &head) },
             },
@@ -106,14 +122,16 @@ impl Agent {
                     _ => failure_status(failure.kind()),
                 };
                 let decided_by = format!("{decided_by}; {failure}");
-                Explanation { decided_by, outcome: ExplainedOutcome::Refused(status, failure.kind().code()) }
+                let outcome = ExplainedOutcome::Refused(status, failure.kind().code());
+                Explanation { tunnel: None, decided_by, outcome }
             }
         }
     }
 }
 
 fn refused(decided_by: String, refusal: &Refusal) -> Explanation {
-    Explanation { decided_by, outcome: ExplainedOutcome::Refused(refusal.status(), refusal.code()) }
+    let outcome = ExplainedOutcome::Refused(refusal.status(), refusal.code());
+    Explanation { tunnel: None, decided_by, outcome }
 }
 
 /// A head as it is sent, a line each.
@@ -139,7 +157,7 @@ mod tests {
             .rules(rules)
             .build()
             .unwrap();
-        assert_eq!(agent.explain(method, path).to_string(), expected);
+        assert_eq!(agent.explain(method, path)[0].to_string(), expected);
     }
 
     #[test]
@@ -173,8 +191,8 @@ mod tests {
     fn says_what_http_does_not_allow() {
         let agent = Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap());
         let agent = agent.build().unwrap();
-        assert!(!agent.explain("CONNECT", "/").passes());
-        assert!(!agent.explain("GET", "x").passes());
-        assert!(agent.explain("GET", "/").passes());
+        assert!(!agent.explain("CONNECT", "/")[0].passes());
+        assert!(!agent.explain("GET", "x")[0].passes());
+        assert!(agent.explain("GET", "/")[0].passes());
     }
 }

@@ -1,67 +1,51 @@
 //! When to connect, to reconnect, to give up and to stop.
 
+pub(crate) mod addresses;
 mod builder;
 mod check;
 mod config;
 mod control;
+mod core;
 mod error;
 mod explain;
+mod keeper;
+pub(crate) mod options;
+mod parts;
 mod slot;
+mod threads;
+mod tunnel;
+mod valid;
+pub(crate) mod values;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use http::StatusCode;
-use log::{info, warn};
+use log::info;
 
 pub use self::builder::Builder;
 pub use self::check::{CheckResult, CheckStep};
-use self::config::ConfigWarning;
-use self::control::Control;
+use self::core::AgentCore;
 pub use self::error::{ConfigError, ConfigProblem};
 pub use self::explain::{ExplainedOutcome, Explanation};
-use self::slot::Slots;
-use crate::admin::{Admin, Report};
+use self::parts::ProcessOptions;
+use self::tunnel::{Tunnel, TunnelSettings};
+use crate::admin::{Admin, Report, TunnelReport};
 use crate::advice::Advice;
-use crate::backoff::BackoffConfig;
-use crate::link::{Dialer, Token};
-use crate::metrics::{Metrics, Status};
-use crate::net::TrustStore;
+use crate::clock::after;
+use crate::metrics::Status;
 use crate::pool::PoolLimits;
-use crate::service::Service;
-use crate::session::{SessionConfig, Workers, start_workers};
+use crate::session::{Workers, start_workers};
 use crate::tunnel_id::TunnelId;
-use crate::upstream::Upstreams;
 use crate::upstream::detect::{LocalServer, local_servers};
 
 /// A configured agent that does nothing yet.
 pub struct Agent {
-    tunnel_id: TunnelId,
-    /// One for each gateway.
-    dialers: Vec<Dialer>,
-    sessions_per_gateway: usize,
-    service: Arc<dyn Service>,
-    /// The service, where it is local servers.
-    upstreams: Option<Arc<Upstreams>>,
-    /// What answers, for the log.
-    served_by: String,
-    /// Ports of this machine that are the tunnel's own.
-    own_ports: Vec<u16>,
-    session: SessionConfig,
-    /// How long a session that has a successor may finish what runs.
-    handover_drain: Duration,
+    core: Arc<AgentCore>,
     pool: PoolLimits,
-    backoff: BackoffConfig,
-    warnings: Vec<ConfigWarning>,
-    metrics: Arc<Metrics>,
-    control: Arc<Control>,
-    /// The certificate authorities for local servers.
-    local_tls: Option<TrustStore>,
-    /// The address of the admin server, and its token.
-    admin: Option<(SocketAddr, Option<Token>)>,
 }
 
 /// Why an agent ended without having been asked to.
@@ -111,12 +95,18 @@ impl Agent {
         Builder::new(tunnel_id)
     }
 
-    /// The HTTP servers that listen on this machine, the likeliest first, without the tunnel's own.
-    pub fn discover(&self) -> Vec<LocalServer> {
-        local_servers(&self.own_ports)
+    fn new(tunnels: Vec<TunnelSettings>, pool: PoolLimits, process: ProcessOptions) -> Self {
+        Agent { core: Arc::new(AgentCore::new(tunnels, process)), pool }
     }
 
-    /// Serves the tunnel, on this thread and others, until the agent is stopped by its [`handle`](Self::handle), or gives
+    /// The HTTP servers that listen on this machine, the likeliest first, without the tunnels' own.
+    pub fn discover(&self) -> Vec<LocalServer> {
+        let tunnels = self.core.tunnels();
+        let own: Vec<u16> = tunnels.iter().flat_map(|tunnel| tunnel.settings().own_ports.clone()).collect();
+        local_servers(&own)
+    }
+
+    /// Serves the tunnels, on this thread and others, until the agent is stopped by its [`handle`](Self::handle), or gives
     /// up.
     ///
     /// # Errors
@@ -124,15 +114,8 @@ impl Agent {
     /// [`RunError`] says why the agent ended without having been asked to.
     pub fn run(self) -> Result<(), RunError> {
         // However it ends: by an error, or a panic.
-        let _ended = MarksEnd(self.metrics.clone());
-        for warning in &self.warnings {
-            warn!("{warning}");
-        }
-        let workers = start_workers(self.pool, self.service.clone(), self.session.clone());
-        let workers = workers.map_err(RunError::Threads)?;
-        let urls: Vec<String> = self.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
-        let urls = urls.join(", ");
-        info!("tunnel {}: from {urls} to {}", self.tunnel_id, self.served_by);
+        let _ended = MarksEnd(self.core.clone());
+        let workers = start_workers(self.pool).map_err(RunError::Threads)?;
         let admin = match self.start_admin(&workers) {
             Ok(admin) => admin,
             Err(error) => {
@@ -140,58 +123,37 @@ impl Agent {
                 return Err(error);
             }
         };
-        let look = self.look_for_servers();
-        let monitors = self.upstreams.as_ref().map(|upstreams| upstreams.monitor()).transpose();
-        let monitors = monitors.inspect_err(|error| warn!("no thread to monitor local servers: {error}"));
-        let result = Slots::new(&self, workers.submitter()).run();
-        // No other local server is selected from now on.
-        drop(monitors);
-        self.service.interrupt();
+        let result = self.core.serve(workers.submitter());
+        let tunnels = self.core.tunnels();
+        tunnels.iter().for_each(|tunnel| tunnel.stop_monitoring());
+        tunnels.iter().for_each(|tunnel| tunnel.interrupt());
         workers.join();
         drop(admin);
-        // It has ended long ago; one that panicked has said so on its own.
-        let _ = look.map(JoinHandle::join);
         if result.is_ok() {
-            info!("tunnel {}: stopped", self.tunnel_id);
+            tunnels.iter().for_each(|tunnel| info!("tunnel {}: stopped", tunnel.tunnel_id));
         }
         result
     }
 
-    /// Warns of local servers that do not listen yet. On a busy machine the look takes milliseconds, for which no visitor
-    /// waits: it has a thread of its own.
-    fn look_for_servers(&self) -> Option<JoinHandle<()>> {
-        let upstreams = self.upstreams.clone()?;
-        let look = move || {
-            for url in upstreams.missing() {
-                warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
-            }
-        };
-        thread::Builder::new().name("look".to_owned()).spawn(look).ok()
-    }
-
     fn start_admin(&self, workers: &Workers) -> Result<Option<Admin>, RunError> {
-        let Some((address, token)) = self.admin.clone() else { return Ok(None) };
-        let control = self.control.clone();
+        let Some(address) = self.core.process.admin else { return Ok(None) };
+        let (control, tunnels) = (self.core.clone(), self.core.clone());
         let report = Report {
-            metrics: self.metrics.clone(),
-            is_stopping: Box::new(move || control.is_stopping()),
+            is_stopping: Box::new(move || control.control.is_stopping()),
             queue: workers.submitter(),
-            upstreams: self.upstreams.clone(),
+            tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
         };
+        let token = self.core.process.admin_token.clone();
         let admin = Admin::start(address, token, move |path| report.answer(path));
         admin.map(Some).map_err(|error| RunError::Admin(address, error))
     }
 
-    /// A handle that stops the agent from anywhere, has it dial at once, and tells its status.
+    /// A handle that stops the agent from anywhere, has it dial at once, changes its configuration, and tells its status.
     pub fn handle(&self) -> Handle {
-        Handle {
-            control: self.control.clone(),
-            local_tls: self.local_tls.clone(),
-            metrics: self.metrics.clone(),
-        }
+        Handle(self.core.clone())
     }
 
-    /// Serves the tunnel on threads of its own.
+    /// Serves the tunnels on threads of its own.
     ///
     /// # Errors
     ///
@@ -203,21 +165,35 @@ impl Agent {
     }
 }
 
+/// What the admin server tells of a tunnel.
+fn report_of(tunnel: &Tunnel) -> TunnelReport {
+    let settings = tunnel.settings();
+    TunnelReport {
+        label: settings.source.label.clone(),
+        metrics: tunnel.metrics.clone(),
+        upstreams: settings.upstreams.clone(),
+    }
+}
+
 /// Records the end of an agent when it is dropped.
-struct MarksEnd(Arc<Metrics>);
+struct MarksEnd(Arc<AgentCore>);
 
 impl Drop for MarksEnd {
     fn drop(&mut self) {
-        self.0.stopped();
+        self.0.tunnels().iter().for_each(|tunnel| tunnel.metrics.stopped());
     }
 }
 
 impl fmt::Debug for Agent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gateways = self.dialers.iter().map(Dialer::url);
-        write!(f, "Agent({}, ", self.tunnel_id)?;
-        f.debug_list().entries(gateways).finish()?;
-        f.write_str(")")
+        f.write_str("Agent")?;
+        let tunnels = self.core.tunnels();
+        let settings: Vec<_> = tunnels.iter().map(|tunnel| tunnel.settings()).collect();
+        let of = |settings: &Arc<TunnelSettings>| {
+            let gateways: Vec<_> = settings.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
+            format!("{} from {}", settings.session.tunnel_id, gateways.join(", "))
+        };
+        f.debug_list().entries(settings.iter().map(of)).finish()
     }
 }
 
@@ -229,7 +205,7 @@ pub struct RunningAgent {
 }
 
 impl RunningAgent {
-    /// A handle that stops the agent, has it dial at once, and tells its status.
+    /// A handle that stops the agent, has it dial at once, changes its configuration, and tells its status.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -246,45 +222,67 @@ impl RunningAgent {
     }
 }
 
-/// A handle that stops an agent from anywhere, has it dial at once, and tells its status. All clones control the same
-/// agent.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    control: Arc<Control>,
-    local_tls: Option<TrustStore>,
-    metrics: Arc<Metrics>,
+/// A handle that stops an agent from anywhere, has it dial at once, changes its configuration, and tells its status. All
+/// clones control the same agent.
+#[derive(Clone)]
+pub struct Handle(Arc<AgentCore>);
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.status()).finish()
+    }
 }
 
 impl Handle {
     /// Stops the agent: new requests are answered 503, those under way may finish for `drain`, then the sessions are
     /// closed. Returns at once. A second call can only shorten the drain.
     pub fn shutdown(&self, drain: Duration) {
-        self.control.shutdown(drain);
+        self.0.control.shutdown(drain);
     }
 
     /// Ends the delay before the next attempt to connect, if there is one.
     pub fn retry_now(&self) {
-        self.control.hurry();
+        self.0.control.hurry();
     }
 
-    /// Reads the file of certificate authorities for local servers again, where one is in use; a file that cannot be
-    /// used is logged and changes nothing. The token and the authorities for the gateway are read before each dial in
-    /// any case.
-    pub fn reload(&self) {
-        self.local_tls.as_ref().inspect(|tls| tls.reload());
+    /// Has the agent go on with another configuration, without losing a request or a session. Requests under way end as they
+    /// began. Local servers, routes, header fields, rules, guards, rate and tokens count for the next request or dial; where
+    /// a session has to begin anew (another name, gateway, heartbeat or message size), another one is open before it ends.
+    /// Tunnels are known by their tunnel IDs: one that is new is opened, one that is missing ends. The files that the
+    /// configuration names are read again.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the option that cannot be used; then nothing has changed. Workers, streams, queue and admin
+    /// server cannot change while the agent runs ([`ConfigProblem::NeedsRestart`]).
+    pub fn reload(&self, builder: &Builder) -> Result<(), ConfigError> {
+        self.0.reload(builder.clone())
     }
 
-    /// Waits until a gateway sends requests to the agent, at most `timeout`. Returns the status then, which tells where
-    /// visitors reach the tunnel if the gateway says so; `None` when the time has elapsed, or the agent has ended.
+    /// Waits until a gateway sends requests to each tunnel of the agent, at most `timeout`. Returns the status then, which
+    /// tells where visitors reach the tunnel if the gateway says so; `None` when the time has elapsed, or the agent has
+    /// ended.
     ///
     /// Gateways of the first generation do not say that they send requests: a second after the handshake they count as
     /// doing so.
     pub fn wait_connected(&self, timeout: Duration) -> Option<Status> {
-        self.metrics.wait_connected(timeout).then(|| self.status())
+        let until = after(timeout);
+        let is_connected = |tunnel: &Arc<Tunnel>| {
+            tunnel.metrics.wait_connected(until.saturating_duration_since(Instant::now()))
+        };
+        self.0.tunnels().iter().all(is_connected).then(|| self.status())
     }
 
-    /// How the agent is doing.
+    /// How the agent is doing: of several tunnels the sums, and the connection and URL of the first.
     pub fn status(&self) -> Status {
-        self.metrics.status()
+        let tunnels = self.0.tunnels();
+        let statuses = tunnels.iter().map(|tunnel| tunnel.metrics.status());
+        statuses.reduce(|sum, status| sum.and(&status)).expect("an agent has a tunnel")
+    }
+
+    /// How each tunnel is doing, in the order of the configuration.
+    pub fn tunnels(&self) -> Vec<(TunnelId, Status)> {
+        let tunnels = self.0.tunnels();
+        tunnels.iter().map(|tunnel| (tunnel.tunnel_id.clone(), tunnel.metrics.status())).collect()
     }
 }

@@ -9,7 +9,7 @@ use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
 use tunnel_agent::cli::{
     Advised, Command, LocalServerTable, Signal, handle_signals, logging, print, program, refuse,
 };
-use tunnel_agent::{Agent, Handle, RunError};
+use tunnel_agent::{Agent, Explanation, Handle, RunError};
 
 /// The agent gave up on the gateway.
 const GAVE_UP: u8 = 1;
@@ -72,9 +72,14 @@ fn end(error: &RunError) -> ExitCode {
 }
 
 fn explain(agent: &Agent, method: &str, path: &str) -> ExitCode {
-    let explanation = agent.explain(method, path);
-    let _ = print(&explanation.to_string());
-    if explanation.passes() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED_REQUEST) }
+    let explanations = agent.explain(method, path);
+    let texts: Vec<String> = explanations.iter().map(ToString::to_string).collect();
+    let _ = print(&texts.join("\n"));
+    if explanations.iter().all(Explanation::passes) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(REFUSED_REQUEST)
+    }
 }
 
 fn check(agent: Agent) -> ExitCode {
@@ -90,12 +95,26 @@ fn check(agent: Agent) -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED_CHECK) }
 }
 
-/// SIGHUP skips the wait before the next attempt, and reads files again. The first SIGINT or SIGTERM drains, the next one
+/// Reads the configuration again. One that cannot be used changes nothing.
+fn reload(agent: &Handle) {
+    let settings = match read() {
+        Ok(Command::Run(settings)) => settings,
+        Ok(_) => return,
+        Err(error) => return error!("the configuration stays as it was: {error}"),
+    };
+    if let Err(error) = settings.apply(agent) {
+        return error!("the configuration stays as it was: {error}");
+    }
+    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+    logging::set_level(settings.log_level.as_deref());
+}
+
+/// SIGHUP skips the wait before the next attempt, and reads the configuration again. The first SIGINT or SIGTERM drains, the next one
 /// stops at once.
 fn obey_signals(agent: Handle, drain: Duration) -> std::io::Result<()> {
     handle_signals(move |signal| match signal {
         Signal::Reload => {
-            agent.reload();
+            reload(&agent);
             agent.retry_now();
         }
         Signal::Stop => {

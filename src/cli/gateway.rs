@@ -10,8 +10,9 @@ use super::logging::Format;
 use super::{
     Command, Opt, Options, UsageError, addresses, duration, flag, help_on, log_format, number, program, size,
 };
+use crate::TunnelId;
+use crate::agent::options::{read_token, token};
 use crate::gateway::{Domain, Gateway, GatewayBuilder, Network, OwnPaths};
-use crate::{Token, TunnelId};
 
 const fn opt(flag: &'static str, variable: &'static str, value: &'static str, help: &'static str) -> Opt {
     Opt::new(flag, variable, value, help)
@@ -21,15 +22,16 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-pub(super) const TABLE: [Opt; 25] = [
+pub(super) static TABLE: [Opt; 25] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
     opt(
         "--token-file",
         "GATEWAY_TOKEN_FILE",
         "FILE",
         "file with the token that agents must show; default none",
-    ),
-    opt("", "GATEWAY_TOKEN", "", "the token itself; never on the command line"),
+    )
+    .part_of("token"),
+    opt("", "GATEWAY_TOKEN", "", "the token itself; never on the command line").part_of("token"),
     opt("--tls-cert", "TLS_CERT", "FILE", "PEM file with the certificate chain; with --tls-key: TLS"),
     opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
     opt(
@@ -124,17 +126,17 @@ pub fn help() -> String {
 
 /// Reads the arguments and the environment.
 pub fn read() -> Result<Command<GatewaySettings>, UsageError> {
-    super::read(&[], &TABLE, PREFIX, |_, options| settings(options))
+    super::read(&[], &TABLE, PREFIX, |_, options| settings(&options))
 }
 
-fn settings(mut options: Options<'_>) -> Result<GatewaySettings, UsageError> {
-    let o = &mut options;
+fn settings(o: &Options<'_>) -> Result<GatewaySettings, UsageError> {
     let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
-    let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
+    let log_level = o.text("RUST_LOG");
     let builder = visitors(o, Gateway::builder())?;
     let builder = credentials(o, builder)?;
     let builder = limits(o, builder)?;
-    let gateway = builder.build().map_err(|error| super::config_error(&error, option_name))?;
+    let gateway =
+        builder.build().map_err(|error| o.naming_places(&super::config_error(&error, option_name)))?;
     let notes = o.bare_variables().into_iter().collect();
     Ok(GatewaySettings { listen: gateway.listen_address(), gateway, log_format, log_level, notes })
 }
@@ -161,7 +163,7 @@ fn with<T>(
 }
 
 /// The options of listening and routing.
-fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+fn visitors(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
     let builder = with(builder, o.value("--listen", addresses::listen)?, GatewayBuilder::listen);
     let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;
     let builder = with(builder, tunnel, GatewayBuilder::default_tunnel);
@@ -169,10 +171,10 @@ fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuild
     let builder = with(builder, domain, GatewayBuilder::domain);
     let own_hosts: Vec<String> = o.all_parsed("--own-host")?;
     let builder = own_hosts.into_iter().fold(builder, GatewayBuilder::own_host);
-    let builder = with(builder, o.text("--names")?, GatewayBuilder::names_file);
+    let builder = with(builder, o.text("--names"), GatewayBuilder::names_file);
     let builder = if o.switch("--first-come")? { builder.first_come() } else { builder };
     let builder = if o.switch("--only-names")? { builder.only_names() } else { builder };
-    let builder = with(builder, o.text("--agent-path")?, GatewayBuilder::agent_path);
+    let builder = with(builder, o.text("--agent-path"), GatewayBuilder::agent_path);
     let builder = with(builder, o.value("--own-paths", own_paths)?, GatewayBuilder::own_paths);
     let networks = |text: &str| text.split(',').map(|network| Network::from_str(network.trim())).collect();
     let networks: Vec<Network> = o.value("--trusted-proxies", networks)?.unwrap_or_default();
@@ -181,7 +183,7 @@ fn visitors(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuild
 }
 
 /// The options of times and sizes.
-fn limits(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+fn limits(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
     let builder = with(builder, o.value("--timeout", duration)?, GatewayBuilder::timeout);
     let builder = with(builder, o.value("--hold", duration)?, GatewayBuilder::hold);
     let builder = with(builder, o.value("--drain-delay", duration)?, GatewayBuilder::drain_delay);
@@ -192,13 +194,13 @@ fn limits(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder
     Ok(if o.switch("--legacy")? { builder.legacy() } else { builder })
 }
 
-fn credentials(o: &mut Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
-    let token = o.secret("--token-file", "GATEWAY_TOKEN", Token::new)?;
+fn credentials(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+    let token = o.secret("--token-file", "GATEWAY_TOKEN", read_token, token)?;
     let builder = with(builder, token, |builder, (token, file)| match file {
         Some(path) => builder.token_file(path),
         None => builder.token(token),
     });
-    match (o.text("--tls-cert")?, o.text("--tls-key")?) {
+    match (o.text("--tls-cert"), o.text("--tls-key")) {
         (None, None) => Ok(builder),
         (Some(certificates), Some(key)) => Ok(builder.tls(PathBuf::from(certificates), PathBuf::from(key))),
         _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),

@@ -2,7 +2,6 @@
 //!
 //! The library knows no flag. Its errors are data, and this module says which option to look at.
 
-mod addresses;
 mod advice;
 pub mod agent;
 #[cfg(feature = "gateway")]
@@ -14,7 +13,6 @@ pub mod logging;
 mod options;
 mod signals;
 mod table;
-mod values;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -24,11 +22,15 @@ use std::process::ExitCode;
 pub use self::advice::Advised;
 pub(crate) use self::advice::advised;
 pub use self::local_servers::LocalServerTable;
+use self::logging::log_format;
 pub use self::options::Options;
 pub use self::signals::{Signal, handle_signals};
 pub use self::table::{Opt, UsageError};
-use self::table::{check_names, distance, flag, help_on, naming_variables};
-use self::values::{duration, log_format, number, size};
+use self::table::{check_names, distance, flag, help_on};
+use crate::agent::addresses;
+use crate::agent::values::duration;
+#[cfg(feature = "gateway")]
+use crate::agent::values::{number, size};
 use crate::{ConfigError, ConfigProblem};
 
 /// What a program was asked to do.
@@ -66,9 +68,9 @@ pub type Invoked = Option<(&'static str, Vec<String>)>;
 /// Reads the program's arguments and environment; `settings` says what the options come to.
 pub fn read<T>(
     verbs: &[Verb],
-    table: &[Opt],
+    table: &'static [Opt],
     prefix: &'static str,
-    settings: impl FnOnce(Invoked, Options<'_>) -> Result<T, UsageError>,
+    settings: impl FnOnce(Invoked, Options<'static>) -> Result<T, UsageError>,
 ) -> Result<Command<T>, UsageError> {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let is = |names: [&str; 2]| arguments.iter().any(|argument| names.iter().any(|name| argument == name));
@@ -82,9 +84,7 @@ pub fn read<T>(
     let invoked = take_verb(verbs, &mut arguments)?;
     check_names(table, prefix, std::env::vars_os().map(|(name, _)| name))?;
     let options = Options::new(table, prefix, arguments, &environment)?;
-    let taken = options.taken.clone();
-    let settings = settings(invoked, options).map_err(|error| naming_variables(error, &taken.borrow()));
-    settings.map(Command::Run)
+    settings(invoked, options).map(Command::Run)
 }
 
 /// Takes a command and its operands from the front.
@@ -212,16 +212,12 @@ mod tests {
             })
             .map(|line| line.split('|').skip(1).collect())
             .collect();
-        let words = |cell: &'static str| {
-            let cell = cell.to_owned();
-            move |text: &str| text.contains(&cell)
-        };
         for opt in table {
             let typed = format!("`{} {}`", opt.flag, opt.value).replace(" `", "`");
             // A header is shown with its form.
             let has_flag =
                 |row: &&Vec<&str>| row[0].contains(&typed) || row[0].contains(&format!("`{} ", opt.flag));
-            let has_variable = words(opt.variable);
+            let has_variable = |text: &str| text.contains(opt.variable);
             let row = rows.iter().find(|row| {
                 if opt.flag.is_empty() { row.iter().any(|cell| has_variable(cell)) } else { has_flag(row) }
             });

@@ -1,280 +1,345 @@
-//! What was typed and what the environment says, by the table of a program's options.
+//! What was typed, what the environment says and what a file says, by the table of a program's options.
 //!
 //! One table per program says which options there are; the help, the environment variables and the hints all come from
-//! it. A flag beats its variable beats the default; an empty variable counts as unset.
+//! it. A flag beats its variable beats the file beats the default; an empty variable counts as unset.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::table::{Opt, UsageError, check, own_names};
-use crate::link::token::read_secret;
+use super::table::{Occurrence, Opt, UsageError, known, own_names};
+use crate::agent::options::switch;
 
-/// What was typed, and the environment.
+/// The options of a program, as they were given.
+#[derive(Clone)]
 pub struct Options<'a> {
     table: &'a [Opt],
     /// What variables begin with that are meant for this program and no other: `TUNNEL_AGENT_`, say.
     prefix: &'static str,
-    /// Flags with their values, in the order in which they were typed.
-    typed: Vec<(&'static str, String)>,
-    arguments: pico_args::Arguments,
-    environment: &'a dyn Fn(&str) -> Option<OsString>,
-    /// Variables that were obeyed though other programs may use their names.
-    bare: RefCell<BTreeSet<&'static str>>,
-    pub(super) taken: Taken,
+    given: Vec<Given<'a>>,
+}
+
+/// A value that was given to an option.
+#[derive(Clone)]
+pub(super) struct Given<'a> {
+    pub(super) opt: &'a Opt,
+    pub(super) text: String,
+    /// Where it was given, as an error says it.
+    pub(super) source: String,
+    pub(super) from: Provenance,
+}
+
+/// Where a value was given. The first of several that has anything of a setting has all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Provenance {
+    CommandLine,
+    /// A variable whose name says that it is this program's.
+    OwnVariable,
+    /// A variable whose name other programs may use, too.
+    BareVariable,
+    /// A section of a file.
+    Section,
+    /// What a file says of all its sections.
+    File,
 }
 
 impl fmt::Debug for Options<'_> {
     /// Without the values, which may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flags = self.typed.iter().map(|(flag, _)| flag);
         f.write_str("Options")?;
-        f.debug_list().entries(flags).finish()
+        f.debug_list().entries(self.given.iter().map(|given| &given.source)).finish()
     }
 }
-
-/// Options that were taken from the environment, and what their variables are called in an error.
-pub(super) type Taken = Rc<RefCell<Vec<(&'static str, String)>>>;
 
 /// Variables whose names say whose they are, with or without the prefix.
 const OWN_NAMES: [&str; 4] = ["TUNNEL_ID", "GATEWAY_URL", "LOCAL_URL", "RUST_LOG"];
 
 impl<'a> Options<'a> {
-    /// From arguments without the program's name. Refuses what the table does not know, before anything is
-    /// read: a misspelt option is the cause where a missing one is only the consequence.
+    /// From arguments without the program's name, and the environment.
     pub fn new(
         table: &'a [Opt],
         prefix: &'static str,
         arguments: Vec<OsString>,
-        environment: &'a dyn Fn(&str) -> Option<OsString>,
+        environment: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, UsageError> {
-        let typed = check(table, &arguments)?;
-        let arguments = pico_args::Arguments::from_vec(arguments);
-        Ok(Options {
-            table,
-            prefix,
-            typed,
-            arguments,
-            environment,
-            bare: RefCell::default(),
-            taken: Taken::default(),
-        })
+        let mut options = Options { table, prefix, given: Vec::new() };
+        options.read_arguments(arguments)?;
+        for opt in table {
+            options.read_variable(opt, environment)?;
+        }
+        options.check()?;
+        Ok(options)
+    }
+
+    /// Takes what was typed, word by word.
+    fn read_arguments(&mut self, arguments: Vec<OsString>) -> Result<(), UsageError> {
+        let mut words = pico_args::Arguments::from_vec(arguments);
+        let mut next = || {
+            let word = words.opt_free_from_os_str(|word| Ok::<_, &str>(word.to_owned()));
+            word.ok().flatten().map(OsString::into_string)
+        };
+        while let Some(word) = next() {
+            // What is not UTF-8 may be a secret, and is not repeated.
+            let word = word.map_err(|_| UsageError("an argument is not valid UTF-8".to_owned()))?;
+            let (flag, value) = match word.split_once('=') {
+                Some((flag, value)) => (flag, Some(value.to_owned())),
+                None => (word.as_str(), None),
+            };
+            let opt = known(self.table, flag)?;
+            if opt.occurrence == Occurrence::Once && self.given.iter().any(|given| given.opt.key() == flag) {
+                return Err(UsageError(format!("{flag} was given twice")));
+            }
+            let text = match (opt.value.is_empty(), value) {
+                (true, Some(_)) => return Err(UsageError(format!("{flag} takes no value"))),
+                (true, None) => "true".to_owned(),
+                (false, Some(value)) => value,
+                (false, None) => match next() {
+                    Some(Ok(value)) if !value.starts_with("--") => value,
+                    Some(Err(_)) => return Err(UsageError(format!("{flag}: not valid UTF-8"))),
+                    Some(Ok(_)) | None => return Err(UsageError(format!("{flag} needs a value"))),
+                },
+            };
+            let source = flag.to_owned();
+            self.given.push(Given { opt, text, source, from: Provenance::CommandLine });
+        }
+        Ok(())
+    }
+
+    /// Takes what the variables of an option hold. The name that no other program uses hides the bare one, even when it is
+    /// empty.
+    fn read_variable(
+        &mut self,
+        opt: &'a Opt,
+        environment: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<(), UsageError> {
+        if opt.variable.is_empty() {
+            return Ok(());
+        }
+        let names = own_names(self.prefix, opt);
+        let bare = opt.variable;
+        let own = names.iter().find_map(|name| Some((name.as_str(), environment(name)?)));
+        let (source, value, from) = match (own, environment(bare)) {
+            (Some((own, value)), _) => (format!("the variable {own}"), value, Provenance::OwnVariable),
+            (None, Some(value)) if OWN_NAMES.contains(&bare) => {
+                (format!("the variable {bare}"), value, Provenance::OwnVariable)
+            }
+            (None, Some(value)) => {
+                // It may be another program's, and stand in the way.
+                let own = &names[0];
+                let source = format!("the variable {bare} (another program's? set {own}, empty will do)");
+                (source, value, Provenance::BareVariable)
+            }
+            (None, None) => return Ok(()),
+        };
+        if value.is_empty() {
+            return Ok(());
+        }
+        let text = value.into_string().map_err(|_| UsageError(format!("{source}: not valid UTF-8")))?;
+        let texts: Vec<&str> = match opt.occurrence {
+            Occurrence::Once => vec![text.as_str()],
+            Occurrence::List => text.split(',').map(str::trim).collect(),
+            Occurrence::Lines => text.lines().filter(|line| !line.trim().is_empty()).collect(),
+        };
+        for text in texts {
+            self.given.push(Given { opt, text: text.to_owned(), source: source.clone(), from });
+        }
+        Ok(())
+    }
+
+    /// Refuses options that say the same thing in two ways. Of variables that may be another program's, the first one counts.
+    pub(super) fn check(&mut self) -> Result<(), UsageError> {
+        let is_off = |given: &Given<'_>| given.opt.value.is_empty() && switch(&given.text) == Ok(false);
+        let is_single = |given: &&Given<'_>| given.opt.occurrence == Occurrence::Once && !is_off(given);
+        let singles: Vec<&Given<'_>> = self.given.iter().filter(is_single).collect();
+        let mut hidden = Vec::new();
+        for (index, given) in singles.iter().enumerate() {
+            let is_rival =
+                |other: &&&Given<'_>| other.from == given.from && other.opt.setting() == given.opt.setting();
+            match singles[..index].iter().find(is_rival) {
+                None => {}
+                Some(_) if given.from == Provenance::BareVariable => hidden.push(given.opt.key().to_owned()),
+                Some(other) => {
+                    let (first, second) = (&other.source, &given.source);
+                    return Err(UsageError(format!("{first} and {second} are both given; give one")));
+                }
+            }
+        }
+        let is_hidden = |given: &Given<'_>| {
+            given.from == Provenance::BareVariable && hidden.iter().any(|key| key == given.opt.key())
+        };
+        self.given.retain(|given| !is_hidden(given));
+        Ok(())
+    }
+
+    /// Adds values of a file.
+    pub(super) fn add(&mut self, given: impl IntoIterator<Item = Given<'a>>) {
+        self.given.extend(given);
+    }
+
+    /// All values that count.
+    pub(super) fn effective(&self) -> impl Iterator<Item = &Given<'a>> {
+        self.given.iter().filter(|given| self.is_effective(given))
+    }
+
+    /// Whether a value counts: no better place has anything of its setting.
+    fn is_effective(&self, given: &Given<'_>) -> bool {
+        let of_setting = self.given.iter().filter(|other| other.opt.setting() == given.opt.setting());
+        of_setting.map(|other| other.from).min() == Some(given.from)
+    }
+
+    /// The values of an option that count.
+    fn values(&self, key: &str) -> impl Iterator<Item = &Given<'a>> {
+        self.effective().filter(move |given| given.opt.key() == key)
     }
 
     /// Whether an option was typed.
-    pub fn is_typed(&self, flag: &str) -> bool {
-        self.typed.iter().any(|(typed, _)| *typed == flag)
+    pub fn is_typed(&self, key: &str) -> bool {
+        self.values(key).any(|given| given.from == Provenance::CommandLine)
     }
 
     /// An option without a value: on when given, or by its variable.
-    pub fn switch(&mut self, flag: &'static str) -> Result<bool, UsageError> {
-        if self.arguments.contains(flag) {
-            return Ok(true);
-        }
-        match self.variable_of(flag)? {
-            None => Ok(false),
-            Some((_, value)) if value == "1" || value == "true" => Ok(true),
-            Some((_, value)) if value == "0" || value == "false" => Ok(false),
-            Some((source, _)) => Err(UsageError(format!("{source}: expected 1, true, 0 or false"))),
-        }
+    pub fn switch(&self, key: &str) -> Result<bool, UsageError> {
+        Ok(self.value(key, switch)?.unwrap_or(false))
     }
 
     /// An option's value as it was given.
-    pub fn text(&mut self, flag: &'static str) -> Result<Option<String>, UsageError> {
-        self.value(flag, |text| Ok::<_, &str>(text.to_owned()))
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.values(key).next().map(|given| given.text.clone())
     }
 
     /// An option's value, read by its type's own rules.
-    pub fn parsed<T>(&mut self, flag: &'static str) -> Result<Option<T>, UsageError>
+    pub fn parsed<T>(&self, key: &str) -> Result<Option<T>, UsageError>
     where
         T: FromStr,
         T::Err: fmt::Display,
     {
-        self.value(flag, str::parse)
+        self.value(key, str::parse)
     }
 
     /// An option's value, read by `read`. Values are never repeated in errors: they may be secrets.
     pub fn value<T, E: fmt::Display>(
-        &mut self,
-        flag: &'static str,
+        &self,
+        key: &str,
         read: impl Fn(&str) -> Result<T, E>,
     ) -> Result<Option<T>, UsageError> {
-        let typed: Option<String> = self.arguments.opt_value_from_str(flag).map_err(|error| match error {
-            pico_args::Error::OptionWithoutAValue(_) => UsageError(format!("{flag} needs a value")),
-            _ => UsageError(format!("{flag}: not valid UTF-8")),
-        })?;
-        let given = match typed {
-            Some(text) => Some((flag.to_owned(), text)),
-            None => self.variable_of(flag)?,
-        };
-        let Some((name, text)) = given else { return Ok(None) };
-        read(&text).map(Some).map_err(|error| UsageError(format!("{name}: {error}")))
+        let Some(given) = self.values(key).next() else { return Ok(None) };
+        read(&given.text).map(Some).map_err(|error| given.error(error))
     }
 
     /// The values of an option that may be given more than once.
-    pub fn all_parsed<T>(&mut self, flag: &'static str) -> Result<Vec<T>, UsageError>
+    pub fn all_parsed<T>(&self, key: &str) -> Result<Vec<T>, UsageError>
     where
         T: FromStr,
         T::Err: fmt::Display,
     {
-        let typed: Vec<String> = self
-            .arguments
-            .values_from_str(flag)
-            .map_err(|_| UsageError(format!("{flag}: not valid UTF-8")))?;
-        let variable = if typed.is_empty() { self.variable_of(flag)? } else { None };
-        let (name, texts) = match variable {
-            Some((variable, text)) => {
-                (variable, text.split(',').map(|text| text.trim().to_owned()).collect())
-            }
-            None => (flag.to_owned(), typed),
-        };
-        let read = |text: &String| text.parse().map_err(|error| UsageError(format!("{name}: {error}")));
-        texts.iter().map(read).collect()
+        let read = |given: &Given<'_>| given.text.parse().map_err(|error| self.error(given, error));
+        self.values(key).map(read).collect()
     }
 
-    /// The values of several options that may be given more than once, each with its flag, in the order in which
-    /// they were typed; else the lines of a variable, each with its name.
-    pub fn in_order(
-        &self,
-        flags: &[&'static str],
-        variable: &'static str,
-    ) -> Result<Vec<(String, String)>, UsageError> {
-        let typed = self.typed.iter().filter(|(flag, _)| flags.contains(flag));
-        let typed: Vec<_> = typed.map(|(flag, text)| ((*flag).to_owned(), text.clone())).collect();
-        if !typed.is_empty() {
-            return Ok(typed);
+    /// The error of a value; one of several says which it is.
+    pub(super) fn error(&self, given: &Given<'_>, error: impl fmt::Display) -> UsageError {
+        let same: Vec<_> = self
+            .given
+            .iter()
+            .filter(|other| other.from == given.from && other.opt.setting() == given.opt.setting())
+            .collect();
+        match same.iter().position(|other| std::ptr::eq(*other, given)) {
+            Some(index) if same.len() > 1 && given.from < Provenance::Section => {
+                let what = if given.opt.setting == "rule" { "rule" } else { "value" };
+                UsageError(format!("{}, {what} {}: {error}", given.source, index + 1))
+            }
+            _ => given.error(error),
         }
-        let Some((source, text)) = self.variable(variable)? else { return Ok(Vec::new()) };
-        let lines = text.lines().filter(|line| !line.trim().is_empty());
-        Ok(lines.map(|line| (source.clone(), line.to_owned())).collect())
     }
 
     /// A secret, from the file that an option names or from a variable, and the file. `read` refuses what cannot be one.
+    #[cfg(feature = "gateway")]
     pub fn secret<T>(
-        &mut self,
-        file: &'static str,
-        variable: &'static str,
-        read: impl Fn(&str) -> Option<T>,
+        &self,
+        file: &str,
+        variable: &str,
+        from_file: impl Fn(&str) -> Result<T, String>,
+        read: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<(T, Option<PathBuf>)>, UsageError> {
-        // A file that another program may have meant does not hide what was meant for this one.
-        let of_file = self.variable_name(file);
-        let is_typed = self.typed.iter().any(|(flag, _)| *flag == file);
-        let is_hidden = !is_typed && self.is_set(variable) && !self.is_set(of_file);
-        let from_file = |path: &str| secret_file(path).map(|text| (text, PathBuf::from(path)));
-        let in_file = if is_hidden { None } else { self.value(file, from_file)? };
-        let (source, text, path) = match in_file {
-            Some((text, path)) => (file.to_owned(), text, Some(path)),
-            None => match self.variable(variable)? {
-                Some((source, text)) => (source, text, None),
-                None => return Ok(None),
-            },
-        };
-        let unusable = "the token is empty, or holds a space or a character that is not ASCII";
-        match read(&text) {
-            Some(secret) => Ok(Some((secret, path))),
-            None => Err(UsageError(format!("{source}: {unusable}"))),
-        }
+        let in_file =
+            self.value(file, |path| Ok::<_, String>((from_file(path)?, Some(PathBuf::from(path)))))?;
+        let in_variable = || self.value(variable, |text| Ok::<_, String>((read(text)?, None)));
+        if in_file.is_some() { Ok(in_file) } else { in_variable() }
     }
 
-    /// What the variable of an option is called in an error, and its value, unless it is unset or empty.
-    fn variable_of(&self, flag: &str) -> Result<Option<(String, String)>, UsageError> {
-        self.variable(self.variable_name(flag))
+    /// Whether an option was taken from a variable by its bare name.
+    pub(super) fn is_bare(&self, key: &str) -> bool {
+        self.values(key).any(|given| given.from == Provenance::BareVariable)
     }
 
-    /// The short name of an option's variable; empty where there is none.
-    fn variable_name(&self, flag: &str) -> &'static str {
-        self.table.iter().find(|opt| opt.flag == flag).map_or("", |opt| opt.variable)
+    /// Forgets what a variable of this option holds by its bare name.
+    pub(super) fn forget_bare(&mut self, key: &str) {
+        self.forget_bare_where(|opt| opt.key() == key);
     }
 
-    /// The option with this variable.
-    fn option_of(&self, variable: &str) -> Option<&'a Opt> {
-        self.table.iter().find(|opt| opt.variable == variable && !variable.is_empty())
+    /// Forgets what variables of these options hold by their bare names.
+    pub(super) fn forget_bare_where(&mut self, forgets: impl Fn(&Opt) -> bool) {
+        self.given.retain(|given| given.from != Provenance::BareVariable || !forgets(given.opt));
     }
 
-    /// What a variable is called in an error, and its value, unless it is unset or empty. The name that no other program
-    /// uses hides the bare one, even when it is empty.
-    pub fn variable(&self, variable: &'static str) -> Result<Option<(String, String)>, UsageError> {
-        let Some(opt) = self.option_of(variable) else { return Ok(None) };
-        let names = own_names(self.prefix, opt);
-        let own = names.iter().find_map(|name| Some((name, (self.environment)(name)?)));
-        let (source, value) = match (own, (self.environment)(variable)) {
-            (Some((own, value)), _) => (format!("the variable {own}"), value),
-            (None, Some(value)) if value.is_empty() => return Ok(None),
-            (None, Some(value)) if OWN_NAMES.contains(&variable) => {
-                (format!("the variable {variable}"), value)
-            }
-            (None, Some(value)) => {
-                self.bare.borrow_mut().insert(variable);
-                // It may be another program's, and stand in the way.
-                let own = &names[0];
-                (format!("the variable {variable} (another program's? set {own}, empty will do)"), value)
-            }
-            (None, None) => return Ok(None),
-        };
-        if value.is_empty() {
-            return Ok(None);
-        }
-        self.taken.borrow_mut().push((opt.flag, source.clone()));
-        match value.into_string() {
-            Ok(text) => Ok(Some((source, text))),
-            Err(_) => Err(UsageError(format!("{source}: not valid UTF-8"))),
-        }
+    /// The options without these.
+    pub(super) fn without(&self, forgets: impl Fn(&Given<'a>) -> bool) -> Self {
+        let given = self.given.iter().filter(|given| !forgets(given)).cloned().collect();
+        Options { given, ..*self }
     }
 
-    /// The names of a variable that no other program uses; none where there is no such variable.
-    fn own_names(&self, variable: &str) -> Vec<String> {
-        self.option_of(variable).map(|opt| own_names(self.prefix, opt)).unwrap_or_default()
-    }
-
-    /// Whether this variable is set by a name that no other program uses.
-    fn is_set(&self, variable: &str) -> bool {
-        let mut values = self.own_names(variable).into_iter().filter_map(|own| (self.environment)(&own));
-        values.next().is_some_and(|value| !value.is_empty())
-    }
-
-    /// Whether this variable was read by its bare name.
-    pub fn is_bare(&self, variable: &str) -> bool {
-        self.bare.borrow().contains(variable)
-    }
-
-    /// Records that a variable was not obeyed after all.
-    pub fn leave(&self, variable: &str) {
-        self.bare.borrow_mut().remove(variable);
+    /// The values of an option that can be read.
+    pub(super) fn read_all<T, E>(&self, key: &str, read: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+        self.values(key).filter_map(|given| read(&given.text).ok()).collect()
     }
 
     /// What the log says of variables that were obeyed though other programs may use their names.
     pub fn bare_variables(&self) -> Option<String> {
-        let bare = self.bare.borrow();
-        let named =
-            |variable: &&str| Some(format!("{variable} (better {})", self.own_names(variable).first()?));
-        let names: Vec<_> = bare.iter().filter_map(named).collect();
+        let bare = self.effective().filter(|given| given.from == Provenance::BareVariable);
+        let named = |given: &Given<'_>| {
+            let own = own_names(self.prefix, given.opt).into_iter().next().unwrap_or_default();
+            format!("{} (better {own})", given.opt.variable)
+        };
+        let mut names: Vec<_> = bare.map(named).collect();
+        names.sort();
+        names.dedup();
         (!names.is_empty()).then(|| format!("taken from the environment: {}", names.join(", ")))
+    }
+
+    /// An error that names the places in which options were given in the place of their flags.
+    pub(super) fn naming_places(&self, UsageError(text): &UsageError) -> UsageError {
+        let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let word = |word: &str| {
+            let given = self.effective().find(|given| given.opt.flag == word);
+            let elsewhere = given.filter(|given| given.from != Provenance::CommandLine);
+            elsewhere.map_or_else(|| word.to_owned(), |given| given.source.clone())
+        };
+        let mut named = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(start) = rest.find("--") {
+            let (before, from) = rest.split_at(start);
+            let end = from.find(|c| !is_of_word(c)).unwrap_or(from.len());
+            named.push_str(before);
+            named.push_str(&word(&from[..end]));
+            rest = &from[end..];
+        }
+        UsageError(named + rest)
     }
 }
 
-/// Reads a secret from a file: its content without the line's end.
-fn secret_file(path: &str) -> Result<String, String> {
-    read_secret(Path::new(path)).map_err(|error| match error.kind() {
-        // Perhaps it is no path, but the secret itself.
-        std::io::ErrorKind::NotFound if !path.starts_with(['/', '.', '~']) => {
-            "there is no file of that name, which is not shown here, since it may be the secret itself; give the path of a \
-             file that holds the secret"
-                .to_owned()
-        }
-        _ => format!("{path}: {error}"),
-    })
+impl Given<'_> {
+    fn error(&self, error: impl fmt::Display) -> UsageError {
+        UsageError(format!("{}: {error}", self.source))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::values::number;
+    use crate::agent::values::number;
 
-    const TABLE: [Opt; 3] = [
+    static TABLE: [Opt; 3] = [
         Opt::new("--tunnel-id", "TUNNEL_ID", "ID", ""),
         Opt::new("--workers", "WORKERS", "N", ""),
         Opt::new("--insecure", "INSECURE", "", ""),
@@ -290,12 +355,9 @@ mod tests {
             line.map(OsString::from)
         };
         let arguments = arguments.iter().map(OsString::from).collect();
-        let mut options = Options::new(&TABLE, "MY_", arguments, &environment)?;
-        let got = (
-            options.text("--tunnel-id")?,
-            options.value("--workers", number)?,
-            options.switch("--insecure")?,
-        );
+        let options = Options::new(&TABLE, "MY_", arguments, &environment)?;
+        let got =
+            (options.text("--tunnel-id"), options.value("--workers", number)?, options.switch("--insecure")?);
         Ok(got)
     }
 
@@ -316,13 +378,13 @@ mod tests {
         };
         let mut options = Options::new(&TABLE, "MY_", Vec::new(), &environment).unwrap();
         assert_eq!(options.switch("--insecure"), Ok(true));
-        assert_eq!(options.bare_variables(), None);
-        assert_eq!(options.text("--tunnel-id"), Ok(Some("7".to_owned())));
-        assert_eq!(options.bare_variables(), None);
+        assert_eq!(options.text("--tunnel-id").as_deref(), Some("7"));
         assert_eq!(options.value("--workers", number), Ok(Some(7)));
-        assert!(options.is_bare("WORKERS") && !options.is_bare("INSECURE"));
+        assert!(options.is_bare("--workers") && !options.is_bare("--insecure"));
         let said = "taken from the environment: WORKERS (better MY_WORKERS)";
         assert_eq!(options.bare_variables().as_deref(), Some(said));
+        options.forget_bare("--workers");
+        assert_eq!((options.value("--workers", number), options.bare_variables()), (Ok(None), None));
     }
 
     #[test]
@@ -332,15 +394,18 @@ mod tests {
 
     #[test]
     fn a_secret_of_ones_own_is_not_hidden_by_a_file_of_another_program() {
-        let table =
-            [Opt::new("--token-file", "TOKEN_FILE", "FILE", ""), Opt::new("", "GATEWAY_TOKEN", "", "")];
+        let table = [
+            Opt::new("--token-file", "TOKEN_FILE", "FILE", "").part_of("token"),
+            Opt::new("", "GATEWAY_TOKEN", "", "").part_of("token"),
+        ];
         let token = |environment: &[&str]| {
             let environment = |name: &str| {
                 let line = environment.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
                 line.map(OsString::from)
             };
-            let mut options = Options::new(&table, "MY_GATEWAY_", Vec::new(), &environment).unwrap();
-            options.secret("--token-file", "GATEWAY_TOKEN", |text| Some(text.to_owned()))
+            let options = Options::new(&table, "MY_GATEWAY_", Vec::new(), &environment)?;
+            let from_file = |path: &str| std::fs::read_to_string(path).map_err(|error| error.to_string());
+            options.secret("--token-file", "GATEWAY_TOKEN", from_file, |text| Ok(text.to_owned()))
         };
         let none = "/nowhere/at/all";
         assert_eq!(
@@ -364,7 +429,66 @@ mod tests {
         assert_eq!(ports(&[], "3, 4"), Ok(vec![3, 4]));
         assert_eq!(ports(&[], ""), Ok(vec![]));
         let error = ports(&["--port", "1", "--port", "x"], "").unwrap_err();
-        assert_eq!(error.0, "--port: invalid digit found in string");
+        assert_eq!(error.0, "--port, value 2: invalid digit found in string");
+    }
+
+    /// Options of a table with a switch, a list and a setting of two options, and what a file says.
+    fn with_file(
+        table: &'static [Opt],
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+        file: &[(usize, &str)],
+    ) -> Result<Options<'static>, UsageError> {
+        let environment = |name: &str| {
+            let line = environment.iter().find(|(of, _)| *of == name);
+            line.map(|(_, value)| OsString::from(value))
+        };
+        let arguments = arguments.iter().map(OsString::from).collect();
+        let mut options = Options::new(table, "MY_", arguments, &environment)?;
+        options.add(file.iter().map(|(index, text)| Given {
+            opt: &table[*index],
+            text: (*text).to_owned(),
+            source: format!("x.conf, line {}", index + 1),
+            from: Provenance::File,
+        }));
+        options.check()?;
+        Ok(options)
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_for_all_of_a_setting() {
+        static TABLE: [Opt; 2] = [
+            Opt { setting: "key", ..Opt::new("--key", "KEY", "TEXT", "") },
+            Opt { setting: "key", ..Opt::new("--key-file", "KEY_FILE", "FILE", "") },
+        ];
+        let key = |arguments: &[&str], environment: &[(&str, &str)], file: &[(usize, &str)]| {
+            let options = with_file(&TABLE, arguments, environment, file)?;
+            Ok::<_, UsageError>((options.text("--key"), options.text("--key-file")))
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(key(&[], &[], &[(1, "f")]), Ok((None, text("f"))));
+        assert_eq!(key(&[], &[("MY_KEY", "v")], &[(1, "f")]), Ok((text("v"), None)));
+        assert_eq!(key(&["--key-file", "t"], &[("MY_KEY", "v")], &[(0, "f")]), Ok((None, text("t"))));
+        // What no other program means beats what one may.
+        assert_eq!(key(&[], &[("MY_KEY_FILE", "m"), ("KEY", "b")], &[]), Ok((None, text("m"))));
+        let both = |first: &str, second: &str| {
+            Err(UsageError(format!("{first} and {second} are both given; give one")))
+        };
+        assert_eq!(key(&["--key=a", "--key-file=b"], &[], &[]), both("--key", "--key-file"));
+        let variables = [("MY_KEY", "a"), ("MY_KEY_FILE", "b")];
+        assert_eq!(key(&[], &variables, &[]), both("the variable MY_KEY", "the variable MY_KEY_FILE"));
+        assert_eq!(key(&[], &[], &[(0, "a"), (0, "b")]), both("x.conf, line 1", "x.conf, line 1"));
+        // Of another program's, perhaps, the first one counts.
+        assert_eq!(key(&[], &[("KEY", "a"), ("KEY_FILE", "b")], &[]), Ok((text("a"), None)));
+    }
+
+    #[test]
+    fn an_error_names_the_places_that_options_were_taken_from() {
+        let options = with_file(&TABLE, &["--workers", "1"], &[("MY_INSECURE", "1")], &[(0, "x")]).unwrap();
+        let named = |text: &str| options.naming_places(&UsageError(text.to_owned())).0;
+        assert_eq!(named("--insecure must be more"), "the variable MY_INSECURE must be more");
+        assert_eq!(named("--workers needs --insecure"), "--workers needs the variable MY_INSECURE");
+        assert_eq!(named("see (--tunnel-id, --x)"), "see (x.conf, line 1, --x)");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The table of a program's options: which there are, what they are called, and what was probably meant.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
@@ -8,6 +7,8 @@ use std::fmt;
 /// One line of a program's table.
 #[derive(Debug, Clone, Copy)]
 pub struct Opt {
+    /// The name in a configuration file, with underscores; empty for a program without one.
+    pub name: &'static str,
     /// The flag with its dashes; empty when there is a variable alone.
     pub flag: &'static str,
     /// The environment variable; empty when there is none.
@@ -16,8 +17,22 @@ pub struct Opt {
     pub value: &'static str,
     /// What it is for, with its default.
     pub help: &'static str,
-    /// Whether it may be given more than once; its variable then holds values with commas between them.
-    pub repeats: bool,
+    /// How often it may be given.
+    pub occurrence: Occurrence,
+    /// The setting that it is a part of, with other options; empty for one by itself. What is given of a setting in one
+    /// place takes the place of all that is given of it elsewhere.
+    pub setting: &'static str,
+}
+
+/// How often an option may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occurrence {
+    /// Once.
+    Once,
+    /// Any number of times; its variable holds values with commas between them.
+    List,
+    /// Any number of times; its variable holds a value a line.
+    Lines,
 }
 
 impl Opt {
@@ -28,13 +43,29 @@ impl Opt {
         value: &'static str,
         help: &'static str,
     ) -> Self {
-        Opt { flag, variable, value, help, repeats: false }
+        Opt { name: "", flag, variable, value, help, occurrence: Occurrence::Once, setting: "" }
     }
 
     /// An option that may be given more than once.
     #[must_use]
     pub const fn repeats(self) -> Self {
-        Opt { repeats: true, ..self }
+        Opt { occurrence: Occurrence::List, ..self }
+    }
+
+    /// A part of a setting.
+    #[must_use]
+    pub const fn part_of(self, setting: &'static str) -> Self {
+        Opt { setting, ..self }
+    }
+
+    /// The flag, or the variable where there is none.
+    pub fn key(&self) -> &'static str {
+        if self.flag.is_empty() { self.variable } else { self.flag }
+    }
+
+    /// The setting, which is the option itself for most.
+    pub(super) fn setting(&self) -> &'static str {
+        if self.setting.is_empty() { self.key() } else { self.setting }
     }
 }
 
@@ -49,25 +80,6 @@ impl fmt::Display for UsageError {
 }
 
 impl std::error::Error for UsageError {}
-
-/// An error that names variables in the place of flags, for options that were taken from the environment.
-pub(super) fn naming_variables(UsageError(text): UsageError, taken: &[(&'static str, String)]) -> UsageError {
-    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let word = |word: &str| {
-        let source = taken.iter().find(|(flag, _)| *flag == word).map(|(_, source)| source.as_str());
-        source.unwrap_or(word).to_owned()
-    };
-    let mut named = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(start) = rest.find("--") {
-        let (before, from) = rest.split_at(start);
-        let end = from.find(|c| !is_of_word(c)).unwrap_or(from.len());
-        named.push_str(before);
-        named.push_str(&word(&from[..end]));
-        rest = &from[end..];
-    }
-    UsageError(named + rest)
-}
 
 /// Refuses variables that are meant for this program and that it does not know: a rule that is misspelt lets everything
 /// pass.
@@ -117,42 +129,7 @@ pub(super) fn own_names(prefix: &str, opt: &Opt) -> Vec<String> {
     names
 }
 
-/// Looks whether the arguments are options of the table with their values, each given once. Returns what was typed.
-pub(super) fn check(
-    table: &[Opt],
-    arguments: &[OsString],
-) -> Result<Vec<(&'static str, String)>, UsageError> {
-    let mut seen: Vec<(&'static str, String)> = Vec::new();
-    let mut rest = arguments.iter().map(|argument| argument.to_string_lossy());
-    while let Some(argument) = rest.next() {
-        let is_text = matches!(argument, Cow::Borrowed(_));
-        let (flag, value) = match argument.split_once('=') {
-            Some((flag, value)) => (flag, Some(value)),
-            None => (argument.as_ref(), None),
-        };
-        let opt = known(table, flag)?;
-        if seen.iter().any(|(other, _)| *other == opt.flag) && !opt.repeats {
-            return Err(UsageError(format!("{flag} was given twice")));
-        }
-        let value = match (opt.value.is_empty(), value) {
-            (true, Some(_)) => return Err(UsageError(format!("{flag} takes no value"))),
-            (true, None) => String::new(),
-            (false, Some(value)) => value.to_owned(),
-            (false, None) => match rest.next().filter(|value| !value.starts_with("--")) {
-                Some(Cow::Borrowed(value)) if is_text => value.to_owned(),
-                Some(_) => return Err(UsageError(format!("{flag}: not valid UTF-8"))),
-                None => return Err(UsageError(format!("{flag} needs a value"))),
-            },
-        };
-        if !is_text {
-            return Err(UsageError(format!("{}: not valid UTF-8", opt.flag)));
-        }
-        seen.push((opt.flag, value));
-    }
-    Ok(seen)
-}
-
-fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {
+pub(super) fn known<'t>(table: &'t [Opt], flag: &str) -> Result<&'t Opt, UsageError> {
     if let Some(opt) = table.iter().find(|opt| opt.flag == flag && !flag.is_empty()) {
         return Ok(opt);
     }
@@ -247,14 +224,5 @@ mod tests {
         assert_eq!(names("A_", "--gateway", "GATEWAY_URL"), ["A_GATEWAY", "A_GATEWAY_URL"]);
         assert_eq!(names("X_GATEWAY_", "", "GATEWAY_TOKEN"), ["X_GATEWAY_TOKEN", "X_GATEWAY_GATEWAY_TOKEN"]);
         assert_eq!(names("A_", "--deny", ""), [""; 0]);
-    }
-
-    #[test]
-    fn an_error_names_the_variable_that_an_option_was_taken_from() {
-        let taken = [("--rate", "the variable MY_RATE".to_owned())];
-        let named = |text: &str| naming_variables(UsageError(text.to_owned()), &taken).0;
-        assert_eq!(named("--rate must be more"), "the variable MY_RATE must be more");
-        assert_eq!(named("--rate-wait needs --rate"), "--rate-wait needs the variable MY_RATE");
-        assert_eq!(named("see (--rate, --x)"), "see (the variable MY_RATE, --x)");
     }
 }

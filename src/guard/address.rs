@@ -16,7 +16,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 const REMEMBERED_MAX: usize = 1024;
 
 /// The addresses that pass.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AddressRules {
     /// All, where there are none.
     pub(crate) allow: Vec<Network>,

@@ -8,7 +8,7 @@ mod rules;
 mod validate;
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use http::{HeaderMap, Method, header};
@@ -30,13 +30,13 @@ use crate::sync::lock;
 pub(crate) struct Gate {
     addresses: AddressRules,
     guard: Option<PasswordGuard>,
-    guesses: Mutex<Guesses>,
+    guesses: Arc<Mutex<Guesses>>,
     rules: Rules,
-    rate: Option<Mutex<Bucket>>,
+    rate: Option<Arc<Mutex<Bucket>>>,
 }
 
 /// What is asked of visitors.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct VisitorRules {
     pub(crate) addresses: AddressRules,
     pub(crate) guard: Option<PasswordGuard>,
@@ -52,7 +52,7 @@ pub(crate) struct Candidate<'a> {
 }
 
 /// The passwords, and which requests need none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PasswordGuard {
     passwords: Passwords,
     /// What is open is allowed here.
@@ -70,7 +70,19 @@ impl PasswordGuard {
 impl Gate {
     pub(crate) fn new(visitors: VisitorRules, rules: Rules, rate: Option<Bucket>) -> Self {
         let VisitorRules { addresses, guard } = visitors;
-        Gate { addresses, guard, guesses: Mutex::default(), rules, rate: rate.map(Mutex::new) }
+        let rate = rate.map(|bucket| Arc::new(Mutex::new(bucket)));
+        Gate { addresses, guard, guesses: Arc::default(), rules, rate }
+    }
+
+    /// The gate with what the one that it replaces knows of visitors: guessed passwords count on, and requests of a rate that
+    /// stays the same.
+    pub(crate) fn succeeding(self, previous: &Gate) -> Self {
+        let is_same = match (&self.rate, &previous.rate) {
+            (Some(rate), Some(previous)) => lock(rate).has_limit_of(&lock(previous)),
+            _ => false,
+        };
+        let rate = if is_same { previous.rate.clone() } else { self.rate };
+        Gate { guesses: previous.guesses.clone(), rate, ..self }
     }
 
     /// Whether it matters which address a visitor has.
@@ -141,7 +153,7 @@ impl Gate {
     }
 
     fn bucket(&self) -> Option<MutexGuard<'_, Bucket>> {
-        self.rate.as_ref().map(lock)
+        self.rate.as_ref().map(|bucket| lock(bucket))
     }
 }
 

@@ -72,6 +72,14 @@ impl FromStr for Passwords {
     }
 }
 
+impl Passwords {
+    /// These and the other ones.
+    pub(crate) fn and(mut self, other: Passwords) -> Result<Self, InvalidPasswords> {
+        self.0.extend(other.0);
+        if self.0.len() > USERS_MAX { Err(InvalidPasswords::TooMany) } else { Ok(self) }
+    }
+}
+
 impl fmt::Debug for Passwords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Passwords({} users)", self.0.len())

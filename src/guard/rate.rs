@@ -94,6 +94,12 @@ impl Bucket {
         Bucket { interval, depth: interval * burst.max(1), patience, full_at: now }
     }
 
+    /// Whether the other one has the same limit.
+    pub(super) fn has_limit_of(&self, other: &Bucket) -> bool {
+        let limit = |bucket: &Bucket| (bucket.interval, bucket.depth, bucket.patience);
+        limit(self) == limit(other)
+    }
+
     /// Takes a token. Returns when the request may pass; or, when that is too far away, how long it takes until
     /// another one might.
     pub(crate) fn take(&mut self, now: Instant) -> Result<Instant, Duration> {

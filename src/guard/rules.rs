@@ -269,6 +269,17 @@ impl Rules {
         self.0.len()
     }
 
+    /// Adds a rule behind the others.
+    pub(crate) fn push(&mut self, rule: Rule) {
+        self.0.push(rule);
+    }
+
+    /// The rules in their order.
+    #[cfg(feature = "cli")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
+    }
+
     /// The verdict on a request with this method and this path, as it came, without its query.
     pub fn decide(&self, method: &Method, path: &str) -> Verdict<'_> {
         if self.0.is_empty() {

@@ -29,9 +29,9 @@ mod ticket;
 mod timer;
 mod wire;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 pub(crate) use self::end::SessionEnd;
 pub use self::exchange::ACCESS_LOG;
@@ -60,29 +60,53 @@ pub enum FailureReply {
     Response,
 }
 
-/// How a session behaves.
-#[derive(Debug, Clone)]
+/// How a session behaves, from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SessionConfig {
     pub(crate) tunnel_id: TunnelId,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) correlation: Correlation,
-    /// Which requests pass.
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) failure_reply: FailureReply,
     /// The largest envelope either way, in bytes.
     pub(crate) max_message: usize,
-    /// The largest body in an envelope, in bytes.
-    pub(crate) max_enveloped_body: usize,
     /// Requests without an ID that are queued, running or held back for their turn, at most.
     pub(crate) max_without_id: u64,
     /// A random name that tells this process from another one of the same tunnel.
     pub(crate) instance: String,
     /// The name that the tunnel would like.
     pub(crate) name: Option<TunnelName>,
+}
+
+/// Which requests pass, and how they are answered. It can be replaced while sessions run; a request keeps that of its
+/// admission.
+pub(crate) struct ExchangeConfig {
+    pub(crate) tunnel_id: TunnelId,
+    /// The tunnel's name in the log of an agent that serves several.
+    pub(crate) label: Option<String>,
+    /// Which requests pass.
+    pub(crate) gate: Gate,
+    /// What answers them.
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) failure_reply: FailureReply,
+    /// The largest body in an envelope, in bytes.
+    pub(crate) max_enveloped_body: usize,
     /// The largest body on a stream, in bytes.
     pub(crate) max_streamed_body: Option<u64>,
     /// How long the next bytes of a streaming request may take.
     pub(crate) idle_timeout: Duration,
+}
+
+impl ExchangeConfig {
+    /// The tunnel's name for a log record, and what its text begins with; both are empty where there is one tunnel alone.
+    fn label(&self) -> (&str, impl fmt::Display) {
+        let label = self.label.as_deref().unwrap_or_default();
+        (label, if label.is_empty() { String::new() } else { format!("{label}: ") })
+    }
+}
+
+impl fmt::Debug for ExchangeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ExchangeConfig({})", self.tunnel_id)
+    }
 }
 
 /// The worker threads that all sessions of an agent share.
@@ -91,18 +115,13 @@ pub(crate) type Workers = Pool<Exchange>;
 /// Where sessions submit their requests.
 pub(crate) type WorkQueue = Submitter<Exchange>;
 
-/// Starts the workers, which have `service` answer requests.
-pub(crate) fn start_workers(
-    limits: PoolLimits,
-    service: Arc<dyn Service>,
-    config: SessionConfig,
-) -> io::Result<Workers> {
+/// Starts the workers, which have services answer requests.
+pub(crate) fn start_workers(limits: PoolLimits) -> io::Result<Workers> {
     let refuse = |exchange: Exchange, reason| {
         // A gateway that has stopped reading is the reader's to notice.
         let _ = exchange.refuse(reason);
     };
-    let run = move |exchange: Exchange| exchange.run(&*service, &config);
-    Pool::start(limits, Exchange::is_abandoned, refuse, run)
+    Pool::start(limits, Exchange::is_abandoned, refuse, Exchange::run)
 }
 
 /// Metrics with nothing counted.
@@ -127,6 +146,9 @@ pub(crate) trait Supervisor {
 
     /// The gateway is about to stop, for this reason.
     fn goes_away(&mut self, reason: &str);
+
+    /// The session is to have a successor, since its configuration has changed.
+    fn renew(&mut self);
 }
 
 /// How long a close frame waits for its reply, and a violation for the other side's end.

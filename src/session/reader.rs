@@ -11,7 +11,7 @@ use tungstenite::Bytes;
 use super::exchange::{Exchange, encode_own, log_refusal};
 use super::ticket::Ticket;
 use super::wire::{CONTROL_MAX, SessionHandle, WireEvent};
-use super::{SessionConfig, SessionEnd, ping};
+use super::{ExchangeConfig, SessionConfig, SessionEnd, ping};
 use crate::advice::Advice;
 use crate::guard::{Candidate, Refusal, validate, validate_head};
 use crate::link::message::MESSAGE_MIN;
@@ -23,6 +23,7 @@ use crate::pool::{JobSpec, RefusalReason, Submitter};
 use crate::protocol::name::TUNNEL_URL;
 use crate::protocol::{Envelope, TunnelUrl, answer, connection_number, request};
 use crate::service::Request;
+use crate::sync::Replaceable;
 
 /// Most refused requests without an ID that may wait for their turn behind those that were admitted.
 const REFUSED_MAX: u64 = 4096;
@@ -39,6 +40,8 @@ pub(super) struct SessionReader {
     pub(super) session: SessionHandle,
     pub(super) submitter: Submitter<Exchange>,
     pub(super) config: SessionConfig,
+    /// Which requests pass now, and how they are answered.
+    pub(super) exchanges: Arc<Replaceable<ExchangeConfig>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) closer: Closer,
     /// When the session began.
@@ -208,7 +211,7 @@ impl SessionReader {
     fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], fin: Fin) {
         let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
         if self.session.is_draining() {
-            log_refusal(self.session.name(number.into()), None, &Refusal::Draining);
+            log_refusal(&self.exchanges.get(), self.session.name(number.into()), None, &Refusal::Draining);
             self.metrics.request_refused(Refusal::Draining.code());
             return refuse(ResetCode::Refused, "the agent is stopping");
         }
@@ -218,6 +221,7 @@ impl SessionReader {
             Ok(parsed) => parsed,
             Err(what) => return refuse(ResetCode::Protocol, what),
         };
+        let config = self.exchanges.get();
         let mut head = match validate_head(&parsed) {
             Ok(head) => head,
             Err(refusal) => {
@@ -225,15 +229,15 @@ impl SessionReader {
                 return self.refuse_stream((mux, number, fin), &refusal, &method, None);
             }
         };
-        let not_before = match self.admit(&head.method, &head.uri, &mut head.headers) {
+        let not_before = match self.admit(&config, &head.method, &head.uri, &mut head.headers) {
             Ok(not_before) => not_before,
             Err(refusal) => {
                 return self.refuse_stream((mux, number, fin), &refusal, &head.method, Some(head.uri.path()));
             }
         };
-        let Some(stream) = mux.accept(number, fin) else { return self.config.gate.refund() };
+        let Some(stream) = mux.accept(number, fin) else { return config.gate.refund() };
         let name = self.session.name(number.into());
-        let exchange = Exchange::streamed(name, head, stream, fin, &self.metrics);
+        let exchange = Exchange::streamed((name, head), (stream, fin), &config, &self.metrics);
         // A stream that is refused for lack of room takes up no control that is not counted.
         let _ = self.submit(exchange, JobSpec { weight: 0, not_before, ..JobSpec::LASTING });
     }
@@ -247,7 +251,7 @@ impl SessionReader {
         path: Option<&str>,
     ) {
         let name = self.session.name(number.into());
-        log_refusal(name, path.map(|path| (method, path)), refusal);
+        log_refusal(&self.exchanges.get(), name, path.map(|path| (method, path)), refusal);
         self.metrics.request_refused(refusal.code());
         let (head, body) = encode_own(method, refusal.response(name), &self.metrics);
         mux.answer(number, fin, head, &body);
@@ -255,13 +259,14 @@ impl SessionReader {
 
     /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer.
     fn take_request(&mut self, envelope: &Envelope<'_>) -> Result<(), SessionEnd> {
+        let config = self.exchanges.get();
         let payload = envelope.payload();
         let (id, request) = match request::decode(envelope, payload.as_deref()) {
             Ok(mut message) => {
                 if message.id.is_some() || message.names_encoding {
                     self.session.set_reads_base64();
                 }
-                (message.id.take(), validate(message, self.config.max_enveloped_body))
+                (message.id.take(), validate(message, config.max_enveloped_body))
             }
             Err(malformed) => (malformed.id, Err(Refusal::BadRequest(malformed.reason.into()))),
         };
@@ -278,10 +283,10 @@ impl SessionReader {
             Ok(request) => request,
             Err(refusal) => return self.refuse(ticket, &refusal, None),
         };
-        match self.admit_enveloped(&mut request, waiting) {
+        match self.admit_enveloped(&config, &mut request, waiting) {
             Ok(not_before) => {
                 let weight = usize::try_from(request.body().length().unwrap_or(0)).unwrap_or(usize::MAX);
-                let exchange = Exchange::enveloped(request, ticket, &self.metrics);
+                let exchange = Exchange::enveloped(request, ticket, &config, &self.metrics);
                 self.submit(exchange, JobSpec { weight, not_before, ..JobSpec::STEADY })
             }
             Err(refusal) => self.refuse(ticket, &refusal, Some(&request)),
@@ -297,7 +302,12 @@ impl SessionReader {
         }
     }
 
-    fn admit_enveloped(&self, request: &mut Request, waiting: u64) -> Result<Option<Instant>, Refusal> {
+    fn admit_enveloped(
+        &self,
+        config: &ExchangeConfig,
+        request: &mut Request,
+        waiting: u64,
+    ) -> Result<Option<Instant>, Refusal> {
         if self.session.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -305,20 +315,26 @@ impl SessionReader {
             return Err(Refusal::QueueFull);
         }
         let (method, uri) = (request.method().clone(), request.uri().clone());
-        self.admit(&method, &uri, request.headers_mut())
+        self.admit(config, &method, &uri, request.headers_mut())
     }
 
-    fn admit(&self, method: &Method, uri: &Uri, headers: &mut HeaderMap) -> Result<Option<Instant>, Refusal> {
+    fn admit(
+        &self,
+        config: &ExchangeConfig,
+        method: &Method,
+        uri: &Uri,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<Instant>, Refusal> {
         let visitor = self.session.visitor_in(headers);
         let mut candidate = Candidate { method, path: uri.path(), headers, visitor };
-        self.config.gate.admit(&mut candidate, Instant::now)
+        config.gate.admit(&mut candidate, Instant::now)
     }
 
     fn submit(&self, exchange: Exchange, spec: JobSpec) -> Result<(), SessionEnd> {
         match self.submitter.submit(exchange, spec) {
             Ok(()) => Ok(()),
             Err(exchange) => {
-                self.config.gate.refund();
+                exchange.refund();
                 exchange.refuse(RefusalReason::Full)
             }
         }
@@ -326,7 +342,7 @@ impl SessionReader {
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), SessionEnd> {
         let head = request.map(|request| (request.method(), request.uri().path()));
-        log_refusal(ticket.name(), head, refusal);
+        log_refusal(&self.exchanges.get(), ticket.name(), head, refusal);
         self.metrics.request_refused(refusal.code());
         ticket.refuse(refusal, request.map_or(&Method::GET, Request::method))
     }

@@ -16,7 +16,7 @@ use super::pace::{Pace, Speed};
 use super::reader::SessionReader;
 use super::state::{Crossing, NextStep, SessionState, Unsent};
 use super::wire::{self, EncodedReply, Inbox, Reservation, WireEvent};
-use super::{SessionConfig, SessionEnd, Supervisor};
+use super::{ExchangeConfig, SessionConfig, SessionEnd, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
 use crate::link::{Link, MessageSink, Outbound, WRITE_BATCH};
@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::net::socket::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
 use crate::pool::Submitter;
 use crate::protocol::Handshake;
+use crate::sync::Replaceable;
 
 /// The bytes that are collected on a slow connection, and its largest frame: what is collected delays all that comes
 /// behind it.
@@ -40,6 +41,7 @@ pub(crate) struct Session<'a> {
     /// The number by which the gateway knows the session among those of this process.
     pub(crate) slot: u32,
     pub(crate) config: &'a SessionConfig,
+    pub(crate) exchanges: &'a Arc<Replaceable<ExchangeConfig>>,
     pub(crate) submitter: Submitter<Exchange>,
     pub(crate) metrics: &'a Arc<Metrics>,
 }
@@ -55,6 +57,7 @@ impl Session<'_> {
             session: inbox.session.clone(),
             submitter: self.submitter,
             config: config.clone(),
+            exchanges: self.exchanges.clone(),
             metrics: self.metrics.clone(),
             closer: link.closer.clone(),
             began,
@@ -337,6 +340,7 @@ impl Writer<'_> {
                 self.opened();
             }
             WireEvent::GoesAway(reason) => self.supervisor.goes_away(&reason),
+            WireEvent::Renew => self.supervisor.renew(),
             // They are looked at after the events.
             WireEvent::Streams => {}
         }

@@ -52,6 +52,8 @@ pub(super) enum WireEvent {
     Opened,
     /// The gateway is about to stop.
     GoesAway(String),
+    /// The session is to have a successor.
+    Renew,
     /// Streams have something to send.
     Streams,
 }
@@ -118,7 +120,8 @@ pub(super) struct Inbox {
 struct SessionShared {
     credit: Mutex<Credit>,
     freed: Waiters,
-    answer_bytes_max: usize,
+    /// The largest envelope, in bytes.
+    max_message: usize,
     control_bytes: AtomicUsize,
     alive: AtomicBool,
     /// The gateway was told to send no more requests.
@@ -168,7 +171,7 @@ pub(super) fn channel(max_message: usize) -> Inbox {
     let shared = Arc::new(SessionShared {
         credit: Mutex::default(),
         freed: Waiters::default(),
-        answer_bytes_max: max_message.saturating_mul(2),
+        max_message,
         control_bytes: AtomicUsize::new(0),
         alive: AtomicBool::new(true),
         leaving: AtomicBool::new(false),
@@ -194,6 +197,21 @@ impl SessionHandle {
             }
         }
         self.tell(WireEvent::Drain(until, why));
+    }
+
+    /// Has the session's owner open a successor, which takes its place.
+    pub(crate) fn renew(&self) {
+        self.tell(WireEvent::Renew);
+    }
+
+    /// Whether both are handles of one session.
+    pub(crate) fn is_of_session(&self, other: &SessionHandle) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The largest envelope either way, in bytes.
+    pub(super) fn max_message(&self) -> usize {
+        self.shared.max_message
     }
 
     /// Whether requests come as streams.
@@ -342,7 +360,7 @@ impl SessionHandle {
     pub(super) fn reserve(&self, place: Option<u64>, bytes: usize) -> Option<Reservation> {
         let mut credit = self.credit();
         while self.is_alive() {
-            if let Some(budget) = credit.take(place, bytes, self.shared.answer_bytes_max) {
+            if let Some(budget) = credit.take(place, bytes, self.shared.max_message.saturating_mul(2)) {
                 return Some(Reservation { session: self.clone(), budget, bytes });
             }
             credit = self.shared.freed.wait(credit, None);

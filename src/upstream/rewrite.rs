@@ -81,7 +81,7 @@ pub(crate) fn header_name(text: &str) -> Result<HeaderName, InvalidHeader> {
 }
 
 /// All changes: what is removed goes first, and what is set takes the place of what was there, in all its spellings.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HeaderRewrite {
     pub(crate) set: Vec<SetHeader>,
     pub(crate) remove: Vec<HeaderName>,

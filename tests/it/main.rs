@@ -3,6 +3,7 @@
 
 mod admin;
 mod check;
+mod config;
 mod embedded;
 mod forwarding;
 mod gateway;

@@ -1,34 +1,52 @@
 //! The command line of the agent.
 
 mod builder;
+mod config_file;
 mod own_id;
 mod table;
 
+use std::path::Path;
 use std::time::Duration;
 
-use self::builder::{Fallback, builder, option_name, tunnel_id};
+use self::builder::{MissingId, Remarks, builder, option_name};
+use self::config_file::{ConfigFile, default_path};
 pub(super) use self::table::TABLE;
 use super::logging::Format;
-use super::{Command, Invoked, Options, UsageError, Verb, help_on, log_format, program};
-use crate::Agent;
+use super::{Command, Invoked, Options, UsageError, Verb, duration, help_on, log_format, program};
+use crate::{Agent, Builder, ConfigError, Handle};
 
 /// The settings of the program.
 #[derive(Debug)]
 pub struct AgentSettings {
     /// The agent to run.
     pub agent: Agent,
+    /// The configuration of the agent.
+    builder: Builder,
+    /// Where its options were given.
+    options: Options<'static>,
     /// The time that requests under way have to finish when the program is asked to stop.
     pub drain: Duration,
     /// The task.
     pub task: Task,
     /// The form of the log's lines.
     pub log_format: Format,
-    /// The value of `RUST_LOG`.
+    /// The level of the log, as it was given.
     pub log_level: Option<String>,
-    /// Warnings about the environment, for the log.
+    /// Warnings about the configuration, for the log.
     pub warnings: Vec<String>,
-    /// Remarks about the environment, for the log.
+    /// Remarks about the configuration, for the log.
     pub notes: Vec<String>,
+}
+
+impl AgentSettings {
+    /// Has a running agent go on with these settings.
+    ///
+    /// # Errors
+    ///
+    /// [`UsageError`] says what cannot be used; then nothing has changed.
+    pub fn apply(&self, agent: &Handle) -> Result<(), UsageError> {
+        agent.reload(&self.builder).map_err(|error| named(&self.options, &error))
+    }
 }
 
 /// The task of the program.
@@ -78,7 +96,7 @@ pub fn help() -> String {
          {0} new-id                          prints a new tunnel ID\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
-         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads files again.\n\
+         SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads the configuration again.\n\
          Exit codes: 0 asked to stop, 1 gave up on all gateways or cannot listen at --admin, 2 wrong usage,\n\
          3 refused by the gateway.\n",
         program("agent"),
@@ -86,26 +104,40 @@ pub fn help() -> String {
     )
 }
 
-/// Reads the arguments and the environment.
+/// Reads the arguments, the environment and the configuration file.
 pub fn read() -> Result<Command<AgentSettings>, UsageError> {
     super::read(&VERBS, &TABLE, PREFIX, settings)
 }
 
-fn settings(invoked: Invoked, mut options: Options<'_>) -> Result<AgentSettings, UsageError> {
-    let o = &mut options;
-    let is_short = matches!(&invoked, Some((HTTP | CHECK, operands)) if !operands.is_empty());
+fn settings(invoked: Invoked, mut options: Options<'static>) -> Result<AgentSettings, UsageError> {
+    let has_address = matches!(&invoked, Some((HTTP | CHECK, operands)) if !operands.is_empty());
     let task = task(invoked);
-    let drain = o.value("--drain", super::duration)?.unwrap_or(Duration::from_secs(10));
-    let log_format = o.value("--log-format", log_format)?.unwrap_or_default();
-    let log_level = o.variable("RUST_LOG")?.map(|(_, level)| level);
-    let mut warnings = Vec::new();
-    let mut remarks = Vec::new();
-    let tunnel_id =
-        tunnel_id(o, &task, if is_short { Fallback::OwnId } else { Fallback::None }, &mut remarks)?;
-    let builder = builder(o, tunnel_id, &mut warnings)?.handover_drain(drain);
-    let agent = builder.build().map_err(|error| super::config_error(&error, option_name))?;
-    let notes = o.bare_variables().into_iter().chain(remarks).collect();
-    Ok(AgentSettings { agent, drain, task, log_format, log_level, warnings, notes })
+    let missing = if has_address { MissingId::Kept(None) } else { MissingId::Asked };
+    let mut remarks = Remarks::default();
+    let file = config_file(&options)?;
+    let builder = builder(&mut options, file, (&task, missing), &mut remarks)?;
+    let drain = options.value("--drain", duration)?.unwrap_or(Duration::from_secs(10));
+    let log_format = options.value("--log-format", log_format)?.unwrap_or_default();
+    let log_level = options.text("--log-level");
+    let agent = builder.clone().build().map_err(|error| named(&options, &error))?;
+    let Remarks { warnings, notes } = remarks;
+    let notes = options.bare_variables().into_iter().chain(notes).collect();
+    Ok(AgentSettings { agent, builder, options, drain, task, log_format, log_level, warnings, notes })
+}
+
+/// A configuration that the library refuses, with the places in which its options were given.
+fn named(options: &Options<'_>, error: &ConfigError) -> UsageError {
+    options.naming_places(&super::config_error(error, option_name))
+}
+
+/// The configuration file that was named, or the user's or the machine's own, if there is one.
+fn config_file(options: &Options<'_>) -> Result<Option<ConfigFile>, UsageError> {
+    let path = match options.text("--config") {
+        Some(none) if none == "none" => None,
+        Some(path) => Some(Path::new(&path).to_owned()),
+        None => default_path(&|name| std::env::var_os(name)),
+    };
+    path.map(|path| ConfigFile::read(&path)).transpose()
 }
 
 fn task(invoked: Invoked) -> Task {

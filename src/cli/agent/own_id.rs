@@ -6,8 +6,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::TunnelId;
+use crate::agent::options::tunnel_id_in;
 use crate::cli::UsageError;
-use crate::link::token::read_secret;
 use crate::protocol::id::{random_uuid, uuid};
 
 /// The purpose of an ID that is made here.
@@ -28,21 +28,24 @@ fn secret_uuid() -> String {
     }
 }
 
-/// The file in which the ID is kept: below `$XDG_STATE_HOME`, or `~/.local/state`.
-fn file_of(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// The file in which an ID is kept, that of a tunnel with a name or of the one without: below `$XDG_STATE_HOME`, or
+/// `~/.local/state`.
+fn file_of(name: Option<&str>, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // A relative one is to be ignored, as the XDG Base Directory Specification says.
     let state = set("XDG_STATE_HOME").filter(|path| path.is_absolute());
     let home = || set("HOME").or_else(|| set("USERPROFILE"));
     let state = state.or_else(|| Some(home()?.join(".local/state")))?;
-    Some(state.join("tunnel-agent").join("tunnel-id"))
+    let file = name.map_or_else(|| "tunnel-id".to_owned(), |name| format!("tunnel-id.{name}"));
+    Some(state.join("tunnel-agent").join(file))
 }
 
 /// The ID that is kept, or one that is made and kept from now on; and what the log says of it.
 pub(super) fn own_id(
+    name: Option<&str>,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<(TunnelId, String), UsageError> {
-    let Some(path) = file_of(environment) else {
+    let Some(path) = file_of(name, environment) else {
         let text = "which tunnel? There is no home directory to keep a new tunnel ID in: give --tunnel-id";
         return Err(UsageError(text.to_owned()));
     };
@@ -56,7 +59,7 @@ pub(super) fn own_id(
         Err(error) => return Err(failed("keep", &error)),
     };
     let id =
-        from_file(&path).map_err(|text| UsageError(format!("{text}; delete it, or give --tunnel-id")))?;
+        tunnel_id_in(&path).map_err(|text| UsageError(format!("{text}; delete it, or give --tunnel-id")))?;
     let note = match is_new {
         true => format!("made a tunnel ID, {id}, and keeps it in {}", path.display()),
         false => format!("the tunnel ID, {id}, is that in {}", path.display()),
@@ -89,12 +92,6 @@ fn keep(path: &Path, id: &str) -> io::Result<()> {
     kept
 }
 
-/// The tunnel ID in a file.
-pub(super) fn from_file(path: &Path) -> Result<TunnelId, String> {
-    let text = read_secret(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    text.parse().map_err(|error| format!("{}: it holds no tunnel ID: {error}", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +99,7 @@ mod tests {
     #[test]
     fn the_file_is_the_users() {
         let path = |xdg: Option<&'static str>, home: Option<&'static str>| {
-            file_of(&move |name: &str| match name {
+            file_of(None, &move |name: &str| match name {
                 "XDG_STATE_HOME" => xdg.map(OsString::from),
                 "HOME" => home.map(OsString::from),
                 _ => None,
@@ -120,10 +117,11 @@ mod tests {
     fn agents_that_start_at_once_have_one_id() {
         let folder = std::env::temp_dir().join(format!("own-id-{}", random_uuid()));
         let environment = |name: &str| (name == "XDG_STATE_HOME").then(|| folder.clone().into_os_string());
-        let path = file_of(&environment).unwrap();
+        let path = file_of(None, &environment).unwrap();
         for _ in 0..20 {
             let ids = std::thread::scope(|scope| {
-                let start = || own_id(&|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
+                let start =
+                    || own_id(None, &|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
                 let agents: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
                 agents.into_iter().map(|agent| agent.join().unwrap().unwrap().0).collect::<Vec<_>>()
             });

@@ -37,7 +37,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 struct Logger {
-    level: LevelFilter,
     format: Format,
     start: Instant,
     queue: LogQueue,
@@ -46,12 +45,29 @@ struct Logger {
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
+/// Reads `text` or `json`.
+pub(super) fn log_format(text: &str) -> Result<Format, &'static str> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("expected text or json"),
+    }
+}
+
+/// The level of this name, and `info` where none is given, or none that there is.
+fn level_of(name: Option<&str>) -> LevelFilter {
+    name.and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::Info)
+}
+
+/// Logs at this level from now on.
+pub fn set_level(name: Option<&str>) {
+    log::set_max_level(level_of(name));
+}
+
 /// Installs the logger of a program at this level, else at `info`.
 pub fn install(program: &'static str, format: Format, level: Option<&str>) {
     let asked = level.unwrap_or_default();
-    let level = asked.parse().ok();
     let logger = LOGGER.get_or_init(|| Logger {
-        level: level.unwrap_or(LevelFilter::Info),
         format,
         start: Instant::now(),
         queue: LogQueue::default(),
@@ -65,11 +81,13 @@ pub fn install(program: &'static str, format: Format, level: Option<&str>) {
     {
         return;
     }
-    log::set_max_level(logger.level);
+    set_level(level);
     // It fails only when there is one already.
     let _ = log::set_logger(logger);
-    if level.is_none() && !asked.is_empty() {
-        log::warn!("RUST_LOG is not one of off, error, warn, info, debug, trace; logging at info");
+    if asked.parse::<LevelFilter>().is_err() && !asked.is_empty() {
+        log::warn!(
+            "the level of the log (RUST_LOG) is not one of off, error, warn, info, debug, trace; logging at info"
+        );
     }
 }
 
@@ -105,7 +123,7 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        Logger::is_enabled(self.level, metadata)
+        Logger::is_enabled(log::max_level(), metadata)
     }
 
     fn log(&self, record: &Record<'_>) {

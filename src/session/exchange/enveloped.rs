@@ -57,7 +57,7 @@ impl Enveloped {
             return Err(Failure::new(FailureKind::TextOnly, TEXT_ONLY));
         }
         let served = Served { status: parts.status, bytes: body.len() };
-        let envelope = self.envelope(&parts, &body, context).map_err(|EnvelopeTooLarge { max }| {
+        let envelope = self.envelope(&parts, &body).map_err(|EnvelopeTooLarge { max }| {
             let text =
                 format!("the response of {} bytes does not fit into an envelope of {max} bytes", body.len());
             Failure::new(FailureKind::TooLarge, text).with_advice(Advice::MessageSize)
@@ -65,15 +65,10 @@ impl Enveloped {
         Ok((envelope, served))
     }
 
-    fn envelope(
-        &self,
-        parts: &response::Parts,
-        body: &[u8],
-        context: &Context<'_>,
-    ) -> Result<Vec<u8>, EnvelopeTooLarge> {
+    fn envelope(&self, parts: &response::Parts, body: &[u8]) -> Result<Vec<u8>, EnvelopeTooLarge> {
         let now = OffsetDateTime::now_utc();
         let message = ResponseMessage { id: self.ticket.id(), head: parts, body, message: None };
-        message.encode(now, context.config.max_message)
+        message.encode(now, self.ticket.session().max_message())
     }
 
     /// The head and the whole body of a response.
@@ -115,7 +110,7 @@ impl Enveloped {
             FailureReply::Error | FailureReply::Response => {
                 let (parts, body) = failure_response(failure, &text, self.ticket.name()).into_parts();
                 let body = body.as_bytes().filter(|_| self.method != Method::HEAD).unwrap_or_default();
-                self.envelope(&parts, body, context).ok()
+                self.envelope(&parts, body).ok()
             }
         };
         response.unwrap_or_else(|| answer::encode_error(self.ticket.id(), &text))

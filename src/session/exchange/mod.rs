@@ -30,7 +30,7 @@ pub(crate) use self::record::log_refusal;
 use self::streamed::Streamed;
 pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
-use super::{SessionConfig, SessionEnd};
+use super::{ExchangeConfig, SessionEnd};
 use crate::guard::Refusal;
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::has_no_body;
@@ -104,33 +104,42 @@ trait Reply: fmt::Debug + Send {
 
 /// What all steps of an exchange need.
 struct Context<'a> {
-    config: &'a SessionConfig,
+    config: &'a ExchangeConfig,
     metrics: &'a Arc<Metrics>,
     method: &'a Method,
 }
 
 impl Exchange {
     /// A request that came in an envelope.
-    pub(super) fn enveloped(request: Request, ticket: Ticket, metrics: &Arc<Metrics>) -> Self {
-        let record = Record::new(metrics, ticket.name(), request.method(), request.uri().path());
+    pub(super) fn enveloped(
+        request: Request,
+        ticket: Ticket,
+        config: &Arc<ExchangeConfig>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let record = Record::new(config, metrics, ticket.name(), (request.method(), request.uri().path()));
         Exchange { reply: Box::new(Enveloped::new(request, ticket)), record }
     }
 
     /// A request that came as a stream.
     pub(super) fn streamed(
-        name: RequestName,
-        head: request::Parts,
-        stream: Stream,
-        fin: Fin,
+        (name, head): (RequestName, request::Parts),
+        (stream, fin): (Stream, Fin),
+        config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let record = Record::new(metrics, name, &head.method, head.uri.path());
+        let record = Record::new(config, metrics, name, (&head.method, head.uri.path()));
         Exchange { reply: Box::new(Streamed::new(name, head, stream, fin)), record }
     }
 
     /// Whether the answer is not awaited any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.reply.is_abandoned()
+    }
+
+    /// Gives back what the request took of the rate: it does not run.
+    pub(crate) fn refund(&self) {
+        self.record.config().gate.refund();
     }
 
     /// Answers a request that the pool did not run. Fails when the gateway has stopped reading what the agent sends.
@@ -148,20 +157,21 @@ impl Exchange {
     }
 
     /// Has the service answer the request, and sends the answer to the session that the request came from.
-    pub(crate) fn run(self, service: &dyn Service, config: &SessionConfig) {
+    pub(crate) fn run(self) {
         let Exchange { mut reply, mut record } = self;
         if reply.is_abandoned() {
             // The service need not hear of it.
             return;
         }
         record.begin();
-        let (metrics, method) = (record.metrics().clone(), record.method().clone());
-        let context = Context { config, metrics: &metrics, method: &method };
+        let (config, metrics) = (record.config().clone(), record.metrics().clone());
+        let method = record.method().clone();
+        let context = Context { config: &config, metrics: &metrics, method: &method };
         let outcome = reply.prepare(&context).and_then(|request| {
-            catch_panic(|| reply.pass_on(call_timed(service, request, &metrics)?, &context))
+            catch_panic(|| reply.pass_on(call_timed(&*config.service, request, &metrics)?, &context))
         });
         let outcome = reply.judge(outcome, &context);
-        record.record(&outcome, &config.tunnel_id);
+        record.record(&outcome);
         reply.finish(outcome, &context);
     }
 }

@@ -7,13 +7,13 @@ use http::Method;
 use log::{Level, info, log};
 
 use super::{Outcome, Unserved};
-use crate::TunnelId;
 use crate::guard::Refusal;
 use crate::http1::shown_path;
 use crate::metrics::Metrics;
 use crate::mux::{Reset, ResetCode, StreamEnd};
 use crate::protocol::RequestName;
 use crate::service::{FORWARD_FAILED, Failure, FailureKind};
+use crate::session::ExchangeConfig;
 
 /// The `log` target of the line for each request that was answered with a response. Refusals and failures have their
 /// module's target.
@@ -24,6 +24,7 @@ pub const ACCESS_LOG: &str = "tunnel_agent::access";
 #[derive(Debug)]
 pub(crate) struct Record {
     metrics: Arc<Metrics>,
+    config: Arc<ExchangeConfig>,
     name: RequestName,
     method: Method,
     /// The path without the query, which may hold secrets; empty where nothing is logged.
@@ -36,14 +37,24 @@ pub(crate) struct Record {
 
 impl Record {
     /// Counts a request that was admitted.
-    pub(crate) fn new(metrics: &Arc<Metrics>, name: RequestName, method: &Method, path: &str) -> Self {
+    pub(crate) fn new(
+        config: &Arc<ExchangeConfig>,
+        metrics: &Arc<Metrics>,
+        name: RequestName,
+        (method, path): (&Method, &str),
+    ) -> Self {
         metrics.request_started();
         let admitted = Instant::now();
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let is_logged = log::log_enabled!(Level::Warn);
         let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
-        let (metrics, method) = (metrics.clone(), method.clone());
-        Record { metrics, name, method, path, admitted, started: admitted, is_recorded: false }
+        let (config, metrics, method) = (config.clone(), metrics.clone(), method.clone());
+        Record { metrics, config, name, method, path, admitted, started: admitted, is_recorded: false }
+    }
+
+    /// Which requests pass, and how they are answered, since the request was admitted.
+    pub(super) fn config(&self) -> &Arc<ExchangeConfig> {
+        &self.config
     }
 
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
@@ -66,12 +77,12 @@ impl Record {
     }
 
     fn note_refusal(&self, refusal: &Refusal) {
-        log_refusal(self.name, Some((&self.method, &self.path)), refusal);
+        log_refusal(&self.config, self.name, Some((&self.method, &self.path)), refusal);
         self.metrics.request_refused(refusal.code());
     }
 
     /// Records what came of the exchange.
-    pub(super) fn record(mut self, outcome: &Outcome, tunnel_id: &TunnelId) {
+    pub(super) fn record(mut self, outcome: &Outcome) {
         self.is_recorded = true;
         let took = self.admitted.elapsed();
         match outcome {
@@ -85,7 +96,7 @@ impl Record {
             }
             Err(Unserved::Refused(refusal)) => self.note_refusal(refusal),
             Err(Unserved::Abandoned(end)) => {
-                self.log_abandoned(end, tunnel_id);
+                self.log_abandoned(end);
                 match end {
                     StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
                         self.metrics.request_answered(Err(FailureKind::Timeout.code()), took);
@@ -107,14 +118,15 @@ impl Record {
     // A path is valid in HTTP, and may still hold what a terminal takes for a command: it is escaped.
 
     fn log_answer(&self, status: u16, bytes: usize) {
-        let Record { method, path, .. } = self;
+        let Record { method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
-        info!(target: ACCESS_LOG, method, path, status, bytes = bytes as u64, duration_ms = took;
-            "{method} {shown} {status} {bytes} B {took:.1} ms");
+        let (tunnel, of) = config.label();
+        info!(target: ACCESS_LOG, tunnel, method, path, status, bytes = bytes as u64, duration_ms = took;
+            "{of}{method} {shown} {status} {bytes} B {took:.1} ms");
     }
 
     fn log_failure(&self, failure: &Failure) {
-        let Record { name, method, path, .. } = self;
+        let Record { name, method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let code = failure.kind().code();
         let detail = failure.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
@@ -122,12 +134,13 @@ impl Record {
         // That the circuit opened was a warning of its own.
         let is_known = failure.kind() == FailureKind::Unavailable;
         let level = if is_known { Level::Info } else { Level::Warn };
-        log!(level, method, path, code, duration_ms = took, request:% = name, advice;
-            "{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]");
+        let (tunnel, of) = config.label();
+        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, advice;
+            "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]");
     }
 
-    fn log_abandoned(&self, end: &StreamEnd, tunnel_id: &TunnelId) {
-        let Record { name, method, path, .. } = self;
+    fn log_abandoned(&self, end: &StreamEnd) {
+        let Record { name, method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let (level, code, what) = match end {
             // A visitor that disconnects is no error.
@@ -135,12 +148,14 @@ impl Record {
                 (Level::Debug, "cancelled", "the visitor left".to_owned())
             }
             StreamEnd::ByPeer(reset) => {
-                (Level::Warn, "given_up", tunnel_id.mask_in(&format!("the gateway gave it up: {reset}")))
+                let text = format!("the gateway gave it up: {reset}");
+                (Level::Warn, "given_up", self.config.tunnel_id.mask_in(&text))
             }
             _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
-        log!(level, method, path, code, duration_ms = took, request:% = name;
-            "{method} {shown} {what} ({took:.1} ms) [{name}]");
+        let (tunnel, of) = config.label();
+        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name;
+            "{of}{method} {shown} {what} ({took:.1} ms) [{name}]");
     }
 }
 
@@ -154,20 +169,26 @@ impl Drop for Record {
 }
 
 /// Logs a refusal, with the request's method and path where they could be read.
-pub(crate) fn log_refusal(name: RequestName, head: Option<(&Method, &str)>, refusal: &Refusal) {
+pub(crate) fn log_refusal(
+    config: &ExchangeConfig,
+    name: RequestName,
+    head: Option<(&Method, &str)>,
+    refusal: &Refusal,
+) {
+    let (tunnel, of) = config.label();
     let (status, code) = (refusal.status().as_u16(), refusal.code());
     let advice = refusal.advice().map_or("", |advice| advice.name());
     match head {
         Some((method, path)) => {
             let path = &*shown_path(path);
             let (method, shown) = (method.as_str(), path.escape_debug());
-            info!(method, path, status, code, request:% = name, advice;
-                "{method} {shown} refused: {status} {code} [{name}]");
+            info!(tunnel, method, path, status, code, request:% = name, advice;
+                "{of}{method} {shown} refused: {status} {code} [{name}]");
         }
         None => {
             let text = refusal.message();
-            info!(status, code, request:% = name, advice;
-                "refused a request: {status} {code}: {text} [{name}]");
+            info!(tunnel, status, code, request:% = name, advice;
+                "{of}refused a request: {status} {code}: {text} [{name}]");
         }
     }
 }

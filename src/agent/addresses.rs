@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The URL of a local server that was typed as `8000`, `:8000` or `host:8000`. What has a scheme stays as it is.
-pub(super) fn local_url(text: &str) -> Cow<'_, str> {
+pub(crate) fn local_url(text: &str) -> Cow<'_, str> {
     if text.contains("://") {
         return text.into();
     }
@@ -19,14 +19,15 @@ pub(super) fn local_url(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether a word is the address of a local server, and cannot be anything else.
-pub(super) fn is_local(text: &str) -> bool {
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "words are typed"))]
+pub(crate) fn is_local(text: &str) -> bool {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let authority = text.split('/').next().unwrap_or_default();
     matches!(scheme.as_deref(), Some("http" | "https")) || host_and_port(authority).is_some()
 }
 
 /// The URL of a gateway, of which visitors may know it by another scheme: `https://` means `wss://`.
-pub(super) fn gateway_url(text: &str) -> Cow<'_, str> {
+pub(crate) fn gateway_url(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
     match scheme.to_ascii_lowercase().as_str() {
         "https" => format!("wss://{rest}").into(),
@@ -36,7 +37,7 @@ pub(super) fn gateway_url(text: &str) -> Cow<'_, str> {
 }
 
 /// An address to listen at: an IP address and a port, or `3000`, `:3000` or `localhost:3000` for this machine alone.
-pub(super) fn listen(text: &str) -> Result<SocketAddr, &'static str> {
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, &'static str> {
     match host_and_port(text) {
         Some(("" | "localhost", port)) => Ok(SocketAddr::new(LOCALHOST, port)),
         _ => text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180, or a port"),

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::logging::Format;
-
 /// Reads `500ms`, `10s` or `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     const EXPECTED: &str = "expected a time such as 500ms, 10s or 2m";
@@ -37,17 +35,13 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit))
 }
 
-/// Reads `text` or `json`.
-pub(crate) fn log_format(text: &str) -> Result<Format, &'static str> {
-    match text {
-        "text" => Ok(Format::Text),
-        "json" => Ok(Format::Json),
-        _ => Err("expected text or json"),
-    }
-}
-
 /// Reads a whole number.
 pub(crate) fn number(text: &str) -> Result<usize, &'static str> {
+    text.parse().map_err(|_| "expected a whole number, not below 0")
+}
+
+/// Reads a whole number of 32 bits.
+pub(crate) fn count(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "expected a whole number, not below 0")
 }
 

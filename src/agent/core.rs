@@ -1,0 +1,173 @@
+//! What the threads of an agent and its handles share.
+
+use std::io;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use log::{info, warn};
+
+use super::RunError;
+use super::builder::Builder;
+use super::control::Control;
+use super::error::{ConfigError, ConfigProblem};
+use super::keeper::SlotKeeper;
+use super::parts::ProcessOptions;
+use super::slot::Slot;
+use super::threads::SessionThreads;
+use super::tunnel::{Arrangement, Tunnel, TunnelSettings};
+use crate::session::WorkQueue;
+use crate::sync::{lock, read, write};
+
+/// An agent, while it is configured and while it runs.
+pub(super) struct AgentCore {
+    pub(super) control: Arc<Control>,
+    pub(super) process: ProcessOptions,
+    tunnels: RwLock<Vec<Arc<Tunnel>>>,
+    threads: Arc<SessionThreads>,
+    /// Where sessions submit requests, while the agent runs. It is held for as long as the configuration changes.
+    queue: Mutex<Option<WorkQueue>>,
+}
+
+impl AgentCore {
+    pub(super) fn new(tunnels: Vec<TunnelSettings>, process: ProcessOptions) -> Self {
+        AgentCore {
+            control: Arc::default(),
+            process,
+            tunnels: RwLock::new(tunnels.into_iter().map(Tunnel::new).map(Arc::new).collect()),
+            threads: Arc::default(),
+            queue: Mutex::default(),
+        }
+    }
+
+    /// The tunnels.
+    pub(super) fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        read(&self.tunnels).clone()
+    }
+
+    /// Keeps all sessions of all tunnels up until the agent stops, or all have given up.
+    pub(super) fn serve(&self, queue: WorkQueue) -> Result<(), RunError> {
+        let started = {
+            let mut current = lock(&self.queue);
+            let start = |tunnel: &Arc<Tunnel>| {
+                tunnel.start();
+                self.open_sessions(tunnel, &queue).map(drop)
+            };
+            let started = self.tunnels().iter().try_for_each(start);
+            *current = Some(queue);
+            started
+        };
+        if started.is_err() {
+            // The others end.
+            self.control.shutdown(Duration::ZERO);
+        } else {
+            self.tunnels().iter().for_each(|tunnel| tunnel.look_for_servers());
+        }
+        self.threads.join();
+        *lock(&self.queue) = None;
+        // Sessions of a configuration that came meanwhile.
+        self.threads.join();
+        started.map_err(RunError::Threads)?;
+        self.failure()
+    }
+
+    /// Why all slots have given up, unless the agent was to stop.
+    fn failure(&self) -> Result<(), RunError> {
+        let tunnels = self.tunnels();
+        let slots = tunnels.iter().flat_map(|tunnel| tunnel.all_slots());
+        let failures = slots.filter_map(|slot| slot.take_failure());
+        // A refusal is final only when no other gateway might accept another time.
+        let is_refusal = |error: &RunError| matches!(error, RunError::Refused(_));
+        match failures.min_by_key(is_refusal) {
+            Some(failure) if !self.control.is_stopping() => Err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the sessions of a tunnel that are wanted. One whose gateway is not wanted any more hands over to a new one, or
+    /// ends.
+    fn open_sessions(&self, tunnel: &Arc<Tunnel>, queue: &WorkQueue) -> io::Result<Vec<Arc<Slot>>> {
+        let Arrangement { new, kept, mut retired } = tunnel.arrange_slots();
+        let keeper = |slot: &Arc<Slot>| SlotKeeper {
+            control: self.control.clone(),
+            threads: self.threads.clone(),
+            tunnel: tunnel.clone(),
+            slot: slot.clone(),
+            queue: queue.clone(),
+        };
+        for slot in &new {
+            keeper(slot).start(retired.pop())?;
+        }
+        for slot in kept.iter().filter(|slot| slot.has_given_up()) {
+            keeper(slot).start(slot.session())?;
+        }
+        // They have no successor.
+        retired.iter().for_each(|session| tunnel.end_replaced(session));
+        Ok(kept)
+    }
+
+    /// Takes another configuration: all of it or, where it cannot be used, nothing.
+    pub(super) fn reload(&self, builder: Builder) -> Result<(), ConfigError> {
+        let current = lock(&self.queue);
+        let tunnels = builder.tunnels()?;
+        if let Some(option) = tunnels[0].process.difference(&self.process) {
+            return Err(ConfigError::new(option, ConfigProblem::NeedsRestart));
+        }
+        let before = self.tunnels();
+        let mut changes = Vec::new();
+        for tunnel in tunnels {
+            let existing = before.iter().find(|existing| existing.tunnel_id == tunnel.tunnel_id).cloned();
+            let previous = existing.as_ref().map(|existing| existing.settings());
+            changes.push((existing, tunnel.settings(previous.as_deref())?));
+        }
+        // From here on nothing fails.
+        let mut after = Vec::new();
+        let mut new = Vec::new();
+        for (existing, settings) in changes {
+            match existing {
+                Some(tunnel) => {
+                    self.reload_tunnel(&tunnel, settings, current.as_ref());
+                    after.push(tunnel);
+                }
+                None => {
+                    let tunnel = Arc::new(Tunnel::new(settings));
+                    new.push(tunnel.clone());
+                    after.push(tunnel);
+                }
+            }
+        }
+        let is_kept = |tunnel: &&Arc<Tunnel>| after.iter().any(|kept| Arc::ptr_eq(kept, tunnel));
+        let retired: Vec<_> = before.iter().filter(|tunnel| !is_kept(tunnel)).cloned().collect();
+        *write(&self.tunnels) = after;
+        if let Some(queue) = current.as_ref() {
+            for tunnel in &new {
+                tunnel.start();
+                if let Err(error) = self.open_sessions(tunnel, queue) {
+                    warn_of_threads(tunnel, &error);
+                }
+                tunnel.look_for_servers();
+            }
+        }
+        retired.iter().for_each(|tunnel| tunnel.retire());
+        info!("the configuration was read again");
+        self.control.hurry();
+        Ok(())
+    }
+
+    /// Has a tunnel go on with other settings. Sessions that cannot go on have successors, which are open before they end.
+    fn reload_tunnel(&self, tunnel: &Arc<Tunnel>, settings: TunnelSettings, queue: Option<&WorkQueue>) {
+        let previous = tunnel.replace(settings);
+        let Some(queue) = queue else { return };
+        tunnel.follow(&previous);
+        match self.open_sessions(tunnel, queue) {
+            Ok(kept) if !tunnel.settings().keeps_sessions_of(&previous) => {
+                kept.iter().filter_map(|slot| slot.session()).for_each(|session| session.renew());
+            }
+            Ok(_) => {}
+            Err(error) => warn_of_threads(tunnel, &error),
+        }
+    }
+}
+
+fn warn_of_threads(tunnel: &Tunnel, error: &io::Error) {
+    warn!("tunnel {}: the system gives no thread for another session: {error}", tunnel.tunnel_id);
+}

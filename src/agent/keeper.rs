@@ -1,0 +1,326 @@
+//! What keeps up a slot's session: with one gateway, one session after the other.
+//!
+//! ```text
+//!  dial ──▶ session ──▶ lost ──▶ backoff ──▶ dial …
+//!              │
+//!              └─ GOAWAY: a successor, on a thread of its own, takes over the slot; the old session finishes its
+//!                 streams once the successor is open, and its thread ends
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+
+use super::RunError;
+use super::control::Control;
+use super::slot::{Slot, SlotDemand};
+use super::threads::SessionThreads;
+use super::tunnel::{Tunnel, TunnelSettings};
+use crate::advice::Advice;
+use crate::backoff::{self, Backoff};
+use crate::link::{DialError, Link};
+use crate::protocol::{TunnelUrl, Wanted};
+use crate::session::{Session, SessionHandle, Supervisor, WorkQueue};
+
+/// A session that ends sooner than this, before it served anything, was probably refused.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What keeps a slot's session up, on a thread of its own.
+#[derive(Clone)]
+pub(super) struct SlotKeeper {
+    pub(super) control: Arc<Control>,
+    pub(super) threads: Arc<SessionThreads>,
+    pub(super) tunnel: Arc<Tunnel>,
+    pub(super) slot: Arc<Slot>,
+    pub(super) queue: WorkQueue,
+}
+
+/// How a slot's thread begins.
+struct SlotStart {
+    backoff: Backoff,
+    /// The time before the first dial.
+    delay: Duration,
+    /// The session that finishes once there is another one.
+    predecessor: Option<SessionHandle>,
+    /// The slot's number in the handshake. A gateway ends a session at once for another one with its number, unless it has
+    /// sent it GOAWAY: a successor that was not asked for has another number.
+    number: u32,
+}
+
+/// Why a dial or a session ended.
+struct Setback {
+    /// How long the session lived; nothing for a failed dial.
+    lived: Duration,
+    text: String,
+    advice: Option<Advice>,
+}
+
+impl SlotKeeper {
+    /// Starts to keep the session up, as the successor of another one, perhaps.
+    pub(super) fn start(&self, predecessor: Option<SessionHandle>) -> std::io::Result<()> {
+        self.slot.begin();
+        let backoff = Backoff::new(self.tunnel.settings().source.backoff);
+        let number = self.tunnel.next_number();
+        self.spawn(SlotStart { backoff, delay: Duration::ZERO, predecessor, number })
+    }
+
+    /// Starts a thread that keeps the session up.
+    fn spawn(&self, start: SlotStart) -> std::io::Result<()> {
+        let keeper = self.clone();
+        self.threads.spawn(move || keeper.keep_up(start))
+    }
+
+    fn keep_up(&self, start: SlotStart) {
+        let Err(error) = self.supervise(start) else { return };
+        // This thread is one of them.
+        let remaining = self.threads.running() - 1;
+        if remaining > 0 {
+            let advice = error.advice().map_or("", Advice::name);
+            warn!(advice; "{}: {error}; sessions that go on: {remaining}", self.url());
+        }
+        self.slot.give_up(error);
+    }
+
+    fn url(&self) -> &str {
+        &self.slot.key.0
+    }
+
+    fn supervise(&self, start: SlotStart) -> Result<(), RunError> {
+        let SlotStart { mut backoff, delay, mut predecessor, number } = start;
+        let control = &self.control;
+        if !delay.is_zero() {
+            control.wait(delay);
+        }
+        while !control.is_stopping() && !self.slot.is_retired() {
+            let settings = self.tunnel.settings();
+            let Some(dialer) = settings.dialer(self.url()) else { return Ok(()) };
+            backoff.configure(settings.source.backoff);
+            let setback = match dialer.dial() {
+                Ok(link) => match self.serve(link, number, &settings, (&mut predecessor, &backoff)) {
+                    Some(setback) => setback,
+                    // The slot is the successor's.
+                    None => return Ok(()),
+                },
+                Err(error) => self.dial_failed(&error)?,
+            };
+            if control.is_stopping() || self.slot.is_retired() {
+                break;
+            }
+            self.wait(&mut backoff, setback)?;
+        }
+        Ok(())
+    }
+
+    fn dial_failed(&self, error: &DialError) -> Result<Setback, RunError> {
+        self.tunnel.metrics.dial_failed(error.kind());
+        if let DialError::Upgrade(error) = error
+            && let Some(status) = error.refusal()
+        {
+            return Err(RunError::Refused(status));
+        }
+        let text = format!("cannot reach gateway {}: {error}", self.url());
+        Ok(Setback { lived: Duration::ZERO, text, advice: Some(error.advice()) })
+    }
+
+    /// Waits out the backoff, or gives up.
+    fn wait(&self, backoff: &mut Backoff, setback: Setback) -> Result<(), RunError> {
+        let Setback { lived, text, advice } = setback;
+        self.tunnel.metrics.retried();
+        let advice = advice.map_or("", Advice::name);
+        let Some(delay) = backoff.failed(lived, backoff::chance()) else {
+            warn!(advice; "{text}; no tries left");
+            return Err(RunError::GaveUp(text));
+        };
+        let tries = match backoff.remaining() {
+            None => String::new(),
+            Some(0) => ", for the last time".to_owned(),
+            Some(remaining) => format!("; tries left: {remaining}"),
+        };
+        warn!(advice; "{text}; trying again in {:.1} s{tries}", delay.as_secs_f64());
+        if let Some(why) = self.control.wait(delay) {
+            info!("{why}: trying again at once");
+        }
+        Ok(())
+    }
+
+    /// Serves one session. Returns how it ended; `None` when a successor has the slot.
+    fn serve(
+        &self,
+        link: Link,
+        number: u32,
+        settings: &Arc<TunnelSettings>,
+        (predecessor, backoff): (&mut Option<SessionHandle>, &Backoff),
+    ) -> Option<Setback> {
+        let (tunnel, url) = (&self.tunnel, self.url());
+        let (start, metrics) = (Instant::now(), &tunnel.metrics);
+        info!("connected to {url}");
+        metrics.session_began(start, link.heard.clone());
+        let answered = metrics.status().served;
+        let mut active = ActiveSession {
+            keeper: self,
+            number,
+            settings,
+            start,
+            backoff: backoff.clone(),
+            session: None,
+            predecessor: predecessor.take(),
+            future: Future::Open,
+        };
+        let session = Session {
+            slot: number,
+            config: &settings.session,
+            exchanges: &tunnel.exchanges,
+            submitter: self.queue.clone(),
+            metrics,
+        };
+        let end = session.run(link, &mut active);
+        if let Some((id, session)) = &active.session {
+            self.control.detach(*id);
+            self.slot.ended(session);
+        }
+        metrics.session_ended(start);
+        let lived = start.elapsed();
+        *predecessor = active.predecessor;
+        match active.future {
+            Future::Succeeded => {
+                info!("the old session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
+                return None;
+            }
+            Future::RetriesExhausted => {
+                let text = format!("gateway {url} goes away each time");
+                return Some(Setback { lived: Duration::ZERO, text, advice: None });
+            }
+            Future::Open => {}
+        }
+        let text = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
+        // A gateway that does not know the tunnel ID ends the session at once, and does not say why.
+        let is_refused =
+            end.is_unexplained() && lived < REFUSED_WITHIN && answered == metrics.status().served;
+        Some(Setback { lived, text, advice: is_refused.then_some(Advice::TunnelId) })
+    }
+}
+
+/// The future of a slot after its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Future {
+    /// The slot dials again.
+    Open,
+    /// A successor has the slot.
+    Succeeded,
+    /// The gateway has sent GOAWAY once too often.
+    RetriesExhausted,
+}
+
+/// The supervisor of a session that is served.
+struct ActiveSession<'a> {
+    keeper: &'a SlotKeeper,
+    /// The slot's number in the handshake.
+    number: u32,
+    /// The settings that the session began with.
+    settings: &'a Arc<TunnelSettings>,
+    start: Instant,
+    /// The backoff, as the dials before left it.
+    backoff: Backoff,
+    /// The session, and its number among those that [`Control`](super::control::Control) stops.
+    session: Option<(u64, SessionHandle)>,
+    /// The session that this one replaces, until this one is open.
+    predecessor: Option<SessionHandle>,
+    future: Future,
+}
+
+impl ActiveSession<'_> {
+    /// Lets a session finish: it has a successor, or is to have one.
+    fn hand_over(&self, session: Option<&SessionHandle>) {
+        session.inspect(|session| self.keeper.tunnel.end_replaced(session));
+    }
+
+    fn session(&self) -> Option<&SessionHandle> {
+        self.session.as_ref().map(|(_, session)| session)
+    }
+
+    /// Opens a successor after this delay. It takes over the slot.
+    fn open_successor(&mut self, number: u32, backoff: Backoff, delay: Duration) {
+        let start = SlotStart { backoff, delay, predecessor: self.session().cloned(), number };
+        match self.keeper.spawn(start) {
+            Ok(()) => self.future = Future::Succeeded,
+            Err(error) => {
+                warn!("no thread for another session: {error}");
+                // This one's thread dials when it has ended.
+                self.hand_over(self.session());
+            }
+        }
+    }
+
+    /// Whether nothing is decided yet of what comes after the session.
+    fn is_open(&self) -> bool {
+        self.future == Future::Open && !self.keeper.control.is_stopping()
+    }
+}
+
+impl Supervisor for ActiveSession<'_> {
+    fn began(&mut self, session: SessionHandle) {
+        let SlotKeeper { control, tunnel, slot, .. } = self.keeper;
+        let id = control.attach(session.clone());
+        self.session = Some((id, session.clone()));
+        // The configuration may have changed while the gateway was dialled.
+        if slot.began(session.clone()) == SlotDemand::NoMore {
+            tunnel.end_replaced(&session);
+        } else if !tunnel.settings().keeps_sessions_of(self.settings) {
+            session.renew();
+        }
+    }
+
+    fn named(&mut self, told: &TunnelUrl) {
+        let tunnel = &self.keeper.tunnel;
+        tunnel.metrics.url_told(self.start, &told.url);
+        let settings = tunnel.settings();
+        info!("{} is open → {}", told.url, settings.served_by);
+        if told.wanted == Wanted::Taken
+            && let Some(name) = &self.settings.session.name
+        {
+            warn!(advice = Advice::TunnelName.name();
+                "the name {name} is another tunnel's, or the gateway's own: this one is {}", told.url);
+        }
+    }
+
+    fn opened(&mut self) {
+        let (tunnel, url) = (&self.keeper.tunnel, self.keeper.url());
+        tunnel.metrics.session_taken(self.start);
+        if let Some(session) = self.session() {
+            if !session.is_identified() {
+                let advice = Advice::GatewayPath.name();
+                warn!(advice; "nothing at {url} has identified itself as a gateway yet");
+            }
+            if tunnel.exchanges.get().gate.needs_addresses() && !session.names_visitors() {
+                warn!("gateway {url} does not vouch for its visitors' addresses: every request is refused");
+            }
+        }
+        let predecessor = self.predecessor.take();
+        self.hand_over(predecessor.as_ref());
+    }
+
+    fn goes_away(&mut self, reason: &str) {
+        if !self.is_open() {
+            return;
+        }
+        let url = self.keeper.url();
+        // A gateway that sends GOAWAY at once, again and again, meets the backoff like one that does not accept.
+        let mut backoff = self.backoff.clone();
+        let Some(delay) = backoff.goes_away(self.start.elapsed(), backoff::chance()) else {
+            warn!("gateway {url} goes away again: {}", reason.escape_debug());
+            self.future = Future::RetriesExhausted;
+            return self.hand_over(self.session());
+        };
+        let when = if delay.is_zero() { String::new() } else { format!(" in {:.1} s", delay.as_secs_f64()) };
+        info!("gateway {url} goes away: {}; opening another session{when}", reason.escape_debug());
+        self.open_successor(self.number, backoff, delay);
+    }
+
+    fn renew(&mut self) {
+        if self.is_open() {
+            info!("opening another session with {}, as it is configured now", self.keeper.url());
+            self.open_successor(self.keeper.tunnel.next_number(), self.backoff.clone(), Duration::ZERO);
+        }
+    }
+}

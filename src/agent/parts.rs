@@ -1,0 +1,77 @@
+//! The parts of a configuration as it was given.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::link::Token;
+use crate::service::Service;
+use crate::upstream::UpstreamAddress;
+
+/// What all tunnels of an agent share, and what stays as it is while the agent runs.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct ProcessOptions {
+    pub(super) workers: Option<usize>,
+    pub(super) max_streams: Option<usize>,
+    pub(super) max_in_flight: Option<usize>,
+    pub(super) queue: usize,
+    pub(super) queue_timeout: Duration,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin_token: Option<Token>,
+}
+
+impl Default for ProcessOptions {
+    fn default() -> Self {
+        ProcessOptions {
+            workers: None,
+            max_streams: None,
+            max_in_flight: None,
+            queue: 256,
+            queue_timeout: Duration::from_secs(10),
+            admin: None,
+            admin_token: None,
+        }
+    }
+}
+
+impl ProcessOptions {
+    /// The first option that differs from that of the others.
+    pub(super) fn difference(&self, other: &ProcessOptions) -> Option<&'static str> {
+        let differences = [
+            (self.workers != other.workers, "workers"),
+            (self.max_streams != other.max_streams, "max_streams"),
+            (self.max_in_flight != other.max_in_flight, "max_in_flight"),
+            (self.queue != other.queue, "queue"),
+            (self.queue_timeout != other.queue_timeout, "queue_timeout"),
+            (self.admin != other.admin, "admin"),
+            (self.admin_token != other.admin_token, "admin_token"),
+        ];
+        differences.into_iter().find(|(differs, _)| *differs).map(|(_, option)| option)
+    }
+}
+
+/// What answers requests.
+#[derive(Clone)]
+pub(super) enum Answerer {
+    /// Local servers, each with the prefix of its paths.
+    Local(Vec<(String, UpstreamAddress)>),
+    Service(Arc<dyn Service>),
+}
+
+impl PartialEq for Answerer {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Answerer::Local(servers), Answerer::Local(others)) => servers == others,
+            (Answerer::Service(service), Answerer::Service(other)) => Arc::ptr_eq(service, other),
+            _ => false,
+        }
+    }
+}
+
+/// A token, or the file that holds it.
+#[derive(Clone)]
+pub(super) enum TokenOption {
+    Value(Token),
+    File(PathBuf),
+}

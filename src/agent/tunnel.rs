@@ -1,0 +1,227 @@
+//! One tunnel of an agent: its settings, which are replaced as a whole when they change, and the slots of its sessions.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use log::{info, warn};
+
+use super::builder::Builder;
+use super::error::ConfigWarning;
+use super::slot::Slot;
+use crate::advice::Advice;
+use crate::clock::after;
+use crate::link::Dialer;
+use crate::metrics::Metrics;
+use crate::net::TrustStore;
+use crate::service::Service;
+use crate::session::{ExchangeConfig, SessionConfig, SessionHandle, new_metrics};
+use crate::sync::{Replaceable, lock};
+use crate::tunnel_id::TunnelId;
+use crate::upstream::{Monitors, Upstreams};
+
+/// The reason with which a session is closed that has a successor.
+const MOVED: &str = "the agent has opened another session";
+
+/// What a tunnel's configuration comes to.
+pub(super) struct TunnelSettings {
+    /// One for each gateway.
+    pub(super) dialers: Vec<Dialer>,
+    pub(super) session: SessionConfig,
+    pub(super) exchange: Arc<ExchangeConfig>,
+    /// The service, where it is local servers.
+    pub(super) upstreams: Option<Arc<Upstreams>>,
+    /// What answers, for the log.
+    pub(super) served_by: String,
+    /// Ports of this machine that are the tunnel's own.
+    pub(super) own_ports: Vec<u16>,
+    pub(super) warnings: Vec<ConfigWarning>,
+    /// The certificate authorities for local servers.
+    pub(super) local_tls: Option<TrustStore>,
+    /// The options.
+    pub(super) source: Builder,
+}
+
+impl TunnelSettings {
+    /// The sessions that are wanted: the URL of the gateway of each, and its number among those with this gateway.
+    fn wanted(&self) -> Vec<(String, usize)> {
+        let sessions = 0..self.source.sessions_per_gateway;
+        let of = |dialer: &Dialer| (dialer.url().to_string(), sessions.clone());
+        let gateways = self.dialers.iter().map(of);
+        gateways.flat_map(|(url, sessions)| sessions.map(move |session| (url.clone(), session))).collect()
+    }
+
+    /// The way to the gateway with this URL.
+    pub(super) fn dialer(&self, url: &str) -> Option<&Dialer> {
+        self.dialers.iter().find(|dialer| dialer.url().to_string() == url)
+    }
+
+    /// Whether a session that began with these settings may go on with the other ones.
+    pub(super) fn keeps_sessions_of(&self, previous: &TunnelSettings) -> bool {
+        self.session == previous.session && self.source.gateway_trust == previous.source.gateway_trust
+    }
+
+    fn keeps_service_of(&self, previous: &TunnelSettings) -> bool {
+        Arc::ptr_eq(&self.exchange.service, &previous.exchange.service)
+    }
+}
+
+/// A tunnel.
+pub(super) struct Tunnel {
+    pub(super) tunnel_id: TunnelId,
+    pub(super) metrics: Arc<Metrics>,
+    /// Which requests pass now, and how they are answered.
+    pub(super) exchanges: Arc<Replaceable<ExchangeConfig>>,
+    settings: Replaceable<TunnelSettings>,
+    slots: Mutex<Vec<Arc<Slot>>>,
+    /// The next number of a slot in a handshake.
+    next_number: AtomicU32,
+    monitors: Mutex<Option<Monitors>>,
+    /// The services that were replaced, and may have requests under way.
+    replaced: Mutex<Vec<Weak<dyn Service>>>,
+}
+
+/// What came of the slots.
+pub(super) struct Arrangement {
+    pub(super) new: Vec<Arc<Slot>>,
+    pub(super) kept: Vec<Arc<Slot>>,
+    /// The sessions of those that are not wanted any more.
+    pub(super) retired: Vec<SessionHandle>,
+}
+
+impl Tunnel {
+    pub(super) fn new(settings: TunnelSettings) -> Self {
+        Tunnel {
+            tunnel_id: settings.session.tunnel_id.clone(),
+            metrics: Arc::new(new_metrics()),
+            exchanges: Arc::new(Replaceable::new(settings.exchange.clone())),
+            settings: Replaceable::new(Arc::new(settings)),
+            slots: Mutex::default(),
+            next_number: AtomicU32::new(0),
+            monitors: Mutex::default(),
+            replaced: Mutex::default(),
+        }
+    }
+
+    /// The current settings.
+    pub(super) fn settings(&self) -> Arc<TunnelSettings> {
+        self.settings.get()
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
+        lock(&self.slots)
+    }
+
+    /// A number that no slot has had in a handshake.
+    pub(super) fn next_number(&self) -> u32 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// All slots.
+    pub(super) fn all_slots(&self) -> Vec<Arc<Slot>> {
+        self.slots().clone()
+    }
+
+    /// Monitors the local servers, and says what is to come.
+    pub(super) fn start(&self) {
+        let settings = self.settings();
+        for warning in &settings.warnings {
+            warn!("{warning}");
+        }
+        let urls: Vec<String> = settings.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
+        info!("tunnel {}: from {} to {}", self.tunnel_id, urls.join(", "), settings.served_by);
+        self.monitor(&settings);
+    }
+
+    /// Has threads monitor the local servers of these settings, and no others any more.
+    fn monitor(&self, settings: &TunnelSettings) {
+        let monitors = settings.upstreams.as_ref().map(|upstreams| upstreams.monitor()).transpose();
+        let monitors = monitors.inspect_err(|error| warn!("no thread to monitor local servers: {error}"));
+        let previous = std::mem::replace(&mut *lock(&self.monitors), monitors.ok().flatten());
+        drop(previous);
+    }
+
+    /// Warns of local servers that do not listen yet.
+    pub(super) fn look_for_servers(&self) {
+        let settings = self.settings();
+        for url in settings.upstreams.iter().flat_map(|upstreams| upstreams.missing()) {
+            warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
+        }
+    }
+
+    /// Replaces the settings. Requests under way end as they began. Returns those before.
+    pub(super) fn replace(&self, settings: TunnelSettings) -> Arc<TunnelSettings> {
+        let settings = Arc::new(settings);
+        let previous = self.settings.replace(settings.clone());
+        self.exchanges.replace(settings.exchange.clone());
+        if !settings.keeps_service_of(&previous) {
+            let mut replaced = lock(&self.replaced);
+            replaced.retain(|service| service.strong_count() > 0);
+            replaced.push(Arc::downgrade(&previous.exchange.service));
+        }
+        previous
+    }
+
+    /// Acts on settings that took the place of these while the agent runs: all but the sessions.
+    pub(super) fn follow(&self, previous: &TunnelSettings) {
+        let settings = self.settings();
+        for warning in settings.warnings.iter().filter(|warning| !previous.warnings.contains(warning)) {
+            warn!("{warning}");
+        }
+        if !settings.keeps_service_of(previous) {
+            info!("tunnel {}: requests go to {} from now on", self.tunnel_id, settings.served_by);
+            self.monitor(&settings);
+            self.look_for_servers();
+        }
+    }
+
+    /// Has a slot for each session that is wanted, and no others.
+    pub(super) fn arrange_slots(&self) -> Arrangement {
+        let wanted = self.settings().wanted();
+        let mut slots = self.slots();
+        let all = std::mem::take(&mut *slots);
+        let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|slot| wanted.contains(&slot.key));
+        let is_new = |key: &(String, usize)| !kept.iter().any(|slot| slot.key == *key);
+        let new: Vec<_> = wanted.into_iter().filter(is_new).collect();
+        let mut arrangement = Arrangement {
+            new: Vec::new(),
+            kept: kept.clone(),
+            retired: gone.iter().filter_map(|slot| slot.retire()).collect(),
+        };
+        *slots = kept;
+        for key in new {
+            let slot = Arc::new(Slot::new(key));
+            slots.push(slot.clone());
+            arrangement.new.push(slot);
+        }
+        arrangement
+    }
+
+    /// Lets a session finish that has a successor, or is not wanted any more.
+    pub(super) fn end_replaced(&self, session: &SessionHandle) {
+        session.drain(after(self.settings().source.handover_drain), MOVED);
+    }
+
+    /// Ends the tunnel while the agent goes on.
+    pub(super) fn retire(&self) {
+        let slots = std::mem::take(&mut *self.slots());
+        for session in slots.iter().filter_map(|slot| slot.retire()) {
+            self.end_replaced(&session);
+        }
+        self.stop_monitoring();
+        self.metrics.stopped();
+        info!("tunnel {}: ended, since it is configured no more", self.tunnel_id);
+    }
+
+    /// Selects no other local server from now on.
+    pub(super) fn stop_monitoring(&self) {
+        let monitors = lock(&self.monitors).take();
+        drop(monitors);
+    }
+
+    /// Has the services give up what they wait for.
+    pub(super) fn interrupt(&self) {
+        self.settings().exchange.service.interrupt();
+        let replaced: Vec<_> = lock(&self.replaced).iter().filter_map(Weak::upgrade).collect();
+        replaced.iter().for_each(|service| service.interrupt());
+    }
+}

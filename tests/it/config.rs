@@ -1,0 +1,402 @@
+//! The configuration file with the real binaries: several tunnels in one process, what beats what, what is refused, and a
+//! reload that loses nothing.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::support::{
+    LIMIT, OTHER_TUNNEL_ID, Program, TUNNEL_ID, get, http, ok, read_head, serve, serve_http, split, visit,
+};
+
+/// A folder with a configuration file, which is deleted with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(test: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("tunnel-agent-{test}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        Folder(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes the file whole: a reload never reads half of it.
+    fn write(&self, text: &str) -> String {
+        let (draft, path) = (self.path("draft"), self.path("agent.conf"));
+        fs::write(&draft, text).unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(draft, &path).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A site that says its name and the path.
+fn site(name: &'static str) -> SocketAddr {
+    serve_http(move |request| ok(&format!("{name} {}", request.head.split(' ').nth(1).unwrap())))
+}
+
+fn ask(gateway: SocketAddr, host: &str, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    split(&http(gateway, request.as_bytes()))
+}
+
+fn agent(arguments: &[&str], environment: &[(&str, &str)]) -> Program {
+    Program::start(env!("CARGO_BIN_EXE_agent"), arguments, environment)
+}
+
+/// Runs the agent to its end.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_agent"));
+    command.env_clear().args(arguments).envs(environment.iter().copied()).output().unwrap()
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], environment: &[(&str, &str)], expected: &str) {
+    let output = run(arguments, environment);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains("s3cret"), "{text}");
+}
+
+#[test]
+fn one_file_serves_three_tunnels_at_three_names() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new("sections");
+    let (shop, blog, wiki) = (site("shop"), site("blog"), site("wiki"));
+    fs::write(folder.path("blog.id"), format!("{OTHER_TUNNEL_ID}\n")).unwrap();
+    fs::write(folder.path("words"), "ann:s3cret\n").unwrap();
+    let config = folder.write(&format!(
+        "gateway = ws://{address}\nworkers = 3\nadmin = 127.0.0.1:0\nlog-format = text\n\n\
+         [tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\ndeny = /admin/**\n\n\
+         [tunnel blog]\ntunnel-id-file = blog.id\nlocal = http://{blog}\nbasic-auth = words\n\n\
+         [tunnel third]\nlocal = http://{wiki}\nname = wiki\n"
+    ));
+    let state = folder.path("state");
+    let mut agent = agent(&["--config", &config], &[("XDG_STATE_HOME", state.to_str().unwrap())]);
+    let admin = agent.wait_for("admin at http://");
+    let admin: SocketAddr = admin
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .split(':')
+        .take(2)
+        .collect::<Vec<_>>()
+        .join(":")
+        .parse()
+        .unwrap();
+    for _ in 0..3 {
+        agent.wait_for(" is open → ");
+    }
+    let port = address.port();
+    let host = |name: &str| format!("{name}.localhost:{port}");
+    assert_eq!(ask(address, &host("shop"), "/x"), (200, "shop /x".to_owned()));
+    assert_eq!(ask(address, &host("wiki"), "/x"), (200, "wiki /x".to_owned()));
+    // Each has rules and passwords of its own.
+    assert_eq!(ask(address, &host("shop"), "/admin/x").0, 403);
+    assert_eq!(ask(address, &host("wiki"), "/admin/x").0, 200);
+    assert_eq!(ask(address, &host("blog"), "/x").0, 401);
+    let request = format!(
+        "GET /x HTTP/1.1\r\nHost: {}\r\nAuthorization: Basic YW5uOnMzY3JldA==\r\nConnection: close\r\n\r\n",
+        host("blog")
+    );
+    assert_eq!(split(&http(address, request.as_bytes())), (200, "blog /x".to_owned()));
+    // The ID that was made is kept under the section's name.
+    assert!(state.join("tunnel-agent/tunnel-id.third").exists());
+    // Log, status and metrics tell them apart.
+    assert!(agent.wait_for("/admin/x refused").contains("shop: GET"), "{:?}", agent.log);
+    let status: serde_json::Value = serde_json::from_str(&get(admin, "/status").1).unwrap();
+    let tunnels = status["tunnels"].as_array().unwrap();
+    let named = |name: &str| tunnels.iter().find(|tunnel| tunnel["name"] == name).unwrap();
+    assert_eq!(named("shop")["url"], format!("http://{}", host("shop")));
+    assert_eq!(named("shop")["totals"]["refused"], 1);
+    assert_eq!(named("wiki")["totals"]["served"], 2);
+    let metrics = get(admin, "/metrics").1;
+    for sample in [
+        "tunnel_agent_responses_total{tunnel=\"shop\",class=\"2xx\"} 1",
+        "tunnel_agent_refused_total{tunnel=\"blog\",code=\"unauthorized\"} 1",
+        "tunnel_agent_request_duration_seconds_bucket{tunnel=\"wiki\",le=\"+Inf\"} 2",
+        "tunnel_agent_queued 0",
+    ] {
+        assert!(metrics.contains(sample), "{sample} in\n{metrics}");
+    }
+    assert_eq!(get(admin, "/readyz").0, 200);
+}
+
+#[test]
+fn a_flag_beats_a_variable_beats_the_file() {
+    let folder = Folder::new("precedence");
+    let config = folder.write(&format!("tunnel-id = {TUNNEL_ID}\nlocal = 1\nlocal = 2\ndeny = /file\n"));
+    let explained = |arguments: &[&str], environment: &[(&str, &str)], path: &str| {
+        let arguments = [&["explain", "GET", path, "--config", &config], arguments].concat();
+        String::from_utf8(run(&arguments, environment).stdout).unwrap()
+    };
+    assert!(explained(&[], &[], "/").contains("http://127.0.0.1:1/"));
+    assert!(explained(&[], &[], "/file").contains("decided by: deny /file"));
+    assert!(explained(&[], &[("LOCAL_URL", "3")], "/").contains("http://127.0.0.1:3/"));
+    assert!(explained(&["--local", "4"], &[("LOCAL_URL", "3")], "/").contains("http://127.0.0.1:4/"));
+    // Rules are one setting, however they are given.
+    let rules = [("TUNNEL_AGENT_RULES", "deny /variable")];
+    assert!(explained(&[], &rules, "/file").contains("forwarded to"));
+    assert!(explained(&["--deny", "/typed"], &rules, "/variable").contains("forwarded to"));
+    assert!(
+        explained(&["--config", "none"][..0], &rules, "/variable").contains("decided by: deny /variable")
+    );
+    let none = run(&["explain", "GET", "/file", "--config", "none"], &[]);
+    assert!(String::from_utf8(none.stdout).unwrap().contains("http://127.0.0.1:8000/file"));
+}
+
+#[test]
+fn the_users_own_file_is_found_and_named_in_the_log() {
+    let folder = Folder::new("own-file");
+    let home = folder.path("tunnel-agent");
+    fs::create_dir_all(&home).unwrap();
+    let path = home.join("agent.conf");
+    fs::write(
+        &path,
+        format!("tunnel-id = {TUNNEL_ID}\nmax-retries = 1\ngateway = ws://127.0.0.1:1\nbackoff-min = 1ms\n"),
+    )
+    .unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let mut agent = agent(&[], &[("XDG_CONFIG_HOME", folder.0.to_str().unwrap())]);
+    agent.wait_for(&format!("{} holds a credential (tunnel-id), and others can read it", path.display()));
+    agent.wait_for(&format!("options are read from {}", path.display()));
+    assert_eq!(agent.wait().code(), Some(1));
+}
+
+#[test]
+fn what_a_file_cannot_mean_is_refused_with_its_line() {
+    let folder = Folder::new("refusals");
+    let id = format!("tunnel-id = {TUNNEL_ID}\n");
+    for (text, expected) in [
+        (format!("{id}quue = 3\n"), "agent.conf, line 2: there is no option quue; did you mean queue?"),
+        (format!("{id}queue = s3cret\n"), "agent.conf, line 2: queue: expected a whole number, not below 0"),
+        (format!("{id}queue = 3\nqueue = 4\n"), "line 2: queue and "),
+        (format!("{id}rate-wait = 1s\n"), "agent.conf, line 2: rate-wait needs --rate"),
+        (format!("{id}open = /x\n"), "agent.conf, line 2: open needs --basic-auth"),
+        (
+            format!("{id}[tunnel a]\n"),
+            "agent.conf, line 1: tunnel-id is one tunnel's: give it in its section",
+        ),
+        (format!("[tunnel a b]\n{id}"), "agent.conf, line 1: [tunnel …] is the tunnel's name: "),
+        (format!("[tunnel a]\n{id}[tunnel b]\n{id}"), "given twice"),
+        (format!("[tunnel a]\n{id}workers = 3\n"), "agent.conf, line 3: workers is the agent's"),
+        (format!("[tunnel a]\n{id}burst = 3\n"), "burst needs --rate"),
+        ("token = s3cret\nlocal\n".to_owned(), "agent.conf, line 2: expected OPTION = VALUE"),
+        ("local = 8000\n".to_owned(), "which tunnel? Give --tunnel-id"),
+    ] {
+        refused(&["--config", &folder.write(&text)], &[], expected);
+    }
+    refused(&["--config", "/no/such/file"], &[], "/no/such/file: No such file or directory");
+    // With sections nothing else can say which tunnel it means.
+    let config = folder.write(&format!("[tunnel a]\n{id}"));
+    refused(&["--config", &config, "--local", "1"], &[], "--local is one tunnel's, and the file has several");
+    refused(&["8000", "--config", &config], &[], "--local is one tunnel's, and the file has several");
+    refused(&["--config", &config], &[("LOCAL_URL", "1")], "the variable LOCAL_URL is one tunnel's");
+}
+
+/// A gateway, and an agent whose configuration is that of a file.
+fn reloadable(test: &str, more: &str) -> (Program, SocketAddr, Folder, Program) {
+    let (gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new(test);
+    let config = folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+    let mut agent = agent(&["--config", &config], &[]);
+    agent.wait_for(" is open → ");
+    (gateway, address, folder, agent)
+}
+
+fn reload(folder: &Folder, agent: &mut Program, address: SocketAddr, more: &str) {
+    folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+    agent.signal("HUP");
+    agent.wait_for("the configuration was read again");
+}
+
+#[test]
+fn a_reload_changes_what_the_next_request_meets_and_keeps_the_session() {
+    let (old, new) = (site("old"), site("new"));
+    let (_gateway, address, folder, mut agent) = reloadable("live", &format!("local = http://{old}\n"));
+    assert_eq!(get(address, "/x"), (200, "old /x".to_owned()));
+    let log_before = agent.log.len();
+    let more = format!("local = http://{new}\ndeny = /admin\nset-header = X-A: b\nlog-level = debug\n");
+    reload(&folder, &mut agent, address, &more);
+    assert_eq!(get(address, "/x"), (200, "new /x".to_owned()));
+    assert_eq!(get(address, "/admin").0, 403);
+    reload(&folder, &mut agent, address, &format!("local = http://{new}\n"));
+    assert_eq!(get(address, "/admin"), (200, "new /admin".to_owned()));
+    // It is one session all the time.
+    let sessions = agent.log[log_before..].iter().filter(|line| line.contains("connected to ")).count();
+    assert_eq!(sessions, 0, "{:?}", agent.log);
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_says_why() {
+    let old = site("old");
+    let (_gateway, address, folder, mut agent) = reloadable("broken", &format!("local = http://{old}\n"));
+    for (more, why) in [
+        ("quue = 1\n", "there is no option quue"),
+        ("deny = x\n", "line 3: deny: expected a path that begins with a slash"),
+        ("workers = 3\n", "line 3: workers cannot change while the agent runs: restart it"),
+        ("admin = 127.0.0.1:0\n", "line 3: admin cannot change while the agent runs: restart it"),
+        ("token-file = nowhere\n", "nowhere: No such file"),
+        ("local-ca-file = nowhere\nlocal = https://127.0.0.1:1\n", "nowhere: No such file"),
+    ] {
+        folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+        agent.signal("HUP");
+        let line = agent.wait_for("the configuration stays as it was: ");
+        assert!(line.contains(why), "{line}");
+        assert_eq!(get(address, "/x"), (200, "old /x".to_owned()));
+    }
+}
+
+#[test]
+fn a_request_under_way_ends_as_it_began() {
+    let (asked, is_asked) = mpsc::channel();
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let may_answer = std::sync::Mutex::new(may_answer);
+    let old = serve(move |mut socket| {
+        read_head(&mut std::io::BufReader::new(socket.try_clone().unwrap()));
+        asked.send(()).unwrap();
+        may_answer.lock().unwrap().recv().unwrap();
+        socket.write_all(&ok("old")).unwrap();
+    });
+    let new = site("new");
+    let (_gateway, address, folder, mut agent) = reloadable("under-way", &format!("local = http://{old}\n"));
+    let (_socket, mut reader) =
+        visit(address, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    is_asked.recv_timeout(LIMIT).unwrap();
+    // Another server, and a name, for which there has to be another session.
+    reload(&folder, &mut agent, address, &format!("local = http://{new}\nname = shop\n"));
+    agent.wait_for("shop.localhost");
+    assert_eq!(ask(address, "shop.localhost", "/x"), (200, "new /x".to_owned()));
+    answer.send(()).unwrap();
+    let mut response = Vec::new();
+    reader.read_to_end(&mut response).unwrap();
+    assert_eq!(split(&response), (200, "old".to_owned()));
+    agent.wait_for("the old session with ");
+}
+
+#[test]
+fn reloads_under_load_lose_no_request() {
+    let site = site("site");
+    let local = format!("local = http://{site}\n");
+    let (_gateway, address, folder, mut agent) = reloadable("load", &local);
+    let visitors: Vec<_> = (0..4)
+        .map(|_| {
+            let (done, is_done) = mpsc::channel::<()>();
+            let visitor = thread::spawn(move || {
+                let mut count = 0;
+                while is_done.try_recv() == Err(mpsc::TryRecvError::Empty) {
+                    assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
+                    count += 1;
+                }
+                count
+            });
+            (done, visitor)
+        })
+        .collect();
+    for round in 0..12 {
+        // Rules, the local server by another name, another session, and more of them.
+        let more = match round % 4 {
+            0 => format!("{local}deny = /admin\n"),
+            1 => format!("local = http://localhost:{}\n", site.port()),
+            2 => format!("{local}ping-interval = {}s\n", 5 + round),
+            _ => format!("{local}connections = {}\n", 1 + round % 3),
+        };
+        reload(&folder, &mut agent, address, &more);
+    }
+    for (done, visitor) in visitors {
+        drop(done);
+        assert!(visitor.join().unwrap() > 0);
+    }
+}
+
+#[test]
+fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
+    let site = site("site");
+    let local = format!("local = http://{site}\n");
+    let (mut first, address, folder, mut agent) = reloadable("gateways", &local);
+    let (_second, other) = Program::gateway(&["--hold", "0s"]);
+    reload(&folder, &mut agent, other, &local);
+    agent.wait_for(&format!(":{} is open → ", other.port()));
+    assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
+    first.wait_for(" left: close code 1001");
+    // One that cannot be reached leaves the session as it is.
+    folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://127.0.0.1:1\n{local}"));
+    agent.signal("HUP");
+    agent.wait_for("cannot reach gateway ws://127.0.0.1:1/ws");
+    assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
+    reload(&folder, &mut agent, address, &local);
+    agent.wait_for(&format!(":{} is open → ", address.port()));
+    assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
+}
+
+#[test]
+fn tunnels_come_and_go_with_their_sections() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new("come-and-go");
+    let (shop, blog) = (site("shop"), site("blog"));
+    let common = format!("gateway = ws://{address}\n");
+    let shop = format!("[tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\n");
+    let blog = format!("[tunnel blog]\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://{blog}\n");
+    let config = folder.write(&format!("{common}{shop}"));
+    let mut agent = agent(&["--config", &config], &[]);
+    agent.wait_for("shop.localhost");
+    folder.write(&format!("{common}{shop}{blog}"));
+    agent.signal("HUP");
+    agent.wait_for("blog.localhost");
+    assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
+    assert_eq!(ask(address, "shop.localhost", "/x"), (200, "shop /x".to_owned()));
+    folder.write(&format!("{common}{blog}"));
+    agent.signal("HUP");
+    agent.wait_for("ended, since it is configured no more");
+    assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
+    agent.signal("TERM");
+    assert!(agent.wait().success());
+}
+
+#[test]
+fn the_counts_of_rates_and_guesses_outlive_a_reload() {
+    let site = site("site");
+    let limits = format!("local = http://{site}\nrate = 2/m\nburst = 2\n");
+    let (_gateway, address, folder, mut agent) = reloadable("rates", &limits);
+    assert_eq!(get(address, "/x").0, 200);
+    reload(&folder, &mut agent, address, &format!("{limits}deny = /y\n"));
+    assert_eq!(get(address, "/x").0, 200);
+    assert_eq!(get(address, "/x").0, 429);
+    // Another rate begins anew.
+    reload(&folder, &mut agent, address, &format!("local = http://{site}\nrate = 3/m\nburst = 2\n"));
+    assert_eq!(get(address, "/x").0, 200);
+}
+
+#[test]
+fn check_takes_a_file() {
+    let folder = Folder::new("check");
+    let site = site("site");
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let config = folder.write(&format!(
+        "gateway = ws://{address}\n[tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{site}\n\
+         [tunnel blog]\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://127.0.0.1:1\n"
+    ));
+    let output = run(&["check", "--config", &config], &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("tunnel agent_550e…_prod") && text.contains("tunnel agent_123e…_other"), "{text}");
+    assert!(text.contains("FAIL  TCP"), "{text}");
+    assert!(Path::new(&config).exists());
+}
