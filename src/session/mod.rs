@@ -18,6 +18,7 @@
 //! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends that do so
 //! wait for each other for ever once both directions are full.
 
+mod credit;
 mod end;
 mod exchange;
 mod order;

@@ -83,6 +83,7 @@ impl Session<'_> {
         let mut writer = Writer {
             supervisor,
             open_by: Some(now + OPEN_WAIT),
+            early_drain: None,
             clocks: Clocks::new(SystemTime::now(), now),
             next_look: now + LOOK_EVERY,
             pace: Pace::new(),
@@ -113,6 +114,8 @@ struct Writer<'a> {
     supervisor: &'a mut dyn Supervisor,
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
+    /// Until when the session may finish its requests, and why, if it was to end before it was open.
+    early_drain: Option<(Instant, &'static str)>,
     clocks: Clocks,
     /// When to look at them again.
     next_look: Instant,
@@ -289,8 +292,18 @@ impl Writer<'_> {
 
     fn opened(&mut self) {
         if self.open_by.take().is_some() {
+            self.inbox.session.set_settled();
             self.supervisor.opened();
         }
+        if let Some((until, why)) = self.early_drain.take() {
+            self.drain(until, why);
+        }
+    }
+
+    fn drain(&mut self, until: Instant, why: &'static str) {
+        self.inbox.session.leave(why);
+        let is_streaming = self.inbox.session.is_streaming();
+        self.state.drain(until, why, if is_streaming { Crossing::Unasked } else { Crossing::Settled });
     }
 
     /// Handles the events that are there, and makes frames of answers up to a batch. The others keep the
@@ -326,14 +339,12 @@ impl Writer<'_> {
             WireEvent::Ping(payload, _room) => self.pong = Some(payload),
             WireEvent::End(end) => self.state.end(end, now),
             WireEvent::Pong(sent) => self.state.pong(sent),
-            WireEvent::Drain(until, why) => {
-                let is_streaming = self.inbox.session.is_streaming();
-                self.state.drain(
-                    until,
-                    why,
-                    if is_streaming { Crossing::Unasked } else { Crossing::Settled },
-                );
+            // Requests may be behind a `welcome` that is on its way.
+            WireEvent::Drain(until, why) if !self.inbox.session.is_settled() && until > now => {
+                let earlier = self.early_drain.map_or(until, |(earlier, _)| earlier.min(until));
+                self.early_drain = Some((earlier, why));
             }
+            WireEvent::Drain(until, why) => self.drain(until, why),
             WireEvent::Named(told) => self.supervisor.named(&told),
             WireEvent::Opened => {
                 self.limit_frames();

@@ -20,6 +20,7 @@ use http::{HeaderMap, HeaderName};
 use tungstenite::Bytes;
 
 use super::SessionEnd;
+use super::credit::{BudgetKind, Credit};
 use crate::mux::{Mux, MuxLimits, Side};
 use crate::protocol::{RequestId, RequestName, TunnelUrl};
 use crate::sync::{Waiters, lock};
@@ -95,13 +96,6 @@ impl Drop for Reservation {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum BudgetKind {
-    Direct,
-    Held,
-    Control,
-}
-
 /// A session as its threads, its workers and the agent hold it. Clones belong to the same session.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionHandle {
@@ -126,6 +120,8 @@ struct SessionShared {
     alive: AtomicBool,
     /// The gateway was told to send no more requests.
     leaving: AtomicBool,
+    /// The time for a `welcome` has elapsed.
+    settled: AtomicBool,
     /// New requests are refused.
     draining: AtomicBool,
     /// Requests that came in, each of which sends exactly one answer.
@@ -142,29 +138,6 @@ struct SessionShared {
     mux: OnceLock<Arc<Mux>>,
 }
 
-#[derive(Debug, Default)]
-struct Credit {
-    direct: usize,
-    held: usize,
-    /// The place whose turn it is.
-    turn: u64,
-}
-
-impl Credit {
-    /// Takes bytes for the answer at this place, if there are enough.
-    fn take(&mut self, place: Option<u64>, bytes: usize, max: usize) -> Option<BudgetKind> {
-        let is_held = place.is_some_and(|place| place > self.turn);
-        let its_turn = place.is_some_and(|place| place <= self.turn);
-        let (used, budget) =
-            if is_held { (&mut self.held, BudgetKind::Held) } else { (&mut self.direct, BudgetKind::Direct) };
-        let fits = its_turn || *used == 0 || *used + bytes <= max;
-        fits.then(|| {
-            *used += bytes;
-            budget
-        })
-    }
-}
-
 /// The queue of a new session.
 pub(super) fn channel(max_message: usize) -> Inbox {
     let (sender, events) = mpsc::channel();
@@ -175,6 +148,7 @@ pub(super) fn channel(max_message: usize) -> Inbox {
         control_bytes: AtomicUsize::new(0),
         alive: AtomicBool::new(true),
         leaving: AtomicBool::new(false),
+        settled: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         issued: AtomicU64::new(0),
         places: AtomicU64::new(0),
@@ -189,14 +163,32 @@ pub(super) fn channel(max_message: usize) -> Inbox {
 impl SessionHandle {
     /// Lets the session finish what runs, until this time at most; then it ends. A later call can only shorten that.
     /// Requests are refused from now on, but for streams that the gateway opened before it heard of it.
+    /// A gateway that is about to send a `welcome` may send requests right behind it: they are served before.
     pub(crate) fn drain(&self, until: Instant, why: &'static str) {
+        if self.is_settled() {
+            self.leave(why);
+        }
+        self.tell(WireEvent::Drain(until, why));
+    }
+
+    /// Whether it is known how requests come: a `welcome`, or a request, has come, or none came in time.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_streaming() || self.issued() > 0 || self.shared.settled.load(Ordering::Acquire)
+    }
+
+    /// Records that no `welcome` came in time.
+    pub(super) fn set_settled(&self) {
+        self.shared.settled.store(true, Ordering::Release);
+    }
+
+    /// Tells the gateway that the session takes no more requests.
+    pub(super) fn leave(&self, why: &'static str) {
         if !self.shared.leaving.swap(true, Ordering::AcqRel) {
             match self.mux() {
                 Some(mux) => mux.go_away(u32::MAX, why),
                 None => self.refuse_more(),
             }
         }
-        self.tell(WireEvent::Drain(until, why));
     }
 
     /// Has the session's owner open a successor, which takes its place.

@@ -712,6 +712,23 @@ fn an_agent_that_stops_says_so_and_finishes() {
 // ----------------------------------------------------------------------------------- several sessions
 
 #[test]
+fn a_session_that_is_to_end_before_its_welcome_serves_what_is_behind_it() {
+    let gateway = ScriptedGateway::start();
+    let service = |_: Request| Ok(Response::new(Body::from("served".to_owned())));
+    let agent = builder(&gateway).service(service).build().unwrap().spawn().unwrap();
+    let mut session = gateway.accept();
+    agent.handle().shutdown(LIMIT);
+    welcome(&mut session, "");
+    get(&mut session, 2, "/");
+    let mut frames = vec![next(&mut session), next(&mut session)];
+    frames.sort_by_key(|frame| frame.kind);
+    assert_eq!((frames[0].kind, frames[0].stream), (HEAD, 2), "{frames:?}");
+    assert_eq!((frames[1].kind, frames[1].text().as_str()), (GOAWAY, "the agent is stopping"), "{frames:?}");
+    drop(session);
+    agent.join().unwrap();
+}
+
+#[test]
 fn a_gateway_that_stops_is_left_for_another_session_first() {
     let gateway = ScriptedGateway::start();
     let (service, signal) = lasting();
