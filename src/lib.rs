@@ -93,7 +93,8 @@ pub use agent::{
 };
 pub use backoff::BackoffConfig;
 pub use guard::{
-    Action, InvalidPasswords, InvalidPattern, InvalidRate, Passwords, Pattern, Rate, Rule, Rules, Verdict,
+    Action, AllowedOrigin, CorsCredentials, InvalidOrigin, InvalidPasswords, InvalidPattern, InvalidRate,
+    Passwords, Pattern, Rate, Rule, Rules, Verdict,
 };
 pub use http;
 pub use link::{GatewayUrl, InvalidGatewayUrl, Token};

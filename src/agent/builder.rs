@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -11,16 +10,15 @@ use http::uri::PathAndQuery;
 
 use super::parts::{Answerer, ProcessOptions, TokenOption};
 use crate::backoff::BackoffConfig;
-use crate::guard::{AddressRules, Passwords, Pattern, Rate, Rules};
+use crate::guard::{AddressRules, AllowedOrigin, CorsCredentials, Passwords, Pattern, Rate, Rules};
 use crate::link::{GatewayUrl, Token};
 use crate::net::network::Network;
 use crate::net::tls::Trust;
 use crate::protocol::TunnelName;
-use crate::service::Service;
 use crate::session::{Correlation, FailureReply, Heartbeat};
 use crate::tunnel_id::TunnelId;
-use crate::upstream::origin::{LocalUrl, Timeouts};
-use crate::upstream::{self, BreakerConfig, HeaderRewrite, HealthChecks, SetHeader, UpstreamAddress};
+use crate::upstream::origin::Timeouts;
+use crate::upstream::{BreakerConfig, HeaderRewrite, SiteNames};
 
 /// Configures an [`Agent`](crate::Agent).
 #[must_use = "an agent comes of `build`"]
@@ -35,6 +33,10 @@ pub struct Builder {
     pub(super) gateway_trust: Trust,
     pub(super) answerer: Answerer,
     pub(super) rewrite: HeaderRewrite,
+    pub(super) response_rewrite: HeaderRewrite,
+    pub(super) site_names: SiteNames,
+    pub(super) cors: Option<AllowedOrigin>,
+    pub(super) cors_credentials: CorsCredentials,
     pub(super) breaker: BreakerConfig,
     pub(super) health_path: Option<PathAndQuery>,
     pub(super) health_interval: Option<Duration>,
@@ -75,6 +77,10 @@ impl Builder {
             handover_drain: Duration::from_secs(10),
             answerer: Answerer::Local(Vec::new()),
             rewrite: HeaderRewrite::default(),
+            response_rewrite: HeaderRewrite::default(),
+            site_names: SiteNames::default(),
+            cors: None,
+            cors_credentials: CorsCredentials::default(),
             breaker: BreakerConfig::default(),
             health_path: None,
             health_interval: None,
@@ -151,98 +157,9 @@ impl Builder {
         self
     }
 
-    /// Forwards requests to this HTTP server. Each call adds a fallback, which is asked when those before it cannot
-    /// be reached; 64 at most, with those of routes. Default: `http://127.0.0.1:8000`, also where only
-    /// [`route`](Self::route) is called. This, `route` and [`local_auto`](Self::local_auto) take the place of a
-    /// [`service`](Self::service) and the reverse: the last call counts.
-    pub fn local(self, url: LocalUrl) -> Self {
-        self.server(String::new(), UpstreamAddress::Url(url))
-    }
-
-    /// Forwards requests whose path lies under this prefix, such as `/api`, to another HTTP server; among several
-    /// prefixes the longest wins. Paths are passed on as they are. Each call with the same prefix adds a fallback for
-    /// it. A prefix has whole, decoded segments; any other is an error of [`build`](Self::build).
-    pub fn route(mut self, prefix: &str, url: LocalUrl) -> Self {
-        match upstream::prefix(prefix) {
-            Ok(prefix) => self.server(prefix, UpstreamAddress::Url(url)),
-            Err(what) => {
-                self.invalid.get_or_insert(("route", what.to_owned()));
-                self
-            }
-        }
-    }
-
-    /// Forwards requests to an HTTP server that it finds on this machine, see [`Agent::discover`](crate::Agent::discover):
-    /// the likeliest one at the start, and another one while nothing listens at its port.
-    pub fn local_auto(self) -> Self {
-        self.server(String::new(), UpstreamAddress::Auto)
-    }
-
-    fn server(mut self, prefix: String, address: UpstreamAddress) -> Self {
-        self.add_server(prefix, address);
-        self
-    }
-
-    pub(super) fn add_server(&mut self, prefix: String, address: UpstreamAddress) {
-        match &mut self.answerer {
-            Answerer::Local(servers) => servers.push((prefix, address)),
-            answerer => *answerer = Answerer::Local(vec![(prefix, address)]),
-        }
-    }
-
-    /// A header field that is set in requests to the local servers, in place of those of that name. Each call adds
-    /// one.
-    pub fn set_header(mut self, header: SetHeader) -> Self {
-        self.rewrite.set.push(header);
-        self
-    }
-
-    /// A header field that is removed from requests to the local servers. Each call adds one.
-    pub fn remove_header(mut self, name: &str) -> Self {
-        match upstream::header_name(name) {
-            Ok(name) => self.rewrite.remove.push(name),
-            Err(error) => {
-                self.invalid.get_or_insert(("remove_header", error.to_string()));
-            }
-        }
-        self
-    }
-
-    /// The circuit breaker of each local server. Default: after 5 failures to connect or to answer in time, for 1 s
-    /// at first.
-    pub fn breaker(mut self, config: BreakerConfig) -> Self {
-        self.breaker = config;
-        self
-    }
-
-    /// Health checks of the local servers. Default: none; the outcome of requests is all that is known.
-    pub fn health_checks(mut self, checks: HealthChecks) -> Self {
-        (self.health_path, self.health_interval) = (Some(checks.path), Some(checks.interval));
-        self
-    }
-
     /// The form of the answer to a request that could not be forwarded. Default: [`FailureReply::Error`].
     pub fn failure_reply(mut self, reply: FailureReply) -> Self {
         self.failure_reply = reply;
-        self
-    }
-
-    /// Has requests answered by this service instead of a local HTTP server. What concerns local servers (header
-    /// fields, `Host`, breaker, health checks) has no effect then.
-    pub fn service(mut self, service: impl Service) -> Self {
-        self.answerer = Answerer::Service(Arc::new(service));
-        self
-    }
-
-    /// Replaces the `Host` header towards the local server. Default: the request's own.
-    pub fn host_header(mut self, host: HeaderValue) -> Self {
-        self.host_header = Some(host);
-        self
-    }
-
-    /// The certificate authorities that are trusted for local servers. Default: [`Trust::System`].
-    pub fn local_trust(mut self, trust: Trust) -> Self {
-        self.local_trust = trust;
         self
     }
 
@@ -301,6 +218,14 @@ impl Builder {
     ) -> Self {
         let (allow, deny) = (allow.into_iter().collect(), deny.into_iter().collect());
         self.addresses = AddressRules { allow, deny };
+        self
+    }
+
+    /// Lets pages of this origin, one, read responses; with `credentials`, those to requests that carry cookies or passwords,
+    /// too. The agent answers preflights itself, and replaces what the service says of origins. Default: the service
+    /// decides.
+    pub fn cors(mut self, origin: AllowedOrigin, credentials: CorsCredentials) -> Self {
+        (self.cors, self.cors_credentials) = (Some(origin), credentials);
         self
     }
 
@@ -400,6 +325,7 @@ impl fmt::Debug for Builder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::origin::LocalUrl;
     use crate::{Agent, Rule};
 
     fn builder() -> Builder {

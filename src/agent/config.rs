@@ -9,7 +9,7 @@ use super::error::{ConfigError, ConfigProblem, ConfigWarning};
 use super::parts::{Answerer, ProcessOptions, TokenOption};
 use super::tunnel::TunnelSettings;
 use super::valid::check_all;
-use crate::guard::{Bucket, Gate, PasswordGuard, VisitorRules};
+use crate::guard::{Bucket, Cors, Gate, PasswordGuard, VisitorRules};
 use crate::link::{Dialer, GatewayUrl, TokenSource};
 use crate::net::TrustStore;
 use crate::net::local::is_this_machine;
@@ -188,6 +188,8 @@ impl Builder {
             tls: tls.cloned(),
             timeouts: self.timeouts,
             rewrite: self.rewrite.clone(),
+            response_rewrite: self.response_rewrite.clone(),
+            site_names: self.site_names,
             breaker: self.breaker,
             checks: self.checks(),
             except: self.own_ports().into_iter().chain(self.named_ports()).collect(),
@@ -207,6 +209,8 @@ impl Builder {
             && self.host_header == other.host_header
             && self.timeouts == other.timeouts
             && self.rewrite == other.rewrite
+            && self.response_rewrite == other.response_rewrite
+            && self.site_names == other.site_names
             && self.breaker == other.breaker
             && self.checks() == other.checks()
             && self.local_trust == other.local_trust
@@ -231,7 +235,9 @@ impl Builder {
             Bucket::new(rate, burst, self.rate_wait, Instant::now())
         });
         let guard = self.passwords.clone().map(|passwords| PasswordGuard::new(passwords, self.open.clone()));
-        let visitors = VisitorRules { addresses: self.addresses.clone(), guard };
+        let credentials = self.cors_credentials;
+        let cors = self.cors.clone().map(|origin| Cors { origin, credentials });
+        let visitors = VisitorRules { addresses: self.addresses.clone(), guard, cors };
         let gate = Gate::new(visitors, self.rules.clone(), bucket);
         ExchangeConfig {
             tunnel_id: self.tunnel_id.clone(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem};
 use super::parts::Answerer;
-use crate::guard::RULES_MAX;
+use crate::guard::{CorsCredentials, RULES_MAX};
 use crate::http1::is_host;
 use crate::link::GatewayUrl;
 use crate::link::message::MESSAGE_MIN;
@@ -112,6 +112,11 @@ impl Builder {
                 ConfigProblem::Invalid("an address that is not loopback needs a token".to_owned()),
             ),
             (self.passwords.is_none() && !self.open.is_empty(), "open", ConfigProblem::Needs("basic_auth")),
+            (
+                self.cors.is_none() && self.cors_credentials == CorsCredentials::Allow,
+                "cors_credentials",
+                ConfigProblem::Needs("cors"),
+            ),
             (
                 self.health_path.is_none() && self.health_interval.is_some(),
                 "health_interval",

@@ -33,7 +33,7 @@
 //! | `domain`, `names`, `reservations`, `cookies` | which host name is which tunnel's, and whose a cookie is |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
-//! | `pages`, `responses`, `problem_page` | what the gateway answers by itself |
+//! | `pages`, `responses` | what the gateway answers by itself |
 //! | `forwarded` | where a request came from, and which proxies are trusted to say so |
 //! | `budget`, `credentials` | how much memory bodies may take; token and certificate |
 
@@ -43,14 +43,12 @@ mod agent_writer;
 mod budget;
 mod config;
 mod connection;
-mod cookies;
 mod credentials;
 mod domain;
 mod forwarded;
 mod handshake;
 mod names;
 mod pages;
-mod problem_page;
 mod registry;
 mod reservations;
 mod responses;

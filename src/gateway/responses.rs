@@ -6,9 +6,9 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use super::problem_page;
 use crate::http1::{RequestError, json_response, response};
 use crate::mux::{Reset, ResetCode, StreamEnd, StreamError};
+use crate::protocol::problem_page::{self, PageSource};
 use crate::protocol::{RequestName, X_TUNNEL_SOURCE};
 use crate::service::FORWARD_FAILED;
 
@@ -61,7 +61,7 @@ impl Problem {
 
     /// The same, for a browser to show.
     pub(super) fn page(self, name: RequestName) -> Response<Vec<u8>> {
-        let page = problem_page::page(self.status, self.code, &self.text, name);
+        let page = problem_page::page(PageSource::Gateway, self.status, (self.code, &self.text), name);
         marked(response(self.status, "text/html; charset=utf-8", page), self.header)
     }
 }

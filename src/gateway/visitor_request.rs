@@ -11,11 +11,12 @@ use super::forwarded::Arrival;
 use super::names::HostMeaning;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
-use super::{cookies, problem_page};
+use crate::http1::cookies::confine;
 use crate::http1::fields::Upgrade;
 use crate::http1::{Framing, Head, shown_path};
 use crate::mux::StreamError;
 use crate::protocol::RequestName;
+use crate::protocol::problem_page;
 
 /// A request, and the connection that it came on.
 #[derive(Clone, Copy)]
@@ -47,7 +48,7 @@ impl VisitorRequest<'_> {
     /// Keeps the cookies of a response to its own host.
     pub(super) fn confine_cookies(&self, headers: &mut HeaderMap) {
         if self.gateway.names.confines(self.host) {
-            cookies::confine(headers, self.gateway.names.domain());
+            confine(headers, self.gateway.names.domain());
         }
     }
 

@@ -1,6 +1,7 @@
 //! Which requests pass: what HTTP allows, what the owner's rules allow, and how many of them.
 
 mod address;
+mod cors;
 mod password;
 mod rate;
 mod refusal;
@@ -15,13 +16,16 @@ use http::{HeaderMap, Method, header};
 
 pub(crate) use self::address::AddressRules;
 use self::address::Guesses;
+pub(crate) use self::cors::Cors;
+pub use self::cors::{AllowedOrigin, CorsCredentials, InvalidOrigin};
 pub use self::password::{InvalidPasswords, Passwords};
 pub(crate) use self::rate::Bucket;
 pub use self::rate::{InvalidRate, Rate};
-pub(crate) use self::refusal::{Refusal, failure_response, failure_status};
+pub(crate) use self::refusal::{Recipient, Refusal, failure_response, failure_status};
 pub(crate) use self::rules::RULES_MAX;
 pub use self::rules::{Action, InvalidPattern, Pattern, Rule, Rules, Verdict};
 pub(crate) use self::validate::{validate, validate_head};
+use crate::protocol::RequestName;
 use crate::sync::lock;
 
 /// Lets requests pass by their visitors' addresses, the owner's passwords, rules and rate, in this order. It is shared by
@@ -33,6 +37,7 @@ pub(crate) struct Gate {
     guesses: Arc<Mutex<Guesses>>,
     rules: Rules,
     rate: Option<Arc<Mutex<Bucket>>>,
+    cors: Option<Cors>,
 }
 
 /// What is asked of visitors.
@@ -40,6 +45,7 @@ pub(crate) struct Gate {
 pub(crate) struct VisitorRules {
     pub(crate) addresses: AddressRules,
     pub(crate) guard: Option<PasswordGuard>,
+    pub(crate) cors: Option<Cors>,
 }
 
 /// A request that wants to pass.
@@ -69,9 +75,9 @@ impl PasswordGuard {
 
 impl Gate {
     pub(crate) fn new(visitors: VisitorRules, rules: Rules, rate: Option<Bucket>) -> Self {
-        let VisitorRules { addresses, guard } = visitors;
+        let VisitorRules { addresses, guard, cors } = visitors;
         let rate = rate.map(|bucket| Arc::new(Mutex::new(bucket)));
-        Gate { addresses, guard, guesses: Arc::default(), rules, rate }
+        Gate { addresses, guard, guesses: Arc::default(), rules, rate, cors }
     }
 
     /// The gate with what the one that it replaces knows of visitors: guessed passwords count on, and requests of a rate that
@@ -83,6 +89,21 @@ impl Gate {
         };
         let rate = if is_same { previous.rate.clone() } else { self.rate };
         Gate { guesses: previous.guesses.clone(), rate, ..self }
+    }
+
+    /// The visitor who sent a request with these fields, for a response of the agent's own.
+    pub(crate) fn recipient(&self, name: RequestName, method: &Method, headers: &HeaderMap) -> Recipient {
+        Recipient::of(name, method, headers, self.cors.as_ref())
+    }
+
+    /// What pages of another origin may do.
+    pub(crate) fn cors(&self) -> Option<&Cors> {
+        self.cors.as_ref()
+    }
+
+    /// Whether a request asks for permission alone, which needs no password and meets no rule.
+    fn is_preflight(&self, candidate: &Candidate<'_>) -> bool {
+        self.cors.as_ref().is_some_and(|cors| cors.is_preflight(candidate.method, candidate.headers))
     }
 
     /// Whether it matters which address a visitor has.
@@ -137,9 +158,11 @@ impl Gate {
         if !self.addresses.admit(candidate.visitor) {
             return Err(Refusal::AddressFiltered);
         }
-        self.check_password(candidate)?;
-        if let Some(refusal) = Refusal::by(&self.decide(candidate.method, candidate.path)) {
-            return Err(refusal);
+        if !self.is_preflight(candidate) {
+            self.check_password(candidate)?;
+            if let Some(refusal) = Refusal::by(&self.decide(candidate.method, candidate.path)) {
+                return Err(refusal);
+            }
         }
         let Some(mut bucket) = self.bucket() else { return Ok(None) };
         bucket.take(now()).map(Some).map_err(Refusal::RateLimited)

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::StatusCode;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
 
+use super::cors::{Cors, CorsGrant};
 use super::rules::{Action, Rule, Verdict};
 use crate::advice::Advice;
 use crate::clock::whole_seconds;
 use crate::http1::{FORWARDED_HEADER_BYTES_MAX, FORWARDED_HEADERS_MAX, FORWARDED_LINE_MAX};
+use crate::protocol::problem_page::{self, PageSource};
 use crate::protocol::{RequestName, X_TUNNEL_SOURCE};
 use crate::service::{Body, Failure, FailureKind, Response};
 
@@ -148,8 +150,9 @@ impl Refusal {
     }
 
     /// The response: a small JSON object, marked as the agent's own.
-    pub(crate) fn response(&self, name: RequestName) -> Response {
-        let mut response = problem(self.status(), self.code(), &self.message(), name, self.retry_after());
+    pub(crate) fn response(&self, recipient: &Recipient) -> Response {
+        let mut response =
+            problem(self.status(), (self.code(), &self.message()), recipient, self.retry_after());
         if *self == Refusal::Unauthorized {
             let challenge = HeaderValue::from_static("Basic realm=\"tunnel\", charset=\"UTF-8\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
@@ -167,19 +170,64 @@ impl Refusal {
     }
 }
 
+/// Who gets a response of the agent's own, and in which form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recipient {
+    /// The request.
+    pub(crate) name: RequestName,
+    form: ProblemForm,
+    cors: Option<CorsGrant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ProblemForm {
+    /// An object, for programs.
+    Json,
+    /// A page, for a browser to show.
+    Page,
+}
+
+impl Recipient {
+    /// A recipient of whom nothing is known but the request's name.
+    pub(crate) fn unknown(name: RequestName) -> Self {
+        Recipient { name, form: ProblemForm::Json, cors: None }
+    }
+
+    /// The visitor who sent a request with these fields.
+    pub(super) fn of(name: RequestName, method: &Method, headers: &HeaderMap, cors: Option<&Cors>) -> Self {
+        let is_page = problem_page::is_asked_for(method, headers);
+        let form = if is_page { ProblemForm::Page } else { ProblemForm::Json };
+        Recipient { name, form, cors: cors.map(|cors| cors.grant(headers)) }
+    }
+}
+
 /// A response of the agent's own.
 fn problem(
     status: StatusCode,
-    code: &str,
-    text: &str,
-    name: RequestName,
+    (code, text): (&str, &str),
+    recipient: &Recipient,
     retry_after: Option<u64>,
 ) -> Response {
-    let body = serde_json::json!({ "error": text, "code": code, "request": name.to_string() });
-    let mut response = Response::new(Body::from(format!("{body}\n")));
+    let name = recipient.name;
+    let (media, body) = match recipient.form {
+        ProblemForm::Page => {
+            ("text/html; charset=utf-8", problem_page::page(PageSource::Agent, status, (code, text), name))
+        }
+        ProblemForm::Json => {
+            let body = serde_json::json!({ "error": text, "code": code, "request": name.to_string() });
+            ("application/json", format!("{body}\n"))
+        }
+    };
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    // It is for this moment, and in one of two forms.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    if let Some(cors) = &recipient.cors {
+        cors.apply(headers);
+    }
     headers.insert(X_TUNNEL_SOURCE, HeaderValue::from_static("agent"));
     if let Some(seconds) = retry_after {
         headers.insert(header::RETRY_AFTER, seconds.into());
@@ -197,9 +245,10 @@ pub(crate) fn failure_status(kind: FailureKind) -> StatusCode {
 }
 
 /// A failure to forward as a response.
-pub(crate) fn failure_response(failure: &Failure, text: &str, name: RequestName) -> Response {
+pub(crate) fn failure_response(failure: &Failure, text: &str, recipient: &Recipient) -> Response {
     let kind = failure.kind();
-    problem(failure_status(kind), kind.code(), text, name, failure.retry_after().map(whole_seconds))
+    let retry_after = failure.retry_after().map(whole_seconds);
+    problem(failure_status(kind), (kind.code(), text), recipient, retry_after)
 }
 
 #[cfg(test)]
@@ -218,7 +267,7 @@ mod tests {
             (Refusal::Draining, Some("1")),
             (Refusal::Filtered, None),
         ] {
-            let response = refusal.response(NAME);
+            let response = refusal.response(&Recipient::unknown(NAME));
             let header = response.headers().get("retry-after").map(|value| value.to_str().unwrap());
             assert_eq!(header, seconds, "{refusal:?}");
         }
@@ -234,7 +283,7 @@ mod tests {
             (FailureKind::Exhausted, 503),
         ] {
             assert_eq!(
-                failure_response(&Failure::new(kind, "why"), "text", NAME).status(),
+                failure_response(&Failure::new(kind, "why"), "text", &Recipient::unknown(NAME)).status(),
                 status,
                 "{kind:?}"
             );
@@ -242,8 +291,22 @@ mod tests {
     }
 
     #[test]
+    fn a_browser_gets_a_page() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/html"));
+        let response = Refusal::Filtered.response(&Recipient::of(NAME, &Method::GET, &headers, None));
+        assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+        assert_eq!(response.headers()["vary"], "accept");
+        let page = String::from_utf8(response.into_body().into_bytes(10_000).unwrap()).unwrap();
+        assert!(
+            page.contains("<h1>403 Forbidden</h1>") && page.contains("the tunnel's agent: filtered"),
+            "{page}"
+        );
+    }
+
+    #[test]
     fn a_refusal_is_a_marked_json_response() {
-        let response = Refusal::QueueFull.response(NAME);
+        let response = Refusal::QueueFull.response(&Recipient::unknown(NAME));
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["x-tunnel-source"], "agent");

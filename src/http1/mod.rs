@@ -4,6 +4,7 @@
 //! RFC 9112 §6 and on the strict side: whatever two parties could read in two ways is refused, since an
 //! intermediary that guesses lets one client's bytes be read as another's request.
 
+pub(crate) mod cookies;
 pub mod decode;
 mod encode;
 mod error;

@@ -21,6 +21,7 @@ mod escape;
 pub mod handshake;
 pub mod id;
 pub mod name;
+pub(crate) mod problem_page;
 pub mod request;
 pub(crate) mod text;
 

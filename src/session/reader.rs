@@ -13,7 +13,7 @@ use super::ticket::Ticket;
 use super::wire::{CONTROL_MAX, SessionHandle, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, ping};
 use crate::advice::Advice;
-use crate::guard::{Candidate, Refusal, validate, validate_head};
+use crate::guard::{Candidate, Recipient, Refusal, validate, validate_head};
 use crate::link::message::MESSAGE_MIN;
 use crate::link::{MessageReader, ReadError, Received, close};
 use crate::metrics::Metrics;
@@ -226,13 +226,17 @@ impl SessionReader {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
-                return self.refuse_stream((mux, number, fin), &refusal, &method, None);
+                let recipient = Recipient::unknown(self.session.name(number.into()));
+                return self.refuse_stream((mux, number, fin), &refusal, (&method, None), &recipient);
             }
         };
         let not_before = match self.admit(&config, &head.method, &head.uri, &mut head.headers) {
             Ok(not_before) => not_before,
             Err(refusal) => {
-                return self.refuse_stream((mux, number, fin), &refusal, &head.method, Some(head.uri.path()));
+                let name = self.session.name(number.into());
+                let recipient = config.gate.recipient(name, &head.method, &head.headers);
+                let asked = (&head.method, Some(head.uri.path()));
+                return self.refuse_stream((mux, number, fin), &refusal, asked, &recipient);
             }
         };
         let Some(stream) = mux.accept(number, fin) else { return config.gate.refund() };
@@ -247,13 +251,12 @@ impl SessionReader {
         &self,
         (mux, number, fin): (&Mux, u32, Fin),
         refusal: &Refusal,
-        method: &Method,
-        path: Option<&str>,
+        (method, path): (&Method, Option<&str>),
+        recipient: &Recipient,
     ) {
-        let name = self.session.name(number.into());
-        log_refusal(&self.exchanges.get(), name, path.map(|path| (method, path)), refusal);
+        log_refusal(&self.exchanges.get(), recipient.name, path.map(|path| (method, path)), refusal);
         self.metrics.request_refused(refusal.code());
-        let (head, body) = encode_own(method, refusal.response(name), &self.metrics);
+        let (head, body) = encode_own(method, refusal.response(recipient), &self.metrics);
         mux.answer(number, fin, head, &body);
     }
 
@@ -344,6 +347,12 @@ impl SessionReader {
         let head = request.map(|request| (request.method(), request.uri().path()));
         log_refusal(&self.exchanges.get(), ticket.name(), head, refusal);
         self.metrics.request_refused(refusal.code());
-        ticket.refuse(refusal, request.map_or(&Method::GET, Request::method))
+        let recipient = match request {
+            Some(request) => {
+                self.exchanges.get().gate.recipient(ticket.name(), request.method(), request.headers())
+            }
+            None => Recipient::unknown(ticket.name()),
+        };
+        ticket.refuse(refusal, request.map_or(&Method::GET, Request::method), &recipient)
     }
 }

@@ -4,7 +4,7 @@ use http::Method;
 
 use super::SessionEnd;
 use super::wire::{EncodedReply, SessionHandle, WireEvent};
-use crate::guard::Refusal;
+use crate::guard::{Recipient, Refusal};
 use crate::protocol::{RequestId, RequestName, ResponseMessage, answer};
 use crate::service::FORWARD_FAILED;
 
@@ -72,15 +72,20 @@ impl Ticket {
     }
 
     /// Answers with the agent's own response, as [`answer`](Self::answer) does: for threads that may wait.
-    pub(super) fn answer_refusal(self, refusal: &Refusal, method: &Method) -> bool {
-        let envelope = refusal_envelope(self.id.as_ref(), self.name, refusal, method);
+    pub(super) fn answer_refusal(self, refusal: &Refusal, method: &Method, recipient: &Recipient) -> bool {
+        let envelope = refusal_envelope(self.id.as_ref(), recipient, refusal, method);
         self.answer(envelope)
     }
 
     /// Answers with the agent's own response. Never blocks. Fails when too many such answers wait: the session has to
     /// end then.
-    pub(super) fn refuse(mut self, refusal: &Refusal, method: &Method) -> Result<(), SessionEnd> {
-        let envelope = refusal_envelope(self.id.as_ref(), self.name, refusal, method);
+    pub(super) fn refuse(
+        mut self,
+        refusal: &Refusal,
+        method: &Method,
+        recipient: &Recipient,
+    ) -> Result<(), SessionEnd> {
+        let envelope = refusal_envelope(self.id.as_ref(), recipient, refusal, method);
         self.answer_as_control(envelope)
     }
 
@@ -113,12 +118,12 @@ impl Drop for Ticket {
 /// The envelope of a response that the agent itself makes, to a request with this method.
 fn refusal_envelope(
     id: Option<&RequestId>,
-    name: RequestName,
+    recipient: &Recipient,
     refusal: &Refusal,
     method: &Method,
 ) -> Vec<u8> {
     let message = refusal.message();
-    let (head, body) = refusal.response(name).into_parts();
+    let (head, body) = refusal.response(recipient).into_parts();
     let body = body.as_bytes().filter(|_| *method != Method::HEAD).unwrap_or_default();
     let now = time::OffsetDateTime::now_utc();
     ResponseMessage { id, head: &head, body, message: Some(&message) }
@@ -142,6 +147,11 @@ mod tests {
             Ok(WireEvent::Answer(answer)) => (answer.text, answer.room),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A program of which nothing is known.
+    fn recipient() -> Recipient {
+        Recipient::unknown(RequestName { connection: 1, number: 1 })
     }
 
     #[test]
@@ -179,7 +189,8 @@ mod tests {
         let ticket = || Ticket::issue(&session, Some(RequestId::from(1)));
         assert!(ticket().answer(vec![0; 20]));
         let waiting = ticket();
-        let waiter = thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull, &Method::GET));
+        let waiter =
+            thread::spawn(move || waiting.answer_refusal(&Refusal::QueueFull, &Method::GET, &recipient()));
         let (_, room) = next(&inbox);
         assert!(room.as_ref().is_some_and(|room| !room.is_control()));
         drop(room);
@@ -203,11 +214,18 @@ mod tests {
         let inbox = channel(10);
         let session = inbox.session.clone();
         for _ in 0..20_000 {
-            assert!(Ticket::issue(&session, None).refuse(&Refusal::QueueFull, &Method::GET).is_ok());
+            assert!(
+                Ticket::issue(&session, None).refuse(&Refusal::QueueFull, &Method::GET, &recipient()).is_ok()
+            );
         }
         assert!(next(&inbox).1.is_none());
-        let refuse =
-            || Ticket::issue(&session, Some(RequestId::from(1))).refuse(&Refusal::QueueFull, &Method::GET);
+        let refuse = || {
+            Ticket::issue(&session, Some(RequestId::from(1))).refuse(
+                &Refusal::QueueFull,
+                &Method::GET,
+                &recipient(),
+            )
+        };
         assert!((0..20_000).any(|_| refuse().is_err()));
     }
 }

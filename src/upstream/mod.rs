@@ -13,6 +13,7 @@ pub(crate) mod origin;
 mod rewrite;
 mod selector;
 mod server;
+mod site;
 mod wake;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use self::origin::{AttemptError, LocalUrl, Timeouts};
 pub(crate) use self::rewrite::{HeaderRewrite, header_name};
 pub use self::rewrite::{InvalidHeader, SetHeader};
 pub(crate) use self::server::UpstreamServer;
+use self::site::VisitorSite;
 use crate::http1::path::decode;
 use crate::net::TrustStore;
 use crate::net::local::is_loopback;
@@ -57,12 +59,24 @@ impl fmt::Display for UpstreamAddress {
     }
 }
 
+/// What becomes of the site's name where a local server has a `Host` of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum SiteNames {
+    /// `Origin`, redirects and cookies name it as those do who read them.
+    #[default]
+    Translated,
+    Kept,
+}
+
 /// What all upstreams have in common.
 pub(crate) struct UpstreamConfig {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) tls: Option<TrustStore>,
     pub(crate) timeouts: Timeouts,
     pub(crate) rewrite: HeaderRewrite,
+    /// Changes in the headers of responses.
+    pub(crate) response_rewrite: HeaderRewrite,
+    pub(crate) site_names: SiteNames,
     pub(crate) breaker: BreakerConfig,
     pub(crate) checks: Option<HealthChecks>,
     /// Ports of this machine that a search leaves out.
@@ -211,11 +225,23 @@ fn in_order(upstreams: &[Arc<Upstream>]) -> Vec<&Arc<Upstream>> {
 
 impl Service for Upstreams {
     fn call(&self, mut request: Request) -> Result<Response, Failure> {
+        let host = self.config.host.as_ref().filter(|_| self.config.site_names == SiteNames::Translated);
+        let site = host.and_then(|host| Some((host, VisitorSite::of(request.headers())?)));
         self.config.rewrite.apply(request.headers_mut());
         let mut last = None;
         for upstream in in_order(self.upstreams_for(request.uri())) {
+            let server = site.as_ref().and_then(|_| upstream.server());
+            if let (Some((host, site)), Some(server)) = (&site, &server) {
+                site.translate_request(request.headers_mut(), host, &server.url);
+            }
             match upstream.call(request) {
-                Ok(response) => return Ok(response),
+                Ok(mut response) => {
+                    if let (Some((host, site)), Some(server)) = (&site, &server) {
+                        site.translate_response(response.headers_mut(), host, &server.url);
+                    }
+                    self.config.response_rewrite.apply(response.headers_mut());
+                    return Ok(response);
+                }
                 Err(AttemptError::NotSent { failure, request: unsent }) => {
                     (last, request) = (Some(failure), *unsent);
                 }
@@ -256,6 +282,8 @@ mod tests {
             tls: None,
             timeouts: Timeouts::default(),
             rewrite: HeaderRewrite::default(),
+            response_rewrite: HeaderRewrite::default(),
+            site_names: SiteNames::Translated,
             breaker: BreakerConfig::default(),
             checks: None,
             except: Vec::new(),

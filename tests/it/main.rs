@@ -2,6 +2,7 @@
 //! command lines, the wire through bytes that are written by hand.
 
 mod admin;
+mod browsers;
 mod check;
 mod config;
 mod embedded;

@@ -253,6 +253,7 @@ mod tests {
                 "TIME" => ("2s", "2"),
                 "SIZE" => ("1MiB", "1"),
                 "CIDR" => ("10.0.0.0/8", "10"),
+                "ORIGIN" => ("https://app.example", "*"),
                 "RATE" => ("10/s", "10"),
                 "PATH" => ("/up", "up"),
                 "RULE" if option.name == "failure" => ("response", "x"),

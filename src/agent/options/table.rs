@@ -4,19 +4,19 @@ use std::path::Path;
 
 use super::{
     AgentOption, accept_any, add_passwords, add_route, add_rule, gateway_url, health_path, local_url, one_of,
-    option, own_text, parsed, push, put, put_some, read_token, token, tunnel_id_in,
+    option, own_text, parsed, push, put, put_some, read_token, switch, token, tunnel_id_in,
 };
 use crate::agent::addresses;
 use crate::agent::parts::TokenOption;
 use crate::agent::values::{count, duration, number, size};
-use crate::guard::Action;
+use crate::guard::{Action, CorsCredentials};
 use crate::link::token::read_secret;
 use crate::net::tls::Trust;
 use crate::session::{Correlation, FailureReply};
-use crate::upstream::{UpstreamAddress, header_name};
+use crate::upstream::{SiteNames, UpstreamAddress, header_name};
 
 /// The options, in the order in which a help text lists them.
-pub(crate) static OPTIONS: [AgentOption; 53] = [
+pub(crate) static OPTIONS: [AgentOption; 58] = [
     option(
         "tunnel_id",
         "ID",
@@ -87,6 +87,21 @@ pub(crate) static OPTIONS: [AgentOption; 53] = [
         "Host header for the local server; default the request's own",
         |builder, text| put_some(&mut builder.host_header, parsed(text)),
     ),
+    option("no_rewrite", "", "with it, leaves Origin, redirects and cookies as they are", |builder, text| {
+        let (kept, translated) = (SiteNames::Kept, SiteNames::Translated);
+        put(&mut builder.site_names, switch(text).map(|is_on| if is_on { kept } else { translated }))
+    }),
+    option(
+        "set_response_header",
+        "HEADER",
+        "'Name: value' for responses of the local server; may be repeated",
+        |builder, text| push(&mut builder.response_rewrite.set, parsed(text)),
+    )
+    .repeats(),
+    option("remove_response_header", "NAME", "removes it from them; may be repeated", |builder, text| {
+        push(&mut builder.response_rewrite.remove, own_text(header_name(text)))
+    })
+    .repeats(),
     option(
         "workers",
         "N",
@@ -154,6 +169,16 @@ pub(crate) static OPTIONS: [AgentOption; 53] = [
         Ok(())
     })
     .repeats(),
+    option(
+        "cors",
+        "ORIGIN",
+        "lets its pages read responses, such as https://app.example",
+        |builder, text| put_some(&mut builder.cors, parsed(text)),
+    ),
+    option("cors_credentials", "", "lets them send cookies and passwords along", |builder, text| {
+        let (allow, omit) = (CorsCredentials::Allow, CorsCredentials::Omit);
+        put(&mut builder.cors_credentials, switch(text).map(|is_on| if is_on { allow } else { omit }))
+    }),
     option("rate", "RATE", "requests that pass, such as 100/s or 30/m; default no limit", |builder, text| {
         put_some(&mut builder.rate, parsed(text))
     }),

@@ -11,7 +11,7 @@ use super::{
     strip_hop_by_hop,
 };
 use crate::advice::Advice;
-use crate::guard::{Refusal, failure_response};
+use crate::guard::{Recipient, Refusal, failure_response};
 use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
 use crate::metrics::Metrics;
 use crate::mux::StreamEnd;
@@ -36,15 +36,16 @@ const TEXT_ONLY: &str = "the gateway takes responses of UTF-8 text alone, and th
 pub(crate) struct Enveloped {
     request: Request,
     method: Method,
+    recipient: Recipient,
     ticket: Ticket,
     /// The response, encoded, with the room that it takes up in the queue.
     reply: Option<EncodedReply>,
 }
 
 impl Enveloped {
-    pub(crate) fn new(request: Request, ticket: Ticket) -> Self {
+    pub(crate) fn new(request: Request, ticket: Ticket, recipient: Recipient) -> Self {
         let method = request.method().clone();
-        Enveloped { request, method, ticket, reply: None }
+        Enveloped { request, method, recipient, ticket, reply: None }
     }
 
     /// Collects the response, and encodes it.
@@ -108,7 +109,7 @@ impl Enveloped {
         let response = match context.config.failure_reply {
             FailureReply::Error if failure.kind() != FailureKind::TextOnly => None,
             FailureReply::Error | FailureReply::Response => {
-                let (parts, body) = failure_response(failure, &text, self.ticket.name()).into_parts();
+                let (parts, body) = failure_response(failure, &text, &self.recipient).into_parts();
                 let body = body.as_bytes().filter(|_| self.method != Method::HEAD).unwrap_or_default();
                 self.envelope(&parts, body).ok()
             }
@@ -123,7 +124,7 @@ impl Reply for Enveloped {
     }
 
     fn refuse(self: Box<Self>, refusal: &Refusal, _: &Metrics) -> Result<(), SessionEnd> {
-        self.ticket.refuse(refusal, &self.method)
+        self.ticket.refuse(refusal, &self.method, &self.recipient)
     }
 
     fn prepare(&mut self, context: &Context<'_>) -> Result<Request, Unserved> {
@@ -164,7 +165,7 @@ impl Reply for Enveloped {
             }
             // Whether the session has ended meanwhile changes nothing.
             Err(Unserved::Refused(refusal)) => {
-                self.ticket.answer_refusal(&refusal, &self.method);
+                self.ticket.answer_refusal(&refusal, &self.method, &self.recipient);
             }
             Err(Unserved::Failed(failure)) => {
                 let envelope = self.encode_failure(&failure, context);

@@ -118,7 +118,8 @@ impl Exchange {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let record = Record::new(config, metrics, ticket.name(), (request.method(), request.uri().path()));
-        Exchange { reply: Box::new(Enveloped::new(request, ticket)), record }
+        let recipient = config.gate.recipient(ticket.name(), request.method(), request.headers());
+        Exchange { reply: Box::new(Enveloped::new(request, ticket, recipient)), record }
     }
 
     /// A request that came as a stream.
@@ -129,7 +130,8 @@ impl Exchange {
         metrics: &Arc<Metrics>,
     ) -> Self {
         let record = Record::new(config, metrics, name, (&head.method, head.uri.path()));
-        Exchange { reply: Box::new(Streamed::new(name, head, stream, fin)), record }
+        let recipient = config.gate.recipient(name, &head.method, &head.headers);
+        Exchange { reply: Box::new(Streamed::new(recipient, head, stream, fin)), record }
     }
 
     /// Whether the answer is not awaited any more.
@@ -167,13 +169,26 @@ impl Exchange {
         let (config, metrics) = (record.config().clone(), record.metrics().clone());
         let method = record.method().clone();
         let context = Context { config: &config, metrics: &metrics, method: &method };
-        let outcome = reply.prepare(&context).and_then(|request| {
-            catch_panic(|| reply.pass_on(call_timed(&*config.service, request, &metrics)?, &context))
-        });
+        let outcome = reply
+            .prepare(&context)
+            .and_then(|request| catch_panic(|| reply.pass_on(answer(&config, request, &metrics)?, &context)));
         let outcome = reply.judge(outcome, &context);
         record.record(&outcome);
         reply.finish(outcome, &context);
     }
+}
+
+/// Answers a request: a preflight by itself, and every other by the service.
+fn answer(config: &ExchangeConfig, request: Request, metrics: &Metrics) -> Result<Response, Failure> {
+    let Some(cors) = config.gate.cors() else { return call_timed(&*config.service, request, metrics) };
+    let grant = cors.grant(request.headers());
+    let mut response = if cors.is_preflight(request.method(), request.headers()) {
+        cors.preflight(request.headers())
+    } else {
+        call_timed(&*config.service, request, metrics)?
+    };
+    grant.apply(response.headers_mut());
+    Ok(response)
 }
 
 /// Calls a service, and measures the time to the head of its response.

@@ -12,14 +12,13 @@ use super::{
     Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
     strip_hop_by_hop,
 };
-use crate::guard::{Refusal, failure_response};
+use crate::guard::{Recipient, Refusal, failure_response};
 use crate::http1::MUX_HEAD_MAX;
 use crate::http1::fields::{
     HTTP2_SETTINGS, InvalidLength, Upgrade, remove_hop_by_hop, set_upgrade, stated_length,
 };
 use crate::metrics::Metrics;
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError, encode_response_head};
-use crate::protocol::RequestName;
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
 use crate::session::{FailureReply, SessionEnd};
 
@@ -33,7 +32,7 @@ const PIECE_MIN: usize = 4 << 10;
 /// A request that came as a stream.
 #[derive(Debug)]
 pub(crate) struct Streamed {
-    name: RequestName,
+    recipient: Recipient,
     head: request::Parts,
     stream: Stream,
     /// Whether the request has no body.
@@ -66,9 +65,9 @@ impl From<StreamError> for Unserved {
 }
 
 impl Streamed {
-    pub(crate) fn new(name: RequestName, head: request::Parts, stream: Stream, fin: Fin) -> Self {
+    pub(crate) fn new(recipient: Recipient, head: request::Parts, stream: Stream, fin: Fin) -> Self {
         let (has_exceeded, progress) = (Arc::default(), Progress::Open);
-        Streamed { name, head, stream, fin, upgrade: None, has_exceeded, progress, unsent: None }
+        Streamed { recipient, head, stream, fin, upgrade: None, has_exceeded, progress, unsent: None }
     }
 
     /// The request's body, which is limited and counted as it comes.
@@ -195,7 +194,7 @@ impl Streamed {
             (Progress::Done, _) => {}
             (Progress::Open, FailureReply::Response) => {
                 let text = format!("{FORWARD_FAILED}: {failure}");
-                let response = failure_response(failure, &text, self.name);
+                let response = failure_response(failure, &text, &self.recipient);
                 send_own(&self.stream, context.method, response, context.metrics);
             }
             (Progress::Open | Progress::Begun, _) => self.break_off(reset_of(failure)),
@@ -212,7 +211,7 @@ impl Reply for Streamed {
         match refusal {
             // Nothing was done about it: another agent may have room. The reader does this, which does not write.
             Refusal::QueueFull => self.stream.reset_by_writer(Reset::new(ResetCode::Refused, FULL)),
-            _ => send_own(&self.stream, &self.head.method, refusal.response(self.name), metrics),
+            _ => send_own(&self.stream, &self.head.method, refusal.response(&self.recipient), metrics),
         }
         Ok(())
     }
@@ -285,7 +284,7 @@ impl Reply for Streamed {
     fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>) {
         match outcome {
             Err(Unserved::Refused(refusal)) if self.progress == Progress::Open => {
-                send_own(&self.stream, context.method, refusal.response(self.name), context.metrics);
+                send_own(&self.stream, context.method, refusal.response(&self.recipient), context.metrics);
             }
             Err(Unserved::Failed(failure)) => self.fail(&failure, context),
             Ok(_) | Err(Unserved::Refused(_) | Unserved::Abandoned(_)) => {}

@@ -95,8 +95,12 @@ impl fmt::Display for LocalUrl {
 
 impl LocalUrl {
     /// Host and port as they were given: the `Host` header of a request that has none.
-    pub(super) fn authority(&self) -> &str {
+    pub(in crate::upstream) fn authority(&self) -> &str {
         super::authority(&self.root)
+    }
+
+    pub(in crate::upstream) fn scheme(&self) -> &'static str {
+        if self.is_secure() { "https" } else { "http" }
     }
 
     /// Whether the connection is encrypted.

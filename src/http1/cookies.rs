@@ -1,10 +1,10 @@
-//! Cookies of one tunnel that others would get, too.
+//! Cookies for more hosts than the one that sets them.
 
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE};
 
-/// Removes the `Domain` attribute of each `Set-Cookie` whose domain covers this one (RFC 6265 §5.1.3): the cookie would go
-/// to all tunnels under it. Without the attribute it is for the host that sets it alone (§5.2.3).
-pub(super) fn confine(headers: &mut HeaderMap, domain: &str) {
+/// Removes the `Domain` attribute of each `Set-Cookie` whose domain covers this one (RFC 6265 §5.1.3): such a cookie goes to
+/// all hosts under it. Without the attribute it is for the host that sets it alone (§5.2.3).
+pub(crate) fn confine(headers: &mut HeaderMap, domain: &str) {
     if !headers.get_all(SET_COOKIE).iter().any(|cookie| covering(cookie.as_bytes(), domain).next().is_some())
     {
         return;

@@ -3,10 +3,10 @@
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode};
 
-use crate::protocol::RequestName;
+use super::RequestName;
 
 /// Whether whoever asks reads pages: a browser that navigates, and no program.
-pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
+pub(crate) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).iter();
     let mut types = accepts.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let is_page = |range: &[u8]| {
@@ -17,8 +17,25 @@ pub(super) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
     matches!(*method, Method::GET | Method::HEAD) && types.any(is_page)
 }
 
+/// The program that a page is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PageSource {
+    Agent,
+    #[cfg_attr(not(any(feature = "gateway", test)), expect(dead_code, reason = "there is none"))]
+    Gateway,
+}
+
 /// The page, which needs nothing but itself.
-pub(super) fn page(status: StatusCode, code: &str, text: &str, name: RequestName) -> String {
+pub(crate) fn page(
+    source: PageSource,
+    status: StatusCode,
+    (code, text): (&str, &str),
+    name: RequestName,
+) -> String {
+    let source = match source {
+        PageSource::Agent => "the tunnel's agent",
+        PageSource::Gateway => "the tunnel's gateway",
+    };
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
@@ -26,7 +43,7 @@ pub(super) fn page(status: StatusCode, code: &str, text: &str, name: RequestName
          <style>:root{{color-scheme:light dark}}body{{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;\
          margin:15vh auto;padding:0 1.5rem}}small{{opacity:.7}}</style>\n\
          <h1>{title}</h1>\n<p>{}.</p>\n<p>{}</p>\n\
-         <p><small>Said by the tunnel's gateway: {code}, request {name}</small></p>\n</html>\n",
+         <p><small>Said by {source}: {code}, request {name}</small></p>\n</html>\n",
         escaped(&capitalized(text)),
         what_to_do(code),
     )
@@ -42,6 +59,12 @@ fn what_to_do(code: &str) -> &'static str {
             "If this is your tunnel: is the server behind it running? The agent's log says what failed, in the line that ends \
              with the request's name."
         }
+        "unreachable" | "unavailable" | "protocol" | "truncated" => {
+            "If this is your tunnel: is the server behind it running? The agent's log says what failed."
+        }
+        "unauthorized" => "Load the page again, and give the name and the password that you were given.",
+        "filtered" | "address_filtered" => "The owner of the tunnel decides which requests pass.",
+        "rate_limited" | "queue_full" | "queue_timeout" | "draining" => "Try again in a moment.",
         "timeout" => "The server behind the tunnel may be slow, or stuck. Try again, or look into its log.",
         "which_tunnel" => "Each tunnel has a host name of its own, which its agent's log says.",
         _ => "Try again, or ask the owner of the tunnel.",
@@ -81,8 +104,8 @@ mod tests {
     #[test]
     fn what_an_agent_says_is_text_and_no_markup() {
         let name = RequestName { connection: 1, number: 2 };
-        let page =
-            page(StatusCode::BAD_GATEWAY, "agent_error", "it said <script>alert(1)</script> & left", name);
+        let text = "it said <script>alert(1)</script> & left";
+        let page = page(PageSource::Gateway, StatusCode::BAD_GATEWAY, ("agent_error", text), name);
         assert!(page.contains("It said &lt;script&gt;alert(1)&lt;/script&gt; &amp; left."), "{page}");
         assert!(page.contains("<h1>502 Bad Gateway</h1>") && page.contains(&name.to_string()), "{page}");
     }
