@@ -89,7 +89,7 @@ mod upstream;
 
 pub use agent::{
     Agent, Builder, CheckResult, CheckStep, ConfigError, ConfigProblem, ExplainedOutcome, Explanation,
-    Handle, RunError, RunningAgent,
+    Handle, RunError, RunningAgent, TunnelStatus,
 };
 pub use backoff::BackoffConfig;
 pub use guard::{

@@ -101,6 +101,13 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// The address at which it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 impl Drop for Admin {
     fn drop(&mut self) {
         {

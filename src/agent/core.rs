@@ -1,7 +1,8 @@
 //! What the threads of an agent and its handles share.
 
 use std::io;
-use std::sync::{Arc, Mutex, RwLock};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use log::{info, warn};
@@ -26,6 +27,7 @@ pub(super) struct AgentCore {
     threads: Arc<SessionThreads>,
     /// Where sessions submit requests, while the agent runs. It is held for as long as the configuration changes.
     queue: Mutex<Option<WorkQueue>>,
+    admin_address: OnceLock<SocketAddr>,
 }
 
 impl AgentCore {
@@ -36,12 +38,23 @@ impl AgentCore {
             tunnels: RwLock::new(tunnels.into_iter().map(Tunnel::new).map(Arc::new).collect()),
             threads: Arc::default(),
             queue: Mutex::default(),
+            admin_address: OnceLock::new(),
         }
     }
 
     /// The tunnels.
     pub(super) fn tunnels(&self) -> Vec<Arc<Tunnel>> {
         read(&self.tunnels).clone()
+    }
+
+    /// The address at which the admin server listens.
+    pub(super) fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address.get().copied()
+    }
+
+    pub(super) fn set_admin_address(&self, address: SocketAddr) {
+        // An agent runs once.
+        let _ = self.admin_address.set(address);
     }
 
     /// Keeps all sessions of all tunnels up until the agent stops, or all have given up.

@@ -146,7 +146,9 @@ impl Agent {
         };
         let token = self.core.process.admin_token.clone();
         let admin = Admin::start(address, token, move |path| report.answer(path));
-        admin.map(Some).map_err(|error| RunError::Admin(address, error))
+        let admin = admin.map_err(|error| RunError::Admin(address, error))?;
+        self.core.set_admin_address(admin.address());
+        Ok(Some(admin))
     }
 
     /// A handle that stops the agent from anywhere, has it dial at once, changes its configuration, and tells its status.
@@ -234,6 +236,18 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// How one tunnel of an agent is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunnelStatus {
+    /// Which tunnel it is.
+    pub tunnel_id: TunnelId,
+    /// What answers its requests: the URLs of local servers, separated by commas, say.
+    pub served_by: String,
+    /// How it is doing.
+    pub status: Status,
+}
+
 impl Handle {
     /// Stops the agent: new requests are answered 503, those under way may finish for `drain`, then the sessions are
     /// closed. Returns at once. A second call can only shorten the drain.
@@ -282,8 +296,17 @@ impl Handle {
     }
 
     /// How each tunnel is doing, in the order of the configuration.
-    pub fn tunnels(&self) -> Vec<(TunnelId, Status)> {
-        let tunnels = self.0.tunnels();
-        tunnels.iter().map(|tunnel| (tunnel.tunnel_id.clone(), tunnel.metrics.status())).collect()
+    pub fn tunnels(&self) -> Vec<TunnelStatus> {
+        let status = |tunnel: &Arc<Tunnel>| TunnelStatus {
+            tunnel_id: tunnel.tunnel_id.clone(),
+            served_by: tunnel.settings().served_by.clone(),
+            status: tunnel.metrics.status(),
+        };
+        self.0.tunnels().iter().map(status).collect()
+    }
+
+    /// The address of the admin server, while it listens.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.0.admin_address()
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use log::{error, info, warn};
 use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
 use tunnel_agent::cli::{
-    Advised, Command, LocalServerTable, Signal, handle_signals, logging, print, program, refuse,
+    Advised, Command, LocalServerTable, QrCodes, Signal, announce, handle_signals, logging, print, program,
+    refuse,
 };
 use tunnel_agent::{Agent, Explanation, Handle, RunError};
 
@@ -38,7 +39,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
             logging::install("agent", settings.log_format, settings.log_level.as_deref());
             settings.warnings.iter().for_each(|warning| warn!("{warning}"));
             settings.notes.iter().for_each(|note| info!("{note}"));
-            let code = serve(settings.agent, settings.drain);
+            let code = serve(settings.agent, settings.drain, settings.qr);
             log::logger().flush();
             code
         }
@@ -49,7 +50,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
     }
 }
 
-fn serve(agent: Agent, drain: Duration) -> ExitCode {
+fn serve(agent: Agent, drain: Duration, codes: QrCodes) -> ExitCode {
     let agent = match agent.spawn() {
         Ok(agent) => agent,
         Err(error) => return end(&RunError::Threads(error)),
@@ -57,6 +58,7 @@ fn serve(agent: Agent, drain: Duration) -> ExitCode {
     if let Err(error) = obey_signals(agent.handle(), drain) {
         return end(&RunError::Threads(error));
     }
+    announce(&agent.handle(), codes);
     match agent.join() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error),

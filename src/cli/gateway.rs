@@ -32,8 +32,15 @@ pub(super) static TABLE: [Opt; 25] = [
     )
     .part_of("token"),
     opt("", "GATEWAY_TOKEN", "", "the token itself; never on the command line").part_of("token"),
-    opt("--tls-cert", "TLS_CERT", "FILE", "PEM file with the certificate chain; with --tls-key: TLS"),
-    opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key"),
+    opt(
+        "--tls-cert",
+        "TLS_CERT",
+        "FILE",
+        "PEM file with a certificate chain; with --tls-key: TLS; may be repeated",
+    )
+    .repeats(),
+    opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key; repeated, in the same order")
+        .repeats(),
     opt(
         "--default-tunnel",
         "GATEWAY_DEFAULT_TUNNEL",
@@ -200,11 +207,14 @@ fn credentials(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilde
         Some(path) => builder.token_file(path),
         None => builder.token(token),
     });
-    match (o.text("--tls-cert"), o.text("--tls-key")) {
-        (None, None) => Ok(builder),
-        (Some(certificates), Some(key)) => Ok(builder.tls(PathBuf::from(certificates), PathBuf::from(key))),
-        _ => Err(UsageError("--tls-cert and --tls-key belong together".to_owned())),
+    let certificates: Vec<PathBuf> = o.all_parsed("--tls-cert")?;
+    let keys: Vec<PathBuf> = o.all_parsed("--tls-key")?;
+    if certificates.len() != keys.len() {
+        let text = "--tls-cert and --tls-key belong together: give a key for each certificate";
+        return Err(UsageError(text.to_owned()));
     }
+    let pairs = certificates.into_iter().zip(keys);
+    Ok(pairs.fold(builder, |builder, (certificate, key)| builder.tls(certificate, key)))
 }
 
 fn own_paths(text: &str) -> Result<OwnPaths, &'static str> {

@@ -4,6 +4,7 @@
 
 mod advice;
 pub mod agent;
+mod banner;
 #[cfg(feature = "gateway")]
 pub mod descriptors;
 #[cfg(feature = "gateway")]
@@ -11,6 +12,7 @@ pub mod gateway;
 mod local_servers;
 pub mod logging;
 mod options;
+mod qr;
 mod signals;
 mod table;
 
@@ -21,6 +23,7 @@ use std::process::ExitCode;
 
 pub use self::advice::Advised;
 pub(crate) use self::advice::advised;
+pub use self::banner::{QrCodes, announce};
 pub use self::local_servers::LocalServerTable;
 use self::logging::log_format;
 pub use self::options::Options;

@@ -39,7 +39,7 @@ pub struct GatewayBuilder {
     listen: SocketAddr,
     token: Option<Token>,
     token_file: Option<PathBuf>,
-    tls_files: Option<(PathBuf, PathBuf)>,
+    tls_files: Vec<(PathBuf, PathBuf)>,
     default_tunnel: Option<TunnelId>,
     domain: Option<Domain>,
     own_hosts: Vec<String>,
@@ -93,7 +93,7 @@ impl GatewayBuilder {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             token: None,
             token_file: None,
-            tls_files: None,
+            tls_files: Vec::new(),
             default_tunnel: None,
             domain: None,
             own_hosts: Vec::new(),
@@ -131,9 +131,10 @@ impl GatewayBuilder {
         self
     }
 
-    /// PEM files with a certificate chain and its private key: TLS for agents and visitors. Default: no TLS.
+    /// PEM files with a certificate chain and its private key: TLS for agents and visitors. Each call adds a pair; a client
+    /// gets the first that has the name which it asks for, else the first. Default: no TLS.
     pub fn tls(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.tls_files = Some((certificates.into(), key.into()));
+        self.tls_files.push((certificates.into(), key.into()));
         self
     }
 

@@ -1,4 +1,4 @@
-//! The token that agents must show, and the certificate that the gateway shows: what may change while it runs.
+//! The token that agents must show, and the certificates that the gateway shows: what may change while it runs.
 
 use std::path::PathBuf;
 use std::sync::{RwLock, RwLockReadGuard};
@@ -13,8 +13,8 @@ use crate::sync::{read, write};
 /// Both, as they are now.
 pub(super) struct Credentials {
     token_file: Option<PathBuf>,
-    /// The certificate's file, and its key's.
-    tls_files: Option<(PathBuf, PathBuf)>,
+    /// The files of certificates, each with its key's.
+    tls_files: Vec<(PathBuf, PathBuf)>,
     current: RwLock<Current>,
 }
 
@@ -27,9 +27,9 @@ impl Credentials {
     pub(super) fn new(
         token: Option<Token>,
         token_file: Option<PathBuf>,
-        tls_files: Option<(PathBuf, PathBuf)>,
+        tls_files: Vec<(PathBuf, PathBuf)>,
     ) -> Result<Self, TlsError> {
-        let tls = tls_files.as_ref().map(|(certificates, key)| tls::server(certificates, key)).transpose()?;
+        let tls = server(&tls_files).transpose()?;
         Ok(Credentials { token_file, tls_files, current: RwLock::new(Current { token, tls }) })
     }
 
@@ -54,7 +54,7 @@ impl Credentials {
     /// Reads the files again. One that cannot be used changes nothing.
     pub(super) fn reload(&self) {
         let token = self.token_file.as_deref().map(|path| (path, Token::from_file(path)));
-        let tls = self.tls_files.as_ref().map(|(certificates, key)| tls::server(certificates, key));
+        let tls = server(&self.tls_files);
         let mut current = write(&self.current);
         match token {
             None => {}
@@ -68,9 +68,14 @@ impl Credentials {
             None => {}
             Some(Ok(tls)) => {
                 current.tls = Some(tls);
-                info!("read the certificate again");
+                info!("read the certificates again");
             }
-            Some(Err(why)) => error!("the certificate stays as it was: {why}"),
+            Some(Err(why)) => error!("the certificates stay as they were: {why}"),
         }
     }
+}
+
+/// TLS with these files, if there are any.
+fn server(files: &[(PathBuf, PathBuf)]) -> Option<Result<ServerTls, TlsError>> {
+    (!files.is_empty()).then(|| tls::server(files))
 }

@@ -117,13 +117,16 @@ fn rustls_error(error: &std::io::Error) -> Option<&rustls::Error> {
 
 #[cfg(feature = "tls")]
 mod with_tls {
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::client::verify_server_name;
     use rustls::crypto::CryptoProvider;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+    use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+    use rustls::sign::CertifiedKey;
     use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
     use super::{TlsError, Trust};
@@ -154,18 +157,43 @@ mod with_tls {
         Ok(Arc::new(config))
     }
 
-    /// Prepares a server from PEM files.
-    pub fn server(certificates: &Path, key: &Path) -> Result<ServerTls, TlsError> {
-        let chain = certificates_from(certificates)?;
-        let key = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| TlsError::File { path: key.to_owned(), reason: error.to_string() })?;
+    /// Prepares a server from pairs of PEM files: certificates, and the key of the first. A client gets the first pair that
+    /// has the name which it asks for (RFC 6066 §3), else the first.
+    pub fn server(pairs: &[(PathBuf, PathBuf)]) -> Result<ServerTls, TlsError> {
+        let certificates = pairs.iter().map(|(chain, key)| certified(chain, key));
+        let certificates = Certificates(certificates.collect::<Result<_, _>>()?);
         let config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Identity(error.to_string()))?
             .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|error| TlsError::Identity(error.to_string()))?;
+            .with_cert_resolver(Arc::new(certificates));
         Ok(Arc::new(config))
+    }
+
+    fn certified(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
+        let certificates = certificates_from(chain)?;
+        let key_bytes = PrivateKeyDer::from_pem_file(key)
+            .map_err(|error| TlsError::File { path: key.to_owned(), reason: error.to_string() })?;
+        let certified = CertifiedKey::from_der(certificates, key_bytes, &provider());
+        let bad = |error: rustls::Error| TlsError::Identity(format!("{}: {error}", chain.display()));
+        certified.map(Arc::new).map_err(bad)
+    }
+
+    /// Certificates of a server, by the names that they have.
+    #[derive(Debug)]
+    struct Certificates(Vec<Arc<CertifiedKey>>);
+
+    impl ResolvesServerCert for Certificates {
+        fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
+            let has_name = |certified: &&Arc<CertifiedKey>| {
+                let certificate =
+                    certified.cert.first().and_then(|der| ParsedCertificate::try_from(der).ok());
+                let named = certificate.as_ref().zip(name.as_ref());
+                named.is_some_and(|(certificate, name)| verify_server_name(certificate, name).is_ok())
+            };
+            self.0.iter().find(has_name).or(self.0.first()).cloned()
+        }
     }
 
     fn system_roots() -> RootCertStore {
@@ -245,7 +273,7 @@ pub use without_tls::*;
 
 #[cfg(not(feature = "tls"))]
 mod without_tls {
-    use std::path::Path;
+    use std::path::PathBuf;
 
     use super::{TlsError, Trust};
 
@@ -263,7 +291,7 @@ mod without_tls {
     }
 
     /// Says that this build has no TLS.
-    pub fn server(_certificates: &Path, _key: &Path) -> Result<ServerTls, TlsError> {
+    pub fn server(_pairs: &[(PathBuf, PathBuf)]) -> Result<ServerTls, TlsError> {
         Err(TlsError::NotBuiltIn)
     }
 }

@@ -48,12 +48,30 @@ fn port(variable: &str, default: u16) -> io::Result<SocketAddr> {
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Names the whole command, with another port for the first of these.
-fn taken(variable: &str, address: SocketAddr, (other, kept): (&str, SocketAddr)) -> io::Error {
-    let (port, kept) = (address.port(), kept.port());
-    let next = (port.saturating_add(1)..).find(|next| *next != kept).unwrap_or(port);
-    let command = format!("make demo {variable}={next} {other}={kept}");
-    io::Error::other(format!("port {port} is taken; choose another: {command}"))
+/// The listeners at two addresses. Where one is taken, the error names the whole command with two that are free.
+fn listeners(gateway: SocketAddr, site: SocketAddr) -> io::Result<(TcpListener, TcpListener)> {
+    match (TcpListener::bind(gateway), TcpListener::bind(site)) {
+        (Ok(gateway), Ok(site)) => Ok((gateway, site)),
+        (at_gateway, at_site) => {
+            let taken: Vec<String> = [(at_gateway.is_err(), gateway), (at_site.is_err(), site)]
+                .iter()
+                .filter(|(is_taken, _)| *is_taken)
+                .map(|(_, address)| address.port().to_string())
+                .collect();
+            drop((at_gateway, at_site));
+            let free_gateway = free_from(gateway.port(), 0);
+            let free_site = free_from(site.port(), free_gateway);
+            let command = format!("make demo GATEWAY_PORT={free_gateway} SITE_PORT={free_site}");
+            let text = format!("taken: port {}; these are free: {command}", taken.join(" and port "));
+            Err(io::Error::other(text))
+        }
+    }
+}
+
+/// The first port from this one on that is free, and not another one.
+fn free_from(port: u16, other: u16) -> u16 {
+    let is_free = |port: &u16| *port != other && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    (port..=u16::MAX).find(is_free).unwrap_or(port)
 }
 
 fn run() -> io::Result<()> {
@@ -65,12 +83,9 @@ fn run() -> io::Result<()> {
     if gateway_at == site_at {
         return Err(io::Error::other("GATEWAY_PORT and SITE_PORT must not be the same"));
     }
-    let site =
-        TcpListener::bind(site_at).map_err(|_| taken("SITE_PORT", site_at, ("GATEWAY_PORT", gateway_at)))?;
-    drop(
-        TcpListener::bind(gateway_at)
-            .map_err(|_| taken("GATEWAY_PORT", gateway_at, ("SITE_PORT", site_at)))?,
-    );
+    let (gateway, site) = listeners(gateway_at, site_at)?;
+    // The gateway takes its port next.
+    drop(gateway);
     thread::spawn(move || site::serve(&site));
 
     println!(

@@ -82,7 +82,7 @@ fn serve_tls(
     handle: impl Fn(Socket) + Send + Sync + 'static,
 ) -> SocketAddr {
     let config =
-        tls::server(&folder.write("cert.pem", &certificate), &folder.write("key.pem", &key)).unwrap();
+        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))]).unwrap();
     crate::support::serve(move |tcp| {
         // A client that does not trust the certificate ends the handshake.
         if let Ok(socket) = Socket::plain(tcp).and_then(|socket| socket.accept_tls(&config)) {
@@ -290,6 +290,34 @@ fn the_programs_speak_tls_on_every_leg() {
 }
 
 #[test]
+fn a_client_gets_the_certificate_with_the_name_that_it_asks_for() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    let trust = tls::client(&ca_file(&folder, &authority)).unwrap();
+    let mut arguments = Vec::new();
+    for (index, name) in ["*.tunnel.example", "tunnel.example", "www.shop.example"].into_iter().enumerate() {
+        let (certificate, key) = authority.issue(name, Validity::Current);
+        for (flag, file, content) in [("--tls-cert", "cert", certificate), ("--tls-key", "key", key)] {
+            let path = folder.write(&format!("{file}-{index}.pem"), &content);
+            arguments.extend([flag.to_owned(), path.display().to_string()]);
+        }
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (_gateway, address) = Program::gateway(&arguments);
+    let connect = |name: &str| {
+        let tcp = std::net::TcpStream::connect(address).unwrap();
+        Socket::plain(tcp).unwrap().start_tls(name, &trust).map(drop)
+    };
+    for name in ["shop.tunnel.example", "blog.tunnel.example", "tunnel.example", "www.shop.example"] {
+        assert!(connect(name).is_ok(), "{name}: {:?}", connect(name));
+    }
+    // The first is shown to one that asks for another name, which does not believe it.
+    assert!(connect("other.example").is_err());
+    let mut incomplete = Program::start(env!("CARGO_BIN_EXE_gateway"), &arguments[..2], &[]);
+    incomplete.wait_for("--tls-cert and --tls-key belong together");
+}
+
+#[test]
 fn files_that_cannot_be_used_are_named() {
     let folder = Folder::new();
     let empty = folder.write("empty.pem", "");
@@ -300,9 +328,11 @@ fn files_that_cannot_be_used_are_named() {
     let (certificate, key) = Authority::new().issue("localhost", Validity::Current);
     let (_, other_key) = Authority::new().issue("localhost", Validity::Current);
     let certificate = folder.write("cert.pem", &certificate);
-    assert!(tls::server(&certificate, &folder.write("key.pem", &key)).is_ok());
-    assert!(tls::server(&certificate, &folder.write("other.pem", &other_key)).is_err());
-    assert!(tls::server(&certificate, &empty).is_err());
+    let server = |key: PathBuf| tls::server(&[(certificate.clone(), key)]);
+    assert!(server(folder.write("key.pem", &key)).is_ok());
+    let error = server(folder.write("other.pem", &other_key)).unwrap_err().to_string();
+    assert!(error.contains("cert.pem"), "{error}");
+    assert!(server(empty).is_err());
 }
 
 #[test]
@@ -312,7 +342,7 @@ fn both_directions_run_at_once_under_tls() {
     let trust = ca_file(&folder, &authority);
     let config = {
         let (certificate, key) = authority.issue("localhost", Validity::Current);
-        tls::server(&folder.write("cert.pem", &certificate), &folder.write("key.pem", &key)).unwrap()
+        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))]).unwrap()
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://localhost:{}", listener.local_addr().unwrap().port());

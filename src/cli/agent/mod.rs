@@ -12,7 +12,7 @@ use self::builder::{MissingId, Remarks, builder, option_name};
 use self::config_file::{ConfigFile, default_path};
 pub(super) use self::table::TABLE;
 use super::logging::Format;
-use super::{Command, Invoked, Options, UsageError, Verb, duration, help_on, log_format, program};
+use super::{Command, Invoked, Options, QrCodes, UsageError, Verb, duration, help_on, log_format, program};
 use crate::{Agent, Builder, ConfigError, Handle};
 
 /// The settings of the program.
@@ -28,6 +28,8 @@ pub struct AgentSettings {
     pub drain: Duration,
     /// The task.
     pub task: Task,
+    /// Whether QR codes are shown.
+    pub qr: QrCodes,
     /// The form of the log's lines.
     pub log_format: Format,
     /// The level of the log, as it was given.
@@ -118,11 +120,12 @@ fn settings(invoked: Invoked, mut options: Options<'static>) -> Result<AgentSett
     let builder = builder(&mut options, file, (&task, missing), &mut remarks)?;
     let drain = options.value("--drain", duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = options.value("--log-format", log_format)?.unwrap_or_default();
+    let qr = if options.switch("--qr")? { QrCodes::Shown } else { QrCodes::Hidden };
     let log_level = options.text("--log-level");
     let agent = builder.clone().build().map_err(|error| named(&options, &error))?;
     let Remarks { warnings, notes } = remarks;
     let notes = options.bare_variables().into_iter().chain(notes).collect();
-    Ok(AgentSettings { agent, builder, options, drain, task, log_format, log_level, warnings, notes })
+    Ok(AgentSettings { agent, builder, options, drain, task, qr, log_format, log_level, warnings, notes })
 }
 
 /// A configuration that the library refuses, with the places in which its options were given.

@@ -38,13 +38,14 @@ pub(in crate::cli) static TABLE: LazyLock<Vec<Opt>> = LazyLock::new(|| {
 });
 
 /// The options of the program: their names, values and help.
-const OWN: [(&str, &str, &str); 3] = [
+const OWN: [(&str, &str, &str); 4] = [
     (
         "config",
         "FILE",
         "reads options from it, or none; default ~/.config/tunnel-agent/agent.conf, /etc/tunnel-agent/agent.conf",
     ),
     ("log_format", "FORMAT", "text or json, an object a line; default text"),
+    ("qr", "", "shows a QR code of each tunnel's URL"),
     ("log_level", "LEVEL", "off, error, warn, info, debug or trace; default info"),
 ];
 
