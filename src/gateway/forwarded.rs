@@ -9,9 +9,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::http1::is_host;
 use crate::net::network::Network;
+use crate::protocol::X_FORWARDED_PROTO;
 
 pub(super) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -145,7 +145,7 @@ impl Proxies {
         let host = said.host.or_else(|| headers.get(header::HOST).cloned());
         let port = said.port.or_else(|| host.as_ref().and_then(port_of));
         headers.insert(FOR, chain_value(said.chain, arrival));
-        headers.insert(PROTO, HeaderValue::from_static(scheme.name()));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.name()));
         headers.insert(PORT, port.unwrap_or(scheme.default_port()).into());
         if let Some(host) = host {
             headers.insert(HOST, host);
@@ -182,7 +182,7 @@ impl ProxyClaims {
         let host = value(&HOST).or(forwarded.host).filter(|host| is_host(host.as_bytes()));
         ProxyClaims {
             chain: said_for(headers),
-            scheme: scheme(value(&PROTO).or(forwarded.proto).as_deref()),
+            scheme: scheme(value(&X_FORWARDED_PROTO).or(forwarded.proto).as_deref()),
             host: host.and_then(|host| HeaderValue::from_str(&host).ok()),
             port: value(&PORT).and_then(|port| port.parse().ok()).filter(|port| *port > 0),
         }
@@ -214,7 +214,7 @@ fn port_of(host: &HeaderValue) -> Option<u16> {
 
 /// Whether there is one of the fields in whose place `Forwarded` is read where there is none.
 fn has_usual(headers: &HeaderMap) -> bool {
-    [&FOR, &PROTO, &HOST, &PORT].iter().any(|name| headers.contains_key(*name))
+    [&FOR, &X_FORWARDED_PROTO, &HOST, &PORT].iter().any(|name| headers.contains_key(*name))
 }
 
 /// The addresses that a request came by, the visitor's first.

@@ -85,9 +85,23 @@ pub(crate) enum CorsGrant {
     Allowed(Cors),
 }
 
+/// What the response to one request says.
+#[derive(Debug)]
+pub(crate) struct CorsAnswer {
+    pub(crate) grant: CorsGrant,
+    /// The response, where the request is a preflight.
+    pub(crate) preflight: Option<Response>,
+}
+
 impl Cors {
+    /// What the response to a request with these fields says.
+    pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> CorsAnswer {
+        let preflight = self.is_preflight(method, headers).then(|| Self::preflight(headers));
+        CorsAnswer { grant: self.grant(headers), preflight }
+    }
+
     /// What is granted to a request with these fields.
-    pub(crate) fn grant(&self, headers: &HeaderMap) -> CorsGrant {
+    pub(super) fn grant(&self, headers: &HeaderMap) -> CorsGrant {
         let mut origins = headers.get_all(ORIGIN).iter();
         match (origins.next(), origins.next()) {
             (Some(origin), None) if *origin == self.origin.0 => CorsGrant::Allowed(self.clone()),
@@ -96,14 +110,14 @@ impl Cors {
     }
 
     /// Whether a request is a preflight of the origin: it carries no credentials, and asks for nothing but permission.
-    pub(crate) fn is_preflight(&self, method: &Method, headers: &HeaderMap) -> bool {
+    pub(super) fn is_preflight(&self, method: &Method, headers: &HeaderMap) -> bool {
         *method == Method::OPTIONS
             && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
             && self.grant(headers) != CorsGrant::Other
     }
 
     /// The response to a preflight, which allows what it asks for.
-    pub(crate) fn preflight(&self, asked: &HeaderMap) -> Response {
+    fn preflight(asked: &HeaderMap) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
@@ -216,7 +230,7 @@ mod tests {
         let foreign =
             headers(&[("origin", "https://evil.example"), ("access-control-request-method", "PUT")]);
         assert!(!cors.is_preflight(&Method::OPTIONS, &foreign));
-        let response = cors.preflight(&asked);
+        let response = cors.answer(&Method::OPTIONS, &asked).preflight.unwrap();
         assert_eq!(response.status(), 204);
         assert_eq!(response.headers()["access-control-allow-methods"], "PUT");
         assert_eq!(response.headers()["access-control-allow-headers"], "x-a, content-type");

@@ -16,8 +16,8 @@ use http::{HeaderMap, Method, header};
 
 pub(crate) use self::address::AddressRules;
 use self::address::Guesses;
-pub(crate) use self::cors::Cors;
 pub use self::cors::{AllowedOrigin, CorsCredentials, InvalidOrigin};
+pub(crate) use self::cors::{Cors, CorsAnswer};
 pub use self::password::{InvalidPasswords, Passwords};
 pub(crate) use self::rate::Bucket;
 pub use self::rate::{InvalidRate, Rate};
@@ -96,9 +96,9 @@ impl Gate {
         Recipient::of(name, method, headers, self.cors.as_ref())
     }
 
-    /// What pages of another origin may do.
-    pub(crate) fn cors(&self) -> Option<&Cors> {
-        self.cors.as_ref()
+    /// What the response to a request that was admitted with these fields says to pages of another origin.
+    pub(crate) fn cors_answer(&self, method: &Method, headers: &HeaderMap) -> Option<CorsAnswer> {
+        self.cors.as_ref().map(|cors| cors.answer(method, headers))
     }
 
     /// Whether a request asks for permission alone, which needs no password and meets no rule.

@@ -35,6 +35,9 @@ pub use self::id::{RequestId, RequestName, connection_number, random_uuid};
 pub use self::name::{InvalidTunnelName, TunnelName, TunnelUrl, Wanted};
 pub use self::request::{BodyEncoding, MalformedRequest, RequestMessage};
 
+/// The scheme that a visitor used, as gateways say it.
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
 /// The field that names the program that made a response by itself: `agent` or `gateway`.
 pub const X_TUNNEL_SOURCE: HeaderName = HeaderName::from_static("x-tunnel-source");
 

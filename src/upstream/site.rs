@@ -10,8 +10,7 @@ use http::header::{
 
 use super::origin::LocalUrl;
 use crate::http1::cookies::confine;
-
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use crate::protocol::X_FORWARDED_PROTO;
 
 /// The site as a visitor names it in a request, and what of the request names it so.
 #[derive(Debug, PartialEq, Eq)]

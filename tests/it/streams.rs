@@ -9,8 +9,9 @@ use crate::support::{LIMIT, ScriptedGateway, ScriptedSession, Signal, TUNNEL_ID,
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Bytes, Message};
 use tunnel_agent::{
-    Agent, BackoffConfig, Body, BreakerConfig, Builder, Cancellation, ConnectionState, Failure, FailureKind,
-    FailureReply, Origin, Request, Response, Rule, RunError, RunningAgent, Service, Status, Timeouts,
+    Agent, BackoffConfig, Body, BreakerConfig, Builder, Cancellation, ConnectionState, CorsCredentials,
+    Failure, FailureKind, FailureReply, Origin, Request, Response, Rule, RunError, RunningAgent, Service,
+    Status, Timeouts,
 };
 
 const HEAD: u8 = 1;
@@ -434,6 +435,29 @@ fn requests_that_must_not_be_forwarded_are_answered() {
         send(&mut session, HEAD, END, stream, head);
         let reset = next(&mut session);
         assert_eq!((reset.kind, reset.stream, reset.payload[0]), (RESET, stream, 6), "{head}");
+    }
+    stop(agent);
+}
+
+#[test]
+fn a_preflight_that_hides_what_it_is_never_reaches_the_service() {
+    let gateway = ScriptedGateway::start();
+    let builder = builder(&gateway)
+        .service(|_: Request| Ok(Response::new(Body::from("the service".to_owned()))))
+        .cors("https://app.example".parse().unwrap(), CorsCredentials::Omit)
+        .passwords("a:b".parse().unwrap(), []);
+    let (agent, mut session) = start_with(&gateway, builder, "");
+    // `Connection` removes what it names on the way to the service.
+    let hidden = "Connection: access-control-request-method, origin\r\n";
+    for (stream, connection) in [(2, ""), (4, hidden)] {
+        let head = format!(
+            "OPTIONS /secret HTTP/1.1\r\nHost: site.test\r\nOrigin: https://app.example\r\n\
+             Access-Control-Request-Method: PUT\r\n{connection}\r\n"
+        );
+        send(&mut session, HEAD, END, stream, head);
+        let (head, body) = response(&mut session, stream);
+        assert!(head.starts_with("HTTP/1.1 204") && body.is_empty(), "{head}");
+        assert!(head.contains("access-control-allow-origin: https://app.example"), "{head}");
     }
     stop(agent);
 }

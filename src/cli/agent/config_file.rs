@@ -13,6 +13,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::folders::user_folder;
 use super::table::TABLE;
 use crate::agent::options::{OptionOwner, Secrecy, find};
 use crate::cli::options::{Given, Provenance};
@@ -40,10 +41,7 @@ pub(super) struct Section {
 
 /// The file that is read where none is named.
 pub(super) fn default_path(environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    // A relative one is to be ignored, as the XDG Base Directory Specification says.
-    let config = set("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-    let config = config.or_else(|| Some(set("HOME").or_else(|| set("USERPROFILE"))?.join(".config")));
+    let config = user_folder("XDG_CONFIG_HOME", ".config", environment);
     let paths = config.into_iter().chain([PathBuf::from("/etc")]);
     paths.map(|folder| folder.join("tunnel-agent").join("agent.conf")).find(|path| path.exists())
 }

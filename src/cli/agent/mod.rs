@@ -2,6 +2,7 @@
 
 mod builder;
 mod config_file;
+mod folders;
 mod own_id;
 mod table;
 

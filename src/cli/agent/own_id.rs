@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::folders::user_folder;
 use crate::TunnelId;
 use crate::agent::options::tunnel_id_in;
 use crate::cli::UsageError;
@@ -31,11 +32,7 @@ fn secret_uuid() -> String {
 /// The file in which an ID is kept, that of a tunnel with a name or of the one without: below `$XDG_STATE_HOME`, or
 /// `~/.local/state`.
 fn file_of(name: Option<&str>, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let set = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    // A relative one is to be ignored, as the XDG Base Directory Specification says.
-    let state = set("XDG_STATE_HOME").filter(|path| path.is_absolute());
-    let home = || set("HOME").or_else(|| set("USERPROFILE"));
-    let state = state.or_else(|| Some(home()?.join(".local/state")))?;
+    let state = user_folder("XDG_STATE_HOME", ".local/state", environment)?;
     let file = name.map_or_else(|| "tunnel-id".to_owned(), |name| format!("tunnel-id.{name}"));
     Some(state.join("tunnel-agent").join(file))
 }

@@ -31,7 +31,7 @@ use self::streamed::Streamed;
 pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
 use super::{ExchangeConfig, SessionEnd};
-use crate::guard::Refusal;
+use crate::guard::{CorsAnswer, Refusal};
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::has_no_body;
 use crate::metrics::Metrics;
@@ -49,6 +49,8 @@ const PANICKED: &str = "the service panicked";
 pub(crate) struct Exchange {
     reply: Box<dyn Reply>,
     record: Record,
+    /// What the response says to pages of another origin, where it is for the agent to say.
+    cors: Option<Box<CorsAnswer>>,
 }
 
 /// What the service's response came to.
@@ -119,7 +121,8 @@ impl Exchange {
     ) -> Self {
         let record = Record::new(config, metrics, ticket.name(), (request.method(), request.uri().path()));
         let recipient = config.gate.recipient(ticket.name(), request.method(), request.headers());
-        Exchange { reply: Box::new(Enveloped::new(request, ticket, recipient)), record }
+        let cors = config.gate.cors_answer(request.method(), request.headers()).map(Box::new);
+        Exchange { reply: Box::new(Enveloped::new(request, ticket, recipient)), record, cors }
     }
 
     /// A request that came as a stream.
@@ -131,7 +134,8 @@ impl Exchange {
     ) -> Self {
         let record = Record::new(config, metrics, name, (&head.method, head.uri.path()));
         let recipient = config.gate.recipient(name, &head.method, &head.headers);
-        Exchange { reply: Box::new(Streamed::new(recipient, head, stream, fin)), record }
+        let cors = config.gate.cors_answer(&head.method, &head.headers).map(Box::new);
+        Exchange { reply: Box::new(Streamed::new(recipient, head, stream, fin)), record, cors }
     }
 
     /// Whether the answer is not awaited any more.
@@ -160,7 +164,7 @@ impl Exchange {
 
     /// Has the service answer the request, and sends the answer to the session that the request came from.
     pub(crate) fn run(self) {
-        let Exchange { mut reply, mut record } = self;
+        let Exchange { mut reply, mut record, cors } = self;
         if reply.is_abandoned() {
             // The service need not hear of it.
             return;
@@ -169,24 +173,26 @@ impl Exchange {
         let (config, metrics) = (record.config().clone(), record.metrics().clone());
         let method = record.method().clone();
         let context = Context { config: &config, metrics: &metrics, method: &method };
-        let outcome = reply
-            .prepare(&context)
-            .and_then(|request| catch_panic(|| reply.pass_on(answer(&config, request, &metrics)?, &context)));
+        let outcome = reply.prepare(&context).and_then(|request| {
+            catch_panic(|| reply.pass_on(answer(&*config.service, request, cors, &metrics)?, &context))
+        });
         let outcome = reply.judge(outcome, &context);
         record.record(&outcome);
         reply.finish(outcome, &context);
     }
 }
 
-/// Answers a request: a preflight by itself, and every other by the service.
-fn answer(config: &ExchangeConfig, request: Request, metrics: &Metrics) -> Result<Response, Failure> {
-    let Some(cors) = config.gate.cors() else { return call_timed(&*config.service, request, metrics) };
-    let grant = cors.grant(request.headers());
-    let mut response = if cors.is_preflight(request.method(), request.headers()) {
-        cors.preflight(request.headers())
-    } else {
-        call_timed(&*config.service, request, metrics)?
-    };
+/// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was
+/// admitted, past password and rules, by the fields that it had then.
+fn answer(
+    service: &dyn Service,
+    request: Request,
+    cors: Option<Box<CorsAnswer>>,
+    metrics: &Metrics,
+) -> Result<Response, Failure> {
+    let Some(cors) = cors else { return call_timed(service, request, metrics) };
+    let CorsAnswer { grant, preflight } = *cors;
+    let mut response = preflight.map_or_else(|| call_timed(service, request, metrics), Ok)?;
     grant.apply(response.headers_mut());
     Ok(response)
 }
