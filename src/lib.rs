@@ -28,7 +28,9 @@
 //! ```
 //!
 //! With `.local("http://127.0.0.1:8000".parse()?)` in place of `.service(…)`, requests go to a local HTTP
-//! server: that is what the program `agent` does.
+//! server: that is what the program `agent` does. A program with options of its own sets them as text
+//! ([`Builder::set`]); [`Builder::tunnel`] adds a second tunnel, and [`Handle::reload`] changes a running agent's
+//! configuration.
 //!
 //! The library installs no logger, no signal handler and no panic hook. Only [`Agent::spawn`], [`Agent::run`],
 //! [`Agent::check`] and [`Agent::discover`] start threads; none is left behind after [`RunningAgent::join`], but for

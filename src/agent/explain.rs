@@ -10,6 +10,7 @@ use super::Agent;
 use super::tunnel::{Tunnel, TunnelSettings};
 use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
 use crate::mux::RequestHead;
+use crate::net::network::Network;
 use crate::service::FailureKind;
 
 /// The decision on a request, and the request that the local server would get; see [`Agent::explain`].
@@ -17,6 +18,9 @@ use crate::service::FailureKind;
 pub struct Explanation {
     /// The tunnel's name, where the agent serves several.
     pub tunnel: Option<String>,
+    /// What is asked of the visitor before the rules, and what limits the request after them, a line each, in the order in
+    /// which it is asked.
+    pub guards: Vec<String>,
     /// The rule that decided, or the lack of one.
     pub decided_by: String,
     /// The outcome.
@@ -52,6 +56,7 @@ impl fmt::Display for Explanation {
         if let Some(tunnel) = &self.tunnel {
             writeln!(f, "tunnel {tunnel}")?;
         }
+        self.guards.iter().try_for_each(|guard| writeln!(f, "{guard}"))?;
         writeln!(f, "decided by: {}", self.decided_by)?;
         match &self.outcome {
             ExplainedOutcome::Refused(status, code) => writeln!(f, "refused: {} {code}", status.as_u16()),
@@ -76,13 +81,37 @@ impl Agent {
                 Ok(head) => settings.explain_head(head),
                 Err(refusal) => refused(refusal.message(), &refusal),
             };
-            Explanation { tunnel: settings.source.label.clone(), ..explanation }
+            let (method, path) = (Method::from_bytes(method.as_bytes()).unwrap_or_default(), path);
+            let guards = settings.guards(&method, path.split('?').next().unwrap_or_default());
+            Explanation { tunnel: settings.source.label.clone(), guards, ..explanation }
         };
         self.core.tunnels().iter().map(explain).collect()
     }
 }
 
 impl TunnelSettings {
+    /// What each guard does with a request, but for the rules.
+    fn guards(&self, method: &Method, path: &str) -> Vec<String> {
+        let options = &self.source;
+        let list =
+            |networks: &[Network]| networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let address = match (options.addresses.allow.as_slice(), options.addresses.deny.as_slice()) {
+            ([], []) => None,
+            ([], deny) => Some(format!("address: all pass but {}", list(deny))),
+            (allow, []) => Some(format!("address: none pass but {}", list(allow))),
+            (allow, deny) => Some(format!("address: none pass but {}, without {}", list(allow), list(deny))),
+        };
+        let password =
+            options.passwords.as_ref().map(|_| match self.exchange.gate.wants_password(method, path) {
+                Ok(true) => "password: asked for".to_owned(),
+                Ok(false) => "password: not asked for here, which is open".to_owned(),
+                Err(refusal) => format!("password: {}", refusal.message()),
+            });
+        let cors = options.cors.as_ref().map(|origin| format!("pages of {origin} may read the response"));
+        let rate = options.rate.map(|rate| format!("rate: {rate}"));
+        address.into_iter().chain(password).chain(cors).chain(rate).collect()
+    }
+
     fn explain_head(&self, head: request::Parts) -> Explanation {
         let gate = &self.exchange.gate;
         let verdict = gate.decide(&head.method, head.uri.path());
@@ -95,24 +124,25 @@ impl TunnelSettings {
             }
             Verdict::Ambiguous(why) => why.to_owned(),
         };
-        let is_by_address = gate.needs_addresses();
-        let before = if is_by_address { "; the visitor's address is looked at before" } else { "" };
-        let decided_by = decided_by + before;
-        let decided_by = match gate.wants_password(&head.method, head.uri.path()) {
-            Ok(false) => decided_by,
-            Ok(true) => format!("{decided_by}; a password is asked for before"),
-            Err(refusal) => return refused(refusal.message(), &refusal),
-        };
+        if let Err(refusal) = gate.wants_password(&head.method, head.uri.path()) {
+            return refused(refusal.message(), &refusal);
+        }
         if let Some(refusal) = Refusal::by(&verdict) {
             return refused(decided_by, &refusal);
         }
         let Some(upstreams) = &self.upstreams else {
-            return Explanation { tunnel: None, decided_by, outcome: ExplainedOutcome::Answered };
+            return Explanation {
+                tunnel: None,
+                guards: Vec::new(),
+                decided_by,
+                outcome: ExplainedOutcome::Answered,
+            };
         };
         let method = head.method.clone();
         match upstreams.explain(head) {
             Ok((url, head)) => Explanation {
                 tunnel: None,
+                guards: Vec::new(),
                 decided_by,
                 outcome: ExplainedOutcome::Forwarded { url, head: lines(&method, &head) },
             },
@@ -123,7 +153,7 @@ impl TunnelSettings {
                 };
                 let decided_by = format!("{decided_by}; {failure}");
                 let outcome = ExplainedOutcome::Refused(status, failure.kind().code());
-                Explanation { tunnel: None, decided_by, outcome }
+                Explanation { tunnel: None, guards: Vec::new(), decided_by, outcome }
             }
         }
     }
@@ -131,7 +161,7 @@ impl TunnelSettings {
 
 fn refused(decided_by: String, refusal: &Refusal) -> Explanation {
     let outcome = ExplainedOutcome::Refused(refusal.status(), refusal.code());
-    Explanation { tunnel: None, decided_by, outcome }
+    Explanation { tunnel: None, guards: Vec::new(), decided_by, outcome }
 }
 
 /// A head as it is sent, a line each.
@@ -185,6 +215,33 @@ mod tests {
             "/x",
             "decided by: no rule matches, and some allow: what they do not is denied\nrefused: 403 filtered\n",
         );
+    }
+
+    #[test]
+    fn says_what_each_guard_asks() {
+        let mut builder = Agent::builder("agent_550e8400-e29b-41d4-a716-446655440000_prod".parse().unwrap());
+        for (option, text) in [
+            ("local", "8000"),
+            ("allow-ip", "10.0.0.0/8"),
+            ("deny-ip", "10.1.2.3"),
+            ("password", "ann:s3cret"),
+            ("open", "/hook/**"),
+            ("cors", "https://app.example"),
+            ("rate", "10/s"),
+        ] {
+            builder.set(option, text).unwrap();
+        }
+        let agent = builder.build().unwrap();
+        let guards = |path| agent.explain("GET", path).remove(0).guards;
+        let asked = [
+            "address: none pass but 10.0.0.0/8, without 10.1.2.3/32",
+            "password: asked for",
+            "pages of https://app.example may read the response",
+            "rate: 10/s",
+        ];
+        assert_eq!(guards("/x"), asked);
+        assert_eq!(guards("/hook/x?y")[1], "password: not asked for here, which is open");
+        assert!(!agent.explain("GET", "/x")[0].to_string().contains("s3cret"));
     }
 
     #[test]
