@@ -113,7 +113,7 @@ impl Agent {
             }
             servers.into_iter().for_each(|server| check_local(server, &mut log));
         }
-        tunnels.iter().for_each(|tunnel| tunnel.interrupt());
+        self.core.interrupt();
         workers.join();
         log.failures == 0
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 use std::time::Duration;
 
 use log::{info, warn};
@@ -16,6 +16,7 @@ use super::parts::ProcessOptions;
 use super::slot::Slot;
 use super::threads::SessionThreads;
 use super::tunnel::{Arrangement, Tunnel, TunnelSettings};
+use crate::service::Service;
 use crate::session::WorkQueue;
 use crate::sync::{lock, read, write};
 
@@ -28,6 +29,8 @@ pub(super) struct AgentCore {
     /// Where sessions submit requests, while the agent runs. It is held for as long as the configuration changes.
     queue: Mutex<Option<WorkQueue>>,
     admin_address: OnceLock<SocketAddr>,
+    /// The services that answer no new requests, and may have some under way.
+    replaced: Mutex<Vec<Weak<dyn Service>>>,
 }
 
 impl AgentCore {
@@ -39,6 +42,7 @@ impl AgentCore {
             threads: Arc::default(),
             queue: Mutex::default(),
             admin_address: OnceLock::new(),
+            replaced: Mutex::default(),
         }
     }
 
@@ -81,6 +85,22 @@ impl AgentCore {
         self.threads.join();
         started.map_err(RunError::Threads)?;
         self.failure()
+    }
+
+    /// Has all services give up what they wait for.
+    pub(super) fn interrupt(&self) {
+        for tunnel in self.tunnels() {
+            tunnel.settings().exchange.service.interrupt();
+        }
+        let replaced: Vec<_> = lock(&self.replaced).iter().filter_map(Weak::upgrade).collect();
+        replaced.iter().for_each(|service| service.interrupt());
+    }
+
+    /// Keeps the service of settings in mind that apply no more.
+    fn remember(&self, settings: &TunnelSettings) {
+        let mut replaced = lock(&self.replaced);
+        replaced.retain(|service| service.strong_count() > 0);
+        replaced.push(Arc::downgrade(&settings.exchange.service));
     }
 
     /// Why all slots have given up, unless the agent was to stop.
@@ -160,7 +180,10 @@ impl AgentCore {
                 tunnel.look_for_servers();
             }
         }
-        retired.iter().for_each(|tunnel| tunnel.retire());
+        for tunnel in &retired {
+            self.remember(&tunnel.settings());
+            tunnel.retire();
+        }
         info!("the configuration was read again");
         self.control.hurry();
         Ok(())
@@ -169,6 +192,9 @@ impl AgentCore {
     /// Has a tunnel go on with other settings. Sessions that cannot go on have successors, which are open before they end.
     fn reload_tunnel(&self, tunnel: &Arc<Tunnel>, settings: TunnelSettings, queue: Option<&WorkQueue>) {
         let previous = tunnel.replace(settings);
+        if !tunnel.settings().keeps_service_of(&previous) {
+            self.remember(&previous);
+        }
         let Some(queue) = queue else { return };
         tunnel.follow(&previous);
         match self.open_sessions(tunnel, queue) {

@@ -127,7 +127,7 @@ impl Agent {
         let result = self.core.serve(workers.submitter());
         let tunnels = self.core.tunnels();
         tunnels.iter().for_each(|tunnel| tunnel.stop_monitoring());
-        tunnels.iter().for_each(|tunnel| tunnel.interrupt());
+        self.core.interrupt();
         workers.join();
         drop(admin);
         if result.is_ok() {

@@ -1,7 +1,7 @@
 //! One tunnel of an agent: its settings, which are replaced as a whole when they change, and the slots of its sessions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use log::{info, warn};
 
@@ -13,7 +13,6 @@ use crate::clock::after;
 use crate::link::Dialer;
 use crate::metrics::Metrics;
 use crate::net::TrustStore;
-use crate::service::Service;
 use crate::session::{ExchangeConfig, SessionConfig, SessionHandle, new_metrics};
 use crate::sync::{Replaceable, lock};
 use crate::tunnel_id::TunnelId;
@@ -60,7 +59,7 @@ impl TunnelSettings {
         self.session == previous.session && self.source.gateway_trust == previous.source.gateway_trust
     }
 
-    fn keeps_service_of(&self, previous: &TunnelSettings) -> bool {
+    pub(super) fn keeps_service_of(&self, previous: &TunnelSettings) -> bool {
         Arc::ptr_eq(&self.exchange.service, &previous.exchange.service)
     }
 }
@@ -76,8 +75,6 @@ pub(super) struct Tunnel {
     /// The next number of a slot in a handshake.
     next_number: AtomicU32,
     monitors: Mutex<Option<Monitors>>,
-    /// The services that were replaced, and may have requests under way.
-    replaced: Mutex<Vec<Weak<dyn Service>>>,
 }
 
 /// What came of the slots.
@@ -98,7 +95,6 @@ impl Tunnel {
             slots: Mutex::default(),
             next_number: AtomicU32::new(0),
             monitors: Mutex::default(),
-            replaced: Mutex::default(),
         }
     }
 
@@ -153,11 +149,6 @@ impl Tunnel {
         let settings = Arc::new(settings);
         let previous = self.settings.replace(settings.clone());
         self.exchanges.replace(settings.exchange.clone());
-        if !settings.keeps_service_of(&previous) {
-            let mut replaced = lock(&self.replaced);
-            replaced.retain(|service| service.strong_count() > 0);
-            replaced.push(Arc::downgrade(&previous.exchange.service));
-        }
         previous
     }
 
@@ -216,12 +207,5 @@ impl Tunnel {
     pub(super) fn stop_monitoring(&self) {
         let monitors = lock(&self.monitors).take();
         drop(monitors);
-    }
-
-    /// Has the services give up what they wait for.
-    pub(super) fn interrupt(&self) {
-        self.settings().exchange.service.interrupt();
-        let replaced: Vec<_> = lock(&self.replaced).iter().filter_map(Weak::upgrade).collect();
-        replaced.iter().for_each(|service| service.interrupt());
     }
 }

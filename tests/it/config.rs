@@ -292,6 +292,28 @@ fn a_request_under_way_ends_as_it_began() {
 }
 
 #[test]
+fn an_agent_that_stops_at_once_does_not_wait_for_a_server_of_before() {
+    let (asked, is_asked) = mpsc::channel();
+    let (keep, _kept) = mpsc::channel();
+    let old = serve(move |socket| {
+        read_head(&mut std::io::BufReader::new(socket.try_clone().unwrap()));
+        asked.send(()).unwrap();
+        // It never answers.
+        keep.send(socket).unwrap();
+    });
+    let limits = "response-timeout = 20m\n";
+    let more = format!("local = http://{old}\n{limits}");
+    let (_gateway, address, folder, mut agent) = reloadable("replaced", &more);
+    let _visitor = visit(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    is_asked.recv_timeout(LIMIT).unwrap();
+    reload(&folder, &mut agent, address, &format!("local = http://127.0.0.1:1\n{limits}"));
+    agent.signal("TERM");
+    agent.wait_for("asked to stop");
+    agent.signal("TERM");
+    assert!(agent.wait().success());
+}
+
+#[test]
 fn reloads_under_load_lose_no_request() {
     let site = site("site");
     let local = format!("local = http://{site}\n");
