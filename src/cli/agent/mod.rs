@@ -150,7 +150,7 @@ fn task(invoked: Invoked) -> Task {
         Ok([method, path]) => Task::Explain(method, path),
         Err(_) if verb == CHECK => Task::Check,
         Err(_) if verb == DISCOVER => Task::Discover,
-        Err(_) if verb == NEW_ID => Task::NewId(own_id::new_id()),
+        Err(_) if verb == NEW_ID => Task::NewId(own_id::new_id(None)),
         Err(_) => Task::Serve,
     }
 }

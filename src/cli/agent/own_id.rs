@@ -14,9 +14,16 @@ use crate::protocol::id::{random_uuid, uuid};
 /// The purpose of an ID that is made here.
 const PURPOSE: &str = "tunnel";
 
-/// A tunnel ID that nobody has.
-pub(super) fn new_id() -> String {
-    format!("agent_{}_{PURPOSE}", secret_uuid())
+/// Characters of a purpose at most.
+const PURPOSE_MAX: usize = 64;
+
+/// A tunnel ID that nobody has, for a tunnel with this name, perhaps.
+pub(super) fn new_id(name: Option<&str>) -> String {
+    // The oldest gateways take no underscore.
+    let purpose: String =
+        name.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(PURPOSE_MAX).collect();
+    let purpose = if purpose.is_empty() { PURPOSE } else { &purpose };
+    format!("agent_{}_{purpose}", secret_uuid())
 }
 
 /// A UUID of the system's chance, since it is a credential.
@@ -50,7 +57,7 @@ pub(super) fn own_id(
         let text = format!("cannot {what} the tunnel ID in {}: {error}; give --tunnel-id", path.display());
         UsageError(text)
     };
-    let is_new = match keep(&path, &new_id()) {
+    let is_new = match keep(&path, &new_id(name)) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         Err(error) => return Err(failed("keep", &error)),
@@ -131,9 +138,12 @@ mod tests {
 
     #[test]
     fn a_new_id_is_one_and_no_other() {
-        let (first, second) = (new_id(), new_id());
+        let (first, second) = (new_id(None), new_id(None));
         assert!(first.parse::<TunnelId>().is_ok(), "{first}");
         assert_eq!((&first[20..21], &first[42..]), ("4", "_tunnel"));
         assert_ne!(first, second);
+        assert!(new_id(Some("my-shop")).ends_with("_myshop"));
+        assert!(new_id(Some(&"x".repeat(100))).parse::<TunnelId>().is_ok());
+        assert!(new_id(Some("--")).ends_with("_tunnel"));
     }
 }
