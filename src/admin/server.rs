@@ -19,7 +19,7 @@ use crate::http1::{
 use crate::link::Token;
 use crate::net::{Closer, Socket};
 use crate::protocol::X_TUNNEL_SOURCE;
-use crate::sync::lock;
+use crate::sync::{Replaceable, lock};
 
 /// Connections at once; one more takes the place of the oldest that has shown nothing yet: no request, or not the token
 /// where one is wanted. Where all have, that of the oldest.
@@ -45,7 +45,8 @@ pub(crate) struct Admin {
 }
 
 struct AdminShared {
-    token: Option<Token>,
+    /// The token, as it is now.
+    token: Arc<Replaceable<Option<Token>>>,
     pages: Box<Pages>,
     state: Mutex<State>,
 }
@@ -87,7 +88,7 @@ impl Admin {
     /// Listens at this address. With a token, everything but `/healthz` wants it.
     pub(crate) fn start(
         address: SocketAddr,
-        token: Option<Token>,
+        token: Arc<Replaceable<Option<Token>>>,
         pages: impl Fn(&str) -> Option<Response<Vec<u8>>> + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
@@ -159,11 +160,12 @@ impl AdminShared {
     /// was made to lead here; where a token is wanted, it has none.
     fn is_addressed(&self, headers: &HeaderMap) -> bool {
         // Without a token it listens on loopback alone.
-        self.token.is_some() || headers.get(header::HOST).is_none_or(names_loopback)
+        self.token.get().is_some() || headers.get(header::HOST).is_none_or(names_loopback)
     }
 
     fn is_allowed(&self, headers: &HeaderMap) -> bool {
-        let Some(token) = &self.token else { return true };
+        let token = self.token.get();
+        let Some(token) = &*token else { return true };
         headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
     }
 }

@@ -25,7 +25,7 @@ use crate::upstream::{BreakerConfig, HeaderRewrite, SiteNames};
 #[derive(Clone)]
 pub struct Builder {
     pub(crate) tunnel_id: TunnelId,
-    pub(super) name: Option<TunnelName>,
+    pub(crate) name: Option<TunnelName>,
     pub(super) gateways: Vec<GatewayUrl>,
     pub(super) sessions_per_gateway: usize,
     pub(super) handover_drain: Duration,

@@ -98,7 +98,7 @@ impl Agent {
         let tunnels = self.core.tunnels();
         for (index, tunnel) in tunnels.iter().enumerate() {
             let settings = tunnel.settings();
-            log.towards = format!("tunnel {}", tunnel.tunnel_id);
+            log.towards = format!("tunnel {}", tunnel.title());
             let warnings = settings.warnings.iter().map(|warning| format!("; {warning}"));
             let text = format!("requests go to {}{}", settings.served_by, warnings.collect::<String>());
             log.pass("configuration", text);

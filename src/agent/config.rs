@@ -60,7 +60,8 @@ impl Builder {
         let others = std::mem::take(&mut self.others);
         let mut tunnels = vec![self];
         for mut other in others {
-            if let Some(option) = other.process.difference(&ProcessOptions::default()) {
+            let token = other.process.admin_token.is_some().then_some("admin_token");
+            if let Some(option) = other.process.difference(&ProcessOptions::default()).or(token) {
                 let what = "it belongs to the agent, and not to one of its tunnels".to_owned();
                 return Err(ConfigError::new(option, ConfigProblem::Invalid(what)));
             }
@@ -82,6 +83,11 @@ impl Builder {
     /// The settings of this tunnel, after those that it replaces. What stays the same goes on: connections to local servers,
     /// what is known of them and of visitors.
     pub(super) fn settings(self, previous: Option<&TunnelSettings>) -> Result<TunnelSettings, ConfigError> {
+        let label = self.label.clone();
+        self.open(previous).map_err(|error| error.of_tunnel(label.as_ref()))
+    }
+
+    fn open(self, previous: Option<&TunnelSettings>) -> Result<TunnelSettings, ConfigError> {
         let local_tls = self
             .named_servers()
             .any(LocalUrl::is_secure)
@@ -167,6 +173,15 @@ impl Builder {
         self.named_servers().filter(|url| is_this_machine(url.host())).map(LocalUrl::port)
     }
 
+    /// Ports of this machine that a search for a local server leaves out; none where nothing is searched for.
+    fn searched_without(&self) -> Vec<u16> {
+        let Answerer::Local(servers) = &self.answerer else { return Vec::new() };
+        if !servers.iter().any(|(_, address)| *address == UpstreamAddress::Auto) {
+            return Vec::new();
+        }
+        self.own_ports().into_iter().chain(self.named_ports()).collect()
+    }
+
     pub(super) fn named_servers(&self) -> impl Iterator<Item = &LocalUrl> {
         let servers = match &self.answerer {
             Answerer::Local(servers) => servers.as_slice(),
@@ -192,7 +207,7 @@ impl Builder {
             site_names: self.site_names,
             breaker: self.breaker,
             checks: self.checks(),
-            except: self.own_ports().into_iter().chain(self.named_ports()).collect(),
+            except: self.searched_without(),
         };
         let upstreams = Arc::new(Upstreams::new(servers, config));
         (upstreams.clone(), Some(upstreams))
@@ -214,7 +229,7 @@ impl Builder {
             && self.breaker == other.breaker
             && self.checks() == other.checks()
             && self.local_trust == other.local_trust
-            && self.own_ports() == other.own_ports()
+            && self.searched_without() == other.searched_without()
     }
 
     fn session(&self, instance: String) -> SessionConfig {

@@ -15,10 +15,11 @@ use super::keeper::SlotKeeper;
 use super::parts::ProcessOptions;
 use super::slot::Slot;
 use super::threads::SessionThreads;
-use super::tunnel::{Arrangement, Tunnel, TunnelSettings};
+use super::tunnel::{Arrangement, Grace, Tunnel, TunnelSettings};
+use crate::link::Token;
 use crate::service::Service;
 use crate::session::WorkQueue;
-use crate::sync::{lock, read, write};
+use crate::sync::{Replaceable, lock, read, write};
 
 /// An agent, while it is configured and while it runs.
 pub(super) struct AgentCore {
@@ -29,6 +30,7 @@ pub(super) struct AgentCore {
     /// Where sessions submit requests, while the agent runs. It is held for as long as the configuration changes.
     queue: Mutex<Option<WorkQueue>>,
     admin_address: OnceLock<SocketAddr>,
+    pub(super) admin_token: Arc<Replaceable<Option<Token>>>,
     /// The services that answer no new requests, and may have some under way.
     replaced: Mutex<Vec<Weak<dyn Service>>>,
 }
@@ -37,11 +39,12 @@ impl AgentCore {
     pub(super) fn new(tunnels: Vec<TunnelSettings>, process: ProcessOptions) -> Self {
         AgentCore {
             control: Arc::default(),
-            process,
             tunnels: RwLock::new(tunnels.into_iter().map(Tunnel::new).map(Arc::new).collect()),
             threads: Arc::default(),
             queue: Mutex::default(),
             admin_address: OnceLock::new(),
+            admin_token: Arc::new(Replaceable::new(Arc::new(process.admin_token.clone()))),
+            process,
             replaced: Mutex::default(),
         }
     }
@@ -119,7 +122,7 @@ impl AgentCore {
     /// Opens the sessions of a tunnel that are wanted. One whose gateway is not wanted any more hands over to a new one, or
     /// ends.
     fn open_sessions(&self, tunnel: &Arc<Tunnel>, queue: &WorkQueue) -> io::Result<Vec<Arc<Slot>>> {
-        let Arrangement { new, kept, mut retired } = tunnel.arrange_slots();
+        let Arrangement { new, kept, retired } = tunnel.arrange_slots();
         let keeper = |slot: &Arc<Slot>| SlotKeeper {
             control: self.control.clone(),
             threads: self.threads.clone(),
@@ -127,14 +130,12 @@ impl AgentCore {
             slot: slot.clone(),
             queue: queue.clone(),
         };
-        for slot in &new {
-            keeper(slot).start(retired.pop())?;
-        }
-        for slot in kept.iter().filter(|slot| slot.has_given_up()) {
-            keeper(slot).start(slot.session())?;
-        }
         // They have no successor.
-        retired.iter().for_each(|session| tunnel.end_replaced(session));
+        retired.iter().for_each(|session| tunnel.end_replaced(session, Grace::Drain));
+        let again = kept.iter().filter(|slot| slot.take_failure().is_some());
+        for slot in new.iter().chain(again) {
+            keeper(slot).start().inspect_err(|error| slot.give_up(RunError::Threads(copied(error))))?;
+        }
         Ok(kept)
     }
 
@@ -145,6 +146,7 @@ impl AgentCore {
         if let Some(option) = tunnels[0].process.difference(&self.process) {
             return Err(ConfigError::new(option, ConfigProblem::NeedsRestart));
         }
+        let admin_token = tunnels[0].process.admin_token.clone();
         let before = self.tunnels();
         let mut changes = Vec::new();
         for tunnel in tunnels {
@@ -153,6 +155,7 @@ impl AgentCore {
             changes.push((existing, tunnel.settings(previous.as_deref())?));
         }
         // From here on nothing fails.
+        self.admin_token.replace(Arc::new(admin_token));
         let mut after = Vec::new();
         let mut new = Vec::new();
         for (existing, settings) in changes {
@@ -192,6 +195,7 @@ impl AgentCore {
     /// Has a tunnel go on with other settings. Sessions that cannot go on have successors, which are open before they end.
     fn reload_tunnel(&self, tunnel: &Arc<Tunnel>, settings: TunnelSettings, queue: Option<&WorkQueue>) {
         let previous = tunnel.replace(settings);
+        tunnel.settings().local_tls.as_ref().inspect(|tls| tls.reload());
         if !tunnel.settings().keeps_service_of(&previous) {
             self.remember(&previous);
         }
@@ -199,7 +203,7 @@ impl AgentCore {
         tunnel.follow(&previous);
         match self.open_sessions(tunnel, queue) {
             Ok(kept) if !tunnel.settings().keeps_sessions_of(&previous) => {
-                kept.iter().filter_map(|slot| slot.session()).for_each(|session| session.renew());
+                kept.iter().filter_map(|slot| slot.newest()).for_each(|session| session.renew());
             }
             Ok(_) => {}
             Err(error) => warn_of_threads(tunnel, &error),
@@ -207,6 +211,11 @@ impl AgentCore {
     }
 }
 
+/// The same error once more.
+fn copied(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
 fn warn_of_threads(tunnel: &Tunnel, error: &io::Error) {
-    warn!("tunnel {}: the system gives no thread for another session: {error}", tunnel.tunnel_id);
+    warn!("tunnel {}: the system gives no thread for another session: {error}", tunnel.title());
 }

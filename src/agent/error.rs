@@ -13,6 +13,8 @@ use crate::net::tls::TlsError;
 pub struct ConfigError {
     option: &'static str,
     problem: ConfigProblem,
+    /// The tunnel's name, where the agent has several.
+    tunnel: Option<String>,
 }
 
 /// The problem of an option.
@@ -47,11 +49,21 @@ pub enum ConfigProblem {
 
 impl ConfigError {
     pub(crate) fn new(option: &'static str, problem: ConfigProblem) -> Self {
-        ConfigError { option, problem }
+        ConfigError { option, problem, tunnel: None }
     }
 
     pub(crate) fn range(option: &'static str, range: impl Into<String>) -> Self {
         ConfigError::new(option, ConfigProblem::Range(range.into()))
+    }
+
+    /// The error of one of several tunnels.
+    pub(super) fn of_tunnel(self, name: Option<&String>) -> Self {
+        ConfigError { tunnel: name.cloned(), ..self }
+    }
+
+    /// The name of the tunnel whose option it is, where the agent has several.
+    pub fn tunnel(&self) -> Option<&str> {
+        self.tunnel.as_deref()
     }
 
     /// The option's name.
@@ -88,7 +100,8 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text(str::to_owned))
+        let of = self.tunnel.as_ref().map(|tunnel| format!("tunnel {tunnel}: ")).unwrap_or_default();
+        write!(f, "{of}{}", self.text(str::to_owned))
     }
 }
 

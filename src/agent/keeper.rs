@@ -16,7 +16,7 @@ use super::RunError;
 use super::control::Control;
 use super::slot::{Slot, SlotDemand};
 use super::threads::SessionThreads;
-use super::tunnel::{Tunnel, TunnelSettings};
+use super::tunnel::{Grace, Tunnel, TunnelSettings};
 use crate::advice::Advice;
 use crate::backoff::{self, Backoff};
 use crate::link::{DialError, Link};
@@ -41,11 +41,11 @@ struct SlotStart {
     backoff: Backoff,
     /// The time before the first dial.
     delay: Duration,
-    /// The session that finishes once there is another one.
-    predecessor: Option<SessionHandle>,
     /// The slot's number in the handshake. A gateway ends a session at once for another one with its number, unless it has
     /// sent it GOAWAY: a successor that was not asked for has another number.
     number: u32,
+    /// How long the sessions before may finish once there is another one.
+    grace: Grace,
 }
 
 /// Why a dial or a session ended.
@@ -57,12 +57,15 @@ struct Setback {
 }
 
 impl SlotKeeper {
-    /// Starts to keep the session up, as the successor of another one, perhaps.
-    pub(super) fn start(&self, predecessor: Option<SessionHandle>) -> std::io::Result<()> {
-        self.slot.begin();
+    /// Starts to keep the session up.
+    pub(super) fn start(&self) -> std::io::Result<()> {
+        self.spawn(self.fresh_start())
+    }
+
+    fn fresh_start(&self) -> SlotStart {
         let backoff = Backoff::new(self.tunnel.settings().source.backoff);
         let number = self.tunnel.next_number();
-        self.spawn(SlotStart { backoff, delay: Duration::ZERO, predecessor, number })
+        SlotStart { backoff, delay: Duration::ZERO, number, grace: Grace::Long }
     }
 
     /// Starts a thread that keeps the session up.
@@ -71,23 +74,37 @@ impl SlotKeeper {
         self.threads.spawn(move || keeper.keep_up(start))
     }
 
-    fn keep_up(&self, start: SlotStart) {
-        let Err(error) = self.supervise(start) else { return };
-        // This thread is one of them.
-        let remaining = self.threads.running() - 1;
-        if remaining > 0 {
-            let advice = error.advice().map_or("", Advice::name);
-            warn!(advice; "{}: {error}; sessions that go on: {remaining}", self.url());
+    fn keep_up(&self, mut start: SlotStart) {
+        loop {
+            let Err((error, settings)) = self.supervise(start) else { return };
+            // This thread is one of them.
+            let remaining = self.threads.running() - 1;
+            if remaining > 0 {
+                let advice = error.advice().map_or("", Advice::name);
+                warn!(advice; "{}: {error}; sessions that go on: {remaining}", self.url());
+            }
+            self.slot.give_up(error);
+            // A configuration that came meanwhile may do better. If another thread has taken the failure, it does this.
+            if Arc::ptr_eq(&settings, &self.tunnel.settings()) || self.slot.take_failure().is_none() {
+                return;
+            }
+            start = self.fresh_start();
         }
-        self.slot.give_up(error);
+    }
+
+    /// What the log's lines of one of several tunnels begin with.
+    fn of_tunnel(&self) -> String {
+        let label = self.tunnel.settings().source.label.clone();
+        label.map(|label| format!("{label}: ")).unwrap_or_default()
     }
 
     fn url(&self) -> &str {
         &self.slot.key.0
     }
 
-    fn supervise(&self, start: SlotStart) -> Result<(), RunError> {
-        let SlotStart { mut backoff, delay, mut predecessor, number } = start;
+    /// Keeps the session up until it is not wanted any more. An error comes with the settings that led to it.
+    fn supervise(&self, start: SlotStart) -> Result<(), (RunError, Arc<TunnelSettings>)> {
+        let SlotStart { mut backoff, delay, mut number, grace } = start;
         let control = &self.control;
         if !delay.is_zero() {
             control.wait(delay);
@@ -97,17 +114,27 @@ impl SlotKeeper {
             let Some(dialer) = settings.dialer(self.url()) else { return Ok(()) };
             backoff.configure(settings.source.backoff);
             let setback = match dialer.dial() {
-                Ok(link) => match self.serve(link, number, &settings, (&mut predecessor, &backoff)) {
+                Ok(link) => match self.serve(link, &settings, (number, grace), &backoff) {
                     Some(setback) => setback,
+                    // The successor has given up meanwhile, and there is no session any more.
+                    None if self.slot.take_failure().is_some() => {
+                        SlotStart { backoff, number, .. } = self.fresh_start();
+                        continue;
+                    }
                     // The slot is the successor's.
                     None => return Ok(()),
                 },
-                Err(error) => self.dial_failed(&error)?,
+                // What failed was configured otherwise.
+                Err(_) if !Arc::ptr_eq(&settings, &self.tunnel.settings()) => {
+                    backoff = Backoff::new(self.tunnel.settings().source.backoff);
+                    continue;
+                }
+                Err(error) => self.dial_failed(&error).map_err(|error| (error, settings.clone()))?,
             };
             if control.is_stopping() || self.slot.is_retired() {
                 break;
             }
-            self.wait(&mut backoff, setback)?;
+            self.wait(&mut backoff, setback).map_err(|error| (error, settings))?;
         }
         Ok(())
     }
@@ -148,13 +175,13 @@ impl SlotKeeper {
     fn serve(
         &self,
         link: Link,
-        number: u32,
         settings: &Arc<TunnelSettings>,
-        (predecessor, backoff): (&mut Option<SessionHandle>, &Backoff),
+        (number, grace): (u32, Grace),
+        backoff: &Backoff,
     ) -> Option<Setback> {
         let (tunnel, url) = (&self.tunnel, self.url());
         let (start, metrics) = (Instant::now(), &tunnel.metrics);
-        info!("connected to {url}");
+        info!("{}connected to {url}", self.of_tunnel());
         metrics.session_began(start, link.heard.clone());
         let answered = metrics.status().served;
         let mut active = ActiveSession {
@@ -164,7 +191,7 @@ impl SlotKeeper {
             start,
             backoff: backoff.clone(),
             session: None,
-            predecessor: predecessor.take(),
+            grace,
             future: Future::Open,
         };
         let session = Session {
@@ -181,7 +208,6 @@ impl SlotKeeper {
         }
         metrics.session_ended(start);
         let lived = start.elapsed();
-        *predecessor = active.predecessor;
         match active.future {
             Future::Succeeded => {
                 info!("the old session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
@@ -224,30 +250,29 @@ struct ActiveSession<'a> {
     backoff: Backoff,
     /// The session, and its number among those that [`Control`](super::control::Control) stops.
     session: Option<(u64, SessionHandle)>,
-    /// The session that this one replaces, until this one is open.
-    predecessor: Option<SessionHandle>,
+    /// How long the sessions before may finish once this one is open.
+    grace: Grace,
     future: Future,
 }
 
 impl ActiveSession<'_> {
-    /// Lets a session finish: it has a successor, or is to have one.
-    fn hand_over(&self, session: Option<&SessionHandle>) {
-        session.inspect(|session| self.keeper.tunnel.end_replaced(session));
+    /// Lets the session finish: it is to have a successor.
+    fn hand_over(&self) {
+        self.session().inspect(|session| self.keeper.tunnel.end_replaced(session, Grace::Drain));
     }
 
     fn session(&self) -> Option<&SessionHandle> {
         self.session.as_ref().map(|(_, session)| session)
     }
 
-    /// Opens a successor after this delay. It takes over the slot.
-    fn open_successor(&mut self, number: u32, backoff: Backoff, delay: Duration) {
-        let start = SlotStart { backoff, delay, predecessor: self.session().cloned(), number };
+    /// Opens a successor. It takes over the slot.
+    fn open_successor(&mut self, start: SlotStart) {
         match self.keeper.spawn(start) {
             Ok(()) => self.future = Future::Succeeded,
             Err(error) => {
                 warn!("no thread for another session: {error}");
                 // This one's thread dials when it has ended.
-                self.hand_over(self.session());
+                self.hand_over();
             }
         }
     }
@@ -265,7 +290,7 @@ impl Supervisor for ActiveSession<'_> {
         self.session = Some((id, session.clone()));
         // The configuration may have changed while the gateway was dialled.
         if slot.began(session.clone()) == SlotDemand::NoMore {
-            tunnel.end_replaced(&session);
+            tunnel.end_replaced(&session, Grace::Drain);
         } else if !tunnel.settings().keeps_sessions_of(self.settings) {
             session.renew();
         }
@@ -296,8 +321,8 @@ impl Supervisor for ActiveSession<'_> {
                 warn!("gateway {url} does not vouch for its visitors' addresses: every request is refused");
             }
         }
-        let predecessor = self.predecessor.take();
-        self.hand_over(predecessor.as_ref());
+        let before = self.session().map(|session| self.keeper.slot.opened(session)).unwrap_or_default();
+        before.iter().for_each(|session| tunnel.end_replaced(session, self.grace));
     }
 
     fn goes_away(&mut self, reason: &str) {
@@ -310,17 +335,19 @@ impl Supervisor for ActiveSession<'_> {
         let Some(delay) = backoff.goes_away(self.start.elapsed(), backoff::chance()) else {
             warn!("gateway {url} goes away again: {}", reason.escape_debug());
             self.future = Future::RetriesExhausted;
-            return self.hand_over(self.session());
+            return self.hand_over();
         };
         let when = if delay.is_zero() { String::new() } else { format!(" in {:.1} s", delay.as_secs_f64()) };
         info!("gateway {url} goes away: {}; opening another session{when}", reason.escape_debug());
-        self.open_successor(self.number, backoff, delay);
+        self.open_successor(SlotStart { backoff, delay, number: self.number, grace: Grace::Drain });
     }
 
     fn renew(&mut self) {
         if self.is_open() {
-            info!("opening another session with {}, as it is configured now", self.keeper.url());
-            self.open_successor(self.keeper.tunnel.next_number(), self.backoff.clone(), Duration::ZERO);
+            let of = self.keeper.of_tunnel();
+            info!("{of}opening another session with {}, as it is configured now", self.keeper.url());
+            let start = self.keeper.fresh_start();
+            self.open_successor(SlotStart { backoff: self.backoff.clone(), ..start });
         }
     }
 }

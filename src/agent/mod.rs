@@ -131,7 +131,7 @@ impl Agent {
         workers.join();
         drop(admin);
         if result.is_ok() {
-            tunnels.iter().for_each(|tunnel| info!("tunnel {}: stopped", tunnel.tunnel_id));
+            tunnels.iter().for_each(|tunnel| info!("tunnel {}: stopped", tunnel.title()));
         }
         result
     }
@@ -144,7 +144,7 @@ impl Agent {
             queue: workers.submitter(),
             tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
         };
-        let token = self.core.process.admin_token.clone();
+        let token = self.core.admin_token.clone();
         let admin = Admin::start(address, token, move |path| report.answer(path));
         let admin = admin.map_err(|error| RunError::Admin(address, error))?;
         self.core.set_admin_address(admin.address());

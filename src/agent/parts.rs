@@ -36,7 +36,7 @@ impl Default for ProcessOptions {
 }
 
 impl ProcessOptions {
-    /// The first option that differs from that of the others.
+    /// The first option that differs from that of the others, but for the token, which can be renewed.
     pub(super) fn difference(&self, other: &ProcessOptions) -> Option<&'static str> {
         let differences = [
             (self.workers != other.workers, "workers"),
@@ -45,7 +45,6 @@ impl ProcessOptions {
             (self.queue != other.queue, "queue"),
             (self.queue_timeout != other.queue_timeout, "queue_timeout"),
             (self.admin != other.admin, "admin"),
-            (self.admin_token != other.admin_token, "admin_token"),
         ];
         differences.into_iter().find(|(differs, _)| *differs).map(|(_, option)| option)
     }

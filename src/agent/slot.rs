@@ -13,78 +13,76 @@ pub(super) enum SlotDemand {
     NoMore,
 }
 
-/// A session that a tunnel keeps up.
+/// A session that a tunnel keeps up. While it is replaced there are several: each that opens ends those before it.
 pub(super) struct Slot {
     /// The URL of its gateway, and its number among the slots with this gateway.
     pub(super) key: (String, usize),
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    /// It is not wanted any more.
-    is_retired: bool,
-    /// The session that runs, the newest of several.
-    session: Option<SessionHandle>,
+    demand: SlotDemand,
+    /// The sessions that run, the oldest first, but for those that end.
+    sessions: Vec<SessionHandle>,
+    /// Why nothing keeps it up any more.
     failure: Option<RunError>,
-    has_given_up: bool,
 }
 
 impl Slot {
-    pub(super) fn new(key: (String, usize)) -> Self {
-        Slot { key, state: Mutex::default() }
+    /// A slot that takes the place of one with these sessions.
+    pub(super) fn new(key: (String, usize), sessions: Vec<SessionHandle>) -> Self {
+        let state = State { demand: SlotDemand::Still, sessions, failure: None };
+        Slot { key, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// The session that runs.
-    pub(super) fn session(&self) -> Option<SessionHandle> {
-        self.state().session.clone()
+    /// The newest session.
+    pub(super) fn newest(&self) -> Option<SessionHandle> {
+        self.state().sessions.last().cloned()
     }
 
-    /// Opens no further session. Returns the one that runs.
-    pub(super) fn retire(&self) -> Option<SessionHandle> {
+    /// Opens no further session. Returns those that run.
+    pub(super) fn retire(&self) -> Vec<SessionHandle> {
         let mut state = self.state();
-        state.is_retired = true;
-        state.session.clone()
+        state.demand = SlotDemand::NoMore;
+        std::mem::take(&mut state.sessions)
     }
 
     pub(super) fn is_retired(&self) -> bool {
-        self.state().is_retired
+        self.state().demand == SlotDemand::NoMore
     }
 
-    /// Takes a session for the newest. Returns whether it is wanted.
+    /// Adds a session. Returns whether it is wanted; else it is to end.
     pub(super) fn began(&self, session: SessionHandle) -> SlotDemand {
         let mut state = self.state();
-        state.session = Some(session);
-        if state.is_retired { SlotDemand::NoMore } else { SlotDemand::Still }
+        if state.demand == SlotDemand::Still {
+            state.sessions.push(session);
+        }
+        state.demand
+    }
+
+    /// Returns the sessions before one that is open, which are to end.
+    pub(super) fn opened(&self, session: &SessionHandle) -> Vec<SessionHandle> {
+        let mut state = self.state();
+        let at = state.sessions.iter().position(|other| other.is_of_session(session));
+        // One that is not among them has been replaced by a newer one.
+        state.sessions.drain(..at.unwrap_or(0)).collect()
     }
 
     /// Forgets a session that has ended.
     pub(super) fn ended(&self, session: &SessionHandle) {
-        self.state().session.take_if(|newest| newest.is_of_session(session));
+        self.state().sessions.retain(|other| !other.is_of_session(session));
     }
 
-    /// Begins anew.
-    pub(super) fn begin(&self) {
-        let mut state = self.state();
-        (state.has_given_up, state.failure) = (false, None);
-    }
-
-    /// Gives up.
+    /// Gives up: nothing keeps it up any more, since its retries are used up, it was refused, or there was no thread.
     pub(super) fn give_up(&self, failure: RunError) {
-        let mut state = self.state();
-        (state.has_given_up, state.failure) = (true, Some(failure));
+        self.state().failure = Some(failure);
     }
 
-    /// Whether its retries are used up, or it was refused.
-    pub(super) fn has_given_up(&self) -> bool {
-        self.state().has_given_up
-    }
-
-    /// Why it has given up.
+    /// Why it has given up. Whoever takes this keeps it up again, or ends the agent.
     pub(super) fn take_failure(&self) -> Option<RunError> {
         self.state().failure.take()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use log::{info, warn};
 
@@ -20,6 +21,18 @@ use crate::upstream::{Monitors, Upstreams};
 
 /// The reason with which a session is closed that has a successor.
 const MOVED: &str = "the agent has opened another session";
+
+/// How long a session may finish its requests that nothing forces to end.
+const LONG_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// How long a session may finish its requests once it has a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grace {
+    /// The time of the hand-over: its gateway is about to stop, or nobody wants it.
+    Drain,
+    /// An hour: it is replaced because its configuration has changed.
+    Long,
+}
 
 /// What a tunnel's configuration comes to.
 pub(super) struct TunnelSettings {
@@ -98,6 +111,14 @@ impl Tunnel {
         }
     }
 
+    /// What the log calls the tunnel.
+    pub(super) fn title(&self) -> String {
+        match &self.settings().source.label {
+            Some(label) => format!("{label} ({})", self.tunnel_id),
+            None => self.tunnel_id.to_string(),
+        }
+    }
+
     /// The current settings.
     pub(super) fn settings(&self) -> Arc<TunnelSettings> {
         self.settings.get()
@@ -124,7 +145,7 @@ impl Tunnel {
             warn!("{warning}");
         }
         let urls: Vec<String> = settings.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
-        info!("tunnel {}: from {} to {}", self.tunnel_id, urls.join(", "), settings.served_by);
+        info!("tunnel {}: from {} to {}", self.title(), urls.join(", "), settings.served_by);
         self.monitor(&settings);
     }
 
@@ -159,48 +180,47 @@ impl Tunnel {
             warn!("{warning}");
         }
         if !settings.keeps_service_of(previous) {
-            info!("tunnel {}: requests go to {} from now on", self.tunnel_id, settings.served_by);
+            info!("tunnel {}: requests go to {} from now on", self.title(), settings.served_by);
             self.monitor(&settings);
             self.look_for_servers();
         }
     }
 
-    /// Has a slot for each session that is wanted, and no others.
+    /// Has a slot for each session that is wanted, and no others. A new slot takes over the sessions of one that is not
+    /// wanted any more.
     pub(super) fn arrange_slots(&self) -> Arrangement {
         let wanted = self.settings().wanted();
         let mut slots = self.slots();
         let all = std::mem::take(&mut *slots);
         let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|slot| wanted.contains(&slot.key));
         let is_new = |key: &(String, usize)| !kept.iter().any(|slot| slot.key == *key);
-        let new: Vec<_> = wanted.into_iter().filter(is_new).collect();
-        let mut arrangement = Arrangement {
-            new: Vec::new(),
-            kept: kept.clone(),
-            retired: gone.iter().filter_map(|slot| slot.retire()).collect(),
-        };
-        *slots = kept;
-        for key in new {
-            let slot = Arc::new(Slot::new(key));
-            slots.push(slot.clone());
-            arrangement.new.push(slot);
-        }
-        arrangement
+        let mut retired = gone.iter().map(|slot| slot.retire());
+        let take_over = |key| Arc::new(Slot::new(key, retired.next().unwrap_or_default()));
+        let new: Vec<_> = wanted.into_iter().filter(is_new).map(take_over).collect();
+        let retired = retired.flatten().collect();
+        *slots = kept.iter().chain(&new).cloned().collect();
+        Arrangement { new, kept, retired }
     }
 
     /// Lets a session finish that has a successor, or is not wanted any more.
-    pub(super) fn end_replaced(&self, session: &SessionHandle) {
-        session.drain(after(self.settings().source.handover_drain), MOVED);
+    pub(super) fn end_replaced(&self, session: &SessionHandle, grace: Grace) {
+        let drain = self.settings().source.handover_drain;
+        let time = match grace {
+            Grace::Drain => drain,
+            Grace::Long => drain.max(LONG_GRACE),
+        };
+        session.hand_over(after(time), MOVED);
     }
 
     /// Ends the tunnel while the agent goes on.
     pub(super) fn retire(&self) {
         let slots = std::mem::take(&mut *self.slots());
-        for session in slots.iter().filter_map(|slot| slot.retire()) {
-            self.end_replaced(&session);
+        for session in slots.iter().flat_map(|slot| slot.retire()) {
+            self.end_replaced(&session, Grace::Drain);
         }
         self.stop_monitoring();
         self.metrics.stopped();
-        info!("tunnel {}: ended, since it is configured no more", self.tunnel_id);
+        info!("tunnel {}: ended, since it is configured no more", self.title());
     }
 
     /// Selects no other local server from now on.

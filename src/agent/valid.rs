@@ -11,7 +11,7 @@ use crate::link::GatewayUrl;
 use crate::link::message::MESSAGE_MIN;
 use crate::net::local::is_same_host;
 use crate::upstream::origin::{LocalUrl, Timeouts};
-use crate::upstream::{BreakerConfig, UPSTREAMS_MAX};
+use crate::upstream::{BreakerConfig, SiteNames, UPSTREAMS_MAX};
 
 /// Worker threads at most.
 const WORKERS_MAX: usize = 1024;
@@ -41,7 +41,8 @@ pub(super) fn check_all(tunnels: &[Builder]) -> Result<(), ConfigError> {
     if tunnels.len() > TUNNELS_MAX {
         return Err(ConfigError::new("tunnel", ConfigProblem::TooMany(TUNNELS_MAX)));
     }
-    tunnels.iter().try_for_each(Builder::check)?;
+    let check = |tunnel: &Builder| tunnel.check().map_err(|error| error.of_tunnel(tunnel.label.as_ref()));
+    tunnels.iter().try_for_each(check)?;
     let sessions: usize =
         tunnels.iter().map(|tunnel| tunnel.sessions_per_gateway * tunnel.gateways.len()).sum();
     if sessions > SESSIONS_MAX {
@@ -50,7 +51,9 @@ pub(super) fn check_all(tunnels: &[Builder]) -> Result<(), ConfigError> {
     }
     let ids: Vec<_> = tunnels.iter().map(|tunnel| &tunnel.tunnel_id).collect();
     if let Some(id) = twice(&ids) {
-        return Err(ConfigError::new("tunnel_id", ConfigProblem::Twice(id.to_string())));
+        let error = ConfigError::new("tunnel_id", ConfigProblem::Twice(id.to_string()));
+        let tunnel = tunnels.iter().rev().find(|tunnel| tunnel.tunnel_id == **id);
+        return Err(error.of_tunnel(tunnel.and_then(|tunnel| tunnel.label.as_ref())));
     }
     let names: Vec<_> = tunnels.iter().filter_map(|tunnel| tunnel.name.as_ref()).collect();
     match twice(&names) {
@@ -112,6 +115,11 @@ impl Builder {
                 ConfigProblem::Invalid("an address that is not loopback needs a token".to_owned()),
             ),
             (self.passwords.is_none() && !self.open.is_empty(), "open", ConfigProblem::Needs("basic_auth")),
+            (
+                self.host_header.is_none() && self.site_names == SiteNames::Kept,
+                "no_rewrite",
+                ConfigProblem::Needs("host_header"),
+            ),
             (
                 self.cors.is_none() && self.cors_credentials == CorsCredentials::Allow,
                 "cors_credentials",

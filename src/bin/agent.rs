@@ -1,14 +1,14 @@
 //! The tunnel agent as a program: reads its options, runs until it is asked to stop, and tells the result by its exit
 //! code: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage or configuration, 3 refused by the gateway for good.
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use log::{error, info, warn};
 use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
 use tunnel_agent::cli::{
-    Advised, Command, LocalServerTable, QrCodes, Signal, announce, handle_signals, logging, print, program,
-    refuse,
+    Advised, Command, LocalServerTable, Signal, announce, handle_signals, logging, print, program, refuse,
 };
 use tunnel_agent::{Agent, Explanation, Handle, RunError};
 
@@ -39,7 +39,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
             logging::install("agent", settings.log_format, settings.log_level.as_deref());
             settings.warnings.iter().for_each(|warning| warn!("{warning}"));
             settings.notes.iter().for_each(|note| info!("{note}"));
-            let code = serve(settings.agent, settings.drain, settings.qr);
+            let code = serve(settings);
             log::logger().flush();
             code
         }
@@ -50,15 +50,16 @@ fn perform(settings: AgentSettings) -> ExitCode {
     }
 }
 
-fn serve(agent: Agent, drain: Duration, codes: QrCodes) -> ExitCode {
+fn serve(settings: AgentSettings) -> ExitCode {
+    let AgentSettings { agent, drain, qr, log_format, .. } = settings;
     let agent = match agent.spawn() {
         Ok(agent) => agent,
         Err(error) => return end(&RunError::Threads(error)),
     };
-    if let Err(error) = obey_signals(agent.handle(), drain) {
+    if let Err(error) = obey_signals(agent.handle(), drain, log_format) {
         return end(&RunError::Threads(error));
     }
-    announce(&agent.handle(), codes);
+    announce(&agent.handle(), qr);
     match agent.join() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error),
@@ -97,32 +98,40 @@ fn check(agent: Agent) -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::from(FAILED_CHECK) }
 }
 
-/// Reads the configuration again. One that cannot be used changes nothing.
-fn reload(agent: &Handle) {
-    let settings = match read() {
-        Ok(Command::Run(settings)) => settings,
-        Ok(_) => return,
-        Err(error) => return error!("the configuration stays as it was: {error}"),
+/// Reads the configuration again. One that cannot be used changes nothing. Returns the time that requests have to finish.
+fn reload(agent: &Handle, log_format: logging::Format) -> Option<Duration> {
+    let reread = match read() {
+        Ok(Command::Run(settings)) => settings.apply(agent, log_format).map(|()| settings),
+        // Neither help nor a version was asked for.
+        Ok(Command::Help | Command::Version) => return None,
+        Err(error) => Err(error),
     };
-    if let Err(error) = settings.apply(agent) {
-        return error!("the configuration stays as it was: {error}");
+    match reread {
+        Ok(settings) => {
+            settings.warnings.iter().for_each(|warning| warn!("{warning}"));
+            logging::set_level(settings.log_level.as_deref());
+            Some(settings.drain)
+        }
+        Err(error) => {
+            error!("the configuration stays as it was: {error}");
+            None
+        }
     }
-    settings.warnings.iter().for_each(|warning| warn!("{warning}"));
-    logging::set_level(settings.log_level.as_deref());
 }
 
-/// SIGHUP skips the wait before the next attempt, and reads the configuration again. The first SIGINT or SIGTERM drains, the next one
-/// stops at once.
-fn obey_signals(agent: Handle, drain: Duration) -> std::io::Result<()> {
+/// SIGHUP skips the wait before the next attempt, and reads the configuration again. The first SIGINT or SIGTERM drains, the
+/// next one stops at once.
+fn obey_signals(agent: Handle, drain: Duration, log_format: logging::Format) -> std::io::Result<()> {
+    let drain = Cell::new(drain);
     handle_signals(move |signal| match signal {
         Signal::Reload => {
-            reload(&agent);
+            drain.set(reload(&agent, log_format).unwrap_or(drain.get()));
             agent.retry_now();
         }
         Signal::Stop => {
-            let seconds = drain.as_secs();
+            let seconds = drain.get().as_secs();
             info!("asked to stop; finishing what runs, for {seconds} s at most; ask again to stop at once");
-            agent.shutdown(drain);
+            agent.shutdown(drain.get());
         }
         Signal::StopAtOnce => {
             info!("asked again: stopping at once");

@@ -116,7 +116,7 @@ impl<'a> Options<'a> {
         if opt.variable.is_empty() {
             return Ok(());
         }
-        let names = own_names(self.prefix, opt);
+        let names = own_names(self.table, self.prefix, opt);
         let bare = opt.variable;
         let own = names.iter().find_map(|name| Some((name.as_str(), environment(name)?)));
         let (source, value, from) = match (own, environment(bare)) {
@@ -149,26 +149,27 @@ impl<'a> Options<'a> {
 
     /// Refuses options that say the same thing in two ways. Of variables that may be another program's, the first one counts.
     pub(super) fn check(&mut self) -> Result<(), UsageError> {
-        let is_off = |given: &Given<'_>| given.opt.value.is_empty() && switch(&given.text) == Ok(false);
-        let is_single = |given: &&Given<'_>| given.opt.occurrence == Occurrence::Once && !is_off(given);
-        let singles: Vec<&Given<'_>> = self.given.iter().filter(is_single).collect();
         let mut hidden = Vec::new();
-        for (index, given) in singles.iter().enumerate() {
-            let is_rival =
-                |other: &&&Given<'_>| other.from == given.from && other.opt.setting() == given.opt.setting();
-            match singles[..index].iter().find(is_rival) {
+        for (index, given) in self.given.iter().enumerate().filter(|(_, given)| !given.is_off()) {
+            let is_rival = |other: &&Given<'_>| {
+                let is_once = |given: &Given<'_>| given.opt.occurrence == Occurrence::Once;
+                let is_same = given.opt.key() == other.opt.key();
+                other.from == given.from
+                    && other.opt.setting() == given.opt.setting()
+                    && (is_once(given) || !is_same && is_once(other))
+                    && !other.is_off()
+            };
+            match self.given[..index].iter().find(is_rival) {
                 None => {}
-                Some(_) if given.from == Provenance::BareVariable => hidden.push(given.opt.key().to_owned()),
+                Some(_) if given.from == Provenance::BareVariable => hidden.push(given.opt.key()),
                 Some(other) => {
                     let (first, second) = (&other.source, &given.source);
                     return Err(UsageError(format!("{first} and {second} are both given; give one")));
                 }
             }
         }
-        let is_hidden = |given: &Given<'_>| {
-            given.from == Provenance::BareVariable && hidden.iter().any(|key| key == given.opt.key())
-        };
-        self.given.retain(|given| !is_hidden(given));
+        self.given
+            .retain(|given| given.from != Provenance::BareVariable || !hidden.contains(&given.opt.key()));
         Ok(())
     }
 
@@ -182,10 +183,14 @@ impl<'a> Options<'a> {
         self.given.iter().filter(|given| self.is_effective(given))
     }
 
-    /// Whether a value counts: no better place has anything of its setting.
+    /// Whether a value counts: no better place has anything of its setting. A switch that is off says nothing of the other
+    /// options of its setting.
     fn is_effective(&self, given: &Given<'_>) -> bool {
-        let of_setting = self.given.iter().filter(|other| other.opt.setting() == given.opt.setting());
-        of_setting.map(|other| other.from).min() == Some(given.from)
+        let counts = |other: &&Given<'_>| {
+            other.opt.setting() == given.opt.setting()
+                && (!other.is_off() || other.opt.key() == given.opt.key())
+        };
+        self.given.iter().filter(counts).map(|other| other.from).min() == Some(given.from)
     }
 
     /// The values of an option that count.
@@ -275,12 +280,7 @@ impl<'a> Options<'a> {
 
     /// Forgets what a variable of this option holds by its bare name.
     pub(super) fn forget_bare(&mut self, key: &str) {
-        self.forget_bare_where(|opt| opt.key() == key);
-    }
-
-    /// Forgets what variables of these options hold by their bare names.
-    pub(super) fn forget_bare_where(&mut self, forgets: impl Fn(&Opt) -> bool) {
-        self.given.retain(|given| given.from != Provenance::BareVariable || !forgets(given.opt));
+        self.given.retain(|given| given.from != Provenance::BareVariable || given.opt.key() != key);
     }
 
     /// The options without these.
@@ -298,7 +298,7 @@ impl<'a> Options<'a> {
     pub fn bare_variables(&self) -> Option<String> {
         let bare = self.effective().filter(|given| given.from == Provenance::BareVariable);
         let named = |given: &Given<'_>| {
-            let own = own_names(self.prefix, given.opt).into_iter().next().unwrap_or_default();
+            let own = own_names(self.table, self.prefix, given.opt).into_iter().next().unwrap_or_default();
             format!("{} (better {own})", given.opt.variable)
         };
         let mut names: Vec<_> = bare.map(named).collect();
@@ -329,6 +329,11 @@ impl<'a> Options<'a> {
 }
 
 impl Given<'_> {
+    /// Whether it is a switch that is off.
+    fn is_off(&self) -> bool {
+        self.opt.value.is_empty() && switch(&self.text) == Ok(false)
+    }
+
     fn error(&self, error: impl fmt::Display) -> UsageError {
         UsageError(format!("{}: {error}", self.source))
     }
@@ -480,6 +485,43 @@ mod tests {
         assert_eq!(key(&[], &[], &[(0, "a"), (0, "b")]), both("x.conf, line 1", "x.conf, line 1"));
         // Of another program's, perhaps, the first one counts.
         assert_eq!(key(&[], &[("KEY", "a"), ("KEY_FILE", "b")], &[]), Ok((text("a"), None)));
+    }
+
+    #[test]
+    fn a_switch_that_is_off_leaves_the_rest_of_its_setting_alone() {
+        static TABLE: [Opt; 2] = [
+            Opt { setting: "trust", ..Opt::new("--insecure", "INSECURE", "", "") },
+            Opt { setting: "trust", ..Opt::new("--ca-file", "CA_FILE", "FILE", "") },
+        ];
+        let trust = |environment: &[(&str, &str)], file: &[(usize, &str)]| {
+            let options = with_file(&TABLE, &[], environment, file).unwrap();
+            (options.switch("--insecure").unwrap(), options.text("--ca-file"))
+        };
+        let file = Some("f".to_owned());
+        assert_eq!(trust(&[("INSECURE", "0")], &[(1, "f")]), (false, file.clone()));
+        assert_eq!(trust(&[("MY_INSECURE", "false")], &[(1, "f")]), (false, file));
+        assert_eq!(trust(&[("MY_INSECURE", "1")], &[(1, "f")]), (true, None));
+        // It beats what a worse place says of itself.
+        assert_eq!(trust(&[("MY_INSECURE", "0")], &[(0, "true")]), (false, None));
+    }
+
+    #[test]
+    fn a_list_and_a_file_of_one_setting_are_not_united() {
+        static TABLE: [Opt; 2] = [
+            Opt { setting: "words", ..Opt::new("--words", "WORDS_FILE", "FILE", "") },
+            Opt {
+                name: "word",
+                setting: "words",
+                occurrence: Occurrence::Lines,
+                ..Opt::new("", "WORDS", "", "")
+            },
+        ];
+        let given = |environment: &[(&str, &str)]| {
+            let options = with_file(&TABLE, &[], environment, &[])?;
+            Ok::<_, UsageError>((options.text("--words"), options.text("WORDS")))
+        };
+        assert!(given(&[("MY_WORDS", "f"), ("MY_WORD", "a")]).is_err());
+        assert_eq!(given(&[("WORDS_FILE", "f"), ("WORDS", "a")]), Ok((Some("f".to_owned()), None)));
     }
 
     #[test]

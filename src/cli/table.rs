@@ -88,7 +88,7 @@ pub(super) fn check_names(
     prefix: &str,
     names: impl Iterator<Item = OsString>,
 ) -> Result<(), UsageError> {
-    let known: BTreeSet<String> = table.iter().flat_map(|opt| own_names(prefix, opt)).collect();
+    let known: BTreeSet<String> = table.iter().flat_map(|opt| own_names(table, prefix, opt)).collect();
     for name in names {
         let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else { continue };
         // Kubernetes tells every program of services in this way, of one whose name begins as this program's, say.
@@ -113,18 +113,22 @@ pub(super) fn flag(option: &str) -> String {
     format!("--{}", option.replace('_', "-"))
 }
 
-/// What a variable is called that no other program uses: the prefix and the flag's name, or the short variable's own.
-pub(super) fn own_names(prefix: &str, opt: &Opt) -> Vec<String> {
+/// What a variable is called that no other program uses: the prefix and the flag's name, or the short variable's own, unless
+/// that is the name of another option's.
+pub(super) fn own_names(table: &[Opt], prefix: &str, opt: &Opt) -> Vec<String> {
     if opt.variable.is_empty() {
         return Vec::new();
     }
-    let of_flag = opt.flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase();
+    let of_flag = |opt: &Opt| opt.flag.trim_start_matches('-').replace('-', "_").to_ascii_uppercase();
+    let of_others: Vec<String> = table.iter().filter(|other| other.key() != opt.key()).map(of_flag).collect();
+    // One without a flag has the name that it has in a file.
+    let first = if opt.flag.is_empty() { opt.name.to_ascii_uppercase() } else { of_flag(opt) };
     // The gateway's variables say so by themselves where the agent has others of that name.
     let whose = if prefix.ends_with("GATEWAY_") { "GATEWAY_" } else { "" };
     let of_variable = opt.variable.strip_prefix(whose).unwrap_or(opt.variable);
-    let names = [of_flag.as_str(), of_variable, opt.variable].into_iter();
-    let mut names: Vec<_> =
-        names.filter(|name| !name.is_empty()).map(|name| format!("{prefix}{name}")).collect();
+    let names = [first.as_str(), of_variable, opt.variable].into_iter();
+    let is_its_own = |name: &&str| !name.is_empty() && !of_others.iter().any(|other| other == name);
+    let mut names: Vec<_> = names.filter(is_its_own).map(|name| format!("{prefix}{name}")).collect();
     names.dedup();
     names
 }
@@ -175,7 +179,7 @@ pub(super) fn help_on(table: &[Opt], prefix: &str) -> String {
     let mut text = format!(
         "Options, each with its environment variable in brackets; a flag beats its variable. Each is read as\n\
          {prefix}… with the flag's name, too, such as {}, which hides the other:\n",
-        table.first().and_then(|opt| own_names(prefix, opt).into_iter().next()).unwrap_or_default(),
+        table.first().and_then(|opt| own_names(table, prefix, opt).into_iter().next()).unwrap_or_default(),
     );
     for opt in table {
         let name = match (opt.flag, opt.value) {
@@ -219,10 +223,17 @@ mod tests {
 
     #[test]
     fn the_short_name_with_the_prefix_is_one_too() {
-        let names = |prefix, flag, variable| own_names(prefix, &Opt::new(flag, variable, "X", ""));
+        let names = |prefix, flag, variable| own_names(&[], prefix, &Opt::new(flag, variable, "X", ""));
         assert_eq!(names("A_", "--route", "ROUTES"), ["A_ROUTE", "A_ROUTES"]);
         assert_eq!(names("A_", "--gateway", "GATEWAY_URL"), ["A_GATEWAY", "A_GATEWAY_URL"]);
         assert_eq!(names("X_GATEWAY_", "", "GATEWAY_TOKEN"), ["X_GATEWAY_TOKEN", "X_GATEWAY_GATEWAY_TOKEN"]);
         assert_eq!(names("A_", "--deny", ""), [""; 0]);
+        // The name of another option's flag is that option's.
+        let table = [
+            Opt::new("--words", "WORDS_FILE", "FILE", ""),
+            Opt { name: "word", ..Opt::new("", "WORDS", "", "") },
+        ];
+        assert_eq!(own_names(&table, "A_", &table[0]), ["A_WORDS", "A_WORDS_FILE"]);
+        assert_eq!(own_names(&table, "A_", &table[1]), ["A_WORD"]);
     }
 }

@@ -8,6 +8,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
+use http::uri::Authority;
 use http::{Method, StatusCode};
 
 use crate::service::{Body, Response};
@@ -58,8 +59,12 @@ impl FromStr for AllowedOrigin {
             && authority.bytes().all(is_of_host);
         // A browser leaves the usual port out.
         let usual = [("http", ":80"), ("https", ":443")];
+        let is_authority = authority.parse::<Authority>().is_ok_and(|parsed| {
+            // A colon is followed by a port.
+            !parsed.host().is_empty() && (parsed.as_str() == parsed.host() || parsed.port_u16().is_some())
+        });
         let has_usual_port = usual.iter().any(|(of, port)| *of == scheme && authority.ends_with(port));
-        if !is_origin || has_usual_port {
+        if !is_origin || !is_authority || has_usual_port {
             return Err(InvalidOrigin);
         }
         HeaderValue::from_str(text).map(AllowedOrigin).map_err(|_| InvalidOrigin)
@@ -190,6 +195,10 @@ mod tests {
             "https://a:443",
             "http://a:80",
             "https://a b",
+            "https://a:",
+            "https://:",
+            "https://[",
+            "http://a.b:99999",
         ] {
             assert_eq!(bad.parse::<AllowedOrigin>(), Err(InvalidOrigin), "{bad}");
         }

@@ -69,7 +69,7 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
     const MAX: u64 = 16 << 10;
     let mut content = String::new();
     if File::open(path)?.take(MAX + 1).read_to_string(&mut content)? as u64 > MAX {
-        let text = format!("it is larger than {} KiB, which no token is", MAX >> 10);
+        let text = format!("it is larger than {} KiB", MAX >> 10);
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     content.truncate(content.trim_end_matches(['\r', '\n']).len());

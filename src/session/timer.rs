@@ -15,7 +15,7 @@ use super::order::Order;
 use super::pace::{Pace, Speed};
 use super::reader::SessionReader;
 use super::state::{Crossing, NextStep, SessionState, Unsent};
-use super::wire::{self, EncodedReply, Inbox, Reservation, WireEvent};
+use super::wire::{self, Departure, EncodedReply, Inbox, Reservation, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
@@ -115,7 +115,7 @@ struct Writer<'a> {
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
     /// Until when the session may finish its requests, and why, if it was to end before it was open.
-    early_drain: Option<(Instant, &'static str)>,
+    early_drain: Option<(Instant, Departure, &'static str)>,
     clocks: Clocks,
     /// When to look at them again.
     next_look: Instant,
@@ -265,6 +265,7 @@ impl Writer<'_> {
     fn wait(&mut self, until: Instant) {
         let now = Instant::now();
         let until = self.open_by.map_or(until, |by| by.min(until));
+        let until = self.early_drain.map_or(until, |(end, ..)| end.min(until));
         let timeout = until.min(self.next_look).saturating_duration_since(now);
         match self.inbox.events.recv_timeout(timeout) {
             Ok(event) => {
@@ -287,6 +288,8 @@ impl Writer<'_> {
         }
         if self.open_by.is_some_and(|by| by <= now) {
             self.opened();
+        } else if let Some((until, departure, why)) = self.early_drain.take_if(|(until, ..)| *until <= now) {
+            self.drain(until, departure, why);
         }
     }
 
@@ -295,13 +298,13 @@ impl Writer<'_> {
             self.inbox.session.set_settled();
             self.supervisor.opened();
         }
-        if let Some((until, why)) = self.early_drain.take() {
-            self.drain(until, why);
+        if let Some((until, departure, why)) = self.early_drain.take() {
+            self.drain(until, departure, why);
         }
     }
 
-    fn drain(&mut self, until: Instant, why: &'static str) {
-        self.inbox.session.leave(why);
+    fn drain(&mut self, until: Instant, departure: Departure, why: &'static str) {
+        self.inbox.session.leave(departure, why);
         let is_streaming = self.inbox.session.is_streaming();
         self.state.drain(until, why, if is_streaming { Crossing::Unasked } else { Crossing::Settled });
     }
@@ -340,11 +343,11 @@ impl Writer<'_> {
             WireEvent::End(end) => self.state.end(end, now),
             WireEvent::Pong(sent) => self.state.pong(sent),
             // Requests may be behind a `welcome` that is on its way.
-            WireEvent::Drain(until, why) if !self.inbox.session.is_settled() && until > now => {
-                let earlier = self.early_drain.map_or(until, |(earlier, _)| earlier.min(until));
-                self.early_drain = Some((earlier, why));
+            WireEvent::Drain(until, departure, why) if !self.inbox.session.is_settled() && until > now => {
+                let earlier = self.early_drain.map_or(until, |(earlier, ..)| earlier.min(until));
+                self.early_drain = Some((earlier, departure, why));
             }
-            WireEvent::Drain(until, why) => self.drain(until, why),
+            WireEvent::Drain(until, departure, why) => self.drain(until, departure, why),
             WireEvent::Named(told) => self.supervisor.named(&told),
             WireEvent::Opened => {
                 self.limit_frames();

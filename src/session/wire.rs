@@ -46,7 +46,7 @@ pub(super) enum WireEvent {
     /// The pong came of a ping that was sent so long after the session's start.
     Pong(Duration),
     /// Finish until this time at most, and why.
-    Drain(Instant, &'static str),
+    Drain(Instant, Departure, &'static str),
     /// The gateway has told where visitors reach the tunnel.
     Named(TunnelUrl),
     /// The gateway takes requests for this session, or may do so from now on.
@@ -94,6 +94,15 @@ impl Drop for Reservation {
             BudgetKind::Held => self.session.change(|credit| credit.held -= self.bytes),
         }
     }
+}
+
+/// Why a session ends in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// The agent stops.
+    Stop,
+    /// Another session has its place.
+    HandOver,
 }
 
 /// A session as its threads, its workers and the agent hold it. Clones belong to the same session.
@@ -166,9 +175,15 @@ impl SessionHandle {
     /// A gateway that is about to send a `welcome` may send requests right behind it: they are served before.
     pub(crate) fn drain(&self, until: Instant, why: &'static str) {
         if self.is_settled() {
-            self.leave(why);
+            self.leave(Departure::Stop, why);
         }
-        self.tell(WireEvent::Drain(until, why));
+        self.tell(WireEvent::Drain(until, Departure::Stop, why));
+    }
+
+    /// The same for a session that has a successor: a gateway that cannot be told of that goes on to be served until nothing
+    /// is under way.
+    pub(crate) fn hand_over(&self, until: Instant, why: &'static str) {
+        self.tell(WireEvent::Drain(until, Departure::HandOver, why));
     }
 
     /// Whether it is known how requests come: a `welcome`, or a request, has come, or none came in time.
@@ -182,10 +197,11 @@ impl SessionHandle {
     }
 
     /// Tells the gateway that the session takes no more requests.
-    pub(super) fn leave(&self, why: &'static str) {
+    pub(super) fn leave(&self, departure: Departure, why: &'static str) {
         if !self.shared.leaving.swap(true, Ordering::AcqRel) {
             match self.mux() {
                 Some(mux) => mux.go_away(u32::MAX, why),
+                None if departure == Departure::HandOver => {}
                 None => self.refuse_more(),
             }
         }

@@ -72,6 +72,14 @@ impl VisitorSite {
 
     /// A URL of the server's site as one of the visitor's; `None` where it is neither.
     fn translated(&self, url: &str, host: &str, local: &LocalUrl) -> Option<String> {
+        if let Some(of_any_scheme) = url.strip_prefix("//") {
+            let scheme = local.scheme();
+            let translated = self.translated(&format!("{scheme}://{of_any_scheme}"), host, local)?;
+            return translated
+                .split_once(':')
+                .map(|(_, rest)| rest.to_owned())
+                .filter(|rest| rest.starts_with("//"));
+        }
         let (scheme, authority, rest) = split(url)?;
         let is_own = is_same(&scheme, authority, host) || is_same(&scheme, authority, local.authority());
         let has_scheme = scheme == local.scheme() || self.scheme.as_deref() == Some(&*scheme);
@@ -79,12 +87,14 @@ impl VisitorSite {
         (is_own && has_scheme).then(|| format!("{prefix}//{}{rest}", self.authority))
     }
 
-    /// The same of `5; url=http://…`.
+    /// The same of `5; url=http://…`, where browsers read it: with spaces, with quotes, or without `url=`.
     fn translated_refresh(&self, refresh: &str, host: &str, local: &LocalUrl) -> Option<String> {
-        let at = refresh.to_ascii_lowercase().find("url=")? + "url=".len();
-        let (before, quoted) = refresh.split_at(at);
-        let url = quoted.trim_matches(['\'', '"', ' ']);
-        Some(format!("{before}{}", self.translated(url, host, local)?))
+        let (time, target) = refresh.split_once([';', ','])?;
+        let target = target.trim();
+        let named = target.get(..3).filter(|name| name.eq_ignore_ascii_case("url"));
+        let value = named.and_then(|_| target[3..].trim_start().strip_prefix('='));
+        let url = value.unwrap_or(target).trim().trim_matches(['\'', '"']);
+        Some(format!("{time}; url={}", self.translated(url, host, local)?))
     }
 }
 
@@ -207,6 +217,8 @@ mod tests {
             ("http://app.test.evil/x", "http://app.test.evil/x"),
             ("http://u@app.test/x", "http://u@app.test/x"),
             ("https://other.example/x", "https://other.example/x"),
+            ("//app.test/x", "//shop.example:8443/x"),
+            ("//other.example/x", "//other.example/x"),
             ("/x", "/x"),
             ("ftp://app.test/x", "ftp://app.test/x"),
         ] {
@@ -215,11 +227,15 @@ mod tests {
         }
         check_response("", ("location", "http://app.test/x"), "//shop.example:8443/x");
         check_response("http", ("location", "https://app.test/x"), "https://app.test/x");
-        check_response(
-            "https",
-            ("refresh", "5; URL='http://app.test/x'"),
-            "5; URL=https://shop.example:8443/x",
-        );
+        let translated = "5; url=https://shop.example:8443/x";
+        for refresh in [
+            "5; URL='http://app.test/x'",
+            "5;url = http://app.test/x",
+            "5, http://app.test/x",
+            "5; url=\"http://app.test/x\"",
+        ] {
+            check_response("https", ("refresh", refresh), translated);
+        }
         check_response(
             "https",
             ("refresh", "5; url=http://other.example/x"),

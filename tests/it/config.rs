@@ -194,21 +194,39 @@ fn what_a_file_cannot_mean_is_refused_with_its_line() {
             format!("{id}[tunnel a]\n"),
             "agent.conf, line 1: tunnel-id is one tunnel's: give it in its section",
         ),
-        (format!("[tunnel a b]\n{id}"), "agent.conf, line 1: [tunnel …] is the tunnel's name: "),
-        (format!("[tunnel a]\n{id}[tunnel b]\n{id}"), "given twice"),
+        (format!("[tunnel a b]\n{id}"), "agent.conf, line 1: the name of a tunnel: expected 1 to 63"),
+        (format!("[tunnel a]\n{id}[tunnel b]\n{id}"), "[tunnel b]: "),
+        (format!("[tunnel ../../x]\nname = a\n{id}"), "line 1: the name of a tunnel"),
         (format!("[tunnel a]\n{id}workers = 3\n"), "agent.conf, line 3: workers is the agent's"),
-        (format!("[tunnel a]\n{id}burst = 3\n"), "burst needs --rate"),
+        (format!("[tunnel a]\n{id}[tunnel b]\nburst = 3\n"), "[tunnel b]: "),
+        (format!("[tunnel a]\n{id}[tunnel b]\nburst = 3\n"), "line 4: burst needs --rate"),
         ("token = s3cret\nlocal\n".to_owned(), "agent.conf, line 2: expected OPTION = VALUE"),
         ("local = 8000\n".to_owned(), "which tunnel? Give --tunnel-id"),
     ] {
         refused(&["--config", &folder.write(&text)], &[], expected);
     }
-    refused(&["--config", "/no/such/file"], &[], "/no/such/file: No such file or directory");
+    refused(&["--config", "/no/such/file"], &[], "--config: /no/such/file: No such file or directory");
+    refused(&["--config", "/dev/null"], &[], "it is no regular file");
     // With sections nothing else can say which tunnel it means.
     let config = folder.write(&format!("[tunnel a]\n{id}"));
-    refused(&["--config", &config, "--local", "1"], &[], "--local is one tunnel's, and the file has several");
-    refused(&["8000", "--config", &config], &[], "--local is one tunnel's, and the file has several");
+    refused(
+        &["--config", &config, "--local", "1"],
+        &[],
+        "--local is one tunnel's, and the file has sections",
+    );
+    refused(&["8000", "--config", &config], &[], "--local is one tunnel's, and the file has sections");
     refused(&["--config", &config], &[("LOCAL_URL", "1")], "the variable LOCAL_URL is one tunnel's");
+    // A guard that another program may have meant is not dropped without a word.
+    refused(
+        &["--config", &config],
+        &[("BASIC_AUTH", "a:s3cret")],
+        "the variable BASIC_AUTH (another program's?",
+    );
+    // What is refused leaves nothing behind.
+    let state = folder.path("state");
+    let broken = folder.write("[tunnel a]\n[tunnel b]\nburst = 3\n");
+    refused(&["--config", &broken], &[("XDG_STATE_HOME", state.to_str().unwrap())], "burst needs");
+    assert!(!state.exists());
 }
 
 /// A gateway, and an agent whose configuration is that of a file.
@@ -253,8 +271,8 @@ fn a_broken_file_changes_nothing_and_says_why() {
         ("deny = x\n", "line 3: deny: expected a path that begins with a slash"),
         ("workers = 3\n", "line 3: workers cannot change while the agent runs: restart it"),
         ("admin = 127.0.0.1:0\n", "line 3: admin cannot change while the agent runs: restart it"),
-        ("token-file = nowhere\n", "nowhere: No such file"),
-        ("local-ca-file = nowhere\nlocal = https://127.0.0.1:1\n", "nowhere: No such file"),
+        ("token-file = nowhere\n", "line 3: there is no file of that name beside this one"),
+        ("local-ca-file = ./nowhere\nlocal = https://127.0.0.1:1\n", "nowhere: No such file"),
     ] {
         folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
         agent.signal("HUP");
@@ -353,7 +371,7 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     let site = site("site");
     let local = format!("local = http://{site}\n");
     let (mut first, address, folder, mut agent) = reloadable("gateways", &local);
-    let (_second, other) = Program::gateway(&["--hold", "0s"]);
+    let (mut second, other) = Program::gateway(&["--hold", "0s"]);
     reload(&folder, &mut agent, other, &local);
     agent.wait_for(&format!(":{} is open → ", other.port()));
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
@@ -366,6 +384,115 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     reload(&folder, &mut agent, address, &local);
     agent.wait_for(&format!(":{} is open → ", address.port()));
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
+    // Not even now is it left over.
+    second.wait_for(" left: close code 1001");
+}
+
+#[test]
+fn a_tunnel_that_is_removed_ends_though_its_gateway_had_changed_to_one_that_is_not_there() {
+    let (mut gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new("removed");
+    let (shop, blog) = (site("shop"), site("blog"));
+    let shop =
+        format!("[tunnel shop]\ngateway = ws://{address}\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\n");
+    let blog = |gateway: &str| {
+        format!(
+            "[tunnel blog]\ngateway = ws://{gateway}\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://{blog}\n"
+        )
+    };
+    let config = folder.write(&format!("{shop}{}", blog(&address.to_string())));
+    let mut agent = agent(&["--config", &config], &[]);
+    agent.wait_for(" is open → ");
+    agent.wait_for(" is open → ");
+    folder.write(&format!("{shop}{}", blog("127.0.0.1:1")));
+    agent.signal("HUP");
+    agent.wait_for("cannot reach gateway ws://127.0.0.1:1/ws");
+    assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
+    folder.write(&shop);
+    agent.signal("HUP");
+    gateway.wait_for("agent agent_123e…_other left: close code 1001");
+    assert_eq!(ask(address, "shop.localhost", "/x"), (200, "shop /x".to_owned()));
+}
+
+#[test]
+fn a_token_that_is_corrected_while_the_gateway_is_dialled_is_tried() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = listener.local_addr().unwrap();
+    let folder = Folder::new("token");
+    let options =
+        |token: &str| format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{gateway}\ntoken = {token}\n");
+    let config = folder.write(&options("wrong"));
+    let mut agent = agent(&["--config", &config], &[]);
+    let upgrade = || {
+        let (socket, _) = listener.accept().unwrap();
+        let head = read_head(&mut std::io::BufReader::new(socket.try_clone().unwrap()));
+        (socket, head)
+    };
+    let (mut socket, head) = upgrade();
+    assert!(head.contains("bearer wrong"), "{head}");
+    folder.write(&options("right"));
+    agent.signal("HUP");
+    agent.wait_for("the configuration was read again");
+    // What it says now is about the token of before.
+    socket.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let (_, head) = upgrade();
+    assert!(head.contains("bearer right"), "{head}");
+}
+
+#[test]
+fn a_gateway_of_the_first_generation_loses_no_request_to_a_hand_over() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s", "--legacy"]);
+    let folder = Folder::new("legacy");
+    let local = site("site");
+    let options = |more: &str| {
+        format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\nlocal = http://{local}\n{more}")
+    };
+    let config = folder.write(&options(""));
+    let mut agent = agent(&["--config", &config], &[]);
+    agent.wait_for("connected to ");
+    for round in 0..5 {
+        assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
+        folder.write(&options(&format!("ping-interval = {}s\n", 10 + round)));
+        agent.signal("HUP");
+        agent.wait_for("connected to ");
+    }
+    assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
+}
+
+#[test]
+fn the_drain_and_the_admin_token_are_renewed() {
+    let local = site("site");
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new("renewed");
+    fs::write(folder.path("token"), "first").unwrap();
+    let options = |more: &str| {
+        format!(
+            "tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\nlocal = http://{local}\nadmin = 127.0.0.1:0\nadmin-token-file = token\n{more}"
+        )
+    };
+    let config = folder.write(&options("drain = 7s\n"));
+    let mut agent = agent(&["--config", &config], &[]);
+    let line = agent.wait_for("admin at http://");
+    let admin: SocketAddr =
+        line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let status = |token: &str| {
+        let request = format!(
+            "GET /status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        split(&http(admin, request.as_bytes())).0
+    };
+    assert_eq!((status("first"), status("second")), (200, 401));
+    fs::write(folder.path("token"), "second").unwrap();
+    folder.write(&options("drain = 3s\n"));
+    agent.signal("HUP");
+    agent.wait_for("the configuration was read again");
+    assert_eq!((status("first"), status("second")), (401, 200));
+    folder.write(&options("log-format = json\n"));
+    agent.signal("HUP");
+    agent.wait_for("--log-format cannot change while the agent runs");
+    agent.signal("TERM");
+    agent.wait_for("for 3 s at most");
+    assert!(agent.wait().success());
 }
 
 #[test]
@@ -418,7 +545,10 @@ fn check_takes_a_file() {
     let output = run(&["check", "--config", &config], &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("tunnel agent_550e…_prod") && text.contains("tunnel agent_123e…_other"), "{text}");
+    assert!(
+        text.contains("tunnel shop (agent_550e…_prod)") && text.contains("tunnel blog (agent_123e…_other)"),
+        "{text}"
+    );
     assert!(text.contains("FAIL  TCP"), "{text}");
     assert!(Path::new(&config).exists());
 }

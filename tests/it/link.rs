@@ -290,6 +290,53 @@ fn the_programs_speak_tls_on_every_leg() {
 }
 
 #[test]
+fn a_reload_reads_the_authorities_of_local_servers_again() {
+    let folder = Folder::new();
+    let (old, new) = (Authority::new(), Authority::new());
+    let https = |authority: &Authority| {
+        let (certificate, key) = authority.issue("localhost", Validity::Current);
+        let files = [(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))];
+        let config = tls::server(&files).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let Ok(socket) = Socket::plain(socket).unwrap().accept_tls(&config) else { continue };
+                let mut reader = std::io::BufReader::new(socket);
+                while crate::support::read_request(&mut reader).is_some() {
+                    let answer = crate::support::ok("local");
+                    let _ = reader.get_mut().write_all(&answer).and_then(|()| reader.get_mut().flush());
+                }
+            }
+        });
+        port
+    };
+    let (first, second) = (https(&old), https(&new));
+    let trust = ca_file(&folder, &old);
+    let Trust::File(path) = &trust else { panic!("a file") };
+    let gateway = tunnel_agent::gateway::Gateway::builder().listen("127.0.0.1:0".parse().unwrap());
+    let gateway = gateway.build().unwrap().bind().unwrap().spawn().unwrap();
+    let mut builder = Agent::builder(crate::support::TUNNEL_ID.parse().unwrap());
+    builder.set("gateway", &format!("ws://{}", gateway.address())).unwrap();
+    builder.set("local", &format!("https://localhost:{first}")).unwrap();
+    builder.set("route", &format!("/new=https://localhost:{second}")).unwrap();
+    let builder = builder.local_trust(trust.clone());
+    let agent = builder.clone().build().unwrap().spawn().unwrap();
+    agent.handle().wait_connected(crate::support::LIMIT).unwrap();
+    let status = |path: &str| crate::support::get(gateway.address(), path).0;
+    assert_eq!((status("/"), status("/new")), (200, 502));
+    // The same path, and another authority in it.
+    let renewed = ca_file(&folder, &new);
+    assert_eq!(renewed, trust, "{}", path.display());
+    agent.handle().reload(&builder).unwrap();
+    assert_eq!(status("/new"), 200);
+    agent.handle().shutdown(Duration::ZERO);
+    agent.join().unwrap();
+    gateway.handle().abort();
+    gateway.join().unwrap();
+}
+
+#[test]
 fn a_client_gets_the_certificate_with_the_name_that_it_asks_for() {
     let folder = Folder::new();
     let authority = Authority::new();

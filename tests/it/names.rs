@@ -34,6 +34,27 @@ fn host_of(agent: &mut Program) -> String {
 }
 
 #[test]
+fn agents_that_make_their_own_ids_never_share_a_tunnel() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let state = std::env::temp_dir().join(format!("tunnel-agent-own-ids-{}", std::process::id()));
+    let start = |name: &'static str, more: &[&str]| {
+        let local = serve_http(move |_| ok(name)).to_string();
+        let url = format!("ws://{address}");
+        let arguments = [&[local.as_str(), "--gateway", &url], more].concat();
+        let environment = [("XDG_STATE_HOME", state.to_str().unwrap())];
+        Program::start(env!("CARGO_BIN_EXE_agent"), &arguments, &environment)
+    };
+    let mut agents = [start("one", &[]), start("two", &[]), start("shop", &["--name", "shop"])];
+    let hosts = agents.each_mut().map(host_of);
+    for (host, site) in hosts.iter().zip(["one", "two", "shop"]) {
+        for _ in 0..4 {
+            assert_eq!(ask(address, host, "/"), (200, site.to_owned()), "{hosts:?}");
+        }
+    }
+    std::fs::remove_dir_all(state).unwrap();
+}
+
+#[test]
 fn three_tunnels_of_one_gateway_have_three_host_names() {
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
     let mut shop = agent(TUNNEL_ID, address, "shop", &["--name", "shop"]);
@@ -222,7 +243,7 @@ fn the_address_of_a_server_is_all_that_is_typed() {
     }
     // It was made once, and is the user's alone.
     assert_eq!(hosts[0], hosts[1]);
-    let file = home.join("tunnel-agent/tunnel-id");
+    let file = home.join(format!("tunnel-agent/tunnel-id.{port}"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     // Another way to name it.

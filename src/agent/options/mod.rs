@@ -212,7 +212,7 @@ pub(crate) fn read_token(path: &str) -> Result<Token, String> {
 
 /// The tunnel ID in a file.
 pub(crate) fn tunnel_id_in(path: &Path) -> Result<TunnelId, String> {
-    let text = read_secret(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = read_secret(path).map_err(|error| unreadable(&path.to_string_lossy(), &error))?;
     text.parse().map_err(|error| format!("{}: it holds no tunnel ID: {error}", path.display()))
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{
     AgentOption, accept_any, add_passwords, add_route, add_rule, gateway_url, health_path, local_url, one_of,
-    option, own_text, parsed, push, put, put_some, read_token, switch, token, tunnel_id_in,
+    option, own_text, parsed, push, put, put_some, read_token, switch, token, tunnel_id_in, unreadable,
 };
 use crate::agent::addresses;
 use crate::agent::parts::TokenOption;
@@ -137,7 +137,7 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
     })
     .repeats(),
     option("basic_auth", "FILE", "file with lines user:password that visitors must show", |builder, text| {
-        let lines = own_text(read_secret(Path::new(text)))?;
+        let lines = read_secret(Path::new(text)).map_err(|error| unreadable(text, &error))?;
         add_passwords(builder, &lines)
     }),
     option("password", "", "such lines themselves", add_passwords).repeats().secret().part_of("basic_auth"),

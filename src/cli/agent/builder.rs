@@ -1,18 +1,18 @@
 //! From the options of the agent to its builder.
 
-use super::config_file::{ConfigFile, Section, is_of_agent};
-use super::{PREFIX, Task, own_id};
+use std::path::Path;
+
+use super::config_file::{ConfigFile, Section, is_of_agent, is_readable_by_others};
+use super::{PREFIX, own_id};
 use crate::agent::addresses;
 use crate::agent::options::find;
 use crate::cli::options::{Given, Options, Provenance};
 use crate::cli::table::distance;
 use crate::cli::{UsageError, flag};
 use crate::{
-    Agent, Builder, ConfigProblem, GatewayUrl, InvalidGatewayUrl, InvalidHeader, InvalidTunnelId, Rule,
+    Agent, Builder, ConfigError, ConfigProblem, GatewayUrl, InvalidGatewayUrl, InvalidHeader,
+    InvalidTunnelId, Rule, TunnelName,
 };
-
-/// A tunnel ID for tasks that dial no gateway.
-const PLACEHOLDER_ID: &str = "agent_00000000-0000-0000-0000-000000000000_nobody";
 
 /// What the log is told of a configuration.
 #[derive(Debug, Default)]
@@ -22,115 +22,175 @@ pub(super) struct Remarks {
 }
 
 /// Where the tunnel ID comes from when none is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum MissingId<'a> {
-    /// From a file of the user's, which is made if there is none; that of a section has its name.
-    Kept(Option<&'a str>),
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum MissingId {
+    /// From a file of the user's, which is made if there is none: one for each name, or each address that was typed.
+    Kept(String),
     /// It is asked for, where a gateway is dialled.
     Asked,
 }
 
-/// The builder that the options and a file describe.
-pub(super) fn builder(
-    options: &mut Options<'static>,
-    file: Option<ConfigFile>,
-    (task, missing): (&Task, MissingId<'_>),
-    remarks: &mut Remarks,
-) -> Result<Builder, UsageError> {
-    let sections = match file {
-        None => Vec::new(),
-        Some(file) => {
-            remarks.notes.push(format!("options are read from {}", file.path.display()));
-            remarks.warnings.extend(file.warning());
-            options.add(file.common);
-            file.sections
-        }
-    };
-    options.check()?;
-    let Some((first, others)) = sections.split_first() else {
-        return tunnel(options, (task, missing), remarks);
-    };
-    // What is given outside of the file cannot say which tunnel it means.
-    options.forget_bare_where(|opt| !is_of_agent(opt));
-    if let Some(given) =
-        options.effective().find(|given| given.from < Provenance::File && !is_of_agent(given.opt))
-    {
-        let text = "is one tunnel's, and the file has several: give it in a section, or read no file with --config none";
-        return Err(UsageError(format!("{} {text}", given.source)));
-    }
-    let is_own = |given: &&Given<'_>| matches!(given.opt.name, "name" | "tunnel_id" | "tunnel_id_file");
-    if let Some(given) = options.effective().find(is_own) {
-        return Err(UsageError(format!("{} is one tunnel's: give it in its section", given.source)));
-    }
-    let builder = section(options.clone(), first, task, remarks)?;
-    let common = options.without(|given| is_of_agent(given.opt) && given.opt.name != "drain");
-    let mut all = builder;
-    for other in others {
-        all = all.tunnel(section(common.clone(), other, task, remarks)?);
-    }
-    Ok(all)
+/// One tunnel of a configuration.
+#[derive(Debug)]
+struct TunnelOptions {
+    /// The section's name.
+    name: Option<String>,
+    builder: Builder,
+    options: Options<'static>,
+    has_id: bool,
 }
 
-/// The builder of a section, beside what holds for all.
-fn section(
-    mut options: Options<'static>,
-    section: &Section,
-    task: &Task,
-    remarks: &mut Remarks,
-) -> Result<Builder, UsageError> {
-    options.add(section.given.iter().cloned());
-    options.check()?;
-    let mut builder = tunnel(&mut options, (task, MissingId::Kept(Some(&section.name))), remarks)?;
-    if options.text("--name").is_none() {
-        let invalid = |error| {
-            UsageError(format!("{}: [tunnel …] is the tunnel's name: {}", section.source, problem(error)))
+/// A configuration: one tunnel, or one for each section of a file; one at least. It is judged as a whole by its builder.
+#[derive(Debug)]
+pub(super) struct Configuration(Vec<TunnelOptions>);
+
+impl Configuration {
+    /// What the options and a file describe.
+    pub(super) fn read(
+        mut options: Options<'static>,
+        file: Option<ConfigFile>,
+        remarks: &mut Remarks,
+    ) -> Result<Self, UsageError> {
+        let sections = match file {
+            None => Vec::new(),
+            Some(file) => {
+                remarks.notes.push(format!("options are read from {}", file.path.display()));
+                remarks.warnings.extend(file.warning());
+                options.add(file.common);
+                file.sections
+            }
         };
-        builder.set("name", &section.name).map_err(invalid)?;
+        options.check()?;
+        if sections.is_empty() {
+            return Ok(Configuration(vec![TunnelOptions::read(None, options, remarks)?]));
+        }
+        // What is given outside of the file cannot say which tunnel it means.
+        let is_outside = |given: &&Given<'_>| given.from < Provenance::File && !is_of_agent(given.opt);
+        if let Some(given) = options.effective().find(is_outside) {
+            let text = "is one tunnel's, and the file has sections: give it in one, or read no file with --config none";
+            return Err(UsageError(format!("{} {text}", given.source)));
+        }
+        let is_own = |given: &&Given<'_>| matches!(given.opt.name, "name" | "tunnel_id" | "tunnel_id_file");
+        if let Some(given) = options.effective().find(is_own) {
+            return Err(UsageError(format!("{} is one tunnel's: give it in its section", given.source)));
+        }
+        // The first has what is the agent's, too.
+        let common = options.without(|given| is_of_agent(given.opt) && given.opt.name != "drain");
+        let mut tunnels: Vec<TunnelOptions> = Vec::new();
+        for section in &sections {
+            let options = if tunnels.is_empty() { &options } else { &common };
+            tunnels.push(section_options(options.clone(), section, remarks)?);
+        }
+        Ok(Configuration(tunnels))
     }
-    Ok(builder)
-}
 
-/// The builder of one tunnel.
-fn tunnel(
-    options: &mut Options<'static>,
-    (task, missing): (&Task, MissingId<'_>),
-    remarks: &mut Remarks,
-) -> Result<Builder, UsageError> {
-    leave_what_is_of_others(options, remarks)?;
-    let placeholder = PLACEHOLDER_ID.parse();
-    let id = placeholder.map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?;
-    let mut builder = Agent::builder(id);
-    for given in options.effective() {
-        let Some(option) = find(given.opt.name) else { continue };
-        builder.set(option.name, &given.text).map_err(|error| {
-            let what = problem(error);
-            let hint = hint(option.name, &what);
-            options.error(given, what + hint)
-        })?;
+    /// The builder of all tunnels.
+    pub(super) fn builder(&self) -> Builder {
+        let others = self.0[1..].iter().map(|tunnel| tunnel.builder.clone());
+        others.fold(self.0[0].builder.clone(), Builder::tunnel)
     }
-    let has_id = options.effective().any(|given| given.opt.setting == "tunnel_id");
-    match missing {
-        _ if has_id => {}
-        MissingId::Kept(name) => {
-            let (id, note) = own_id::own_id(name, &|name| std::env::var_os(name))?;
-            builder.tunnel_id = id;
+
+    /// Whether a tunnel has no ID.
+    pub(super) fn lacks_id(&self) -> bool {
+        self.0.iter().any(|tunnel| !tunnel.has_id)
+    }
+
+    /// Gives the tunnels without an ID one that is kept for them. Two sites never share one: their visitors would get either.
+    pub(super) fn keep_ids(&mut self, missing: &MissingId, remarks: &mut Remarks) -> Result<(), UsageError> {
+        for tunnel in self.0.iter_mut().filter(|tunnel| !tunnel.has_id) {
+            let name = tunnel.builder.name.as_ref().map(ToString::to_string);
+            let kept_as = match (&tunnel.name, missing) {
+                (Some(section), _) => section.clone(),
+                (None, MissingId::Kept(address)) => name.unwrap_or_else(|| own_id::of_address(address)),
+                (None, MissingId::Asked) => {
+                    let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID), or \
+                                the address of a local server alone, such as 8000, for a tunnel of yours";
+                    return Err(UsageError(text.to_owned()));
+                }
+            };
+            let (id, note) = own_id::own_id(&kept_as, &|name| std::env::var_os(name))?;
+            tunnel.builder.tunnel_id = id;
             remarks.notes.push(note);
         }
-        MissingId::Asked if matches!(task, Task::Serve | Task::Check) => {
-            let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID), or the \
-                        address of a local server alone, such as 8000, for a tunnel of yours";
-            return Err(UsageError(text.to_owned()));
+        Ok(())
+    }
+
+    /// A configuration that the library refuses, with the places in which its options were given.
+    pub(super) fn named(&self, error: &ConfigError) -> UsageError {
+        let text = crate::cli::config_error(error, option_name);
+        let of_tunnel = self.0.iter().find(|tunnel| tunnel.label().as_deref() == error.tunnel());
+        let UsageError(text) = of_tunnel.unwrap_or(&self.0[0]).options.naming_places(&text);
+        match of_tunnel.and_then(|tunnel| tunnel.name.as_ref()) {
+            Some(name) => UsageError(format!("[tunnel {name}]: {text}")),
+            None => UsageError(text),
         }
-        MissingId::Asked => {}
     }
-    for rule in builder.rules.iter() {
-        remarks.warnings.extend(rule.pattern.methods().filter_map(|method| misspelt(method, rule)));
+
+    /// The first tunnel's options, with those of the agent.
+    pub(super) fn options(&self) -> &Options<'static> {
+        &self.0[0].options
     }
-    Ok(builder)
+}
+
+impl TunnelOptions {
+    fn read(
+        name: Option<&str>,
+        mut options: Options<'static>,
+        remarks: &mut Remarks,
+    ) -> Result<Self, UsageError> {
+        leave_what_is_of_others(&mut options, remarks);
+        // One of nobody, until it has its own: not two are the same.
+        let id = own_id::new_id(name).parse();
+        let mut builder = Agent::builder(id.map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?);
+        for given in options.effective() {
+            let Some(option) = find(given.opt.name) else { continue };
+            builder.set(option.name, &given.text).map_err(|error| {
+                let what = problem(error);
+                let hint = hint(option.name, &what);
+                options.error(given, what + hint)
+            })?;
+        }
+        let secrets = ["token_file", "admin_token_file", "basic_auth", "tunnel_id_file"];
+        for given in options.effective().filter(|given| secrets.contains(&given.opt.name)) {
+            if is_readable_by_others(Path::new(&given.text)) {
+                remarks.warnings.push(format!(
+                    "{}: {} holds a credential, and others can read it: chmod 600",
+                    given.source, given.text
+                ));
+            }
+        }
+        let has_id = options.effective().any(|given| given.opt.setting == "tunnel_id");
+        for rule in builder.rules.iter() {
+            remarks.warnings.extend(rule.pattern.methods().filter_map(|method| misspelt(method, rule)));
+        }
+        Ok(TunnelOptions { name: name.map(str::to_owned), builder, options, has_id })
+    }
+
+    /// What the library calls the tunnel among several.
+    fn label(&self) -> Option<String> {
+        self.name.as_ref()?;
+        self.builder.name.as_ref().map(ToString::to_string)
+    }
+}
+
+/// The options of a section, beside what holds for all.
+fn section_options(
+    mut options: Options<'static>,
+    section: &Section,
+    remarks: &mut Remarks,
+) -> Result<TunnelOptions, UsageError> {
+    options.add(section.given.iter().cloned());
+    options.check()?;
+    let title: Result<TunnelName, _> = section.name.parse();
+    let title =
+        title.map_err(|error| UsageError(format!("{}: the name of a tunnel: {error}", section.source)))?;
+    let mut tunnel = TunnelOptions::read(Some(&section.name), options, remarks)?;
+    tunnel.builder.name.get_or_insert(title);
+    Ok(tunnel)
 }
 
 /// Forgets variables that are probably another program's.
-fn leave_what_is_of_others(options: &mut Options<'static>, remarks: &mut Remarks) -> Result<(), UsageError> {
+fn leave_what_is_of_others(options: &mut Options<'static>, remarks: &mut Remarks) {
     // A token that may be another program's does not go out unencrypted.
     let gateways = options.read_all("--gateway", |text| addresses::gateway_url(text).parse::<GatewayUrl>());
     let exposed = gateways.iter().find(|url| !url.is_secure() && !url.is_loopback());
@@ -147,11 +207,10 @@ fn leave_what_is_of_others(options: &mut Options<'static>, remarks: &mut Remarks
         options.forget_bare("ADMIN_TOKEN");
         options.forget_bare("--admin-token-file");
     }
-    Ok(())
 }
 
 /// What an option of the builder is called on the command line.
-pub(super) fn option_name(option: &str) -> String {
+fn option_name(option: &str) -> String {
     match option {
         "sessions_per_gateway" => "--connections".to_owned(),
         "handover_drain" => "--drain".to_owned(),
@@ -166,7 +225,7 @@ pub(super) fn option_name(option: &str) -> String {
 }
 
 /// What is wrong with a value, without the option's name.
-fn problem(error: crate::ConfigError) -> String {
+fn problem(error: ConfigError) -> String {
     match error.problem() {
         ConfigProblem::Invalid(what) => what.clone(),
         _ => error.to_string(),

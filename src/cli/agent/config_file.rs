@@ -49,9 +49,12 @@ pub(super) fn default_path(environment: &dyn Fn(&str) -> Option<OsString>) -> Op
 impl ConfigFile {
     /// Reads a file.
     pub(super) fn read(path: &Path) -> Result<Self, UsageError> {
-        let failed = |what: String| UsageError(format!("{}: {what}", path.display()));
-        let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-        if size > SIZE_MAX {
+        let failed = |what: String| UsageError(format!("--config: {}: {what}", path.display()));
+        let metadata = fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+        if !metadata.is_file() {
+            return Err(failed("it is no regular file".to_owned()));
+        }
+        if metadata.len() > SIZE_MAX {
             return Err(failed(format!("it is larger than {} MiB", SIZE_MAX >> 20)));
         }
         let bytes = fs::read(path).map_err(|error| failed(error.to_string()))?;
@@ -90,7 +93,7 @@ impl ConfigFile {
         let (name, text) = (name.trim(), text.trim());
         let opt = opt_named(name)?;
         let is_path = opt.value == "FILE" && !text.is_empty();
-        let text = if is_path { self.beside(text) } else { text.to_owned() };
+        let text = if is_path { self.beside(text)? } else { text.to_owned() };
         let source = format!("{at}: {}", opt.name.replace('_', "-"));
         match self.sections.last_mut() {
             None => self.common.push(Given { opt, text, source, from: Provenance::File }),
@@ -105,9 +108,15 @@ impl ConfigFile {
     }
 
     /// A path as the file means it: relative to its own folder.
-    fn beside(&self, path: &str) -> String {
+    fn beside(&self, path: &str) -> Result<String, String> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
-        folder.join(path).to_string_lossy().into_owned()
+        let full = folder.join(path);
+        // Perhaps it is no path, but the secret itself.
+        if !path.contains('/') && !full.exists() {
+            let text = "there is no file of that name beside this one; the name is not shown, since it may be the secret itself";
+            return Err(text.to_owned());
+        }
+        Ok(full.to_string_lossy().into_owned())
     }
 
     /// What the log warns of, where a file that holds credentials can be read by others.
@@ -145,13 +154,13 @@ fn opt_named(name: &str) -> Result<&'static Opt, String> {
 }
 
 #[cfg(unix)]
-fn is_readable_by_others(path: &Path) -> bool {
+pub(super) fn is_readable_by_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o044 != 0)
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
 }
 
 #[cfg(not(unix))]
-fn is_readable_by_others(_: &Path) -> bool {
+pub(super) fn is_readable_by_others(_: &Path) -> bool {
     false
 }
 
@@ -166,7 +175,7 @@ mod tests {
     #[test]
     fn lines_belong_to_all_tunnels_or_to_a_section() {
         let text = "\u{feff}# a remark\r\n\r\ngateway = ws://127.0.0.1:3000 \nqueue=5\n\n[tunnel shop]\n local = 8000\n\
-                    allow = GET /a=b\n; a remark\n[tunnel  blog ]\ntoken-file = token\nca_file=/etc/ca.pem\n";
+                    allow = GET /a=b\n; a remark\n[tunnel  blog ]\ntoken-file = ./token\nca_file=/etc/ca.pem\n";
         let file = parse(text).unwrap();
         let shown = |given: &[Given<'_>]| -> Vec<String> {
             given.iter().map(|given| format!("{}={}", given.opt.name, given.text)).collect()
@@ -176,7 +185,7 @@ mod tests {
         assert_eq!(sections, ["shop", "blog"]);
         assert_eq!(shown(&file.sections[0].given), ["local=8000", "allow=GET /a=b"]);
         // Paths are relative to the file.
-        assert_eq!(shown(&file.sections[1].given), ["token_file=/x/token", "ca_file=/etc/ca.pem"]);
+        assert_eq!(shown(&file.sections[1].given), ["token_file=/x/./token", "ca_file=/etc/ca.pem"]);
         assert_eq!(file.sections[1].given[0].source, "/x/agent.conf, line 11: token-file");
     }
 
@@ -188,6 +197,7 @@ mod tests {
             ("colour = s3cret", "there is no option colour; agent --help"),
             ("config = s3cret", "there is no option config; "),
             ("local", "expected OPTION = VALUE"),
+            ("token-file = s3cret", "there is no file of that name beside this one"),
             ("[shop]", "expected a section such as [tunnel shop]"),
             ("[tunnel]", "expected a section such as [tunnel shop]"),
             ("[tunnel shop", "expected a section such as [tunnel shop]"),

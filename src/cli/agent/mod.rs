@@ -9,12 +9,13 @@ mod table;
 use std::path::Path;
 use std::time::Duration;
 
-use self::builder::{MissingId, Remarks, builder, option_name};
+use self::builder::{Configuration, MissingId, Remarks};
 use self::config_file::{ConfigFile, default_path};
 pub(super) use self::table::TABLE;
 use super::logging::Format;
+use super::options::{Given, Provenance};
 use super::{Command, Invoked, Options, QrCodes, UsageError, Verb, duration, help_on, log_format, program};
-use crate::{Agent, Builder, ConfigError, Handle};
+use crate::{Agent, Handle};
 
 /// The settings of the program.
 #[derive(Debug)]
@@ -22,9 +23,7 @@ pub struct AgentSettings {
     /// The agent to run.
     pub agent: Agent,
     /// The configuration of the agent.
-    builder: Builder,
-    /// Where its options were given.
-    options: Options<'static>,
+    configuration: Configuration,
     /// The time that requests under way have to finish when the program is asked to stop.
     pub drain: Duration,
     /// The task.
@@ -42,13 +41,17 @@ pub struct AgentSettings {
 }
 
 impl AgentSettings {
-    /// Has a running agent go on with these settings.
+    /// Has a running agent, which began with other settings, go on with these.
     ///
     /// # Errors
     ///
     /// [`UsageError`] says what cannot be used; then nothing has changed.
-    pub fn apply(&self, agent: &Handle) -> Result<(), UsageError> {
-        agent.reload(&self.builder).map_err(|error| named(&self.options, &error))
+    pub fn apply(&self, agent: &Handle, began_with: Format) -> Result<(), UsageError> {
+        if self.log_format != began_with {
+            let text = "--log-format cannot change while the agent runs: restart it";
+            return Err(UsageError(text.to_owned()));
+        }
+        agent.reload(&self.configuration.builder()).map_err(|error| self.configuration.named(&error))
     }
 }
 
@@ -112,32 +115,50 @@ pub fn read() -> Result<Command<AgentSettings>, UsageError> {
     super::read(&VERBS, &TABLE, PREFIX, settings)
 }
 
-fn settings(invoked: Invoked, mut options: Options<'static>) -> Result<AgentSettings, UsageError> {
-    let has_address = matches!(&invoked, Some((HTTP | CHECK, operands)) if !operands.is_empty());
+fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings, UsageError> {
+    let missing = match &invoked {
+        Some((HTTP | CHECK, operands)) if !operands.is_empty() => MissingId::Kept(operands[0].clone()),
+        _ => MissingId::Asked,
+    };
     let task = task(invoked);
-    let missing = if has_address { MissingId::Kept(None) } else { MissingId::Asked };
     let mut remarks = Remarks::default();
-    let file = config_file(&options)?;
-    let builder = builder(&mut options, file, (&task, missing), &mut remarks)?;
+    let file = if matches!(task, Task::Discover | Task::NewId(_)) { None } else { config_file(&options)? };
+    let mut configuration = Configuration::read(options, file, &mut remarks)?;
+    let mut agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
+    // Nothing is written for a configuration that cannot be used.
+    if matches!(task, Task::Serve | Task::Check) && configuration.lacks_id() {
+        configuration.keep_ids(&missing, &mut remarks)?;
+        agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
+    }
+    let options = configuration.options().clone();
     let drain = options.value("--drain", duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = options.value("--log-format", log_format)?.unwrap_or_default();
+    let log_level = log_level(&options)?;
     let qr = if options.switch("--qr")? { QrCodes::Shown } else { QrCodes::Hidden };
-    let log_level = options.text("--log-level");
-    let agent = builder.clone().build().map_err(|error| named(&options, &error))?;
     let Remarks { warnings, notes } = remarks;
     let notes = options.bare_variables().into_iter().chain(notes).collect();
-    Ok(AgentSettings { agent, builder, options, drain, task, qr, log_format, log_level, warnings, notes })
+    Ok(AgentSettings { agent, configuration, drain, task, qr, log_format, log_level, warnings, notes })
 }
 
-/// A configuration that the library refuses, with the places in which its options were given.
-fn named(options: &Options<'_>, error: &ConfigError) -> UsageError {
-    options.naming_places(&super::config_error(error, option_name))
+/// The level of the log. `RUST_LOG` may be meant for other programs, and say more than this one knows: it is no error.
+fn log_level(options: &Options<'_>) -> Result<Option<String>, UsageError> {
+    let is_own = |given: &&Given<'_>| given.from != Provenance::OwnVariable;
+    let given = options.effective().find(|given| given.opt.name == "log_level");
+    if let Some(given) = given.filter(is_own)
+        && given.text.parse::<log::LevelFilter>().is_err()
+    {
+        return Err(options.error(given, "expected off, error, warn, info, debug or trace"));
+    }
+    Ok(given.map(|given| given.text.clone()))
 }
 
 /// The configuration file that was named, or the user's or the machine's own, if there is one.
 fn config_file(options: &Options<'_>) -> Result<Option<ConfigFile>, UsageError> {
     let path = match options.text("--config") {
         Some(none) if none == "none" => None,
+        Some(path) if path.is_empty() => {
+            return Err(UsageError("--config: it is empty; give a file, or none".to_owned()));
+        }
         Some(path) => Some(Path::new(&path).to_owned()),
         None => default_path(&|name| std::env::var_os(name)),
     };

@@ -22,7 +22,8 @@ pub(super) fn new_id(name: Option<&str>) -> String {
     // The oldest gateways take no underscore.
     let purpose: String =
         name.unwrap_or_default().chars().filter(char::is_ascii_alphanumeric).take(PURPOSE_MAX).collect();
-    let purpose = if purpose.is_empty() { PURPOSE } else { &purpose };
+    let is_name = purpose.starts_with(|c: char| c.is_ascii_alphabetic());
+    let purpose = if is_name { &purpose } else { PURPOSE };
     format!("agent_{}_{purpose}", secret_uuid())
 }
 
@@ -36,17 +37,24 @@ fn secret_uuid() -> String {
     }
 }
 
-/// The file in which an ID is kept, that of a tunnel with a name or of the one without: below `$XDG_STATE_HOME`, or
-/// `~/.local/state`.
-fn file_of(name: Option<&str>, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// What the ID of a tunnel is kept as that has no name, but the address of its local server: `8000`, `site.test-8080`.
+pub(super) fn of_address(address: &str) -> String {
+    let address = address.rsplit("://").next().unwrap_or_default();
+    let is_kept = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let parts: Vec<&str> = address.split(|c| !is_kept(c)).filter(|part| !part.is_empty()).collect();
+    let is_here = |part: &&str| matches!(*part, "localhost" | "127.0.0.1");
+    parts.into_iter().filter(|part| !is_here(part)).collect::<Vec<_>>().join("-")
+}
+
+/// The file in which the ID of a tunnel is kept: below `$XDG_STATE_HOME`, or `~/.local/state`.
+fn file_of(name: &str, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let state = user_folder("XDG_STATE_HOME", ".local/state", environment)?;
-    let file = name.map_or_else(|| "tunnel-id".to_owned(), |name| format!("tunnel-id.{name}"));
-    Some(state.join("tunnel-agent").join(file))
+    Some(state.join("tunnel-agent").join(format!("tunnel-id.{name}")))
 }
 
 /// The ID that is kept, or one that is made and kept from now on; and what the log says of it.
 pub(super) fn own_id(
-    name: Option<&str>,
+    name: &str,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<(TunnelId, String), UsageError> {
     let Some(path) = file_of(name, environment) else {
@@ -57,7 +65,7 @@ pub(super) fn own_id(
         let text = format!("cannot {what} the tunnel ID in {}: {error}; give --tunnel-id", path.display());
         UsageError(text)
     };
-    let is_new = match keep(&path, &new_id(name)) {
+    let is_new = match keep(&path, &new_id(Some(name))) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         Err(error) => return Err(failed("keep", &error)),
@@ -103,29 +111,42 @@ mod tests {
     #[test]
     fn the_file_is_the_users() {
         let path = |xdg: Option<&'static str>, home: Option<&'static str>| {
-            file_of(None, &move |name: &str| match name {
+            file_of("8000", &move |name: &str| match name {
                 "XDG_STATE_HOME" => xdg.map(OsString::from),
                 "HOME" => home.map(OsString::from),
                 _ => None,
             })
         };
-        let in_home = Some(PathBuf::from("/home/x/.local/state/tunnel-agent/tunnel-id"));
+        let in_home = Some(PathBuf::from("/home/x/.local/state/tunnel-agent/tunnel-id.8000"));
         assert_eq!(path(None, Some("/home/x")), in_home);
         assert_eq!(path(Some(""), Some("/home/x")), in_home);
         assert_eq!(path(Some("relative"), Some("/home/x")), in_home);
-        assert_eq!(path(Some("/state"), Some("/home/x")), Some("/state/tunnel-agent/tunnel-id".into()));
+        assert_eq!(path(Some("/state"), Some("/home/x")), Some("/state/tunnel-agent/tunnel-id.8000".into()));
         assert_eq!(path(None, None), None);
+    }
+
+    #[test]
+    fn each_address_has_an_id_of_its_own() {
+        for (address, kept_as) in [
+            ("8000", "8000"),
+            (":8000", "8000"),
+            ("localhost:8000", "8000"),
+            ("http://127.0.0.1:8000", "8000"),
+            ("https://site.test:8443/base", "site.test-8443-base"),
+            ("http://[::1]:8000/../../x", "1-8000-..-..-x"),
+        ] {
+            assert_eq!(of_address(address), kept_as, "{address}");
+        }
     }
 
     #[test]
     fn agents_that_start_at_once_have_one_id() {
         let folder = std::env::temp_dir().join(format!("own-id-{}", random_uuid()));
         let environment = |name: &str| (name == "XDG_STATE_HOME").then(|| folder.clone().into_os_string());
-        let path = file_of(None, &environment).unwrap();
+        let path = file_of("x", &environment).unwrap();
         for _ in 0..20 {
             let ids = std::thread::scope(|scope| {
-                let start =
-                    || own_id(None, &|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
+                let start = || own_id("x", &|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
                 let agents: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
                 agents.into_iter().map(|agent| agent.join().unwrap().unwrap().0).collect::<Vec<_>>()
             });
@@ -144,6 +165,7 @@ mod tests {
         assert_ne!(first, second);
         assert!(new_id(Some("my-shop")).ends_with("_myshop"));
         assert!(new_id(Some(&"x".repeat(100))).parse::<TunnelId>().is_ok());
+        assert!(new_id(Some("8000")).ends_with("_tunnel"));
         assert!(new_id(Some("--")).ends_with("_tunnel"));
     }
 }

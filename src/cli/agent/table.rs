@@ -28,7 +28,7 @@ const VARIABLES: [(&str, &str); 14] = [
 const WITHOUT_FLAG: [&str; 4] = ["admin_token", "password", "rule", "token"];
 
 /// The options whose variables hold a value a line.
-const LINES: [&str; 4] = ["password", "rule", "set_header", "set_response_header"];
+const LINES: [&str; 5] = ["open", "password", "rule", "set_header", "set_response_header"];
 
 /// The options, in the order in which the help lists them.
 pub(in crate::cli) static TABLE: LazyLock<Vec<Opt>> = LazyLock::new(|| {

@@ -59,14 +59,17 @@ fn level_of(name: Option<&str>) -> LevelFilter {
     name.and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::Info)
 }
 
-/// Logs at this level from now on.
+/// Logs at this level from now on, and warns of a name that is none.
 pub fn set_level(name: Option<&str>) {
     log::set_max_level(level_of(name));
+    if name.is_some_and(|name| name.parse::<LevelFilter>().is_err()) {
+        let names = "off, error, warn, info, debug, trace";
+        log::warn!("the level of the log (RUST_LOG) is not one of {names}; logging at info");
+    }
 }
 
 /// Installs the logger of a program at this level, else at `info`.
 pub fn install(program: &'static str, format: Format, level: Option<&str>) {
-    let asked = level.unwrap_or_default();
     let logger = LOGGER.get_or_init(|| Logger {
         format,
         start: Instant::now(),
@@ -81,14 +84,9 @@ pub fn install(program: &'static str, format: Format, level: Option<&str>) {
     {
         return;
     }
-    set_level(level);
     // It fails only when there is one already.
     let _ = log::set_logger(logger);
-    if asked.parse::<LevelFilter>().is_err() && !asked.is_empty() {
-        log::warn!(
-            "the level of the log (RUST_LOG) is not one of off, error, warn, info, debug, trace; logging at info"
-        );
-    }
+    set_level(level);
 }
 
 impl Logger {
