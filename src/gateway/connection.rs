@@ -352,7 +352,7 @@ fn wanted_tunnel(
         Tunnels::Several => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "which_tunnel",
-            "there are several tunnels here, and the request names none: by its host name, or with X-Tunnel-Id",
+            "there are several tunnels here, and none of them has the request's host name, or is named by X-Tunnel-Id",
         )),
     }
 }
