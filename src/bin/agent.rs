@@ -52,13 +52,14 @@ fn perform(settings: AgentSettings) -> ExitCode {
 
 fn serve(settings: AgentSettings) -> ExitCode {
     let AgentSettings { agent, drain, qr, log_format, .. } = settings;
+    // Before it runs: a signal that comes early would end the process.
+    if let Err(error) = obey_signals(agent.handle(), drain, log_format) {
+        return end(&RunError::Threads(error));
+    }
     let agent = match agent.spawn() {
         Ok(agent) => agent,
         Err(error) => return end(&RunError::Threads(error)),
     };
-    if let Err(error) = obey_signals(agent.handle(), drain, log_format) {
-        return end(&RunError::Threads(error));
-    }
     announce(&agent.handle(), qr);
     match agent.join() {
         Ok(()) => ExitCode::SUCCESS,

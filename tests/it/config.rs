@@ -441,20 +441,20 @@ fn a_token_that_is_corrected_while_the_gateway_is_dialled_is_tried() {
 
 #[test]
 fn a_gateway_of_the_first_generation_loses_no_request_to_a_hand_over() {
-    let (_gateway, address) = Program::gateway(&["--hold", "0s", "--legacy"]);
+    let (mut gateway, address) = Program::gateway(&["--hold", "0s", "--legacy"]);
     let folder = Folder::new("legacy");
     let local = site("site");
     let options = |more: &str| {
         format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\nlocal = http://{local}\n{more}")
     };
     let config = folder.write(&options(""));
-    let mut agent = agent(&["--config", &config], &[]);
-    agent.wait_for("connected to ");
+    let agent = agent(&["--config", &config], &[]);
+    gateway.wait_for("agent agent_550e…_prod connected");
     for round in 0..5 {
         assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
         folder.write(&options(&format!("ping-interval = {}s\n", 10 + round)));
         agent.signal("HUP");
-        agent.wait_for("connected to ");
+        gateway.wait_for("agent agent_550e…_prod connected");
     }
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
 }
