@@ -240,9 +240,14 @@ fn reloadable(test: &str, more: &str) -> (Program, SocketAddr, Folder, Program) 
 }
 
 fn reload(folder: &Folder, agent: &mut Program, address: SocketAddr, more: &str) {
+    begin_reload(folder, agent, address, more);
+    agent.wait_for("the configuration was read again");
+}
+
+/// Begins a reload. A session that it opens may be open before it ends.
+fn begin_reload(folder: &Folder, agent: &Program, address: SocketAddr, more: &str) {
     folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
     agent.signal("HUP");
-    agent.wait_for("the configuration was read again");
 }
 
 #[test]
@@ -299,7 +304,7 @@ fn a_request_under_way_ends_as_it_began() {
         visit(address, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     is_asked.recv_timeout(LIMIT).unwrap();
     // Another server, and a name, for which there has to be another session.
-    reload(&folder, &mut agent, address, &format!("local = http://{new}\nname = shop\n"));
+    begin_reload(&folder, &agent, address, &format!("local = http://{new}\nname = shop\n"));
     agent.wait_for("shop.localhost");
     assert_eq!(ask(address, "shop.localhost", "/x"), (200, "new /x".to_owned()));
     answer.send(()).unwrap();
@@ -372,7 +377,7 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     let local = format!("local = http://{site}\n");
     let (mut first, address, folder, mut agent) = reloadable("gateways", &local);
     let (mut second, other) = Program::gateway(&["--hold", "0s"]);
-    reload(&folder, &mut agent, other, &local);
+    begin_reload(&folder, &agent, other, &local);
     agent.wait_for(&format!(":{} is open → ", other.port()));
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
     first.wait_for(" left: close code 1001");
@@ -381,7 +386,7 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     agent.signal("HUP");
     agent.wait_for("cannot reach gateway ws://127.0.0.1:1/ws");
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
-    reload(&folder, &mut agent, address, &local);
+    begin_reload(&folder, &agent, address, &local);
     agent.wait_for(&format!(":{} is open → ", address.port()));
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
     // Not even now is it left over.
