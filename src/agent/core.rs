@@ -70,7 +70,7 @@ impl AgentCore {
             let mut current = lock(&self.queue);
             let start = |tunnel: &Arc<Tunnel>| {
                 tunnel.start();
-                self.open_sessions(tunnel, &queue).map(drop)
+                self.open_sessions(tunnel, &queue).1
             };
             let started = self.tunnels().iter().try_for_each(start);
             *current = Some(queue);
@@ -120,8 +120,8 @@ impl AgentCore {
     }
 
     /// Opens the sessions of a tunnel that are wanted. One whose gateway is not wanted any more hands over to a new one, or
-    /// ends.
-    fn open_sessions(&self, tunnel: &Arc<Tunnel>, queue: &WorkQueue) -> io::Result<Vec<Arc<Slot>>> {
+    /// ends. Returns the slots that there were before.
+    fn open_sessions(&self, tunnel: &Arc<Tunnel>, queue: &WorkQueue) -> (Vec<Arc<Slot>>, io::Result<()>) {
         let Arrangement { new, kept, retired } = tunnel.arrange_slots();
         let keeper = |slot: &Arc<Slot>| SlotKeeper {
             control: self.control.clone(),
@@ -133,10 +133,15 @@ impl AgentCore {
         // They have no successor.
         retired.iter().for_each(|session| tunnel.end_replaced(session, Grace::Drain));
         let again = kept.iter().filter(|slot| slot.take_failure().is_some());
+        let mut result = Ok(());
         for slot in new.iter().chain(again) {
-            keeper(slot).start().inspect_err(|error| slot.give_up(RunError::Threads(copied(error))))?;
+            // The others go on; this one is tried again by the next reload.
+            if let Err(error) = keeper(slot).start() {
+                slot.give_up(RunError::Threads(io::Error::new(error.kind(), error.to_string())));
+                result = Err(error);
+            }
         }
-        Ok(kept)
+        (kept, result)
     }
 
     /// Takes another configuration: all of it or, where it cannot be used, nothing.
@@ -177,7 +182,7 @@ impl AgentCore {
         if let Some(queue) = current.as_ref() {
             for tunnel in &new {
                 tunnel.start();
-                if let Err(error) = self.open_sessions(tunnel, queue) {
+                if let (_, Err(error)) = self.open_sessions(tunnel, queue) {
                     warn_of_threads(tunnel, &error);
                 }
                 tunnel.look_for_servers();
@@ -201,19 +206,14 @@ impl AgentCore {
         }
         let Some(queue) = queue else { return };
         tunnel.follow(&previous);
-        match self.open_sessions(tunnel, queue) {
-            Ok(kept) if !tunnel.settings().keeps_sessions_of(&previous) => {
-                kept.iter().filter_map(|slot| slot.newest()).for_each(|session| session.renew());
-            }
-            Ok(_) => {}
-            Err(error) => warn_of_threads(tunnel, &error),
+        let (kept, result) = self.open_sessions(tunnel, queue);
+        if !tunnel.settings().keeps_sessions_of(&previous) {
+            kept.iter().filter_map(|slot| slot.newest()).for_each(|session| session.renew());
+        }
+        if let Err(error) = result {
+            warn_of_threads(tunnel, &error);
         }
     }
-}
-
-/// The same error once more.
-fn copied(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
 }
 
 fn warn_of_threads(tunnel: &Tunnel, error: &io::Error) {

@@ -343,7 +343,8 @@ impl Supervisor for ActiveSession<'_> {
     }
 
     fn renew(&mut self) {
-        if self.is_open() {
+        // One that was handed to another gateway's slot is replaced by that.
+        if self.is_open() && !self.keeper.slot.is_retired() {
             let of = self.keeper.of_tunnel();
             info!("{of}opening another session with {}, as it is configured now", self.keeper.url());
             let start = self.keeper.fresh_start();

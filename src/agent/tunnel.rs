@@ -194,7 +194,8 @@ impl Tunnel {
         let all = std::mem::take(&mut *slots);
         let (kept, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|slot| wanted.contains(&slot.key));
         let is_new = |key: &(String, usize)| !kept.iter().any(|slot| slot.key == *key);
-        let mut retired = gone.iter().map(|slot| slot.retire());
+        // One without a session has nothing to hand over.
+        let mut retired = gone.iter().map(|slot| slot.retire()).filter(|sessions| !sessions.is_empty());
         let take_over = |key| Arc::new(Slot::new(key, retired.next().unwrap_or_default()));
         let new: Vec<_> = wanted.into_iter().filter(is_new).map(take_over).collect();
         let retired = retired.flatten().collect();

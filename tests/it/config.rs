@@ -227,6 +227,9 @@ fn what_a_file_cannot_mean_is_refused_with_its_line() {
     let broken = folder.write("[tunnel a]\n[tunnel b]\nburst = 3\n");
     refused(&["--config", &broken], &[("XDG_STATE_HOME", state.to_str().unwrap())], "burst needs");
     assert!(!state.exists());
+    let environment = [("XDG_STATE_HOME", state.to_str().unwrap())];
+    refused(&["8000", "--config", "none", "--log-format", "xml"], &environment, "--log-format: expected");
+    assert!(!state.exists());
 }
 
 /// A gateway, and an agent whose configuration is that of a file.
@@ -391,6 +394,21 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
     // Not even now is it left over.
     second.wait_for(" left: close code 1001");
+}
+
+#[test]
+fn the_session_that_there_is_goes_over_whatever_the_order_of_the_gateways() {
+    let local = format!("local = http://{}\n", site("site"));
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let folder = Folder::new("order");
+    let options = |gateways: &str| format!("tunnel-id = {TUNNEL_ID}\n{local}{gateways}");
+    let config = folder.write(&options(&format!("gateway = ws://127.0.0.1:1\ngateway = ws://{address}\n")));
+    let mut agent = agent(&["--config", &config], &[]);
+    agent.wait_for(" is open → ");
+    folder.write(&options("gateway = ws://127.0.0.1:2\n"));
+    agent.signal("HUP");
+    agent.wait_for("cannot reach gateway ws://127.0.0.1:2/ws");
+    assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
 }
 
 #[test]

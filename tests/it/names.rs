@@ -243,7 +243,7 @@ fn the_address_of_a_server_is_all_that_is_typed() {
     }
     // It was made once, and is the user's alone.
     assert_eq!(hosts[0], hosts[1]);
-    let file = home.join(format!("tunnel-agent/tunnel-id.{port}"));
+    let file = home.join(format!("tunnel-agent/tunnel-id@{port}"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     // Another way to name it.

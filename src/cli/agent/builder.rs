@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::PREFIX;
 use super::config_file::{ConfigFile, Section, is_of_agent, is_readable_by_others};
-use super::{PREFIX, own_id};
+use super::own_id::{self, KeptAs};
 use crate::agent::addresses;
 use crate::agent::options::find;
 use crate::cli::options::{Given, Options, Provenance};
@@ -100,8 +101,10 @@ impl Configuration {
         for tunnel in self.0.iter_mut().filter(|tunnel| !tunnel.has_id) {
             let name = tunnel.builder.name.as_ref().map(ToString::to_string);
             let kept_as = match (&tunnel.name, missing) {
-                (Some(section), _) => section.clone(),
-                (None, MissingId::Kept(address)) => name.unwrap_or_else(|| own_id::of_address(address)),
+                (Some(section), _) => KeptAs::Name(section.clone()),
+                (None, MissingId::Kept(address)) => {
+                    name.map_or_else(|| KeptAs::Address(address.clone()), KeptAs::Name)
+                }
                 (None, MissingId::Asked) => {
                     let text = "which tunnel? Give --tunnel-id agent_{uuid}_{purpose} (or the variable TUNNEL_ID), or \
                                 the address of a local server alone, such as 8000, for a tunnel of yours";

@@ -125,16 +125,16 @@ fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings
     let file = if matches!(task, Task::Discover | Task::NewId(_)) { None } else { config_file(&options)? };
     let mut configuration = Configuration::read(options, file, &mut remarks)?;
     let mut agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
-    // Nothing is written for a configuration that cannot be used.
-    if matches!(task, Task::Serve | Task::Check) && configuration.lacks_id() {
-        configuration.keep_ids(&missing, &mut remarks)?;
-        agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
-    }
     let options = configuration.options().clone();
     let drain = options.value("--drain", duration)?.unwrap_or(Duration::from_secs(10));
     let log_format = options.value("--log-format", log_format)?.unwrap_or_default();
     let log_level = log_level(&options)?;
     let qr = if options.switch("--qr")? { QrCodes::Shown } else { QrCodes::Hidden };
+    // Nothing is written for a configuration that cannot be used.
+    if matches!(task, Task::Serve | Task::Check) && configuration.lacks_id() {
+        configuration.keep_ids(&missing, &mut remarks)?;
+        agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
+    }
     let Remarks { warnings, notes } = remarks;
     let notes = options.bare_variables().into_iter().chain(notes).collect();
     Ok(AgentSettings { agent, configuration, drain, task, qr, log_format, log_level, warnings, notes })

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::folders::user_folder;
 use crate::TunnelId;
+use crate::agent::addresses::local_url;
 use crate::agent::options::tunnel_id_in;
 use crate::cli::UsageError;
 use crate::protocol::id::{random_uuid, uuid};
@@ -37,27 +38,47 @@ fn secret_uuid() -> String {
     }
 }
 
-/// What the ID of a tunnel is kept as that has no name, but the address of its local server: `8000`, `site.test-8080`.
-pub(super) fn of_address(address: &str) -> String {
-    let address = address.rsplit("://").next().unwrap_or_default();
-    let is_kept = |c: char| c.is_ascii_alphanumeric() || c == '.';
-    let parts: Vec<&str> = address.split(|c| !is_kept(c)).filter(|part| !part.is_empty()).collect();
-    let is_here = |part: &&str| matches!(*part, "localhost" | "127.0.0.1");
-    parts.into_iter().filter(|part| !is_here(part)).collect::<Vec<_>>().join("-")
+/// What a tunnel ID is kept for: two of them never share one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum KeptAs {
+    /// A tunnel's name.
+    Name(String),
+    /// The address of a local server, as it was typed.
+    Address(String),
+}
+
+impl KeptAs {
+    /// The name of the file: `tunnel-id.shop`, `tunnel-id@8000`.
+    fn file(&self) -> String {
+        match self {
+            KeptAs::Name(name) => format!("tunnel-id.{name}"),
+            KeptAs::Address(address) => {
+                let url = local_url(address).to_ascii_lowercase();
+                let here = ["http://127.0.0.1:", "http://localhost:"];
+                let address = here.iter().find_map(|here| url.strip_prefix(here)).unwrap_or(&url);
+                let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+                let encoded = address.bytes().map(|byte| match byte {
+                    byte if is_kept(byte) => char::from(byte).to_string(),
+                    byte => format!("%{byte:02x}"),
+                });
+                format!("tunnel-id@{}", encoded.collect::<String>())
+            }
+        }
+    }
 }
 
 /// The file in which the ID of a tunnel is kept: below `$XDG_STATE_HOME`, or `~/.local/state`.
-fn file_of(name: &str, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn file_of(kept_as: &KeptAs, environment: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let state = user_folder("XDG_STATE_HOME", ".local/state", environment)?;
-    Some(state.join("tunnel-agent").join(format!("tunnel-id.{name}")))
+    Some(state.join("tunnel-agent").join(kept_as.file()))
 }
 
 /// The ID that is kept, or one that is made and kept from now on; and what the log says of it.
 pub(super) fn own_id(
-    name: &str,
+    kept_as: &KeptAs,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<(TunnelId, String), UsageError> {
-    let Some(path) = file_of(name, environment) else {
+    let Some(path) = file_of(kept_as, environment) else {
         let text = "which tunnel? There is no home directory to keep a new tunnel ID in: give --tunnel-id";
         return Err(UsageError(text.to_owned()));
     };
@@ -65,7 +86,8 @@ pub(super) fn own_id(
         let text = format!("cannot {what} the tunnel ID in {}: {error}; give --tunnel-id", path.display());
         UsageError(text)
     };
-    let is_new = match keep(&path, &new_id(Some(name))) {
+    let name = if let KeptAs::Name(name) = kept_as { Some(name.as_str()) } else { None };
+    let is_new = match keep(&path, &new_id(name)) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         Err(error) => return Err(failed("keep", &error)),
@@ -111,42 +133,48 @@ mod tests {
     #[test]
     fn the_file_is_the_users() {
         let path = |xdg: Option<&'static str>, home: Option<&'static str>| {
-            file_of("8000", &move |name: &str| match name {
+            file_of(&KeptAs::Address("8000".to_owned()), &move |name: &str| match name {
                 "XDG_STATE_HOME" => xdg.map(OsString::from),
                 "HOME" => home.map(OsString::from),
                 _ => None,
             })
         };
-        let in_home = Some(PathBuf::from("/home/x/.local/state/tunnel-agent/tunnel-id.8000"));
+        let in_home = Some(PathBuf::from("/home/x/.local/state/tunnel-agent/tunnel-id@8000"));
         assert_eq!(path(None, Some("/home/x")), in_home);
         assert_eq!(path(Some(""), Some("/home/x")), in_home);
         assert_eq!(path(Some("relative"), Some("/home/x")), in_home);
-        assert_eq!(path(Some("/state"), Some("/home/x")), Some("/state/tunnel-agent/tunnel-id.8000".into()));
+        assert_eq!(path(Some("/state"), Some("/home/x")), Some("/state/tunnel-agent/tunnel-id@8000".into()));
         assert_eq!(path(None, None), None);
     }
 
     #[test]
     fn each_address_has_an_id_of_its_own() {
-        for (address, kept_as) in [
-            ("8000", "8000"),
-            (":8000", "8000"),
-            ("localhost:8000", "8000"),
-            ("http://127.0.0.1:8000", "8000"),
-            ("https://site.test:8443/base", "site.test-8443-base"),
-            ("http://[::1]:8000/../../x", "1-8000-..-..-x"),
+        for (address, file) in [
+            ("8000", "tunnel-id@8000"),
+            (":8000", "tunnel-id@8000"),
+            ("localhost:8000", "tunnel-id@8000"),
+            ("http://127.0.0.1:8000", "tunnel-id@8000"),
+            ("https://Site.test:8443/base", "tunnel-id@https%3a%2f%2fsite.test%3a8443%2fbase"),
+            ("http://a_b.test:1", "tunnel-id@http%3a%2f%2fa%5fb.test%3a1"),
+            ("http://[::1]:8000/../../x", "tunnel-id@http%3a%2f%2f%5b%3a%3a1%5d%3a8000%2f..%2f..%2fx"),
         ] {
-            assert_eq!(of_address(address), kept_as, "{address}");
+            assert_eq!(KeptAs::Address(address.to_owned()).file(), file, "{address}");
         }
+        assert_eq!(KeptAs::Name("8000".to_owned()).file(), "tunnel-id.8000");
     }
 
     #[test]
     fn agents_that_start_at_once_have_one_id() {
         let folder = std::env::temp_dir().join(format!("own-id-{}", random_uuid()));
         let environment = |name: &str| (name == "XDG_STATE_HOME").then(|| folder.clone().into_os_string());
-        let path = file_of("x", &environment).unwrap();
+        let path = file_of(&KeptAs::Name("x".to_owned()), &environment).unwrap();
         for _ in 0..20 {
             let ids = std::thread::scope(|scope| {
-                let start = || own_id("x", &|name| (name == "XDG_STATE_HOME").then(|| folder.clone().into()));
+                let start = || {
+                    own_id(&KeptAs::Name("x".to_owned()), &|name| {
+                        (name == "XDG_STATE_HOME").then(|| folder.clone().into())
+                    })
+                };
                 let agents: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
                 agents.into_iter().map(|agent| agent.join().unwrap().unwrap().0).collect::<Vec<_>>()
             });
