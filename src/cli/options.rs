@@ -198,11 +198,6 @@ impl<'a> Options<'a> {
         self.effective().filter(move |given| given.opt.key() == key)
     }
 
-    /// Whether an option was typed.
-    pub fn is_typed(&self, key: &str) -> bool {
-        self.values(key).any(|given| given.from == Provenance::CommandLine)
-    }
-
     /// An option without a value: on when given, or by its variable.
     pub fn switch(&self, key: &str) -> Result<bool, UsageError> {
         Ok(self.value(key, switch)?.unwrap_or(false))

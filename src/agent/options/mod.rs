@@ -54,6 +54,8 @@ pub(crate) enum OptionOwner {
 pub(crate) enum Secrecy {
     Public,
     Secret,
+    /// It is the path of a file that holds one.
+    SecretFile,
 }
 
 const fn option(
@@ -77,6 +79,10 @@ impl AgentOption {
 
     const fn secret(self) -> Self {
         AgentOption { secrecy: Secrecy::Secret, ..self }
+    }
+
+    const fn secret_file(self) -> Self {
+        AgentOption { secrecy: Secrecy::SecretFile, ..self }
     }
 
     const fn part_of(self, setting: &'static str) -> Self {

@@ -27,6 +27,7 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
     option("tunnel_id_file", "FILE", "file with the tunnel ID; default none", |builder, text| {
         put(&mut builder.tunnel_id, tunnel_id_in(Path::new(text)))
     })
+    .secret_file()
     .part_of("tunnel_id"),
     option(
         "gateway",
@@ -48,6 +49,7 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
         own_text(read_token(text))?;
         put_some(&mut builder.token, Ok(TokenOption::File(text.into())))
     })
+    .secret_file()
     .part_of("token"),
     option("token", "", "the token itself; never on the command line", |builder, text| {
         put_some(&mut builder.token, token(text).map(TokenOption::Value))
@@ -139,7 +141,8 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
     option("basic_auth", "FILE", "file with lines user:password that visitors must show", |builder, text| {
         let lines = read_secret(Path::new(text)).map_err(|error| unreadable(text, &error))?;
         add_passwords(builder, &lines)
-    }),
+    })
+    .secret_file(),
     option("password", "", "such lines themselves", add_passwords).repeats().secret().part_of("basic_auth"),
     option(
         "open",
@@ -302,6 +305,7 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
         "file with the token that this wants; default none",
         |builder, text| put_some(&mut builder.process.admin_token, own_text(read_token(text))),
     )
+    .secret_file()
     .of_agent()
     .part_of("admin_token"),
     option("admin_token", "", "the token itself", |builder, text| {

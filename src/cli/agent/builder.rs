@@ -6,7 +6,7 @@ use super::PREFIX;
 use super::config_file::{ConfigFile, Section, is_of_agent, is_readable_by_others};
 use super::own_id::{self, KeptAs};
 use crate::agent::addresses;
-use crate::agent::options::find;
+use crate::agent::options::{Secrecy, find};
 use crate::cli::options::{Given, Options, Provenance};
 use crate::cli::table::distance;
 use crate::cli::{UsageError, flag};
@@ -153,8 +153,10 @@ impl TunnelOptions {
                 options.error(given, what + hint)
             })?;
         }
-        let secrets = ["token_file", "admin_token_file", "basic_auth", "tunnel_id_file"];
-        for given in options.effective().filter(|given| secrets.contains(&given.opt.name)) {
+        let is_of_secret = |given: &&Given<'_>| {
+            find(given.opt.name).is_some_and(|option| option.secrecy == Secrecy::SecretFile)
+        };
+        for given in options.effective().filter(is_of_secret) {
             if is_readable_by_others(Path::new(&given.text)) {
                 remarks.warnings.push(format!(
                     "{}: {} holds a credential, and others can read it: chmod 600",
