@@ -43,6 +43,9 @@ pub(crate) enum Advice {
     OverlappingRequests,
     OwnHost,
     Pings,
+    ProxyAddress,
+    ProxyCredentials,
+    ProxyRules,
     QueueLength,
     QueueTimeout,
     ResponseTimeout,
@@ -55,7 +58,7 @@ pub(crate) enum Advice {
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 39] = [
+    pub(crate) const ALL: [Advice; 42] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::CertificateDates,
@@ -88,6 +91,9 @@ impl Advice {
         Advice::OverlappingRequests,
         Advice::OwnHost,
         Advice::Pings,
+        Advice::ProxyAddress,
+        Advice::ProxyCredentials,
+        Advice::ProxyRules,
         Advice::QueueLength,
         Advice::QueueTimeout,
         Advice::ResponseTimeout,
@@ -132,6 +138,9 @@ impl Advice {
             Advice::OverlappingRequests => "overlapping_requests",
             Advice::OwnHost => "own_host",
             Advice::Pings => "pings",
+            Advice::ProxyAddress => "proxy_address",
+            Advice::ProxyCredentials => "proxy_credentials",
+            Advice::ProxyRules => "proxy_rules",
             Advice::QueueLength => "queue_length",
             Advice::QueueTimeout => "queue_timeout",
             Advice::ResponseTimeout => "response_timeout",

@@ -99,7 +99,10 @@ pub use guard::{
     Passwords, Pattern, Rate, Rule, Rules, Verdict,
 };
 pub use http;
-pub use link::{GatewayUrl, InvalidGatewayUrl, Token};
+pub use http1::{InvalidHeader, SetHeader};
+pub use link::{
+    GatewayUrl, InvalidGatewayUrl, InvalidProxy, InvalidUpgradeHeaders, Proxies, Proxy, Token, UpgradeHeaders,
+};
 pub use metrics::{ConnectionState, Status};
 pub use net::network::{InvalidNetwork, Network};
 pub use net::tls::{TlsError, Trust};
@@ -109,4 +112,4 @@ pub use session::{ACCESS_LOG, Correlation, FailureReply, Heartbeat};
 pub use tunnel_id::{InvalidTunnelId, TunnelId};
 pub use upstream::detect::LocalServer;
 pub use upstream::origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};
-pub use upstream::{BreakerConfig, HealthChecks, InvalidHeader, SetHeader};
+pub use upstream::{BreakerConfig, HealthChecks};

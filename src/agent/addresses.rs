@@ -7,7 +7,7 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The URL of a local server that was typed as `8000`, `:8000` or `host:8000`. What has a scheme stays as it is.
 pub(crate) fn local_url(text: &str) -> Cow<'_, str> {
-    if text.contains("://") {
+    if text.contains("://") || is_socket(text) {
         return text.into();
     }
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
@@ -23,7 +23,14 @@ pub(crate) fn local_url(text: &str) -> Cow<'_, str> {
 pub(crate) fn is_local(text: &str) -> bool {
     let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let authority = text.split('/').next().unwrap_or_default();
-    matches!(scheme.as_deref(), Some("http" | "https")) || host_and_port(authority).is_some()
+    matches!(scheme.as_deref(), Some("http" | "https"))
+        || is_socket(text)
+        || host_and_port(authority).is_some()
+}
+
+/// Whether a text names a Unix socket.
+pub(crate) fn is_socket(text: &str) -> bool {
+    text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:"))
 }
 
 /// The URL of a gateway, of which visitors may know it by another scheme: `https://` means `wss://`.
@@ -71,6 +78,8 @@ mod tests {
             ("8000/app", "http://127.0.0.1:8000/app"),
             ("HTTP://localhost:8000", "HTTP://localhost:8000"),
             ("https://localhost:8443/app", "https://localhost:8443/app"),
+            ("unix:/run/app.sock", "unix:/run/app.sock"),
+            ("unix:/run/app.sock:/base", "unix:/run/app.sock:/base"),
         ] {
             assert_eq!(local_url(typed), url);
             assert!(is_local(typed), "{typed}");

@@ -2,16 +2,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
-use super::parts::{Answerer, ProcessOptions, TokenOption};
+use super::parts::{Answerer, ProcessOptions, TokenOption, UpgradeHeadersOption};
 use crate::backoff::BackoffConfig;
 use crate::guard::{AddressRules, AllowedOrigin, CorsCredentials, Passwords, Pattern, Rate, Rules};
-use crate::link::{GatewayUrl, Token};
+use crate::link::{GatewayUrl, Proxies, Token};
 use crate::net::network::Network;
 use crate::net::tls::Trust;
 use crate::protocol::TunnelName;
@@ -30,6 +29,8 @@ pub struct Builder {
     pub(super) sessions_per_gateway: usize,
     pub(super) handover_drain: Duration,
     pub(super) token: Option<TokenOption>,
+    pub(super) upgrade_headers: Option<UpgradeHeadersOption>,
+    pub(crate) proxies: Proxies,
     pub(super) gateway_trust: Trust,
     pub(super) answerer: Answerer,
     pub(super) rewrite: HeaderRewrite,
@@ -87,6 +88,8 @@ impl Builder {
             failure_reply: FailureReply::default(),
             invalid: None,
             token: None,
+            upgrade_headers: None,
+            proxies: Proxies::none(),
             gateway_trust: Trust::System,
             host_header: None,
             local_trust: Trust::System,
@@ -108,53 +111,6 @@ impl Builder {
             label: None,
             others: Vec::new(),
         }
-    }
-
-    /// The name that the tunnel would like: the label before the gateway's domain in its host name. A gateway that gives
-    /// names says which one the tunnel has, see [`Status::url`](crate::Status::url). Default: one that is derived from the
-    /// tunnel ID.
-    pub fn name(mut self, name: TunnelName) -> Self {
-        self.name = Some(name);
-        self
-    }
-
-    /// A gateway to dial. Each call adds one; the agent keeps sessions with all of them. Gateways ×
-    /// [sessions](Self::sessions_per_gateway) are at most 256. Default: `ws://127.0.0.1:3000/ws`.
-    pub fn gateway(mut self, url: GatewayUrl) -> Self {
-        self.gateways.push(url);
-        self
-    }
-
-    /// Sessions with each gateway, which may be a balancer that spreads them. Default: 1.
-    pub fn sessions_per_gateway(mut self, sessions: usize) -> Self {
-        self.sessions_per_gateway = sessions;
-        self
-    }
-
-    /// How long a session may finish its requests once another one has taken its place, because its gateway
-    /// is about to stop. Default: 10 s.
-    pub fn handover_drain(mut self, time: Duration) -> Self {
-        self.handover_drain = time;
-        self
-    }
-
-    /// The token for the gateway, sent as `Authorization: Bearer` on the upgrade. Default: none.
-    pub fn token(mut self, token: Token) -> Self {
-        self.token = Some(TokenOption::Value(token));
-        self
-    }
-
-    /// A file that holds the token for the gateway. It is read before each dial, so that it can be renewed while the agent
-    /// runs. Default: none.
-    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.token = Some(TokenOption::File(path.into()));
-        self
-    }
-
-    /// The certificate authorities that are trusted for the gateway. Default: [`Trust::System`].
-    pub fn gateway_trust(mut self, trust: Trust) -> Self {
-        self.gateway_trust = trust;
-        self
     }
 
     /// The form of the answer to a request that could not be forwarded. Default: [`FailureReply::Error`].
@@ -262,18 +218,6 @@ impl Builder {
         self
     }
 
-    /// The interval of pings, and how long the gateway may be silent. Default: [`Heartbeat::default`].
-    pub fn heartbeat(mut self, heartbeat: Heartbeat) -> Self {
-        self.heartbeat = heartbeat;
-        self
-    }
-
-    /// The delays between attempts to connect, and their number. Default: [`BackoffConfig::default`].
-    pub fn backoff(mut self, config: BackoffConfig) -> Self {
-        self.backoff = config;
-        self
-    }
-
     /// The largest message in either direction, in bytes, from 80 KiB to below 4 GiB. A larger one from the gateway
     /// ends the session with close code 1009, a larger answer becomes an error. Default: 16 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
@@ -292,12 +236,6 @@ impl Builder {
     /// Default: no limit.
     pub fn max_streamed_body(mut self, bytes: u64) -> Self {
         self.max_streamed_body = Some(bytes);
-        self
-    }
-
-    /// The way in which the gateway matches answers to requests without an ID. Default: [`Correlation::Order`].
-    pub fn correlation(mut self, correlation: Correlation) -> Self {
-        self.correlation = correlation;
         self
     }
 

@@ -6,10 +6,11 @@ use http::HeaderValue;
 
 use super::builder::Builder;
 use super::parts::Answerer;
+use crate::http1::{SetHeader, header_name};
 use crate::net::tls::Trust;
 use crate::service::Service;
 use crate::upstream::origin::LocalUrl;
-use crate::upstream::{self, BreakerConfig, HealthChecks, SetHeader, SiteNames, UpstreamAddress};
+use crate::upstream::{self, BreakerConfig, HealthChecks, SiteNames, UpstreamAddress};
 
 impl Builder {
     /// Forwards requests to this HTTP server. Each call adds a fallback, which is asked when those before it cannot
@@ -60,7 +61,7 @@ impl Builder {
 
     /// A header field that is removed from requests to the local servers. Each call adds one.
     pub fn remove_header(mut self, name: &str) -> Self {
-        match upstream::header_name(name) {
+        match header_name(name) {
             Ok(name) => self.rewrite.remove.push(name),
             Err(error) => {
                 self.invalid.get_or_insert(("remove_header", error.to_string()));
@@ -78,7 +79,7 @@ impl Builder {
 
     /// A header field that is removed from responses of the local servers. Each call adds one.
     pub fn remove_response_header(mut self, name: &str) -> Self {
-        match upstream::header_name(name) {
+        match header_name(name) {
             Ok(name) => self.response_rewrite.remove.push(name),
             Err(error) => {
                 self.invalid.get_or_insert(("remove_response_header", error.to_string()));

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use super::Agent;
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem, ConfigWarning};
-use super::parts::{Answerer, ProcessOptions, TokenOption};
+use super::parts::{Answerer, ProcessOptions};
 use super::tunnel::TunnelSettings;
 use super::valid::check_all;
 use crate::guard::{Bucket, Cors, Gate, PasswordGuard, VisitorRules};
-use crate::link::{Dialer, GatewayUrl, TokenSource};
+use crate::link::{DialConfig, Dialer, GatewayUrl};
 use crate::net::TrustStore;
 use crate::net::local::is_this_machine;
 use crate::net::tls::Trust;
@@ -146,18 +146,20 @@ impl Builder {
             .then(|| TrustStore::open(self.gateway_trust.clone()))
             .transpose()
             .map_err(|error| ConfigError::new("gateway_trust", ConfigProblem::Tls(error)))?;
-        let token = match &self.token {
-            None => None,
-            Some(TokenOption::Value(token)) => Some(TokenSource::Fixed(token.clone())),
-            Some(TokenOption::File(path)) => {
-                let unusable =
-                    |error| ConfigError::new("token_file", ConfigProblem::File(path.clone(), error));
-                Some(TokenSource::file(path).map_err(unusable)?)
-            }
-        };
+        let token = self.token.as_ref().map(|token| token.open("token_file")).transpose()?;
+        let upgrade_headers =
+            self.upgrade_headers.as_ref().map(|headers| headers.open("upgrade_headers_file"));
+        let upgrade_headers = upgrade_headers.transpose()?;
         let dial = |url: &GatewayUrl| {
-            let tls = tls.clone().filter(|_| url.is_secure());
-            Dialer::new(url.clone(), token.clone(), tls, self.timeouts.connect, self.max_message)
+            Dialer::new(DialConfig {
+                url: url.clone(),
+                proxy: self.proxies.choose(url).cloned(),
+                token: token.clone(),
+                upgrade_headers: upgrade_headers.clone(),
+                tls: tls.clone().filter(|_| url.is_secure()),
+                timeout: self.timeouts.connect,
+                max_message: self.max_message,
+            })
         };
         Ok(self.gateways.iter().map(dial).collect())
     }
@@ -170,7 +172,7 @@ impl Builder {
 
     /// Ports of this machine with a server that was named.
     fn named_ports(&self) -> impl Iterator<Item = u16> {
-        self.named_servers().filter(|url| is_this_machine(url.host())).map(LocalUrl::port)
+        self.named_servers().filter(|url| is_this_machine(url.host())).filter_map(LocalUrl::port)
     }
 
     /// Ports of this machine that a search for a local server leaves out; none where nothing is searched for.

@@ -2,6 +2,7 @@
 
 pub(crate) mod addresses;
 mod builder;
+mod builder_gateway;
 mod builder_local;
 mod check;
 mod config;

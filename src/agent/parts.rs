@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::link::Token;
+use super::error::{ConfigError, ConfigProblem};
+use crate::link::{SecretFile, SecretSource, Token, UpgradeHeaders};
 use crate::service::Service;
 use crate::upstream::UpstreamAddress;
 
@@ -68,9 +69,23 @@ impl PartialEq for Answerer {
     }
 }
 
-/// A token, or the file that holds it.
+/// A secret, or the file that holds it.
 #[derive(Clone)]
-pub(super) enum TokenOption {
-    Value(Token),
+pub(super) enum SecretOption<T> {
+    Value(T),
     File(PathBuf),
+}
+
+pub(super) type TokenOption = SecretOption<Token>;
+pub(super) type UpgradeHeadersOption = SecretOption<UpgradeHeaders>;
+
+impl<T: SecretFile> SecretOption<T> {
+    /// Reads the file, if there is one. `option` is the name of the file's option.
+    pub(super) fn open(&self, option: &'static str) -> Result<SecretSource<T>, ConfigError> {
+        match self {
+            SecretOption::Value(secret) => Ok(SecretSource::Fixed(secret.clone())),
+            SecretOption::File(path) => SecretSource::file(path)
+                .map_err(|error| ConfigError::new(option, ConfigProblem::File(path.clone(), error))),
+        }
+    }
 }

@@ -146,6 +146,11 @@ impl Tunnel {
         }
         let urls: Vec<String> = settings.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         info!("tunnel {}: from {} to {}", self.title(), urls.join(", "), settings.served_by);
+        for dialer in &settings.dialers {
+            if let Some(proxy) = dialer.proxy() {
+                info!("gateway {} is reached through the proxy {proxy}", dialer.url());
+            }
+        }
         self.monitor(&settings);
     }
 

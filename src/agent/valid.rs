@@ -180,7 +180,7 @@ impl Builder {
     fn check_loop(&self) -> Result<(), ConfigError> {
         let is_gateway = |local: &&LocalUrl| {
             let is_local = |gateway: &GatewayUrl| {
-                is_same_host(gateway.host(), local.host()) && gateway.port() == local.port()
+                is_same_host(gateway.host(), local.host()) && Some(gateway.port()) == local.port()
             };
             self.gateways.iter().any(is_local)
         };

@@ -72,6 +72,13 @@ pub(super) fn words(advice: Advice) -> &'static str {
         }
         Advice::OwnHost => "keep it with --own-host",
         Advice::Pings => "something on the way may drop WebSocket pings",
+        Advice::ProxyAddress => {
+            "check the proxy (--proxy, or the variables HTTPS_PROXY and ALL_PROXY); --proxy none dials directly"
+        }
+        Advice::ProxyCredentials => {
+            "give them as http://USER:PASSWORD@HOST:PORT in the variable TUNNEL_AGENT_PROXY or in the configuration file"
+        }
+        Advice::ProxyRules => "have the proxy allow it, or dial directly with --proxy none or NO_PROXY",
         Advice::QueueLength => "see --workers, --max-streams, --max-in-flight and --queue",
         Advice::QueueTimeout => "see --workers, --max-in-flight and --queue-timeout",
         Advice::ResponseTimeout => "see --response-timeout",

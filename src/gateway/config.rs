@@ -8,7 +8,7 @@ use http::header::HeaderName;
 
 use super::credentials::Credentials;
 use super::domain::{Domain, host_name};
-use super::forwarded::{Proxies, Scheme};
+use super::forwarded::{Scheme, TrustedProxies};
 use super::names::{LOCALHOST, NamePolicy};
 use super::reservations::Reservations;
 use super::{Gateway, PLACES};
@@ -46,7 +46,7 @@ pub struct GatewayBuilder {
     name_policy: NamePolicy,
     agent_path: String,
     own_paths: OwnPaths,
-    proxies: Proxies,
+    proxies: TrustedProxies,
     timeout: Duration,
     hold: Duration,
     drain_delay: Duration,
@@ -68,7 +68,7 @@ pub(super) struct GatewayConfig {
     pub(super) reserved: Reservations,
     pub(super) agent_path: String,
     pub(super) own_paths: OwnPaths,
-    pub(super) proxies: Proxies,
+    pub(super) proxies: TrustedProxies,
     pub(super) timeout: Duration,
     /// How long after the start requests wait for an agent.
     pub(super) hold: Duration,
@@ -100,7 +100,7 @@ impl GatewayBuilder {
             name_policy: NamePolicy::default(),
             agent_path: "/ws".to_owned(),
             own_paths: OwnPaths::default(),
-            proxies: Proxies::default(),
+            proxies: TrustedProxies::default(),
             timeout: Duration::from_secs(30),
             hold: Duration::from_secs(10),
             drain_delay: Duration::from_secs(2),
@@ -190,7 +190,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Proxies whose `X-Forwarded-*` fields are trusted; replaces those of an earlier call. Default: none.
+    /// TrustedProxies whose `X-Forwarded-*` fields are trusted; replaces those of an earlier call. Default: none.
     pub fn trusted_proxies(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.proxies.networks = networks.into_iter().collect();
         self

@@ -41,7 +41,7 @@ const CHAIN_MAX: usize = 32;
 
 /// The proxies whose word is taken for where a request came from.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Proxies {
+pub(super) struct TrustedProxies {
     pub(super) networks: Vec<Network>,
     /// Fields of the family, beside the usual ones, that they set themselves.
     pub(super) headers: Vec<HeaderName>,
@@ -108,7 +108,7 @@ fn is_family(name: &HeaderName) -> bool {
     }
 }
 
-impl Proxies {
+impl TrustedProxies {
     pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.networks.iter().any(|network| network.holds(address))
     }
@@ -322,7 +322,7 @@ mod tests {
     /// What becomes of these fields from this peer, with `10.0.0.0/8` and `::1` trusted.
     #[track_caller]
     fn check(peer: &str, scheme: Scheme, lines: &[(&str, &str)], expected: &[(&str, &str)]) {
-        let proxies = Proxies {
+        let proxies = TrustedProxies {
             networks: vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()],
             headers: vec!["x-forwarded-prefix".parse().unwrap()],
         };
@@ -381,7 +381,7 @@ mod tests {
 
     #[test]
     fn what_a_visitor_wrote_into_a_list_hides_nothing_of_what_a_proxy_added() {
-        let proxies = Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
+        let proxies = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
         let lines: [(&str, &[u8]); 4] = [
             ("x-forwarded-for", b"\xff, 192.0.2.1"),
             ("x-forwarded-for", b"6.6.6.6\xe9, 192.0.2.1"),
@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn the_visitor_is_the_nearest_that_is_no_proxy() {
-        let proxies = Proxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
+        let proxies = TrustedProxies { networks: vec!["10.0.0.0/8".parse().unwrap()], headers: Vec::new() };
         for (peer, said, visitor) in [
             ("192.0.2.1", "6.6.6.6", "192.0.2.1"),
             ("10.0.0.1", "", "10.0.0.1"),

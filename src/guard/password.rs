@@ -6,7 +6,7 @@ use std::str::FromStr;
 use data_encoding::BASE64;
 use http::header::{self, HeaderMap};
 
-use crate::link::token::is_same_secret;
+use crate::link::secret::is_same_secret;
 
 /// Users at most.
 const USERS_MAX: usize = 1024;

@@ -16,6 +16,7 @@ mod output;
 pub(crate) mod path;
 mod response;
 mod server;
+mod set_header;
 mod target;
 
 pub use self::decode::{Decoder, Framing};
@@ -32,6 +33,8 @@ pub use self::response::{
     BadResponse, ResponseHead, has_no_body, is_interim, keep_reason, mend_head, parse_response,
 };
 pub use self::server::{HEAD_TIME, KEEP_ALIVE, ServerConnection, json_response, response};
+pub(crate) use self::set_header::header_name;
+pub use self::set_header::{InvalidHeader, SetHeader};
 pub use self::target::{
     RawTarget, has_host_and_port, is_host, names_loopback, parse_target, raw_target, shown_path, target,
 };

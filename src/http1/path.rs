@@ -92,7 +92,7 @@ fn climbs_as_it_is(path: &[u8]) -> bool {
     false
 }
 
-fn percent_decoded(path: &[u8]) -> Vec<u8> {
+pub(crate) fn percent_decoded(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((&first, tail)) = rest.split_first() {

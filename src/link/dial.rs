@@ -13,7 +13,10 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::Role;
 
 use super::message::MessageReader;
-use super::token::{Token, TokenSource};
+use super::proxy::{ProxyRefusal, SourcedProxy};
+use super::secret::SecretSource;
+use super::token::Token;
+use super::upgrade_headers::UpgradeHeaders;
 use super::url::GatewayUrl;
 use crate::advice::Advice;
 use crate::clock::SharedInstant;
@@ -32,12 +35,28 @@ pub const WRITE_STEP_TIME: Duration = Duration::from_millis(500);
 /// Opens sessions with one gateway.
 #[derive(Debug)]
 pub struct Dialer {
-    url: GatewayUrl,
-    token: Option<TokenSource>,
-    tls: Option<TrustStore>,
-    timeout: Duration,
-    max_message: usize,
+    config: DialConfig,
+    /// Of the proxy, where there is one.
     resolver: Resolver,
+}
+
+/// What a gateway is dialled with.
+#[derive(Debug)]
+pub struct DialConfig {
+    /// The gateway's URL.
+    pub url: GatewayUrl,
+    /// The proxy on the way.
+    pub proxy: Option<SourcedProxy>,
+    /// The token that the upgrade shows.
+    pub token: Option<SecretSource<Token>>,
+    /// Further header fields of the upgrade. An `Authorization` among them gives way to the token.
+    pub upgrade_headers: Option<SecretSource<UpgradeHeaders>>,
+    /// The certificate authorities; needed exactly when the URL is secure.
+    pub tls: Option<TrustStore>,
+    /// The time for everything from the name's look-up to the upgrade.
+    pub timeout: Duration,
+    /// The largest message, in bytes.
+    pub max_message: usize,
 }
 
 /// An open WebSocket, in the two halves that its two threads own.
@@ -58,6 +77,10 @@ pub struct Link {
 pub enum DialError {
     /// There is no connection.
     Connect(ConnectError),
+    /// There is no connection to this proxy.
+    ReachProxy(String, ConnectError),
+    /// This proxy gives no connection to the gateway.
+    Proxy(String, ProxyRefusal),
     /// The connection did not become a WebSocket.
     Upgrade(UpgradeError),
 }
@@ -122,12 +145,14 @@ impl UpgradeError {
 
 impl DialError {
     /// Every name that [`kind`](Self::kind) gives.
-    pub(crate) const KINDS: [&str; 6] = ["resolve", "connect", "tls", "status", "not_websocket", "upgrade"];
+    pub(crate) const KINDS: [&str; 7] =
+        ["resolve", "connect", "proxy", "tls", "status", "not_websocket", "upgrade"];
 
     /// The stable name of the kind, for metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             DialError::Connect(error) => error.kind(),
+            DialError::ReachProxy(..) | DialError::Proxy(..) => "proxy",
             DialError::Upgrade(error) => error.kind(),
         }
     }
@@ -136,6 +161,8 @@ impl DialError {
     pub(crate) fn advice(&self) -> Advice {
         match self {
             DialError::Connect(error) => error.advice(Peer::Gateway),
+            DialError::ReachProxy(_, error) => error.advice(Peer::Proxy),
+            DialError::Proxy(_, refusal) => refusal.advice(),
             DialError::Upgrade(error) => error.advice(),
         }
     }
@@ -158,6 +185,8 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DialError::Connect(error) => error.fmt(f),
+            DialError::ReachProxy(proxy, error) => write!(f, "the proxy {proxy}: {error}"),
+            DialError::Proxy(proxy, refusal) => write!(f, "the proxy {proxy}: {refusal}"),
             DialError::Upgrade(error) => error.fmt(f),
         }
     }
@@ -166,37 +195,63 @@ impl fmt::Display for DialError {
 impl std::error::Error for DialError {}
 
 impl Dialer {
-    /// For this gateway. `tls` is needed exactly when the URL is secure; `timeout` is for everything from
-    /// the name's look-up to the upgrade.
-    pub fn new(
-        url: GatewayUrl,
-        token: Option<TokenSource>,
-        tls: Option<TrustStore>,
-        timeout: Duration,
-        max_message: usize,
-    ) -> Self {
-        let resolver = Resolver::new(url.host(), url.port());
-        Dialer { url, token, tls, timeout, max_message, resolver }
+    /// For this gateway.
+    pub fn new(config: DialConfig) -> Self {
+        let resolver = match &config.proxy {
+            Some(SourcedProxy { proxy, .. }) => Resolver::new(proxy.host(), proxy.port()),
+            None => Resolver::new(config.url.host(), config.url.port()),
+        };
+        Dialer { config, resolver }
     }
 
     /// The gateway's URL.
     pub fn url(&self) -> &GatewayUrl {
-        &self.url
+        &self.config.url
+    }
+
+    /// The proxy on the way, if there is one.
+    pub(crate) fn proxy(&self) -> Option<&SourcedProxy> {
+        self.config.proxy.as_ref()
     }
 
     /// Connects, and waits for the upgrade. Blocks for at most the time-out.
     pub fn dial(&self) -> Result<Link, DialError> {
-        let deadline = Instant::now() + self.timeout;
-        self.tls.as_ref().inspect(|tls| tls.reload());
+        let deadline = Instant::now() + self.config.timeout;
+        self.config.tls.as_ref().inspect(|tls| tls.reload());
         let endpoint = self.endpoint();
-        let addresses = endpoint.resolve()?;
-        let socket = connect::open(&addresses, self.resolver.host(), endpoint.tls.as_ref(), deadline)?;
+        let open = || connect::connect(&endpoint.resolve()?, deadline);
+        let mut socket = open().map_err(|error| match self.proxy() {
+            Some(sourced) => DialError::ReachProxy(sourced.to_string(), error),
+            None => error.into(),
+        })?;
+        self.pass_proxy(&mut socket, deadline)?;
+        if let Some(tls) = &endpoint.tls {
+            socket = connect::secure(socket, endpoint.name, tls, deadline)?;
+        }
         Ok(self.upgrade(socket, deadline)?)
     }
 
+    /// Where to connect to: the proxy, or else the gateway.
     pub(crate) fn endpoint(&self) -> Endpoint<'_> {
-        let tls = self.tls.as_ref().map(TrustStore::client);
-        Endpoint { resolver: &self.resolver, tls, timeout: self.timeout }
+        let tls = self.config.tls.as_ref().map(TrustStore::client);
+        Endpoint { resolver: &self.resolver, name: self.host(), tls, timeout: self.config.timeout }
+    }
+
+    /// The gateway's host, an IPv6 address without its brackets.
+    fn host(&self) -> &str {
+        self.config.url.host().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Has the proxy, if there is one at the other end, connect to the gateway.
+    pub(crate) fn pass_proxy(&self, socket: &mut Socket, deadline: Instant) -> Result<(), DialError> {
+        let Some(sourced) = self.proxy() else { return Ok(()) };
+        let (host, port) = (self.config.url.host(), self.config.url.port());
+        let passed = socket
+            .set_deadline(Some(deadline))
+            .map_err(ProxyRefusal::from)
+            .and_then(|()| sourced.proxy.pass(socket, host, port));
+        passed.map_err(|refusal| DialError::Proxy(sourced.to_string(), refusal))?;
+        socket.set_deadline(None).map_err(|error| ConnectError::Socket(error).into())
     }
 
     /// Asks on this connection for a WebSocket.
@@ -216,23 +271,27 @@ impl Dialer {
         let (heard, closer) = (socket.heard(), socket.closer());
         let writer = socket.split().ok_or_else(|| failed(io::ErrorKind::NotConnected.into()))?;
         writer.set_timeout(WRITE_STEP_TIME).map_err(failed)?;
-        let reader = MessageReader::new(socket, rest, Role::Client, self.max_message);
+        let reader = MessageReader::new(socket, rest, Role::Client, self.config.max_message);
         Ok(Link { reader, writer, heard, closer })
     }
 
     /// The token, as it is now.
     fn token(&self) -> Option<Token> {
-        self.token.as_ref().map(TokenSource::read)
+        self.config.token.as_ref().map(SecretSource::read)
     }
 
     /// RFC 6455 §4.1.
     fn upgrade_request(&self, key: &str, token: Option<&Token>) -> Vec<u8> {
-        let (host, path) = (self.url.authority(), self.url.path());
+        let (host, path) = (self.config.url.authority(), self.config.url.path());
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
         )
         .into_bytes();
+        if let Some(headers) = &self.config.upgrade_headers {
+            let ours: &[_] = if token.is_some() { &[header::AUTHORIZATION] } else { &[] };
+            headers.read().write(&mut request, ours);
+        }
         if let Some(token) = token {
             request.extend_from_slice(b"Authorization: ");
             request.extend_from_slice(token.header().as_bytes());

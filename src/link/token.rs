@@ -1,16 +1,11 @@
-//! What a client proves itself with, and whom it believes, as the files that hold it say now: others renew them while the
-//! agent runs.
+//! The token that an agent shows to its gateway.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::path::Path;
+use std::{fmt, io};
 
 use http::HeaderValue;
-use log::warn;
 
-use crate::sync::{read, write};
+use super::secret::{SecretFile, is_same_secret, read_secret};
 
 /// A token for the gateway: the upgrade request carries it as `Authorization: Bearer TOKEN`. Never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -56,63 +51,17 @@ impl Token {
     }
 }
 
-/// Whether two secrets are the same. The time it takes depends on the length of ours alone: it does not tell where the
-/// first difference is.
-pub(crate) fn is_same_secret(ours: &[u8], theirs: &[u8]) -> bool {
-    let pairs = ours.iter().zip(theirs.iter().chain(std::iter::repeat(&0)));
-    pairs.fold(ours.len() ^ theirs.len(), |difference, (a, b)| difference | usize::from(a ^ b)) == 0
-}
+impl SecretFile for Token {
+    const NAME: &str = "token";
 
-/// Reads a secret from a file: its content without the line ends behind it. A file above 16 KiB is an error.
-pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
-    /// Longer than any token, in bytes.
-    const MAX: u64 = 16 << 10;
-    let mut content = String::new();
-    if File::open(path)?.take(MAX + 1).read_to_string(&mut content)? as u64 > MAX {
-        let text = format!("it is larger than {} KiB", MAX >> 10);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    fn from_file(path: &Path) -> io::Result<Self> {
+        Token::from_file(path)
     }
-    content.truncate(content.trim_end_matches(['\r', '\n']).len());
-    Ok(content)
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
-    }
-}
-
-/// A token for the gateway.
-#[derive(Debug, Clone)]
-pub enum TokenSource {
-    /// This one.
-    Fixed(Token),
-    /// In a file, and what was in it when it could be read last.
-    File(PathBuf, Arc<RwLock<Token>>),
-}
-
-impl TokenSource {
-    /// In this file.
-    pub fn file(path: &Path) -> io::Result<Self> {
-        let token = Token::from_file(path)?;
-        Ok(TokenSource::File(path.to_owned(), Arc::new(RwLock::new(token))))
-    }
-
-    /// Reads it again.
-    pub fn read(&self) -> Token {
-        match self {
-            TokenSource::Fixed(token) => token.clone(),
-            TokenSource::File(path, last) => match Token::from_file(path) {
-                Ok(token) => {
-                    write(last).clone_from(&token);
-                    token
-                }
-                Err(why) => {
-                    warn!("the token stays as it was: {}: {why}", path.display());
-                    read(last).clone()
-                }
-            },
-        }
     }
 }
 
@@ -138,28 +87,6 @@ mod tests {
         std::fs::write(&path, "sesame\r\n").unwrap();
         assert!(Token::from_file(&path).is_ok());
         std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_token_is_what_its_file_holds_now_or_held_last() {
-        let directory = std::env::temp_dir().join(format!("tunnel-agent-token-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        let path = directory.join("token");
-        let shows = |source: &TokenSource, token: &str| {
-            source.read().is_shown_by(&HeaderValue::from_str(&format!("Bearer {token}")).unwrap())
-        };
-        assert!(TokenSource::file(&path).is_err());
-        std::fs::write(&path, "first\n").unwrap();
-        let source = TokenSource::file(&path).unwrap();
-        assert!(shows(&source, "first"));
-        std::fs::write(&path, "second").unwrap();
-        assert!(shows(&source, "second"));
-        for unusable in ["", "two words"] {
-            std::fs::write(&path, unusable).unwrap();
-            assert!(shows(&source, "second"));
-        }
-        std::fs::remove_dir_all(directory).unwrap();
-        assert!(shows(&source, "second"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! | page | contents |
 //! | --- | --- |
 //! | [`options`] | Every option of the two programs. |
-//! | [`local_servers`] | Several local servers, failing ones, and how one is found. |
+//! | [`connecting`] | The way to gateways: proxies, access gateways, certificates. |
+//! | [`local_servers`] | Unix sockets, several local servers, failing ones, and how one is found. |
 //! | [`protection`] | Rules, headers and overload. |
 //! | [`monitoring`] | Health, metrics and logs. |
 //! | [`gateway`] | The reference gateway, proxies and balancers. |
@@ -18,6 +19,7 @@
 macro_rules! pages {
     ($($name:ident $file:literal;)*) => {$(
         #[doc = "[options]: crate::manual::options"]
+        #[doc = "[connecting]: crate::manual::connecting"]
         #[doc = "[local servers]: crate::manual::local_servers"]
         #[doc = "[protection]: crate::manual::protection"]
         #[doc = "[monitoring]: crate::manual::monitoring"]
@@ -31,6 +33,7 @@ macro_rules! pages {
 
 pages! {
     options "options.md";
+    connecting "connecting.md";
     local_servers "local_servers.md";
     protection "protection.md";
     monitoring "monitoring.md";

@@ -1,9 +1,11 @@
 //! From a name to an open socket, with TLS where it is wanted.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use super::Address;
 use super::resolve::Resolver;
 use super::socket::Socket;
 use super::tls::{self, CertificateFlaw, ClientTls};
@@ -14,8 +16,8 @@ use crate::advice::Advice;
 pub enum ConnectError {
     /// The name has no address, or the system did not tell in time.
     Resolve(io::Error),
-    /// No TCP connection to this address, the last that was tried.
-    Tcp(SocketAddr, io::Error),
+    /// No connection to this address, the last that was tried.
+    Connect(Address, io::Error),
     /// The TLS handshake failed.
     Tls(io::Error),
     /// The connection failed as soon as it was open.
@@ -26,6 +28,8 @@ pub enum ConnectError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     Gateway,
+    /// A proxy on the way to a gateway.
+    Proxy,
     LocalServer,
 }
 
@@ -34,7 +38,7 @@ impl ConnectError {
     pub(crate) fn io(&self) -> &io::Error {
         match self {
             ConnectError::Resolve(error)
-            | ConnectError::Tcp(_, error)
+            | ConnectError::Connect(_, error)
             | ConnectError::Tls(error)
             | ConnectError::Socket(error) => error,
         }
@@ -44,19 +48,24 @@ impl ConnectError {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             ConnectError::Resolve(_) => "resolve",
-            ConnectError::Tcp(..) | ConnectError::Socket(_) => "connect",
+            ConnectError::Connect(..) | ConnectError::Socket(_) => "connect",
             ConnectError::Tls(_) => "tls",
         }
     }
 
     /// What an operator might do.
     pub(crate) fn advice(&self, peer: Peer) -> Advice {
+        if peer == Peer::Proxy {
+            return Advice::ProxyAddress;
+        }
         let (at_gateway, at_local_server) = match self {
             ConnectError::Resolve(_) => (Advice::GatewayName, Advice::LocalName),
-            ConnectError::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => {
+            ConnectError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
                 (Advice::GatewayTimeout, Advice::LocalAddress)
             }
-            ConnectError::Tcp(..) | ConnectError::Socket(_) => (Advice::GatewayAddress, Advice::LocalAddress),
+            ConnectError::Connect(..) | ConnectError::Socket(_) => {
+                (Advice::GatewayAddress, Advice::LocalAddress)
+            }
             ConnectError::Tls(error) if tls::is_not_tls(error) => {
                 (Advice::GatewayIsPlain, Advice::LocalIsPlain)
             }
@@ -78,7 +87,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ConnectError::Resolve(error) => write!(f, "its name cannot be resolved: {error}"),
-            ConnectError::Tcp(address, error) => write!(f, "cannot connect to {address}: {error}"),
+            ConnectError::Connect(address, error) => write!(f, "cannot connect to {address}: {error}"),
             ConnectError::Tls(error) => write!(f, "TLS failed: {}", tls::describe(error)),
             ConnectError::Socket(error) => write!(f, "the connection failed at once: {error}"),
         }
@@ -91,29 +100,31 @@ impl std::error::Error for ConnectError {}
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint<'a> {
     pub(crate) resolver: &'a Resolver,
+    /// The host's name, which TLS is to prove.
+    pub(crate) name: &'a str,
     pub(crate) tls: Option<ClientTls>,
     /// The time limit of each step.
     pub(crate) timeout: Duration,
 }
 
 impl Endpoint<'_> {
-    pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+    pub(crate) fn resolve(&self) -> Result<Vec<Address>, ConnectError> {
         self.resolver.look_up(self.timeout).map_err(|error| ConnectError::Resolve(named(error)))
     }
 
-    pub(crate) fn connect(&self, addresses: &[SocketAddr]) -> Result<Socket, ConnectError> {
+    pub(crate) fn connect(&self, addresses: &[Address]) -> Result<Socket, ConnectError> {
         connect(addresses, Instant::now() + self.timeout)
     }
 
     pub(crate) fn start_tls(&self, socket: Socket, tls: &ClientTls) -> Result<Socket, ConnectError> {
-        secure(socket, self.resolver.host(), tls, Instant::now() + self.timeout)
+        secure(socket, self.name, tls, Instant::now() + self.timeout)
     }
 }
 
 /// Connects to the first of these addresses that accepts, with TLS if it is given, and leaves the socket without a
 /// deadline.
 pub(crate) fn open(
-    addresses: &[SocketAddr],
+    addresses: &[Address],
     name: &str,
     tls: Option<&ClientTls>,
     deadline: Instant,
@@ -125,7 +136,8 @@ pub(crate) fn open(
     }
 }
 
-fn secure(
+/// Opens TLS, and leaves the socket without a deadline.
+pub(crate) fn secure(
     mut socket: Socket,
     name: &str,
     tls: &ClientTls,
@@ -138,20 +150,43 @@ fn secure(
 }
 
 /// Tries one address after the other; each gets an equal share of the remaining time.
-fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<Socket, ConnectError> {
+pub(crate) fn connect(addresses: &[Address], deadline: Instant) -> Result<Socket, ConnectError> {
     let mut last = ConnectError::Resolve(io::ErrorKind::NotFound.into());
-    for (index, &address) in addresses.iter().enumerate() {
+    for (index, address) in addresses.iter().enumerate() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let share = remaining / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         if share.is_zero() {
-            return Err(ConnectError::Tcp(address, named(io::ErrorKind::TimedOut.into())));
+            return Err(ConnectError::Connect(address.clone(), named(io::ErrorKind::TimedOut.into())));
         }
-        match TcpStream::connect_timeout(&address, share) {
+        let failed = |error| ConnectError::Connect(address.clone(), named(error));
+        let connected = match address {
+            Address::Tcp(address) => TcpStream::connect_timeout(address, share).map_err(failed),
+            Address::Unix(path) => return connect_unix(path, share).map_err(failed),
+        };
+        match connected {
             Ok(tcp) => return Socket::plain(tcp).map_err(ConnectError::Socket),
-            Err(error) => last = ConnectError::Tcp(address, named(error)),
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+/// The system waits where a server has as many connections as it takes, for as long as a write of the socket may.
+#[cfg(unix)]
+fn connect_unix(path: &Path, limit: Duration) -> io::Result<Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    socket.set_write_timeout(Some(limit))?;
+    socket.connect(&socket2::SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })?;
+    socket.set_write_timeout(None)?;
+    Ok(Socket::unix(socket.into()))
+}
+
+#[cfg(not(unix))]
+fn connect_unix(_: &Path, _: Duration) -> io::Result<Socket> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this system has no Unix sockets"))
 }
 
 /// Says in words that a time limit passed or that the peer closed; other errors keep the system's text.

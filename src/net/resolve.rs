@@ -1,10 +1,12 @@
 //! Names to addresses, with a deadline and without a thread per look-up.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use std::{io, thread};
 
+use super::Address;
 use crate::sync::{lock, wait_timeout_while};
 
 /// Most addresses of one name that are tried.
@@ -13,7 +15,7 @@ pub const ADDRESSES_MAX: usize = 8;
 /// Enough for the system's resolver.
 const STACK: usize = 256 << 10;
 
-/// Resolves one host and port, again and again.
+/// Resolves one host and port, again and again; or a Unix socket, which needs no look-up.
 ///
 /// The system's resolver has no deadline, so a look-up runs in a thread of its own. When it takes longer
 /// than its caller can wait, the next caller waits for the same look-up: there is never more than one
@@ -22,6 +24,7 @@ const STACK: usize = 256 << 10;
 pub struct Resolver {
     host: String,
     port: u16,
+    unix: Option<Arc<Path>>,
     shared: Arc<Lookup>,
 }
 
@@ -34,7 +37,7 @@ struct Lookup {
 #[derive(Debug, Default)]
 struct State {
     /// What was found last.
-    known: Option<Vec<SocketAddr>>,
+    known: Option<Vec<Address>>,
     running: bool,
     /// Why the last look-up found nothing, if it did not.
     failed: Option<(io::ErrorKind, String)>,
@@ -50,7 +53,12 @@ impl Resolver {
     /// For this host, a name or an address (an IPv6 one without its brackets).
     pub fn new(host: &str, port: u16) -> Self {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Resolver { host, port, shared: Arc::default() }
+        Resolver { host, port, unix: None, shared: Arc::default() }
+    }
+
+    /// For a Unix socket, whose server has this name.
+    pub fn unix(path: Arc<Path>, host: &str) -> Self {
+        Resolver { unix: Some(path), ..Resolver::new(host, 0) }
     }
 
     /// The name or address that is resolved.
@@ -58,21 +66,19 @@ impl Resolver {
         &self.host
     }
 
-    /// The port of every address.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     /// The addresses that were found last, or those that a look-up finds within `timeout`.
-    pub fn cached(&self, timeout: Duration) -> io::Result<Vec<SocketAddr>> {
+    pub fn cached(&self, timeout: Duration) -> io::Result<Vec<Address>> {
         let known = self.shared.state().known.clone();
         known.map_or_else(|| self.look_up(timeout), Ok)
     }
 
     /// The addresses that a look-up finds within `timeout`; when it finds none, those that were found last.
-    pub fn look_up(&self, timeout: Duration) -> io::Result<Vec<SocketAddr>> {
+    pub fn look_up(&self, timeout: Duration) -> io::Result<Vec<Address>> {
+        if let Some(path) = &self.unix {
+            return Ok(vec![Address::Unix(path.clone())]);
+        }
         if let Ok(ip) = self.host.parse::<IpAddr>() {
-            return Ok(vec![SocketAddr::new(ip, self.port)]);
+            return Ok(vec![SocketAddr::new(ip, self.port).into()]);
         }
         let mut state = self.shared.state();
         if !state.running {
@@ -92,7 +98,9 @@ impl Resolver {
         let shared = self.shared.clone();
         let target = (self.host.clone(), self.port);
         let look_up = move || {
-            let found = target.to_socket_addrs().map(|all| all.take(ADDRESSES_MAX).collect::<Vec<_>>());
+            let found = target
+                .to_socket_addrs()
+                .map(|all| all.take(ADDRESSES_MAX).map(Address::Tcp).collect::<Vec<_>>());
             let mut state = shared.state();
             state.running = false;
             state.failed = None;
@@ -114,16 +122,18 @@ mod tests {
     #[test]
     fn an_address_needs_no_look_up() {
         let addresses = Resolver::new("127.0.0.1", 80).cached(Duration::ZERO).unwrap();
-        assert_eq!(addresses, ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(addresses, [Address::Tcp("127.0.0.1:80".parse().unwrap())]);
         let addresses = Resolver::new("[::1]", 80).look_up(Duration::ZERO).unwrap();
-        assert_eq!(addresses, ["[::1]:80".parse().unwrap()]);
+        assert_eq!(addresses, [Address::Tcp("[::1]:80".parse().unwrap())]);
     }
 
     #[test]
     fn a_name_is_looked_up_once() {
         let resolver = Resolver::new("localhost", 80);
         let first = resolver.cached(Duration::from_secs(60)).unwrap();
-        assert!(first.iter().all(|address| address.ip().is_loopback()));
+        let is_loopback =
+            |address: &Address| matches!(address, Address::Tcp(address) if address.ip().is_loopback());
+        assert!(first.iter().all(is_loopback));
         assert_eq!(resolver.cached(Duration::ZERO).unwrap(), first);
     }
 }

@@ -30,8 +30,7 @@ use self::detect::is_port_silent;
 pub use self::health::HealthChecks;
 pub(crate) use self::monitor::Monitors;
 use self::origin::{AttemptError, LocalUrl, Timeouts};
-pub(crate) use self::rewrite::{HeaderRewrite, header_name};
-pub use self::rewrite::{InvalidHeader, SetHeader};
+pub(crate) use self::rewrite::HeaderRewrite;
 pub(crate) use self::server::UpstreamServer;
 use self::site::VisitorSite;
 use crate::http1::path::decode;
@@ -164,8 +163,11 @@ impl Upstreams {
     /// The servers on this machine at which nothing listens now.
     pub(crate) fn missing(&self) -> Vec<LocalUrl> {
         let fixed = self.all().filter_map(|upstream| upstream.server());
-        let here = fixed.filter(|server| is_loopback(server.url.host()));
-        here.filter(|server| is_port_silent(server.url.port())).map(|server| server.url.clone()).collect()
+        let is_missing = |url: &LocalUrl| match (url.socket_path(), url.port()) {
+            (Some(path), _) => !path.exists(),
+            (None, port) => is_loopback(url.host()) && port.is_some_and(is_port_silent),
+        };
+        fixed.map(|server| server.url.clone()).filter(is_missing).collect()
     }
 
     /// How each upstream is doing.

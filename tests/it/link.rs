@@ -13,7 +13,7 @@ use crate::support::Program;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tungstenite::Message;
-use tunnel_agent::unversioned::link::{DialError, Dialer};
+use tunnel_agent::unversioned::link::{DialConfig, DialError, Dialer};
 use tunnel_agent::unversioned::net::{ConnectError, Socket, TrustStore, tls};
 use tunnel_agent::{Agent, BackoffConfig, Body, FailureKind, Origin, Request, Service, Timeouts, Trust};
 
@@ -101,8 +101,16 @@ fn greet(socket: Socket) {
 
 fn dial(url: &str, trust: &Trust) -> Result<(), DialError> {
     let tls = TrustStore::open(trust.clone()).unwrap();
-    let mut link =
-        Dialer::new(url.parse().unwrap(), None, Some(tls), crate::support::LIMIT, 1 << 20).dial()?;
+    let config = DialConfig {
+        url: url.parse().unwrap(),
+        proxy: None,
+        token: None,
+        upgrade_headers: None,
+        tls: Some(tls),
+        timeout: crate::support::LIMIT,
+        max_message: 1 << 20,
+    };
+    let mut link = Dialer::new(config).dial()?;
     let first = link.reader.read();
     assert!(matches!(first, Ok(tunnel_agent::unversioned::link::Received::Text(text)) if text == "hello"));
     Ok(())

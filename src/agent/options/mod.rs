@@ -15,8 +15,8 @@ use super::addresses;
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem};
 use crate::guard::{Action, Passwords, Rule};
-use crate::link::token::read_secret;
-use crate::link::{GatewayUrl, Token};
+use crate::link::secret::read_secret;
+use crate::link::{GatewayUrl, Proxies, Token};
 use crate::net::tls::Trust;
 use crate::tunnel_id::TunnelId;
 use crate::upstream::origin::LocalUrl;
@@ -151,6 +151,10 @@ fn gateway_url(text: &str) -> Result<GatewayUrl, String> {
     parsed(&addresses::gateway_url(text))
 }
 
+fn proxies(text: &str) -> Result<Proxies, String> {
+    if text == "none" { Ok(Proxies::none()) } else { parsed(text).map(Proxies::all) }
+}
+
 fn local_url(text: &str) -> Result<LocalUrl, String> {
     parsed(&addresses::local_url(text))
 }
@@ -250,6 +254,7 @@ mod tests {
             let (good, bad) = match option.value {
                 "FILE" => continue,
                 "ID" => ("agent_550e8400-e29b-41d4-a716-446655440000_x", "x"),
+                "URL" if option.name == "proxy" => ("socks5://127.0.0.1:9000", "https://127.0.0.1"),
                 "URL" | "ADDRESS" => ("127.0.0.1:9000", "no address"),
                 "NAME" => ("shop", "a b"),
                 "N" => ("7", "many"),
@@ -266,6 +271,7 @@ mod tests {
                 "RULE" if option.name == "correlation" => ("latest", "x"),
                 "RULE" => ("GET /x", "x"),
                 "" if option.name == "password" => ("user:word", "user"),
+                "" if option.name == "upgrade_headers" => ("X-Access: s3cret", "Host: x"),
                 "" if option.name == "rule" => ("deny /x", "/x"),
                 "" if option.secrecy == Secrecy::Secret => ("s3cret", "two words"),
                 "" => ("true", "yes"),

@@ -4,19 +4,22 @@ use std::path::Path;
 
 use super::{
     AgentOption, accept_any, add_passwords, add_route, add_rule, gateway_url, health_path, local_url, one_of,
-    option, own_text, parsed, push, put, put_some, read_token, switch, token, tunnel_id_in, unreadable,
+    option, own_text, parsed, proxies, push, put, put_some, read_token, switch, token, tunnel_id_in,
+    unreadable,
 };
 use crate::agent::addresses;
-use crate::agent::parts::TokenOption;
+use crate::agent::parts::{TokenOption, UpgradeHeadersOption};
 use crate::agent::values::{count, duration, number, size};
 use crate::guard::{Action, CorsCredentials};
-use crate::link::token::read_secret;
+use crate::http1::header_name;
+use crate::link::UpgradeHeaders;
+use crate::link::secret::{SecretFile, read_secret};
 use crate::net::tls::Trust;
 use crate::session::{Correlation, FailureReply};
-use crate::upstream::{SiteNames, UpstreamAddress, header_name};
+use crate::upstream::{SiteNames, UpstreamAddress};
 
 /// The options, in the order in which a help text lists them.
-pub(crate) static OPTIONS: [AgentOption; 58] = [
+pub(crate) static OPTIONS: [AgentOption; 61] = [
     option(
         "tunnel_id",
         "ID",
@@ -51,6 +54,27 @@ pub(crate) static OPTIONS: [AgentOption; 58] = [
     })
     .secret_file()
     .part_of("token"),
+    option(
+        "upgrade_headers_file",
+        "FILE",
+        "file with headers for an access gateway before the gateway, a line each",
+        |builder, text| {
+            own_text(UpgradeHeaders::from_file(Path::new(text)).map_err(|error| unreadable(text, &error)))?;
+            put_some(&mut builder.upgrade_headers, Ok(UpgradeHeadersOption::File(text.into())))
+        },
+    )
+    .secret_file()
+    .part_of("upgrade_headers"),
+    option("upgrade_headers", "", "such lines themselves", |builder, text| {
+        put_some(&mut builder.upgrade_headers, parsed(text).map(UpgradeHeadersOption::Value))
+    })
+    .secret(),
+    option(
+        "proxy",
+        "URL",
+        "on the way to gateways, http://… or socks5://…; none for none; default HTTPS_PROXY, ALL_PROXY, NO_PROXY",
+        |builder, text| put(&mut builder.proxies, proxies(text)),
+    ),
     option("token", "", "the token itself; never on the command line", |builder, text| {
         put_some(&mut builder.token, token(text).map(TokenOption::Value))
     })

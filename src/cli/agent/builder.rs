@@ -12,7 +12,7 @@ use crate::cli::table::distance;
 use crate::cli::{UsageError, flag};
 use crate::{
     Agent, Builder, ConfigError, ConfigProblem, GatewayUrl, InvalidGatewayUrl, InvalidHeader,
-    InvalidTunnelId, Rule, TunnelName,
+    InvalidTunnelId, Proxies, Rule, TunnelName,
 };
 
 /// What the log is told of a configuration.
@@ -145,6 +145,9 @@ impl TunnelOptions {
         // One of nobody, until it has its own: not two are the same.
         let id = own_id::new_id(name).parse();
         let mut builder = Agent::builder(id.map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?);
+        builder.proxies = Proxies::from_environment().map_err(|(variable, error)| {
+            UsageError(format!("the variable {variable}: {error}; --proxy none dials directly"))
+        })?;
         for given in options.effective() {
             let Some(option) = find(given.opt.name) else { continue };
             builder.set(option.name, &given.text).map_err(|error| {
@@ -152,6 +155,15 @@ impl TunnelOptions {
                 let hint = hint(option.name, &what);
                 options.error(given, what + hint)
             })?;
+        }
+        let is_typed_proxy =
+            |given: &&Given<'_>| given.opt.name == "proxy" && given.from == Provenance::CommandLine;
+        if let Some(given) = options.effective().find(is_typed_proxy)
+            && builder.proxies.have_credentials()
+        {
+            let text = "every user of this machine can read a password there: give the proxy in the variable \
+                        TUNNEL_AGENT_PROXY or in the configuration file";
+            return Err(options.error(given, text));
         }
         let is_of_secret = |given: &&Given<'_>| {
             find(given.opt.name).is_some_and(|option| option.secrecy == Secrecy::SecretFile)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::folders::user_folder;
 use crate::TunnelId;
-use crate::agent::addresses::local_url;
+use crate::agent::addresses::{is_socket, local_url};
 use crate::agent::options::tunnel_id_in;
 use crate::cli::UsageError;
 use crate::protocol::id::{random_uuid, uuid};
@@ -53,7 +53,9 @@ impl KeptAs {
         match self {
             KeptAs::Name(name) => format!("tunnel-id.{name}"),
             KeptAs::Address(address) => {
-                let url = local_url(address).to_ascii_lowercase();
+                let url = local_url(address);
+                // Paths of this machine differ by their capitals.
+                let url = if is_socket(&url) { url.into_owned() } else { url.to_ascii_lowercase() };
                 let here = ["http://127.0.0.1:", "http://localhost:"];
                 let address = here.iter().find_map(|here| url.strip_prefix(here)).unwrap_or(&url);
                 let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');

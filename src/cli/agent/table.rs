@@ -7,7 +7,7 @@ use crate::cli::Opt;
 use crate::cli::table::Occurrence;
 
 /// The variables that are not called as their options; an empty one is none.
-const VARIABLES: [(&str, &str); 14] = [
+const VARIABLES: [(&str, &str); 15] = [
     ("allow", ""),
     ("basic_auth", "BASIC_AUTH_FILE"),
     ("config", "TUNNEL_AGENT_CONFIG"),
@@ -17,6 +17,7 @@ const VARIABLES: [(&str, &str); 14] = [
     ("log_level", "RUST_LOG"),
     ("name", "TUNNEL_NAME"),
     ("password", "BASIC_AUTH"),
+    ("proxy", "TUNNEL_AGENT_PROXY"),
     ("remove_response_header", "REMOVE_RESPONSE_HEADER"),
     ("route", "ROUTES"),
     ("rule", "RULES"),
@@ -25,7 +26,7 @@ const VARIABLES: [(&str, &str); 14] = [
 ];
 
 /// The options that are never typed, or need not be.
-const WITHOUT_FLAG: [&str; 4] = ["admin_token", "password", "rule", "token"];
+const WITHOUT_FLAG: [&str; 5] = ["admin_token", "password", "rule", "token", "upgrade_headers"];
 
 /// The options whose variables hold a value a line.
 const LINES: [&str; 5] = ["open", "password", "rule", "set_header", "set_response_header"];

@@ -8,6 +8,7 @@
 #[cfg(feature = "tls")]
 mod tls;
 
+mod system;
 mod timeouts;
 mod when_full;
 mod write_half;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::system::SystemSocket;
 use self::timeouts::SetTimeout;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
@@ -39,7 +41,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// and drops what is written to it, since the writing half alone decides what goes out.
 #[derive(Debug)]
 pub struct Socket {
-    tcp: Arc<TcpStream>,
+    stream: Arc<SystemSocket>,
     #[cfg(feature = "tls")]
     tls: Option<tls::Reading>,
     write: Option<WriteHalf>,
@@ -69,7 +71,7 @@ impl Traffic {
 /// Ends a connection from any thread: blocked reads and writes return at once, with an error.
 #[derive(Debug, Clone)]
 pub struct Closer {
-    tcp: Arc<TcpStream>,
+    stream: Arc<SystemSocket>,
     /// Set by a local close: an end of file after it is not the peer's.
     closed: Arc<AtomicBool>,
 }
@@ -79,20 +81,20 @@ impl Closer {
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         // An error means that it is closed already.
-        let _ = self.tcp.shutdown(Shutdown::Both);
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Lets blocked and further reads find the end, as if the other side had said its last; it can still be told something.
     pub fn stop_reading(&self) {
-        let _ = self.tcp.shutdown(Shutdown::Read);
+        let _ = self.stream.shutdown(Shutdown::Read);
     }
 
     /// Resets the connection (RST by SO_LINGER 0), which the peer cannot take for a clean end: blocked reads return
     /// at once, and the reset goes out when the last owner of the socket drops it.
     pub fn abort(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        let _ = socket2::SockRef::from(&*self.tcp).set_linger(Some(Duration::ZERO));
-        let _ = self.tcp.shutdown(Shutdown::Read);
+        let _ = self.stream.settings().set_linger(Some(Duration::ZERO));
+        let _ = self.stream.shutdown(Shutdown::Read);
     }
 }
 
@@ -101,18 +103,29 @@ impl Socket {
     pub fn plain(tcp: TcpStream) -> io::Result<Self> {
         // Without it, small frames wait up to 40 ms for an acknowledgement.
         tcp.set_nodelay(true)?;
-        keep_unsent(&tcp, UNSENT_FAST);
-        let tcp = Arc::new(tcp);
+        let socket = Socket::over(SystemSocket::Tcp(tcp));
+        keep_unsent(&socket.stream, UNSENT_FAST);
+        Ok(socket)
+    }
+
+    /// A Unix socket.
+    #[cfg(unix)]
+    pub fn unix(unix: std::os::unix::net::UnixStream) -> Self {
+        Socket::over(SystemSocket::Unix(unix))
+    }
+
+    fn over(stream: SystemSocket) -> Self {
+        let stream = Arc::new(stream);
         let traffic = Arc::<Traffic>::default();
         let write = WriteHalf {
-            tcp: tcp.clone(),
+            stream: stream.clone(),
             traffic: traffic.clone(),
             timeout: SetTimeout::default(),
             #[cfg(feature = "tls")]
             tls: None,
         };
-        Ok(Socket {
-            tcp,
+        Socket {
+            stream,
             #[cfg(feature = "tls")]
             tls: None,
             write: Some(write),
@@ -121,7 +134,7 @@ impl Socket {
             traffic,
             deadline: None,
             read_timeout: SetTimeout::default(),
-        })
+        }
     }
 
     /// Opens TLS as the client of the server with this name, which goes out as SNI and must be in its
@@ -183,7 +196,7 @@ impl Socket {
         if deadline.is_none() {
             self.set_read_timeout(None)?;
             if let Some(write) = &self.write {
-                write.timeout.set(None, |timeout| self.tcp.set_write_timeout(timeout))?;
+                write.timeout.set(None, |timeout| self.stream.set_write_timeout(timeout))?;
             }
         }
         Ok(())
@@ -191,15 +204,15 @@ impl Socket {
 
     /// Lets a read fail when nothing comes for this long, or wait for ever.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.read_timeout.set(timeout, |timeout| self.tcp.set_read_timeout(timeout))
+        self.read_timeout.set(timeout, |timeout| self.stream.set_read_timeout(timeout))
     }
 
     /// Reads what is there. `None` when that is nothing: under TLS there may be bytes on the socket that
     /// hold nothing to read. For one thread that has the whole socket.
     pub fn read_available(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        self.tcp.set_nonblocking(true)?;
+        self.stream.settings().set_nonblocking(true)?;
         let read = self.read(buffer);
-        self.tcp.set_nonblocking(false)?;
+        self.stream.settings().set_nonblocking(false)?;
         match read {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),
             other => other.map(Some),
@@ -214,7 +227,7 @@ impl Socket {
             // One system call instead of three.
             const PEEK_DONT_WAIT: i32 = 0x02 | 0x40;
             let mut byte = [std::mem::MaybeUninit::uninit()];
-            let peeked = socket2::SockRef::from(&*self.tcp).recv_with_flags(&mut byte, PEEK_DONT_WAIT);
+            let peeked = self.stream.settings().recv_with_flags(&mut byte, PEEK_DONT_WAIT);
             return peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         }
         matches!(self.read_available(&mut [0]), Ok(None))
@@ -231,7 +244,11 @@ impl Socket {
     /// Lets the system find out by itself when the other side is gone without a word.
     pub fn keep_alive(&self) -> io::Result<()> {
         let probes = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
-        socket2::SockRef::from(&*self.tcp).set_tcp_keepalive(&probes)
+        match self.stream.tcp() {
+            Some(tcp) => socket2::SockRef::from(tcp).set_tcp_keepalive(&probes),
+            // The system knows it at once.
+            None => Ok(()),
+        }
     }
 
     /// Gives the writing half away. `None` when that has happened already.
@@ -251,12 +268,12 @@ impl Socket {
 
     /// A handle that ends the connection.
     pub fn closer(&self) -> Closer {
-        Closer { tcp: self.tcp.clone(), closed: self.closed.clone() }
+        Closer { stream: self.stream.clone(), closed: self.closed.clone() }
     }
 
     /// Where the other end is.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.tcp.peer_addr()
+        self.stream.peer_addr()
     }
 
     /// Ends the writing direction; reading goes on.
@@ -270,18 +287,18 @@ impl Socket {
         let mut buffer = [0; 16 << 10];
         let mut left = max;
         while left > 0 {
-            match self.read_tcp(&mut buffer) {
+            match self.receive(&mut buffer) {
                 Ok(0) | Err(_) => return,
                 Ok(read) => left = left.saturating_sub(read),
             }
         }
     }
 
-    fn read_tcp(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(deadline) = self.deadline {
-            self.read_timeout.read_until(&self.tcp, deadline)?;
+            self.read_timeout.read_until(&self.stream, deadline)?;
         }
-        let read = retry(|| (&*self.tcp).read(buffer))?;
+        let read = retry(|| (&*self.stream).read(buffer))?;
         match read {
             0 if self.closed.load(Ordering::SeqCst) => return Err(io::ErrorKind::ConnectionAborted.into()),
             0 => {}
@@ -296,11 +313,11 @@ impl Socket {
 
 /// Keeps what the kernel holds back unsent small, so that what is written is on its way, and a write that
 /// waits goes on as soon as the other side reads. Where the system has no such setting, it is as it is.
-fn keep_unsent(tcp: &TcpStream, max: u32) {
+fn keep_unsent(stream: &SystemSocket, max: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(max);
+    let _ = stream.tcp().map(|tcp| socket2::SockRef::from(tcp).set_tcp_notsent_lowat(max));
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = (tcp, max);
+    let _ = (stream, max);
 }
 
 /// Whether [`keep_unsent`] has an effect on this system.
@@ -323,11 +340,11 @@ impl Read for Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(mut tls) = self.tls.take() {
-            let result = tls.read(buffer, |cipher| self.read_tcp(cipher));
+            let result = tls.read(buffer, |cipher| self.receive(cipher));
             self.tls = Some(tls);
             return result;
         }
-        self.read_tcp(buffer)
+        self.receive(buffer)
     }
 }
 
@@ -338,7 +355,7 @@ impl Write for Socket {
             return Ok(bytes.len());
         };
         if let Some(deadline) = self.deadline {
-            write.timeout.write_until(&self.tcp, deadline)?;
+            write.timeout.write_until(&self.stream, deadline)?;
         }
         write.write(bytes)
     }

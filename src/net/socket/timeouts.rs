@@ -1,9 +1,10 @@
 //! The time-outs of a socket, which cost a system call each time they are set.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use super::system::SystemSocket;
 
 /// The value for a time-out that is not known.
 const UNKNOWN: u64 = u64::MAX;
@@ -28,13 +29,13 @@ impl SetTimeout {
     }
 
     /// Lets the next reads of a socket end when this time has come, or somewhat later.
-    pub(super) fn read_until(&self, tcp: &TcpStream, deadline: Instant) -> io::Result<()> {
-        self.set(Some(step(time_left(deadline)?)), |timeout| tcp.set_read_timeout(timeout))
+    pub(super) fn read_until(&self, stream: &SystemSocket, deadline: Instant) -> io::Result<()> {
+        self.set(Some(step(time_left(deadline)?)), |timeout| stream.set_read_timeout(timeout))
     }
 
     /// Lets the next writes of a socket end when this time has come, or somewhat later.
-    pub(super) fn write_until(&self, tcp: &TcpStream, deadline: Instant) -> io::Result<()> {
-        self.set(Some(step(time_left(deadline)?)), |timeout| tcp.set_write_timeout(timeout))
+    pub(super) fn write_until(&self, stream: &SystemSocket, deadline: Instant) -> io::Result<()> {
+        self.set(Some(step(time_left(deadline)?)), |timeout| stream.set_write_timeout(timeout))
     }
 }
 

@@ -1,9 +1,9 @@
 //! TLS between the two halves of a socket: one rustls object, locked only to move bytes in memory.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::system::SystemSocket;
 use super::when_full::WhenFull;
 use crate::sync::lock;
 
@@ -103,13 +103,13 @@ impl Writing {
 
     /// Encrypts under the lock, then sends without it. May take only a part of the bytes. Bytes that
     /// are encrypted are taken, whether or not all of it could be sent at once.
-    pub(super) fn write(&mut self, tcp: &TcpStream, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
-        self.flush(tcp, full)?;
+    pub(super) fn write(&mut self, stream: &SystemSocket, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
+        self.flush(stream, full)?;
         let mut connection = self.tls.lock();
         let taken = connection.writer().write(bytes)?;
         take_cipher(&mut connection, &mut self.cipher)?;
         drop(connection);
-        match self.send(tcp, full) {
+        match self.send(stream, full) {
             // A write that does not wait stalls no time at all.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => self.stalled = full == WhenFull::Wait,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -119,26 +119,26 @@ impl Writing {
     }
 
     /// Sends what an earlier call left.
-    pub(super) fn flush(&mut self, tcp: &TcpStream, full: WhenFull) -> io::Result<()> {
+    pub(super) fn flush(&mut self, stream: &SystemSocket, full: WhenFull) -> io::Result<()> {
         if std::mem::take(&mut self.stalled) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.send(tcp, full)
+        self.send(stream, full)
     }
 
-    pub(super) fn finish(&mut self, tcp: &TcpStream) -> io::Result<()> {
+    pub(super) fn finish(&mut self, stream: &SystemSocket) -> io::Result<()> {
         let mut connection = self.tls.lock();
         connection.send_close_notify();
         take_cipher(&mut connection, &mut self.cipher)?;
         drop(connection);
-        self.send(tcp, WhenFull::Wait)
+        self.send(stream, WhenFull::Wait)
     }
 
     /// Sends the ciphertext that waits. A time-out after some of it went out is `WouldBlock`.
-    fn send(&mut self, tcp: &TcpStream, full: WhenFull) -> io::Result<()> {
+    fn send(&mut self, stream: &SystemSocket, full: WhenFull) -> io::Result<()> {
         let before = self.sent;
         while self.sent < self.cipher.len() {
-            match full.send(tcp, &self.cipher[self.sent..]) {
+            match full.send(stream, &self.cipher[self.sent..]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(sent) => self.sent += sent,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && self.sent > before => {

@@ -1,7 +1,8 @@
 //! Writes that wait for room in the kernel, and writes that do not.
 
 use std::io::{self, Write};
-use std::net::TcpStream;
+
+use super::system::SystemSocket;
 
 /// Whether a write waits when the kernel has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,15 +15,15 @@ pub(super) enum WhenFull {
 
 impl WhenFull {
     /// Writes what the kernel takes. A full socket is [`io::ErrorKind::TimedOut`].
-    pub(super) fn send(self, tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn send(self, stream: &SystemSocket, bytes: &[u8]) -> io::Result<usize> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self == WhenFull::Fail {
             // std has no flags: these are `MSG_DONTWAIT` and `MSG_NOSIGNAL`, the same on every architecture.
             const FLAGS: i32 = 0x40 | 0x4000;
-            return super::retry(|| socket2::SockRef::from(tcp).send_with_flags(bytes, FLAGS));
+            return super::retry(|| stream.settings().send_with_flags(bytes, FLAGS));
         }
-        let mut tcp = tcp;
-        super::retry(|| tcp.write(bytes))
+        let mut stream = stream;
+        super::retry(|| stream.write(bytes))
     }
 }
 

@@ -1,10 +1,11 @@
 //! The writing half of a socket.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::system::SystemSocket;
 use super::timeouts::SetTimeout;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -14,7 +15,7 @@ use super::{Traffic, keep_unsent};
 /// The writing half of a [`Socket`](super::Socket).
 #[derive(Debug)]
 pub struct WriteHalf {
-    pub(super) tcp: Arc<TcpStream>,
+    pub(super) stream: Arc<SystemSocket>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) timeout: SetTimeout,
     #[cfg(feature = "tls")]
@@ -26,28 +27,28 @@ impl WriteHalf {
     pub fn finish(&mut self) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            tls.finish(&self.tcp)?;
+            tls.finish(&self.stream)?;
         }
-        self.tcp.shutdown(Shutdown::Write)
+        self.stream.shutdown(Shutdown::Write)
     }
 
     /// Keeps what the kernel holds back unsent below so many bytes, where the system has such a setting.
     pub(crate) fn keep_unsent(&self, max: u32) {
-        keep_unsent(&self.tcp, max);
+        keep_unsent(&self.stream, max);
     }
 
     /// Lets the system end the connection when the other side acknowledges nothing of what was sent for this long.
     /// Where it has no such setting, it waits as long as it likes.
     pub fn set_user_timeout(&self, timeout: Duration) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
-        let _ = socket2::SockRef::from(&*self.tcp).set_tcp_user_timeout(Some(timeout));
+        let _ = self.stream.tcp().map(|tcp| socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(timeout)));
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let _ = timeout;
     }
 
     /// Lets a write fail when it makes no progress for this long.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.timeout.set(Some(timeout), |timeout| self.tcp.set_write_timeout(timeout))
+        self.timeout.set(Some(timeout), |timeout| self.stream.set_write_timeout(timeout))
     }
 
     /// Writes all of it, or fails with [`io::ErrorKind::TimedOut`] when it makes no progress.
@@ -91,15 +92,15 @@ impl WriteHalf {
     fn write_when(&mut self, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            return tls.write(&self.tcp, bytes, full).inspect(|written| self.traffic.add(*written));
+            return tls.write(&self.stream, bytes, full).inspect(|written| self.traffic.add(*written));
         }
-        full.send(&self.tcp, bytes).inspect(|written| self.traffic.add(*written))
+        full.send(&self.stream, bytes).inspect(|written| self.traffic.add(*written))
     }
 
     fn flush_when(&mut self, full: WhenFull) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            return tls.flush(&self.tcp, full);
+            return tls.flush(&self.stream, full);
         }
         let _ = full;
         Ok(())

@@ -93,7 +93,7 @@ impl Origin {
         tls: Option<TrustStore>,
         timeouts: Timeouts,
     ) -> Self {
-        let resolver = Resolver::new(local.host(), local.port());
+        let resolver = local.resolver();
         Origin {
             local,
             host,
@@ -179,7 +179,7 @@ impl Origin {
 
     pub(crate) fn endpoint(&self) -> Endpoint<'_> {
         let tls = self.tls.as_ref().map(TrustStore::client);
-        Endpoint { resolver: &self.resolver, tls, timeout: self.timeouts.connect }
+        Endpoint { resolver: &self.resolver, name: self.resolver.host(), tls, timeout: self.timeouts.connect }
     }
 
     /// Closes connections that have been idle for a minute by now. Else they are as further requests come.
@@ -269,10 +269,10 @@ impl Origin {
         }
         let (detail, advice) = (format!("at {} ({error})", self.local), error.advice(Peer::LocalServer));
         let text = match error {
-            ConnectError::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => {
+            ConnectError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
                 format!("no connection within {:?}", self.timeouts.connect)
             }
-            ConnectError::Tcp(_, error) => error.to_string(),
+            ConnectError::Connect(_, error) => error.to_string(),
             ConnectError::Resolve(_) => "its name cannot be resolved".to_owned(),
             ConnectError::Tls(_) => "TLS failed".to_owned(),
             ConnectError::Socket(_) => "the connection failed at once".to_owned(),
@@ -363,6 +363,7 @@ fn authority(uri: &Uri) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Address;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::thread;
@@ -438,9 +439,9 @@ mod tests {
     #[test]
     fn a_machine_without_descriptors_is_not_the_servers_fault() {
         let origin = Origin::new("http://10.0.0.5:8000".parse().unwrap(), None, None, Timeouts::default());
-        let address = "10.0.0.5:8000".parse().unwrap();
+        let address = || Address::Tcp("10.0.0.5:8000".parse().unwrap());
         let unreachable = |error| {
-            let gone = origin.unreachable(ConnectError::Tcp(address, error));
+            let gone = origin.unreachable(ConnectError::Connect(address(), error));
             AttemptError::sent(gone.clone(), &gone)
         };
         let failed = |error| match unreachable(error) {
@@ -459,12 +460,12 @@ mod tests {
     fn visitors_are_told_no_address_and_no_option() {
         let origin =
             Origin::new("https://intern.test:8443".parse().unwrap(), None, None, Timeouts::default());
-        let address = "10.0.0.5:8443".parse().unwrap();
+        let address = || Address::Tcp("10.0.0.5:8443".parse().unwrap());
         let wrong =
             || io::Error::other("certificate not valid for name \"intern.test\" (see --connect-timeout)");
         for error in [
-            ConnectError::Tcp(address, io::ErrorKind::TimedOut.into()),
-            ConnectError::Tcp(address, io::Error::from_raw_os_error(111)),
+            ConnectError::Connect(address(), io::ErrorKind::TimedOut.into()),
+            ConnectError::Connect(address(), io::Error::from_raw_os_error(111)),
             ConnectError::Resolve(wrong()),
             ConnectError::Tls(wrong()),
         ] {

@@ -2,26 +2,40 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use http::Uri;
 use http::uri::{PathAndQuery, Scheme};
 
 use crate::http1::has_host_and_port;
 use crate::http1::path::climbs;
+use crate::net::resolve::Resolver;
 
-/// The local server: `http://` or `https://`, a host, perhaps a port and a base path.
+/// Most bytes of a Unix socket's path: what systems have room for, less the zero behind it.
+const SOCKET_PATH_MAX: usize = 103;
+
+/// The name of the server at a Unix socket, which has none of its own.
+const NAME_AT_SOCKET: &str = "localhost";
+
+/// The local server: `http://` or `https://`, a host, perhaps a port and a base path; or `unix:`, the path of a Unix
+/// socket, at most 103 bytes of it, and perhaps a colon and a base path.
 ///
 /// ```
 /// use tunnel_agent::LocalUrl;
 ///
 /// let local: LocalUrl = "http://127.0.0.1:8000".parse()?;
 /// assert_eq!(local.to_string(), "http://127.0.0.1:8000");
+/// let local: LocalUrl = "unix:/run/app.sock:/base".parse()?;
+/// assert_eq!(local.socket_path(), Some("/run/app.sock".as_ref()));
 /// # Ok::<(), tunnel_agent::InvalidLocalUrl>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalUrl {
     root: Uri,
+    /// The Unix socket at which the server listens, unless it is a port.
+    socket: Option<Arc<Path>>,
     /// Without a slash at its end; empty when there is none.
     base_path: String,
 }
@@ -31,8 +45,10 @@ pub struct LocalUrl {
 pub enum InvalidLocalUrl {
     /// It is no URL with a host and a valid port.
     Syntax,
-    /// It does not begin with `http://` or `https://`.
+    /// It does not begin with `http://`, `https://` or `unix:`.
     Scheme,
+    /// The path of its Unix socket does not begin with a slash, is a folder's, or is longer than systems allow.
+    Socket,
     /// It holds a user name or password: the agent adds nothing to what clients send.
     UserInfo,
     /// It holds a query, which could not be joined with a request's own.
@@ -48,7 +64,12 @@ impl fmt::Display for InvalidLocalUrl {
                 "not a URL with a valid host and port; expected something like http://127.0.0.1:8000"
             }
             InvalidLocalUrl::Scheme => {
-                "it does not begin with http:// or https://; expected something like http://127.0.0.1:8000"
+                "it does not begin with http://, https:// or unix:; expected something like http://127.0.0.1:8000 or \
+                 unix:/run/app.sock"
+            }
+            InvalidLocalUrl::Socket => {
+                "the path of a Unix socket begins with a slash and has 103 bytes at most; expected something like \
+                 unix:/run/app.sock, or unix:/run/app.sock:/base with a base path"
             }
             InvalidLocalUrl::UserInfo => "it holds a user name, which would not be sent",
             InvalidLocalUrl::Query => "it holds a query, which would not be sent",
@@ -63,6 +84,11 @@ impl FromStr for LocalUrl {
     type Err = InvalidLocalUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidLocalUrl> {
+        if let Some((scheme, rest)) = text.split_once(':')
+            && scheme.eq_ignore_ascii_case("unix")
+        {
+            return LocalUrl::at_socket(rest);
+        }
         let uri: Uri = text.parse().map_err(|_| InvalidLocalUrl::Syntax)?;
         let scheme = uri.scheme().ok_or(InvalidLocalUrl::Scheme)?;
         if *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS {
@@ -82,18 +108,55 @@ impl FromStr for LocalUrl {
         }
         let base_path = uri.path().trim_end_matches('/').to_owned();
         let root = format!("{scheme}://{}/", super::authority(&uri));
-        Ok(LocalUrl { root: root.parse().map_err(|_| InvalidLocalUrl::Syntax)?, base_path })
+        Ok(LocalUrl { root: root.parse().map_err(|_| InvalidLocalUrl::Syntax)?, socket: None, base_path })
     }
 }
 
 impl fmt::Display for LocalUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_secure() { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", super::authority(&self.root), self.base_path)
+        let (scheme, base_path) = (self.scheme(), &self.base_path);
+        match &self.socket {
+            Some(path) if base_path.is_empty() => write!(f, "unix:{}", path.display()),
+            Some(path) => write!(f, "unix:{}:{base_path}", path.display()),
+            None => write!(f, "{scheme}://{}{base_path}", super::authority(&self.root)),
+        }
     }
 }
 
 impl LocalUrl {
+    /// The URL behind `unix:`.
+    fn at_socket(text: &str) -> Result<Self, InvalidLocalUrl> {
+        // `unix:///run/app.sock` is meant as well.
+        let text = text.strip_prefix("//").unwrap_or(text);
+        let (path, base_path) = match text.find(":/") {
+            Some(at) => (&text[..at], &text[at + 1..]),
+            None => (text, ""),
+        };
+        if !path.starts_with('/')
+            || path.ends_with('/')
+            || path.contains('\0')
+            || path.len() > SOCKET_PATH_MAX
+        {
+            return Err(InvalidLocalUrl::Socket);
+        }
+        // The base path is judged as one of a URL.
+        let url: LocalUrl = format!("http://{NAME_AT_SOCKET}{base_path}").parse()?;
+        Ok(LocalUrl { socket: Some(Path::new(path).into()), ..url })
+    }
+
+    /// The path of the Unix socket at which the server listens, if it is one.
+    pub fn socket_path(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// Finds the server's address.
+    pub(super) fn resolver(&self) -> Resolver {
+        match &self.socket {
+            Some(path) => Resolver::unix(path.clone(), NAME_AT_SOCKET),
+            None => Resolver::new(self.host(), self.port().unwrap_or_default()),
+        }
+    }
+
     /// Host and port as they were given: the `Host` header of a request that has none.
     pub(in crate::upstream) fn authority(&self) -> &str {
         super::authority(&self.root)
@@ -108,14 +171,15 @@ impl LocalUrl {
         self.root.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// The host, an IPv6 address in its brackets.
+    /// The host, an IPv6 address in its brackets; `localhost` at a Unix socket.
     pub fn host(&self) -> &str {
         self.root.host().unwrap_or_default()
     }
 
-    /// The port: the URL's, else 80 or 443.
-    pub fn port(&self) -> u16 {
-        self.root.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
+    /// The port: the URL's, else 80 or 443. A Unix socket has none.
+    pub fn port(&self) -> Option<u16> {
+        let port = self.root.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 });
+        self.socket.is_none().then_some(port)
     }
 
     /// The URL of a request's target on this server. Nothing in the target can change the server, or leave
@@ -166,6 +230,13 @@ mod tests {
             ("http://localhost/#x", InvalidLocalUrl::Fragment),
             ("http://me:secret@localhost", InvalidLocalUrl::UserInfo),
             ("http://localhost/?a=b", InvalidLocalUrl::Query),
+            ("unix:", InvalidLocalUrl::Socket),
+            ("unix:app.sock", InvalidLocalUrl::Socket),
+            ("unix:/", InvalidLocalUrl::Socket),
+            ("unix:/run/", InvalidLocalUrl::Socket),
+            ("unix:/run/app.sock:/a?b", InvalidLocalUrl::Query),
+            ("unix:/run/app.sock:/a#b", InvalidLocalUrl::Fragment),
+            (&format!("unix:/{}", "x".repeat(SOCKET_PATH_MAX)), InvalidLocalUrl::Socket),
         ] {
             assert_eq!(text.parse::<LocalUrl>(), Err(error), "{text}");
         }
@@ -179,9 +250,28 @@ mod tests {
             ("http://127.0.0.1:8000/app/", "/a?b=c", "http://127.0.0.1:8000/app/a?b=c"),
             ("https://[::1]/app", "/", "https://[::1]/app/"),
             ("http://localhost", "/@evil/../x", "http://localhost/@evil/../x"),
+            ("unix:/run/app.sock", "/a?b=c", "http://localhost/a?b=c"),
+            ("unix:/run/app.sock:/app/", "/a?b=c", "http://localhost/app/a?b=c"),
         ] {
             assert_eq!(local(url).join(&target.parse().unwrap()).unwrap(), joined);
         }
+    }
+
+    #[test]
+    fn a_unix_socket_has_a_path_and_no_port() {
+        for (text, shown, path) in [
+            ("unix:/run/app.sock", "unix:/run/app.sock", "/run/app.sock"),
+            ("unix:///run/app.sock", "unix:/run/app.sock", "/run/app.sock"),
+            ("UNIX:/run/app.sock:/", "unix:/run/app.sock", "/run/app.sock"),
+            ("unix:/run/a:b.sock:/app/", "unix:/run/a:b.sock:/app", "/run/a:b.sock"),
+        ] {
+            let url = local(text);
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(local(shown), url);
+            assert_eq!(url.socket_path(), Some(Path::new(path)));
+            assert_eq!((url.host(), url.port(), url.is_secure()), ("localhost", None, false));
+        }
+        assert_eq!(local("http://localhost").socket_path(), None);
     }
 
     #[test]

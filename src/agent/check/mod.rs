@@ -1,25 +1,20 @@
 //! A rehearsal: each step towards a gateway and a local server by itself.
 
-use std::net::{SocketAddr, TcpListener};
+mod reach;
+
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
-#[cfg(feature = "tls")]
-use time::OffsetDateTime;
-
+use self::reach::reach;
 use super::Agent;
 use super::tunnel::TunnelSettings;
 use crate::advice::Advice;
 use crate::clock::after;
 use crate::link::{Dialer, Link};
 use crate::metrics::Metrics;
-use crate::net::Socket;
-#[cfg(feature = "tls")]
-use crate::net::certificate::Certificate;
-use crate::net::connect::{Endpoint, Peer};
-use crate::net::tls::{self, Trust};
 use crate::protocol::TunnelUrl;
 use crate::service::FailureKind;
 use crate::session::{
@@ -37,10 +32,6 @@ const PING_AFTER: Duration = Duration::from_millis(250);
 
 /// Between two looks for the pong.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// A certificate that expires within these many days is pointed out.
-#[cfg(feature = "tls")]
-const DAYS_MIN: i64 = 14;
 
 /// The reason with which the session is closed.
 const DONE: &str = "the check is over";
@@ -144,7 +135,7 @@ impl TunnelCheck<'_> {
     fn check_gateway(&self, dialer: &Dialer, queue: WorkQueue, log: &mut CheckLog<'_>) {
         log.towards = format!("gateway {}", dialer.url());
         let steps = ["WebSocket upgrade", "handshake", "ping"];
-        let Some(socket) = reach(&dialer.endpoint(), Peer::Gateway, log) else {
+        let Some(socket) = reach(&dialer.endpoint(), Some(dialer), log) else {
             return log.skip(&steps, "there is no connection", None);
         };
         match dialer.upgrade(socket, Instant::now() + dialer.endpoint().timeout) {
@@ -240,7 +231,7 @@ fn check_local(server: Option<Arc<UpstreamServer>>, log: &mut CheckLog<'_>) {
     };
     log.towards = format!("local server {}", server.url);
     // The connection is closed again: some servers take one at a time.
-    if reach(&server.origin.endpoint(), Peer::LocalServer, log).is_none() {
+    if reach(&server.origin.endpoint(), None, log).is_none() {
         log.skip(&["HTTP"], "there is no connection", None);
         return match server.checks {
             Some(_) => log.skip(&["health path"], "there is no connection", None),
@@ -274,76 +265,6 @@ fn wait_for_end(end: &mpsc::Receiver<SessionEnd>) -> Result<(), (String, Option<
             Err((format!("the session ended at once: {end}"), advice))
         }
     }
-}
-
-/// From a name to an open connection, with TLS where the URL asks for it.
-fn reach(endpoint: &Endpoint<'_>, peer: Peer, log: &mut CheckLog<'_>) -> Option<Socket> {
-    let steps = ["name resolution", "TCP", "TLS"];
-    let addresses = match endpoint.resolve() {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            log.fail(steps[0], error.to_string(), Some(error.advice(peer)));
-            log.skip(&steps[1..], "there is no address", None);
-            return None;
-        }
-    };
-    let list: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    log.pass(steps[0], format!("{} is {}", endpoint.resolver.host(), list.join(", ")));
-    let start = Instant::now();
-    let socket = match endpoint.connect(&addresses) {
-        Ok(socket) => socket,
-        Err(error) => {
-            log.fail(steps[1], error.to_string(), Some(error.advice(peer)));
-            log.skip(&steps[2..], "there is no connection", None);
-            return None;
-        }
-    };
-    let time = start.elapsed().as_secs_f64() * 1e3;
-    let address = socket.peer().map_or_else(|_| String::new(), |address| format!("{address} "));
-    log.pass(steps[1], format!("{address}answers within {time:.1} ms"));
-    let Some(tls) = &endpoint.tls else {
-        log.skip(&steps[2..], "the URL asks for none", None);
-        return Some(socket);
-    };
-    match endpoint.start_tls(socket, tls) {
-        Ok(socket) => {
-            log.pass(steps[2], certificate_of(&socket).unwrap_or_else(|| "established".to_owned()));
-            Some(socket)
-        }
-        Err(error) => {
-            let certificate = unverified(endpoint, &addresses).map(|text| format!("; {text}"));
-            let text = format!("{error}{}", certificate.unwrap_or_default());
-            log.fail(steps[2], text, Some(error.advice(peer)));
-            None
-        }
-    }
-}
-
-#[cfg(feature = "tls")]
-fn certificate_of(socket: &Socket) -> Option<String> {
-    let certificate = Certificate::parse(&socket.certificate()?)?;
-    let now = OffsetDateTime::now_utc();
-    let days = certificate.days_until_expiry(now);
-    let soon = if certificate.has_expired(now) {
-        " (expired)".to_owned()
-    } else if days < DAYS_MIN {
-        format!(" (expires within {days} days)")
-    } else {
-        String::new()
-    };
-    Some(format!("certificate of {certificate}{soon}"))
-}
-
-#[cfg(not(feature = "tls"))]
-fn certificate_of(_: &Socket) -> Option<String> {
-    None
-}
-
-/// The certificate of a server that is not trusted. Nothing is sent to it.
-fn unverified(endpoint: &Endpoint<'_>, addresses: &[SocketAddr]) -> Option<String> {
-    let any = tls::client(&Trust::AcceptAnyCertificate).ok()?;
-    let socket = endpoint.connect(addresses).ok()?;
-    certificate_of(&endpoint.start_tls(socket, &any).ok()?)
 }
 
 /// Reports steps.
