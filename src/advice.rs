@@ -13,8 +13,10 @@
 pub(crate) enum Advice {
     AdminAddress,
     AgentToken,
+    AgentsElsewhere,
     CertificateDates,
     ClaimedProxy,
+    ClientCertificate,
     EnvelopedBody,
     GatewayAddress,
     GatewayAuthority,
@@ -58,11 +60,13 @@ pub(crate) enum Advice {
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 42] = [
+    pub(crate) const ALL: [Advice; 44] = [
         Advice::AdminAddress,
         Advice::AgentToken,
+        Advice::AgentsElsewhere,
         Advice::CertificateDates,
         Advice::ClaimedProxy,
+        Advice::ClientCertificate,
         Advice::EnvelopedBody,
         Advice::GatewayAddress,
         Advice::GatewayAuthority,
@@ -108,8 +112,10 @@ impl Advice {
         match self {
             Advice::AdminAddress => "admin_address",
             Advice::AgentToken => "agent_token",
+            Advice::AgentsElsewhere => "agents_elsewhere",
             Advice::CertificateDates => "certificate_dates",
             Advice::ClaimedProxy => "claimed_proxy",
+            Advice::ClientCertificate => "client_certificate",
             Advice::EnvelopedBody => "enveloped_body",
             Advice::GatewayAddress => "gateway_address",
             Advice::GatewayAuthority => "gateway_authority",

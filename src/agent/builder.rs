@@ -12,7 +12,7 @@ use crate::backoff::BackoffConfig;
 use crate::guard::{AddressRules, AllowedOrigin, CorsCredentials, Passwords, Pattern, Rate, Rules};
 use crate::link::{GatewayUrl, Proxies, Token};
 use crate::net::network::Network;
-use crate::net::tls::Trust;
+use crate::net::tls::{ClientIdentity, Trust};
 use crate::protocol::TunnelName;
 use crate::session::{Correlation, FailureReply, Heartbeat};
 use crate::tunnel_id::TunnelId;
@@ -32,6 +32,7 @@ pub struct Builder {
     pub(super) upgrade_headers: Option<UpgradeHeadersOption>,
     pub(crate) proxies: Proxies,
     pub(super) gateway_trust: Trust,
+    pub(super) client_identity: Option<ClientIdentity>,
     pub(super) answerer: Answerer,
     pub(super) rewrite: HeaderRewrite,
     pub(super) response_rewrite: HeaderRewrite,
@@ -91,6 +92,7 @@ impl Builder {
             upgrade_headers: None,
             proxies: Proxies::none(),
             gateway_trust: Trust::System,
+            client_identity: None,
             host_header: None,
             local_trust: Trust::System,
             addresses: AddressRules::default(),

@@ -7,7 +7,7 @@ use super::builder::Builder;
 use super::parts::{TokenOption, UpgradeHeadersOption};
 use crate::backoff::BackoffConfig;
 use crate::link::{GatewayUrl, Proxies, Token, UpgradeHeaders};
-use crate::net::tls::Trust;
+use crate::net::tls::{ClientIdentity, Trust};
 use crate::protocol::TunnelName;
 use crate::session::{Correlation, Heartbeat};
 
@@ -78,6 +78,14 @@ impl Builder {
     /// The certificate authorities that are trusted for the gateway. Default: [`Trust::System`].
     pub fn gateway_trust(mut self, trust: Trust) -> Self {
         self.gateway_trust = trust;
+        self
+    }
+
+    /// The certificate with which the agent proves to `wss://` gateways who it is, where they ask for one: PEM files of the
+    /// chain and of the private key. Both are read before each dial, so that they can be renewed while the agent runs.
+    /// Default: none.
+    pub fn client_certificate(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.client_identity = Some(ClientIdentity { certificates: certificates.into(), key: key.into() });
         self
     }
 

@@ -1,5 +1,6 @@
 //! From what was given to what is valid: the configuration is checked, and the files that it names are read.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::guard::{Bucket, Cors, Gate, PasswordGuard, VisitorRules};
 use crate::link::{DialConfig, Dialer, GatewayUrl};
 use crate::net::TrustStore;
 use crate::net::local::is_this_machine;
-use crate::net::tls::Trust;
+use crate::net::tls::{TlsError, Trust};
 use crate::pool::{PoolLimits, warm_threads};
 use crate::protocol::random_uuid;
 use crate::service::Service;
@@ -91,7 +92,7 @@ impl Builder {
         let local_tls = self
             .named_servers()
             .any(LocalUrl::is_secure)
-            .then(|| TrustStore::open(self.local_trust.clone()))
+            .then(|| TrustStore::open(self.local_trust.clone(), None))
             .transpose()
             .map_err(|error| ConfigError::new("local_trust", ConfigProblem::Tls(error)))?;
         let same = previous.filter(|previous| previous.source.has_local_side_of(&self));
@@ -143,9 +144,9 @@ impl Builder {
             .gateways
             .iter()
             .any(GatewayUrl::is_secure)
-            .then(|| TrustStore::open(self.gateway_trust.clone()))
+            .then(|| TrustStore::open(self.gateway_trust.clone(), self.client_identity.clone()))
             .transpose()
-            .map_err(|error| ConfigError::new("gateway_trust", ConfigProblem::Tls(error)))?;
+            .map_err(|error| ConfigError::new(self.option_of(&error), ConfigProblem::Tls(error)))?;
         let token = self.token.as_ref().map(|token| token.open("token_file")).transpose()?;
         let upgrade_headers =
             self.upgrade_headers.as_ref().map(|headers| headers.open("upgrade_headers_file"));
@@ -162,6 +163,18 @@ impl Builder {
             })
         };
         Ok(self.gateways.iter().map(dial).collect())
+    }
+
+    /// The option that an error of TLS with gateways is about.
+    fn option_of(&self, error: &TlsError) -> &'static str {
+        let is = |file: &Path| matches!(error, TlsError::File { path, .. } if path == file);
+        match &self.client_identity {
+            Some(identity) if is(&identity.key) => "client_key",
+            Some(identity) if is(&identity.certificates) || matches!(error, TlsError::Identity(_)) => {
+                "client_cert"
+            }
+            _ => "gateway_trust",
+        }
     }
 
     /// Ports of this machine that are the tunnel's own.
@@ -292,6 +305,7 @@ impl Builder {
             (self.tunnel_id.purpose().contains('_'), ConfigWarning::PurposeWithUnderscore),
             (accepts_any(&self.gateway_trust) && gateway, ConfigWarning::GatewayNotVerified),
             (names_file(&self.gateway_trust) && !gateway, ConfigWarning::GatewayAuthorityUnused),
+            (self.client_identity.is_some() && !gateway, ConfigWarning::ClientCertificateUnused),
             (accepts_any(&self.local_trust) && local, ConfigWarning::LocalNotVerified),
             (names_file(&self.local_trust) && !local, ConfigWarning::LocalAuthorityUnused),
         ];

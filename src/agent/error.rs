@@ -113,6 +113,7 @@ pub(crate) enum ConfigWarning {
     PurposeWithUnderscore,
     GatewayNotVerified,
     GatewayAuthorityUnused,
+    ClientCertificateUnused,
     LocalNotVerified,
     LocalAuthorityUnused,
 }
@@ -128,6 +129,9 @@ impl fmt::Display for ConfigWarning {
             }
             ConfigWarning::GatewayAuthorityUnused => {
                 "the certificate authorities for gateways have no effect: no gateway is wss://"
+            }
+            ConfigWarning::ClientCertificateUnused => {
+                "the client certificate has no effect: no gateway is wss://"
             }
             ConfigWarning::LocalNotVerified => "the local server's certificate is not verified",
             ConfigWarning::LocalAuthorityUnused => {

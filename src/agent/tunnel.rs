@@ -69,7 +69,9 @@ impl TunnelSettings {
 
     /// Whether a session that began with these settings may go on with the other ones.
     pub(super) fn keeps_sessions_of(&self, previous: &TunnelSettings) -> bool {
-        self.session == previous.session && self.source.gateway_trust == previous.source.gateway_trust
+        self.session == previous.session
+            && self.source.gateway_trust == previous.source.gateway_trust
+            && self.source.client_identity == previous.source.client_identity
     }
 
     pub(super) fn keeps_service_of(&self, previous: &TunnelSettings) -> bool {

@@ -121,6 +121,18 @@ impl Builder {
                 ConfigProblem::Needs("host_header"),
             ),
             (
+                self.client_identity.as_ref().is_some_and(|identity| identity.key.as_os_str().is_empty()),
+                "client_cert",
+                ConfigProblem::Needs("client_key"),
+            ),
+            (
+                self.client_identity
+                    .as_ref()
+                    .is_some_and(|identity| identity.certificates.as_os_str().is_empty()),
+                "client_key",
+                ConfigProblem::Needs("client_cert"),
+            ),
+            (
                 self.cors.is_none() && self.cors_credentials == CorsCredentials::Allow,
                 "cors_credentials",
                 ConfigProblem::Needs("cors"),

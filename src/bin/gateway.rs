@@ -26,11 +26,10 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: GatewaySettings) -> ExitCode {
-    let listen = settings.listen;
     let gateway = match settings.gateway.bind() {
         Ok(gateway) => gateway,
         Err(error) => {
-            error!("cannot listen on {listen}: {error}; choose another address with --listen");
+            error!("cannot listen on {error}; choose another address with --listen or --listen-agents");
             return ExitCode::FAILURE;
         }
     };

@@ -34,8 +34,12 @@ pub(super) fn words(advice: Advice) -> &'static str {
     match advice {
         Advice::AdminAddress => "choose another address for --admin",
         Advice::AgentToken => "check the token (--token-file or TOKEN)",
+        Advice::AgentsElsewhere => "agents connect to another port of that gateway: check --gateway",
         Advice::CertificateDates => "renew the certificate, or set this machine's clock",
         Advice::ClaimedProxy => "if that is a proxy of yours, name it with --trusted-proxies",
+        Advice::ClientCertificate => {
+            "the gateway wants a certificate of yours, or another one: see --client-cert and --client-key"
+        }
         Advice::EnvelopedBody => "see --max-body",
         Advice::GatewayAddress => "check --gateway, and that the gateway is running",
         Advice::GatewayAuthority => "check the certificate, or name its authority with --ca-file",

@@ -1,6 +1,5 @@
 //! The command line of the reference gateway.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -22,8 +21,14 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-pub(super) static TABLE: [Opt; 25] = [
+pub(super) static TABLE: [Opt; 27] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
+    opt(
+        "--listen-agents",
+        "LISTEN_AGENTS",
+        "ADDRESS",
+        "another one for agents alone; --listen is the visitors' then; default none",
+    ),
     opt(
         "--token-file",
         "GATEWAY_TOKEN_FILE",
@@ -41,6 +46,12 @@ pub(super) static TABLE: [Opt; 25] = [
     .repeats(),
     opt("--tls-key", "TLS_KEY", "FILE", "PEM file with its private key; repeated, in the same order")
         .repeats(),
+    opt(
+        "--client-ca",
+        "CLIENT_CA",
+        "FILE",
+        "PEM file with the authorities whose certificates agents must show; needs --listen-agents and TLS",
+    ),
     opt(
         "--default-tunnel",
         "GATEWAY_DEFAULT_TUNNEL",
@@ -99,8 +110,6 @@ pub(super) static TABLE: [Opt; 25] = [
 pub struct GatewaySettings {
     /// The gateway to run.
     pub gateway: Gateway,
-    /// The address at which it is to listen.
-    pub listen: SocketAddr,
     /// The form of the log's lines.
     pub log_format: Format,
     /// The value of `RUST_LOG`.
@@ -145,7 +154,7 @@ fn settings(o: &Options<'_>) -> Result<GatewaySettings, UsageError> {
     let gateway =
         builder.build().map_err(|error| o.naming_places(&super::config_error(&error, option_name)))?;
     let notes = o.bare_variables().into_iter().collect();
-    Ok(GatewaySettings { listen: gateway.listen_address(), gateway, log_format, log_level, notes })
+    Ok(GatewaySettings { gateway, log_format, log_level, notes })
 }
 
 /// What an option of the builder is called on the command line.
@@ -172,6 +181,8 @@ fn with<T>(
 /// The options of listening and routing.
 fn visitors(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
     let builder = with(builder, o.value("--listen", addresses::listen)?, GatewayBuilder::listen);
+    let builder =
+        with(builder, o.value("--listen-agents", addresses::listen)?, GatewayBuilder::listen_agents);
     let tunnel: Option<TunnelId> = o.parsed("--default-tunnel")?;
     let builder = with(builder, tunnel, GatewayBuilder::default_tunnel);
     let domain: Option<Domain> = o.parsed("--domain")?;
@@ -207,6 +218,7 @@ fn credentials(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilde
         Some(path) => builder.token_file(path),
         None => builder.token(token),
     });
+    let builder = with(builder, o.text("--client-ca"), GatewayBuilder::client_ca);
     let certificates: Vec<PathBuf> = o.all_parsed("--tls-cert")?;
     let keys: Vec<PathBuf> = o.all_parsed("--tls-key")?;
     if certificates.len() != keys.len() {

@@ -8,6 +8,7 @@ use std::{io, thread};
 
 use log::{debug, warn};
 
+use super::door::Door;
 use super::visitor_connections::VisitorConnection;
 use super::{CLOSE_WAIT, EXHAUSTED_WAIT, GatewayCore, STACK, THREADS_MAX, TLS_TIME, WARN_EVERY, connection};
 use crate::net::Socket;
@@ -49,18 +50,17 @@ impl ConnectionThreads {
 }
 
 /// Ends the acceptor. The system refuses further connections, for a balancer to notice.
-pub(super) fn refuse_more(listener: &TcpListener, gateway: &GatewayCore) {
-    gateway.stopping.store(true, Ordering::SeqCst);
+pub(super) fn refuse_more(listener: &TcpListener) {
     // The acceptor accepts the connections that wait already, and ends: woken by one more.
     if let (Ok(()), Ok(address)) = (listener.set_nonblocking(true), listener.local_addr()) {
         let _ = TcpStream::connect_timeout(&address, CLOSE_WAIT);
     }
 }
 
-pub(super) fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
+pub(super) fn accept(door: Door, listener: &TcpListener, gateway: &Arc<GatewayCore>) {
     let mut warned: Option<Instant> = None;
     loop {
-        let taken = listener.accept().and_then(|(socket, _)| take(socket, gateway));
+        let taken = listener.accept().and_then(|(socket, _)| take(socket, door, gateway));
         let Err(error) = taken else { continue };
         // No connection waits any more.
         if gateway.stopping.load(Ordering::SeqCst) {
@@ -76,7 +76,7 @@ pub(super) fn accept(listener: &TcpListener, gateway: &Arc<GatewayCore>) {
 }
 
 /// Gives a connection a place and a thread, or closes it. An error means that the system gives no more.
-fn take(socket: TcpStream, gateway: &Arc<GatewayCore>) -> io::Result<()> {
+fn take(socket: TcpStream, door: Door, gateway: &Arc<GatewayCore>) -> io::Result<()> {
     let counted = ConnectionThread::count(gateway);
     let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
         warn!("closed a connection, since there is no place for it");
@@ -85,7 +85,8 @@ fn take(socket: TcpStream, gateway: &Arc<GatewayCore>) -> io::Result<()> {
     let thread = thread::Builder::new().name("connection".to_owned()).stack_size(STACK);
     let serve = move || {
         let gateway = &counted.0;
-        let served = open(socket, gateway).and_then(|socket| connection::serve(socket, visitor, gateway));
+        let served =
+            open(socket, door, gateway).and_then(|socket| connection::serve(socket, door, visitor, gateway));
         if let Err(error) = served {
             debug!("connection ended: {error}");
         }
@@ -104,8 +105,8 @@ fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorCon
     Some((socket, visitor))
 }
 
-fn open(mut socket: Socket, gateway: &GatewayCore) -> io::Result<Socket> {
-    let Some(tls) = gateway.settings.credentials.tls() else { return Ok(socket) };
+fn open(mut socket: Socket, door: Door, gateway: &GatewayCore) -> io::Result<Socket> {
+    let Some(tls) = gateway.settings.credentials.tls(door) else { return Ok(socket) };
     socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
     socket.accept_tls(&tls)
 }

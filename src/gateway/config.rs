@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::HeaderName;
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, TlsFiles};
 use super::domain::{Domain, host_name};
 use super::forwarded::{Scheme, TrustedProxies};
 use super::names::{LOCALHOST, NamePolicy};
@@ -39,7 +39,8 @@ pub struct GatewayBuilder {
     listen: SocketAddr,
     token: Option<Token>,
     token_file: Option<PathBuf>,
-    tls_files: Vec<(PathBuf, PathBuf)>,
+    tls_files: TlsFiles,
+    listen_agents: Option<SocketAddr>,
     default_tunnel: Option<TunnelId>,
     domain: Option<Domain>,
     own_hosts: Vec<String>,
@@ -60,6 +61,7 @@ pub struct GatewayBuilder {
 /// A configuration that was checked.
 pub(super) struct GatewayConfig {
     pub(super) listen: SocketAddr,
+    pub(super) listen_agents: Option<SocketAddr>,
     pub(super) credentials: Credentials,
     pub(super) default_tunnel: Option<TunnelId>,
     pub(super) domain: Option<Domain>,
@@ -83,7 +85,7 @@ pub(super) struct GatewayConfig {
 impl GatewayConfig {
     /// The scheme of the gateway's own address.
     pub(super) fn scheme(&self) -> Scheme {
-        if self.credentials.tls().is_some() { Scheme::Https } else { Scheme::Http }
+        if self.credentials.have_tls() { Scheme::Https } else { Scheme::Http }
     }
 }
 
@@ -93,7 +95,8 @@ impl GatewayBuilder {
             listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
             token: None,
             token_file: None,
-            tls_files: Vec::new(),
+            tls_files: TlsFiles::default(),
+            listen_agents: None,
             default_tunnel: None,
             domain: None,
             own_hosts: Vec::new(),
@@ -118,6 +121,20 @@ impl GatewayBuilder {
         self
     }
 
+    /// Another address, at which agents connect and nobody else; the first is the visitors' alone then. Default: none.
+    pub fn listen_agents(mut self, address: SocketAddr) -> Self {
+        self.listen_agents = Some(address);
+        self
+    }
+
+    /// A PEM file of the authorities that certify agents: an agent has to show a certificate of theirs. Needs
+    /// [TLS](Self::tls) and [an address for agents](Self::listen_agents), since on a shared one browsers would be asked for
+    /// certificates. Default: none.
+    pub fn client_ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls_files.client_ca = Some(path.into());
+        self
+    }
+
     /// The token that agents must show. Default: none, and every agent is taken.
     pub fn token(mut self, token: Token) -> Self {
         self.token = Some(token);
@@ -134,7 +151,7 @@ impl GatewayBuilder {
     /// PEM files with a certificate chain and its private key: TLS for agents and visitors. Each call adds a pair; a client
     /// gets the first that has the name which it asks for, else the first. Default: no TLS.
     pub fn tls(mut self, certificates: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.tls_files.push((certificates.into(), key.into()));
+        self.tls_files.certificates.push((certificates.into(), key.into()));
         self
     }
 
@@ -278,6 +295,7 @@ impl GatewayBuilder {
             .map_err(|error| ConfigError::new("tls", ConfigProblem::Tls(error)))?;
         Ok(Gateway(GatewayConfig {
             listen: self.listen,
+            listen_agents: self.listen_agents,
             credentials,
             default_tunnel: self.default_tunnel,
             domain: self.domain,
@@ -330,6 +348,14 @@ impl GatewayBuilder {
         let needing = [(*is_first_come, "first_come"), (*is_only_reserved, "only_names")];
         if let Some((_, option)) = needing.iter().find(|(is_set, _)| *is_set && file.is_none()) {
             return Err(ConfigError::new(option, ConfigProblem::Needs("names")));
+        }
+        let has_ca = self.tls_files.client_ca.is_some();
+        let needed = [
+            (self.listen_agents.is_none(), "listen_agents"),
+            (self.tls_files.certificates.is_empty(), "tls"),
+        ];
+        if let Some((_, option)) = needed.iter().find(|(is_missing, _)| has_ca && *is_missing) {
+            return Err(ConfigError::new("client_ca", ConfigProblem::Needs(option)));
         }
         if self.proxies.networks.is_empty() && !self.proxies.headers.is_empty() {
             return Err(ConfigError::new("trusted_header", ConfigProblem::Needs("trusted_proxies")));

@@ -5,34 +5,30 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, Response, StatusCode, Uri, request};
 use log::warn;
 
 use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
+use super::door::Door;
 use super::forwarded::{self, Arrival};
 use super::names::HostMeaning;
-use super::pages::{self, Page};
-use super::registry::Tunnels;
 use super::responses::{self, Problem};
+use super::routing::{Destination, MAX_FORWARDS, Place, Responder, Target, max_forwards};
 use super::visitor_connections::{Stage, VisitorConnection};
 use super::visitor_request::{VisitorRequest, log_problem};
 use super::{GatewayCore, handshake, stream};
 use crate::advice::Advice;
 use crate::http1::fields::remove_hop_by_hop;
-use crate::http1::{
-    Framing, HEAD_TIME, Head, KEEP_ALIVE, Persistence, RawTarget, RequestError, ServerConnection,
-};
+use crate::http1::{HEAD_TIME, KEEP_ALIVE, Persistence, RawTarget, RequestError, ServerConnection};
 use crate::net::Socket;
 use crate::net::network::counted_as;
 use crate::protocol::X_TUNNEL_ID;
-use crate::tunnel_id::TunnelId;
-
-const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
 
 /// Serves one connection to its end.
 pub(super) fn serve(
     socket: Socket,
+    door: Door,
     visitor: VisitorConnection,
     gateway: &Arc<GatewayCore>,
 ) -> io::Result<()> {
@@ -55,11 +51,20 @@ pub(super) fn serve(
         // At a tunnel's own host every path is its application's; but no application is shown the gateway's token.
         let is_tunnels =
             matches!(meaning, HostMeaning::Tunnel(_)) && !gateway.settings.credentials.are_shown_by(headers);
-        if !has_tunnel_id && !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path) {
+        let is_agent =
+            !has_tunnel_id && !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path);
+        if is_agent && door != Door::Visitors {
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
         let (arrival, visitor, host) = (&arrival, &visitor, &meaning);
         let request = VisitorRequest { head: &head, arrival, host, visitor, gateway };
+        if is_agent || door == Door::Agents {
+            let response = match is_agent {
+                true => request.problem(Problem::agents_elsewhere()),
+                false => request.misdirected(),
+            };
+            return end_with(connection, response, visitor);
+        }
         let has_place = visitor.settle() && request.count_visitor();
         if has_place {
             visitor.enter(Stage::Received);
@@ -79,40 +84,6 @@ pub(super) fn serve(
     }
 }
 
-/// What answers a request.
-enum Responder {
-    Gateway(Response<Vec<u8>>),
-    Agent(Destination),
-}
-
-/// Where a request goes.
-struct Destination {
-    agent: Arc<AgentSession>,
-    target: Target,
-}
-
-/// The target with which a request goes to the agent.
-enum Target {
-    /// As it came.
-    Same,
-    /// The root.
-    Root,
-}
-
-/// Whether a visitor has a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Taken,
-    Missing,
-}
-
-impl From<bool> for Place {
-    /// `true` is [`Taken`](Place::Taken).
-    fn from(has_place: bool) -> Self {
-        if has_place { Place::Taken } else { Place::Missing }
-    }
-}
-
 impl VisitorRequest<'_> {
     /// Counts a request that came through a trusted proxy for the address of its visitor. False when that address has as
     /// many as it may have.
@@ -124,32 +95,6 @@ impl VisitorRequest<'_> {
         let address = proxies.visitor(self.head.request.headers(), self.arrival.peer);
         let is_free = address.is_loopback() || proxies.trusts(address);
         self.visitor.count_as((!is_free).then(|| counted_as(address)))
-    }
-
-    fn route(&self, place: Place) -> Responder {
-        let page = match self.host {
-            HostMeaning::Tunnel(_) => None,
-            HostMeaning::Gateway | HostMeaning::Absent => pages::page(self.head, &self.gateway.settings),
-        };
-        let target = match page {
-            Some(Page::Forward) => Target::Root,
-            Some(page) => return Responder::Gateway(pages::answer(page, self)),
-            None => Target::Same,
-        };
-        let here = |problem: Problem| Responder::Gateway(self.problem(problem));
-        if place == Place::Missing {
-            return here(Problem::unavailable(
-                "no_place",
-                "the gateway has as many visitors as it takes, or as many of yours; try again",
-            ));
-        }
-        if let Some(response) = ended_here(self.head) {
-            return response.map_or_else(here, Responder::Gateway);
-        }
-        match find_agent(self) {
-            Ok(agent) => Responder::Agent(Destination { agent, target }),
-            Err(problem) => here(problem),
-        }
     }
 
     /// Forwards the request. Gives the connection back when it can take another one.
@@ -299,91 +244,6 @@ fn end_with(
     connection.respond(None, response)?;
     connection.linger();
     Ok(())
-}
-
-/// The agent that a request goes to. A gateway that has just started waits for one.
-fn find_agent(request: &VisitorRequest<'_>) -> Result<Arc<AgentSession>, Problem> {
-    let (gateway, headers) = (request.gateway, request.head.request.headers());
-    let (named, host) = (headers.get(X_TUNNEL_ID), headers.get(header::HOST));
-    let until = gateway.started + gateway.settings.hold;
-    let mut meaning = request.host.clone();
-    loop {
-        let changes = gateway.agents.changes();
-        let is_absent = named.is_none() && meaning == HostMeaning::Absent;
-        let wanted = if is_absent { None } else { wanted_tunnel(named, &meaning, gateway)? };
-        if let Some(agent) = wanted.as_ref().and_then(|id| gateway.agents.choose(id, &[])) {
-            return Ok(agent);
-        }
-        let has_come = match is_absent {
-            true => gateway.agents.wait_for_change(changes, until),
-            false => gateway.agents.wait_for(wanted.as_ref(), until),
-        };
-        if !has_come {
-            let text = match named.is_some() || meaning != HostMeaning::Gateway {
-                true => "no agent of this tunnel is connected",
-                false => "no agent is connected",
-            };
-            return Err(Problem::unavailable("no_agent", text));
-        }
-        // The tunnel of a request depends on the connected agents, but where its ID is named.
-        meaning = host.map_or(HostMeaning::Gateway, |host| gateway.names.meaning(host));
-    }
-}
-
-/// The tunnel that a request is for, if there is one.
-fn wanted_tunnel(
-    named: Option<&HeaderValue>,
-    host: &HostMeaning,
-    gateway: &GatewayCore,
-) -> Result<Option<TunnelId>, Problem> {
-    if let Some(value) = named {
-        let id = value.to_str().ok().and_then(|value| value.parse().ok());
-        let problem =
-            || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
-        return id.map(Some).ok_or_else(problem);
-    }
-    let at_host = if let HostMeaning::Tunnel(id) = host { Some(id) } else { None };
-    if let Some(id) = at_host.or(gateway.settings.default_tunnel.as_ref()) {
-        return Ok(Some(id.clone()));
-    }
-    match gateway.agents.tunnels() {
-        Tunnels::One(id) => Ok(Some(id)),
-        Tunnels::None => Ok(None),
-        Tunnels::Several => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "which_tunnel",
-            "there are several tunnels here, and none of them has the request's host name, or is named by X-Tunnel-Id",
-        )),
-    }
-}
-
-/// The response to a request that may go no further (RFC 9110 §7.6.2), or that has content it must not have (§9.3.8).
-fn ended_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
-    let method = head.request.method();
-    if *method == Method::TRACE && head.framing != Framing::Length(0) {
-        let text = "a TRACE request has no content";
-        return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
-    }
-    let is_last = head.request.headers().get(MAX_FORWARDS).and_then(max_forwards) == Some(0);
-    match *method {
-        Method::OPTIONS if is_last => {
-            let mut response = Response::new(Vec::new());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Some(Ok(response))
-        }
-        Method::TRACE if is_last => {
-            let text = "TRACE ends here, and is not answered";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
-            Some(Err(problem
-                .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS"))))
-        }
-        _ => None,
-    }
-}
-
-/// The number in a `Max-Forwards`, if it is one.
-fn max_forwards(value: &HeaderValue) -> Option<u32> {
-    value.to_str().ok()?.parse().ok()
 }
 
 /// Warns once where it seems that a proxy is meant to be trusted.

@@ -6,6 +6,7 @@ use std::sync::{RwLock, RwLockReadGuard};
 use http::header::{AUTHORIZATION, HeaderMap};
 use log::{error, info};
 
+use super::door::Door;
 use crate::link::Token;
 use crate::net::tls::{self, ServerTls, TlsError};
 use crate::sync::{read, write};
@@ -13,23 +14,38 @@ use crate::sync::{read, write};
 /// Both, as they are now.
 pub(super) struct Credentials {
     token_file: Option<PathBuf>,
-    /// The files of certificates, each with its key's.
-    tls_files: Vec<(PathBuf, PathBuf)>,
+    tls_files: TlsFiles,
     current: RwLock<Current>,
+}
+
+/// The files for TLS.
+#[derive(Debug, Default)]
+pub(super) struct TlsFiles {
+    /// Those of certificates, each with its key's.
+    pub(super) certificates: Vec<(PathBuf, PathBuf)>,
+    /// The authorities of agents, who need a certificate then.
+    pub(super) client_ca: Option<PathBuf>,
 }
 
 struct Current {
     token: Option<Token>,
-    tls: Option<ServerTls>,
+    tls: Option<DoorsTls>,
+}
+
+/// What TLS needs at each door.
+#[derive(Clone)]
+struct DoorsTls {
+    visitors: ServerTls,
+    agents: ServerTls,
 }
 
 impl Credentials {
     pub(super) fn new(
         token: Option<Token>,
         token_file: Option<PathBuf>,
-        tls_files: Vec<(PathBuf, PathBuf)>,
+        tls_files: TlsFiles,
     ) -> Result<Self, TlsError> {
-        let tls = server(&tls_files).transpose()?;
+        let tls = tls_files.open().transpose()?;
         Ok(Credentials { token_file, tls_files, current: RwLock::new(Current { token, tls }) })
     }
 
@@ -47,14 +63,27 @@ impl Credentials {
         value.is_some_and(|value| self.current().token.as_ref().is_some_and(|token| token.is_shown_by(value)))
     }
 
-    pub(super) fn tls(&self) -> Option<ServerTls> {
-        self.current().tls.clone()
+    /// Whether agents have to show a certificate.
+    pub(super) fn want_certificates(&self) -> bool {
+        self.tls_files.client_ca.is_some()
+    }
+
+    /// Whether connections are encrypted.
+    pub(super) fn have_tls(&self) -> bool {
+        self.current().tls.is_some()
+    }
+
+    /// What TLS needs at this door, if there is TLS.
+    pub(super) fn tls(&self, door: Door) -> Option<ServerTls> {
+        let current = self.current();
+        let tls = current.tls.as_ref()?;
+        Some(if door == Door::Agents { tls.agents.clone() } else { tls.visitors.clone() })
     }
 
     /// Reads the files again. One that cannot be used changes nothing.
     pub(super) fn reload(&self) {
         let token = self.token_file.as_deref().map(|path| (path, Token::from_file(path)));
-        let tls = server(&self.tls_files);
+        let tls = self.tls_files.open();
         let mut current = write(&self.current);
         match token {
             None => {}
@@ -75,7 +104,13 @@ impl Credentials {
     }
 }
 
-/// TLS with these files, if there are any.
-fn server(files: &[(PathBuf, PathBuf)]) -> Option<Result<ServerTls, TlsError>> {
-    (!files.is_empty()).then(|| tls::server(files))
+impl TlsFiles {
+    /// Reads them, if there are any.
+    fn open(&self) -> Option<Result<DoorsTls, TlsError>> {
+        (!self.certificates.is_empty()).then(|| {
+            let visitors = tls::server(&self.certificates, None)?;
+            let own = self.client_ca.as_deref().map(|ca| tls::server(&self.certificates, Some(ca)));
+            Ok(DoorsTls { agents: own.transpose()?.unwrap_or_else(|| visitors.clone()), visitors })
+        })
+    }
 }

@@ -18,7 +18,7 @@
 //! | thread | started by | what it does |
 //! | --- | --- | --- |
 //! | `gateway` | [`BoundGateway::spawn`] | waits for the shutdown, and stops the others |
-//! | `acceptor` | [`BoundGateway::run`] | accepts connections, and starts a thread for each |
+//! | `acceptor` | [`BoundGateway::run`] | accepts connections at one address, and starts a thread for each |
 //! | `connection` | the acceptor | reads requests and writes their responses; after an agent's upgrade it reads the agent's messages |
 //! | `agent-writer` | an agent's connection | writes what is sent to the agent |
 //! | `visitor` | a connection whose request lasts | reads the rest of the request's body, and notices that the visitor disconnects |
@@ -26,10 +26,12 @@
 //! | module | the question it answers |
 //! | --- | --- |
 //! | `config` | what a gateway can be told, and what that comes to |
-//! | `connection` | which of a visitor's requests the gateway answers, and which an agent |
+//! | `connection` | what happens on a visitor's connection, request by request |
+//! | `routing` | which requests the gateway answers, and which an agent |
 //! | `handshake` | how a connection becomes an agent's session |
 //! | `stream`, `uploader` | how a request and its response pass as a mux stream |
 //! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
+//! | `door` | at which addresses it listens, and who comes in there |
 //! | `domain`, `names`, `reservations`, `cookies` | which host name is which tunnel's, and whose a cookie is |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
@@ -45,6 +47,7 @@ mod config;
 mod connection;
 mod credentials;
 mod domain;
+mod door;
 mod forwarded;
 mod handshake;
 mod names;
@@ -52,6 +55,7 @@ mod pages;
 mod registry;
 mod reservations;
 mod responses;
+mod routing;
 mod shutdown;
 mod stream;
 mod upload_path;
@@ -73,6 +77,7 @@ use self::budget::BodyBudget;
 use self::config::GatewayConfig;
 pub use self::config::{GatewayBuilder, OwnPaths};
 pub use self::domain::{Domain, InvalidDomain};
+use self::door::{Addresses, Door, Listeners};
 use self::forwarded::Scheme;
 use self::names::Names;
 use self::registry::Registry;
@@ -115,8 +120,7 @@ pub struct Gateway(GatewayConfig);
 /// A gateway that listens, and accepts no connection yet.
 pub struct BoundGateway {
     core: Arc<GatewayCore>,
-    listener: TcpListener,
-    address: SocketAddr,
+    listeners: Listeners,
 }
 
 /// What all threads of a gateway share.
@@ -153,17 +157,22 @@ impl Gateway {
     /// Listens at the configured address.
     pub fn bind(self) -> io::Result<BoundGateway> {
         let Gateway(settings) = self;
-        let listener = TcpListener::bind(settings.listen)?;
-        let address = listener.local_addr()?;
-        let core = Arc::new(GatewayCore::new(settings, address));
-        Ok(BoundGateway { core, listener, address })
+        let listeners = Listeners::bind(settings.listen, settings.listen_agents)?;
+        let core = Arc::new(GatewayCore::new(settings, listeners.addresses.visitors));
+        Ok(BoundGateway { core, listeners })
     }
 }
 
 impl BoundGateway {
     /// The address at which the gateway listens, with the port that the system chose where 0 was asked for.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listeners.addresses.visitors
+    }
+
+    /// The address at which agents connect: the same, unless they have [one of their
+    /// own](GatewayBuilder::listen_agents).
+    pub fn agents_address(&self) -> SocketAddr {
+        self.listeners.addresses.agents
     }
 
     /// Stops the gateway from anywhere; for a signal handler's thread, say.
@@ -173,29 +182,31 @@ impl BoundGateway {
 
     /// Serves on this thread and others, until [`GatewayHandle::shutdown`]. Fails when the system gives no thread.
     pub fn run(self) -> io::Result<()> {
-        let BoundGateway { core, listener, address } = self;
-        core.announce(address);
-        let listener = Arc::new(listener);
-        let (accepting, on) = (core.clone(), listener.clone());
-        let acceptor =
-            thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(&on, &accepting))?;
+        let BoundGateway { core, listeners: Listeners { all, addresses } } = self;
+        core.announce(addresses);
+        let start = |(door, listener): &(Door, Arc<TcpListener>)| {
+            let (door, accepting, on) = (*door, core.clone(), listener.clone());
+            thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(door, &on, &accepting))
+        };
+        let acceptors = all.iter().map(start).collect::<io::Result<Vec<_>>>()?;
         core.shutdown.wait();
         // Balancers see that it is not ready; until they do, their requests are served.
         core.visitors.drain();
         core.agents.refuse_more();
         info!("stopping; agents to say goodbye to: {}", core.agents.count());
         core.shutdown.wait_for_abort(core.settings.drain_delay);
-        refuse_more(&listener, &core);
-        drop(listener);
+        core.stopping.store(true, Ordering::SeqCst);
+        all.iter().for_each(|(_, listener)| refuse_more(listener));
+        drop(all);
         // One that panicked has said so on its own.
-        let _ = acceptor.join();
+        acceptors.into_iter().for_each(|acceptor| drop(acceptor.join()));
         core.stop();
         Ok(())
     }
 
     /// Serves on threads of its own. Fails when the system gives no thread.
     pub fn spawn(self) -> io::Result<RunningGateway> {
-        let (address, handle) = (self.address, self.handle());
+        let (address, handle) = (self.address(), self.handle());
         let thread = thread::Builder::new().name("gateway".to_owned()).spawn(move || self.run())?;
         Ok(RunningGateway { address, handle, thread })
     }
@@ -209,7 +220,7 @@ impl fmt::Debug for Gateway {
 
 impl fmt::Debug for BoundGateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BoundGateway({})", self.address)
+        write!(f, "BoundGateway({})", self.address())
     }
 }
 
@@ -293,21 +304,21 @@ impl GatewayCore {
     }
 
     /// Logs where the gateway listens, and what is unsafe about it.
-    fn announce(&self, address: SocketAddr) {
-        let settings = &self.settings;
+    fn announce(&self, addresses: Addresses) {
+        let (settings, Addresses { visitors: address, agents }) = (&self.settings, addresses);
         let (http, ws) = if settings.scheme() == Scheme::Https { ("https", "wss") } else { ("http", "ws") };
         let legacy = if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" };
         let path = &settings.agent_path;
-        info!("listening on {http}://{address}; agents connect to {ws}://{address}{path}{legacy}");
+        info!("listening on {http}://{address}; agents connect to {ws}://{agents}{path}{legacy}");
         let reserved: Vec<_> = self.names.reserved().collect();
         info!("tunnels are at {}; names that none gets: {}", self.names.pattern(), reserved.join(", "));
         if self.names.are_local() && !address.ip().is_loopback() {
             warn!(advice = Advice::GatewayDomain.name();
                 "listens beyond this machine, where names under localhost lead nowhere: no agent there is told a URL");
         }
-        if settings.credentials.token().is_none() {
+        if settings.credentials.token().is_none() && !settings.credentials.want_certificates() {
             warn!(advice = Advice::GatewayWithoutToken.name();
-                "there is no token: anybody who reaches {address}, through a proxy, too, can serve visitors as an agent");
+                "there is no token: anybody who reaches {agents}, through a proxy, too, can serve visitors as an agent");
         }
     }
 

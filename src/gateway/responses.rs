@@ -39,6 +39,17 @@ impl Problem {
         Problem::unavailable("out_of_memory", "the gateway holds as many bodies as it takes; try again")
     }
 
+    /// An agent has come to the visitors' address (RFC 9110 §15.5.20).
+    pub(super) fn agents_elsewhere() -> Self {
+        let text = "agents connect at another address of this gateway";
+        Problem::new(StatusCode::MISDIRECTED_REQUEST, "agents_elsewhere", text)
+    }
+
+    /// A visitor has come to the agents' address.
+    pub(super) fn agents_only() -> Self {
+        Problem::new(StatusCode::MISDIRECTED_REQUEST, "agents_only", "this address is for agents")
+    }
+
     /// The visitor moved next to nothing while others waited for its place.
     pub(super) fn too_slow() -> Self {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the request took too long")

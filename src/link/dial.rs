@@ -24,7 +24,7 @@ use crate::http1::fields::has_token;
 use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
 use crate::net::connect::{self, ConnectError, Endpoint, Peer, named};
 use crate::net::resolve::Resolver;
-use crate::net::{Closer, Socket, TrustStore, WriteHalf};
+use crate::net::{Closer, Socket, TrustStore, WriteHalf, tls};
 
 /// A write that makes no progress for this long ends the session.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
@@ -135,9 +135,11 @@ impl UpgradeError {
         match self {
             error if error.refusal().is_some() => Advice::AgentToken,
             UpgradeError::OldToken(_) => Advice::TokenRenewed,
+            UpgradeError::Status(StatusCode::MISDIRECTED_REQUEST) => Advice::AgentsElsewhere,
             UpgradeError::Status(_) => Advice::GatewayPath,
             UpgradeError::NotWebSocket(_) => Advice::GatewayIsTls,
             UpgradeError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Advice::GatewayTimeout,
+            UpgradeError::Io(error) if tls::wants_certificate(error) => Advice::ClientCertificate,
             UpgradeError::Io(_) => Advice::GatewayUrl,
         }
     }

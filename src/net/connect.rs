@@ -69,6 +69,9 @@ impl ConnectError {
             ConnectError::Tls(error) if tls::is_not_tls(error) => {
                 (Advice::GatewayIsPlain, Advice::LocalIsPlain)
             }
+            ConnectError::Tls(error) if tls::wants_certificate(error) => {
+                (Advice::ClientCertificate, Advice::LocalAuthority)
+            }
             ConnectError::Tls(error) => match tls::flaw(error) {
                 Some(CertificateFlaw::WrongName) => {
                     (Advice::GatewayCertificateName, Advice::LocalCertificateName)

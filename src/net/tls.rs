@@ -15,6 +15,15 @@ pub enum Trust {
     AcceptAnyCertificate,
 }
 
+/// The files with which a client proves who it is: a PEM certificate chain, and the private key of its first certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The file of the chain.
+    pub certificates: PathBuf,
+    /// The file of the key.
+    pub key: PathBuf,
+}
+
 /// The reason why TLS cannot be set up.
 #[derive(Debug)]
 pub enum TlsError {
@@ -57,6 +66,33 @@ pub(super) fn is_not_tls(error: &std::io::Error) -> bool {
         let _ = error;
         false
     };
+}
+
+/// Whether the peer ended the connection for want of a certificate of ours, or of another one.
+pub(crate) fn wants_certificate(error: &std::io::Error) -> bool {
+    #[cfg(feature = "tls")]
+    {
+        use rustls::AlertDescription as Alert;
+        let Some(rustls::Error::AlertReceived(alert)) = rustls_error(error) else { return false };
+        // A handshake of TLS 1.2 fails without a word of its own (RFC 5246 §7.4.6).
+        matches!(
+            alert,
+            Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateRevoked
+                | Alert::CertificateUnknown
+                | Alert::DecryptError
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate
+                | Alert::AccessDenied
+        )
+    }
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = error;
+        false
+    }
 }
 
 /// What is wrong with a certificate, where there is a remedy of its own.
@@ -125,11 +161,11 @@ mod with_tls {
     use rustls::crypto::CryptoProvider;
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+    use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
     use rustls::sign::CertifiedKey;
     use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
-    use super::{TlsError, Trust};
+    use super::{ClientIdentity, TlsError, Trust};
 
     /// What a client needs to open TLS connections.
     pub type ClientTls = Arc<ClientConfig>;
@@ -141,40 +177,53 @@ mod with_tls {
         Arc::new(rustls::crypto::ring::default_provider())
     }
 
-    /// Prepares a client. Reads files, so do it once.
-    pub fn client(trust: &Trust) -> Result<ClientTls, TlsError> {
+    /// Prepares a client, which shows a certificate of its own where it is asked for one. Reads files, so do it once.
+    pub fn client(trust: &Trust, identity: Option<&ClientIdentity>) -> Result<ClientTls, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|error| TlsError::Identity(error.to_string()))?;
-        let config = match trust {
-            Trust::AcceptAnyCertificate => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AcceptAnybody(provider())))
-                .with_no_client_auth(),
-            Trust::System => builder.with_root_certificates(system_roots()).with_no_client_auth(),
-            Trust::File(path) => builder.with_root_certificates(roots_from(path)?).with_no_client_auth(),
+        let builder = match trust {
+            Trust::AcceptAnyCertificate => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnybody(provider())))
+            }
+            Trust::System => builder.with_root_certificates(system_roots()),
+            Trust::File(path) => builder.with_root_certificates(roots_from(path)?),
         };
-        Ok(Arc::new(config))
+        let Some(ClientIdentity { certificates, key }) = identity else {
+            return Ok(Arc::new(builder.with_no_client_auth()));
+        };
+        let config = builder.with_client_auth_cert(certificates_from(certificates)?, key_from(key)?);
+        config
+            .map(Arc::new)
+            .map_err(|error| TlsError::Identity(format!("{}: {error}", certificates.display())))
     }
 
     /// Prepares a server from pairs of PEM files: certificates, and the key of the first. A client gets the first pair that
-    /// has the name which it asks for (RFC 6066 §3), else the first.
-    pub fn server(pairs: &[(PathBuf, PathBuf)]) -> Result<ServerTls, TlsError> {
+    /// has the name which it asks for (RFC 6066 §3), else the first. With a file of authorities, clients without a certificate
+    /// of one of these are refused.
+    pub fn server(pairs: &[(PathBuf, PathBuf)], client_ca: Option<&Path>) -> Result<ServerTls, TlsError> {
         let certificates = pairs.iter().map(|(chain, key)| certified(chain, key));
         let certificates = Certificates(certificates.collect::<Result<_, _>>()?);
-        let config = ServerConfig::builder_with_provider(provider())
+        let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| TlsError::Identity(error.to_string()))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(certificates));
-        Ok(Arc::new(config))
+            .map_err(|error| TlsError::Identity(error.to_string()))?;
+        let builder =
+            match client_ca {
+                None => builder.with_no_client_auth(),
+                Some(path) => {
+                    let roots = Arc::new(roots_from(path)?);
+                    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
+                    builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::File {
+                        path: path.to_owned(),
+                        reason: error.to_string(),
+                    })?)
+                }
+            };
+        Ok(Arc::new(builder.with_cert_resolver(Arc::new(certificates))))
     }
 
     fn certified(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
-        let certificates = certificates_from(chain)?;
-        let key_bytes = PrivateKeyDer::from_pem_file(key)
-            .map_err(|error| TlsError::File { path: key.to_owned(), reason: error.to_string() })?;
-        let certified = CertifiedKey::from_der(certificates, key_bytes, &provider());
+        let certified = CertifiedKey::from_der(certificates_from(chain)?, key_from(key)?, &provider());
         let bad = |error: rustls::Error| TlsError::Identity(format!("{}: {error}", chain.display()));
         certified.map(Arc::new).map_err(bad)
     }
@@ -213,6 +262,11 @@ mod with_tls {
                 .map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })?;
         }
         Ok(roots)
+    }
+
+    fn key_from(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_file(path)
+            .map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })
     }
 
     fn certificates_from(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -273,9 +327,9 @@ pub use without_tls::*;
 
 #[cfg(not(feature = "tls"))]
 mod without_tls {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    use super::{TlsError, Trust};
+    use super::{ClientIdentity, TlsError, Trust};
 
     /// Cannot be made in this build.
     #[derive(Debug, Clone)]
@@ -286,12 +340,12 @@ mod without_tls {
     pub enum ServerTls {}
 
     /// Says that this build has no TLS.
-    pub fn client(_trust: &Trust) -> Result<ClientTls, TlsError> {
+    pub fn client(_trust: &Trust, _identity: Option<&ClientIdentity>) -> Result<ClientTls, TlsError> {
         Err(TlsError::NotBuiltIn)
     }
 
     /// Says that this build has no TLS.
-    pub fn server(_pairs: &[(PathBuf, PathBuf)]) -> Result<ServerTls, TlsError> {
+    pub fn server(_pairs: &[(PathBuf, PathBuf)], _client_ca: Option<&Path>) -> Result<ServerTls, TlsError> {
         Err(TlsError::NotBuiltIn)
     }
 }

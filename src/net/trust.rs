@@ -1,29 +1,34 @@
-//! The certificate authorities that a client trusts, as the file that holds them says now.
+//! The certificate authorities that a client trusts, and its own certificate, as the files that hold them say now.
 
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use log::warn;
 
-use super::tls::{self, ClientTls, TlsError, Trust};
+use super::tls::{self, ClientIdentity, ClientTls, TlsError, Trust};
 use crate::sync::{read, write};
 
-/// The authorities whose certificates are believed. Clones share them.
+/// What the files held: of the authorities, of the certificate and of its key.
+type FileContents = Vec<Vec<u8>>;
+
+/// The authorities whose certificates are believed, and the certificate that is shown, if there is one. Clones share them.
 #[derive(Debug, Clone)]
 pub struct TrustStore(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
     trust: Trust,
-    /// What the file held, where there is one.
-    current: RwLock<(Vec<u8>, ClientTls)>,
+    identity: Option<ClientIdentity>,
+    /// What the files held.
+    current: RwLock<(FileContents, ClientTls)>,
 }
 
 impl TrustStore {
     /// Reads them.
-    pub fn open(trust: Trust) -> Result<Self, TlsError> {
-        let content = content(&trust)?;
-        let client = tls::client(&trust)?;
-        Ok(TrustStore(Arc::new(Store { trust, current: RwLock::new((content, client)) })))
+    pub fn open(trust: Trust, identity: Option<ClientIdentity>) -> Result<Self, TlsError> {
+        let contents = contents(&trust, identity.as_ref())?;
+        let client = tls::client(&trust, identity.as_ref())?;
+        Ok(TrustStore(Arc::new(Store { trust, identity, current: RwLock::new((contents, client)) })))
     }
 
     /// The rustls configuration of a connection.
@@ -31,26 +36,30 @@ impl TrustStore {
         read(&self.0.current).1.clone()
     }
 
-    /// Reads them again, where they are in a file. One that cannot be used changes nothing.
+    /// Reads them again, where they are in files. Files that cannot be used change nothing.
     pub fn reload(&self) {
-        let Store { trust, current } = &*self.0;
-        let renewed = content(trust).and_then(|content| {
-            let is_same = read(current).0 == content;
+        let Store { trust, identity, current } = &*self.0;
+        let renewed = contents(trust, identity.as_ref()).and_then(|contents| {
+            let is_same = read(current).0 == contents;
             // A client that goes on resumes its sessions.
-            if is_same { Ok(None) } else { Ok(Some((content, tls::client(trust)?))) }
+            if is_same { Ok(None) } else { Ok(Some((contents, tls::client(trust, identity.as_ref())?))) }
         });
         match renewed {
             Ok(Some(renewed)) => {
                 *write(current) = renewed;
             }
             Ok(None) => {}
-            Err(why) => warn!("the certificate authorities stay as they were: {why}"),
+            Err(why) => warn!("certificates and authorities stay as they were: {why}"),
         }
     }
 }
 
-/// What the file holds, where there is one.
-fn content(trust: &Trust) -> Result<Vec<u8>, TlsError> {
-    let Trust::File(path) = trust else { return Ok(Vec::new()) };
-    std::fs::read(path).map_err(|error| TlsError::File { path: path.clone(), reason: error.to_string() })
+/// What the files hold.
+fn contents(trust: &Trust, identity: Option<&ClientIdentity>) -> Result<FileContents, TlsError> {
+    let authorities = if let Trust::File(path) = trust { Some(path) } else { None };
+    let own = identity.into_iter().flat_map(|identity| [&identity.certificates, &identity.key]);
+    let content = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| TlsError::File { path: path.clone(), reason: error.to_string() })
+    };
+    authorities.into_iter().chain(own).map(content).collect()
 }

@@ -82,7 +82,8 @@ fn serve_tls(
     handle: impl Fn(Socket) + Send + Sync + 'static,
 ) -> SocketAddr {
     let config =
-        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))]).unwrap();
+        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))], None)
+            .unwrap();
     crate::support::serve(move |tcp| {
         // A client that does not trust the certificate ends the handshake.
         if let Ok(socket) = Socket::plain(tcp).and_then(|socket| socket.accept_tls(&config)) {
@@ -100,7 +101,7 @@ fn greet(socket: Socket) {
 }
 
 fn dial(url: &str, trust: &Trust) -> Result<(), DialError> {
-    let tls = TrustStore::open(trust.clone()).unwrap();
+    let tls = TrustStore::open(trust.clone(), None).unwrap();
     let config = DialConfig {
         url: url.parse().unwrap(),
         proxy: None,
@@ -147,7 +148,7 @@ fn check(
         let _ = socket.write_all(&crate::support::ok("hello")).and_then(|()| socket.flush());
     });
     let local = format!("https://{host}:{}", site.port()).parse().unwrap();
-    let origin = Origin::new(local, None, Some(TrustStore::open(trust).unwrap()), Timeouts::default());
+    let origin = Origin::new(local, None, Some(TrustStore::open(trust, None).unwrap()), Timeouts::default());
     let answer = origin.call(Request::new(Body::empty()));
     match (answer, expected) {
         (Ok(response), Ok(())) => assert_eq!(response.into_body().into_bytes(10).unwrap(), b"hello"),
@@ -252,7 +253,7 @@ fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
     });
     let trust = ca_file(&folder, &authority);
     let local = format!("https://localhost:{}", site.port()).parse().unwrap();
-    let origin = Origin::new(local, None, Some(TrustStore::open(trust).unwrap()), Timeouts::default());
+    let origin = Origin::new(local, None, Some(TrustStore::open(trust, None).unwrap()), Timeouts::default());
     for _ in 0..3 {
         let mut request = Request::new(Body::from(vec![b'x'; 8 << 20]));
         *request.method_mut() = http::Method::POST;
@@ -286,7 +287,7 @@ fn the_programs_speak_tls_on_every_leg() {
     let _agent = Program::agent(&arguments);
     gateway.wait_for("agent agent_550e…_prod connected");
 
-    let tls = tls::client(&trust).unwrap();
+    let tls = tls::client(&trust, None).unwrap();
     let tcp = std::net::TcpStream::connect(address).unwrap();
     let mut client = Socket::plain(tcp).unwrap().start_tls("localhost", &tls).unwrap();
     client.write_all(b"GET /x HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").unwrap();
@@ -304,7 +305,7 @@ fn a_reload_reads_the_authorities_of_local_servers_again() {
     let https = |authority: &Authority| {
         let (certificate, key) = authority.issue("localhost", Validity::Current);
         let files = [(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))];
-        let config = tls::server(&files).unwrap();
+        let config = tls::server(&files, None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         std::thread::spawn(move || {
@@ -348,7 +349,7 @@ fn a_reload_reads_the_authorities_of_local_servers_again() {
 fn a_client_gets_the_certificate_with_the_name_that_it_asks_for() {
     let folder = Folder::new();
     let authority = Authority::new();
-    let trust = tls::client(&ca_file(&folder, &authority)).unwrap();
+    let trust = tls::client(&ca_file(&folder, &authority), None).unwrap();
     let mut arguments = Vec::new();
     for (index, name) in ["*.tunnel.example", "tunnel.example", "www.shop.example"].into_iter().enumerate() {
         let (certificate, key) = authority.issue(name, Validity::Current);
@@ -377,13 +378,13 @@ fn files_that_cannot_be_used_are_named() {
     let folder = Folder::new();
     let empty = folder.write("empty.pem", "");
     for path in [&empty, Path::new("/nowhere/ca.pem")] {
-        let error = tls::client(&Trust::File(path.to_owned())).unwrap_err().to_string();
+        let error = tls::client(&Trust::File(path.to_owned()), None).unwrap_err().to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
     }
     let (certificate, key) = Authority::new().issue("localhost", Validity::Current);
     let (_, other_key) = Authority::new().issue("localhost", Validity::Current);
     let certificate = folder.write("cert.pem", &certificate);
-    let server = |key: PathBuf| tls::server(&[(certificate.clone(), key)]);
+    let server = |key: PathBuf| tls::server(&[(certificate.clone(), key)], None);
     assert!(server(folder.write("key.pem", &key)).is_ok());
     let error = server(folder.write("other.pem", &other_key)).unwrap_err().to_string();
     assert!(error.contains("cert.pem"), "{error}");
@@ -397,7 +398,7 @@ fn both_directions_run_at_once_under_tls() {
     let trust = ca_file(&folder, &authority);
     let config = {
         let (certificate, key) = authority.issue("localhost", Validity::Current);
-        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))]).unwrap()
+        tls::server(&[(folder.write("cert.pem", &certificate), folder.write("key.pem", &key))], None).unwrap()
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("wss://localhost:{}", listener.local_addr().unwrap().port());
@@ -441,4 +442,112 @@ fn both_directions_run_at_once_under_tls() {
     drop((writer.join().unwrap(), websocket));
     agent.handle().shutdown(Duration::ZERO);
     agent.join().unwrap();
+}
+
+/// A gateway with TLS and a door for agents of these authorities; the address of its visitors, and that of its agents.
+fn gateway_with_agents_door(folder: &Folder, authority: &Authority) -> (Program, SocketAddr, SocketAddr) {
+    let (certificate, key) = authority.issue("localhost", Validity::Current);
+    let paths = [("server.pem", certificate), ("server.key", key), ("agents.pem", authority.pem())]
+        .map(|(name, content)| folder.write(name, &content).display().to_string());
+    let options = ["--tls-cert", &paths[0], "--tls-key", &paths[1], "--client-ca", &paths[2]];
+    let doors = ["--listen-agents", "127.0.0.1:0", "--hold", "0s"];
+    let (gateway, visitors) = Program::gateway(&[&options[..], &doors].concat());
+    let agents = agents_address(&gateway, "wss");
+    (gateway, visitors, agents)
+}
+
+/// Where agents connect, as the log says.
+fn agents_address(gateway: &Program, scheme: &str) -> SocketAddr {
+    let before = format!("agents connect to {scheme}://");
+    let url = gateway.log.iter().find_map(|line| line.split(&before).nth(1)).unwrap();
+    url.split('/').next().unwrap().parse().unwrap()
+}
+
+/// The head and body of a response over TLS.
+fn get_secure(address: SocketAddr, trust: &Trust, head: &str) -> std::io::Result<(u16, String)> {
+    let tls = tls::client(trust, None).unwrap();
+    let mut client = Socket::plain(std::net::TcpStream::connect(address)?)?.start_tls("localhost", &tls)?;
+    client.set_read_timeout(Some(crate::support::LIMIT))?;
+    client.write_all(head.as_bytes())?;
+    client.flush()?;
+    let mut response = Vec::new();
+    client.read_to_end(&mut response)?;
+    Ok(crate::support::split(&response))
+}
+
+#[test]
+fn agents_come_in_by_a_door_of_their_own_with_a_certificate() {
+    let folder = Folder::new();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (mut gateway, visitors, agents) = gateway_with_agents_door(&folder, &authority);
+    let trust = ca_file(&folder, &authority);
+    let ca = folder.0.join("ca.pem").display().to_string();
+    let site = format!("http://{}", crate::support::serve_http(|_| crate::support::ok("hello")));
+    let identity = |authority: &Authority| {
+        let (certificate, key) = authority.issue("agent", Validity::Current);
+        folder.write("agent.pem", &certificate);
+        folder.write("agent.key", &key);
+    };
+    let [certificate, key] = ["agent.pem", "agent.key"].map(|name| folder.0.join(name).display().to_string());
+    let own = ["--client-cert", &certificate, "--client-key", &key];
+    let start = |port: u16, more: &[&str]| {
+        let url = format!("wss://localhost:{port}");
+        let usual =
+            ["--tunnel-id", crate::support::TUNNEL_ID, "--gateway", &url, "--local", &site, "--ca-file", &ca];
+        let quick = ["--backoff-min", "10ms", "--backoff-max", "10ms", "--max-retries", "0"];
+        Program::agent(&[&usual[..], &quick, more].concat())
+    };
+    let wanted = "the gateway wants a certificate of yours, or another one: see --client-cert";
+    let line = start(agents.port(), &[]).wait_for("cannot reach gateway");
+    assert!(line.contains("CertificateRequired") && line.contains(wanted), "{line}");
+    // A certificate of others does no better; one that is renewed is shown with the next dial.
+    identity(&other);
+    let mut agent = start(agents.port(), &own);
+    let line = agent.wait_for("cannot reach gateway");
+    assert!(line.contains(wanted), "{line}");
+    identity(&authority);
+    gateway.wait_for("connected");
+    let page = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    assert_eq!(get_secure(visitors, &trust, page).unwrap(), (200, "hello".to_owned()));
+    // Browsers are asked for no certificate at the visitors' door, and agents have no business there.
+    let line = start(visitors.port(), &own).wait_for("cannot reach gateway");
+    assert!(line.contains("421 Misdirected Request"), "{line}");
+    assert!(line.contains("agents connect to another port of that gateway"), "{line}");
+    assert!(get_secure(agents, &trust, page).is_err());
+    // The authorities are read again on SIGHUP.
+    folder.write("agents.pem", &other.pem());
+    gateway.signal("HUP");
+    gateway.wait_for("read the certificates again");
+    let line = start(agents.port(), &own).wait_for("cannot reach gateway");
+    assert!(line.contains(wanted), "{line}");
+}
+
+#[test]
+fn a_door_for_agents_alone_needs_no_certificates() {
+    let (gateway, visitors) = Program::gateway(&["--listen-agents", "127.0.0.1:0", "--hold", "0s"]);
+    let agents = agents_address(&gateway, "ws");
+    let (status, body) = crate::support::get(agents, "/");
+    assert!(status == 421 && body.contains("\"agents_only\""), "{body}");
+    // Balancers ask there, too.
+    assert_eq!(crate::support::get(agents, "/.tunnel/health").0, 200);
+    assert_eq!(crate::support::get(agents, "/.tunnel/ready").0, 503);
+    assert_eq!(crate::support::get(agents, "/.tunnel/connections").0, 421);
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let response = crate::support::http(visitors, upgrade.as_bytes());
+    let (status, body) = crate::support::split(&response);
+    assert!(status == 421 && body.contains("\"agents_elsewhere\""), "{body}");
+    assert_eq!(crate::support::get(visitors, "/.tunnel/health").0, 200);
+    for (options, error) in [
+        (&["--client-ca", "/x"][..], "--client-ca needs --listen-agents"),
+        (&["--client-ca", "/x", "--listen-agents", "0"], "--client-ca needs --tls-cert and --tls-key"),
+    ] {
+        let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), options, &[]);
+        gateway.wait_for(error);
+    }
+    let half = ["8000", "--client-cert", "/x"];
+    let mut agent = Program::agent(&half);
+    agent.wait_for("--client-cert needs --client-key");
+    let mut agent =
+        Program::agent(&["8000", "--gateway", "wss://x.test", "--client-cert", "/x", "--client-key", "/y"]);
+    agent.wait_for("--client-cert: /x: No such file");
 }

@@ -110,7 +110,7 @@ fn certificate_of(_: &Socket) -> Option<String> {
 
 /// The certificate of a server that is not trusted. Nothing is sent to it.
 fn unverified(endpoint: &Endpoint<'_>, dialer: Option<&Dialer>, addresses: &[Address]) -> Option<String> {
-    let any = tls::client(&Trust::AcceptAnyCertificate).ok()?;
+    let any = tls::client(&Trust::AcceptAnyCertificate, None).ok()?;
     let mut socket = endpoint.connect(addresses).ok()?;
     if let Some(dialer) = dialer {
         dialer.pass_proxy(&mut socket, after(endpoint.timeout)).ok()?;

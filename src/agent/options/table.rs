@@ -19,7 +19,7 @@ use crate::session::{Correlation, FailureReply};
 use crate::upstream::{SiteNames, UpstreamAddress};
 
 /// The options, in the order in which a help text lists them.
-pub(crate) static OPTIONS: [AgentOption; 61] = [
+pub(crate) static OPTIONS: [AgentOption; 63] = [
     option(
         "tunnel_id",
         "ID",
@@ -308,6 +308,20 @@ pub(crate) static OPTIONS: [AgentOption; 61] = [
         put(&mut builder.local_trust, Ok(Trust::File(text.into())))
     })
     .part_of("local_trust"),
+    option(
+        "client_cert",
+        "FILE",
+        "PEM file with the certificate chain that is shown to gateways which ask for one",
+        |builder, text| {
+            builder.client_identity.get_or_insert_default().certificates = text.into();
+            Ok(())
+        },
+    ),
+    option("client_key", "FILE", "PEM file with its private key", |builder, text| {
+        builder.client_identity.get_or_insert_default().key = text.into();
+        Ok(())
+    })
+    .secret_file(),
     option("insecure", "", "do not verify the gateway's certificate", |builder, text| {
         accept_any(&mut builder.gateway_trust, text)
     })

@@ -34,6 +34,10 @@ pub(crate) const UNSENT_FAST: u32 = 128 << 10;
 /// Unsent bytes in the kernel of a slow connection, where all of them delay what comes behind them.
 pub(crate) const UNSENT_SLOW: u32 = 16 << 10;
 
+/// How long, and for how many bytes, a client whose TLS handshake was refused is still heard out.
+#[cfg(feature = "tls")]
+const REFUSAL_LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 10);
+
 /// After this long without a byte the system asks whether the other side is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
@@ -140,11 +144,13 @@ impl Socket {
     /// Opens TLS as the client of the server with this name, which goes out as SNI and must be in its
     /// certificate.
     #[cfg(feature = "tls")]
-    pub fn start_tls(self, name: &str, config: &ClientTls) -> io::Result<Self> {
+    pub fn start_tls(mut self, name: &str, config: &ClientTls) -> io::Result<Self> {
         let name = rustls::pki_types::ServerName::try_from(name.to_owned())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a name that TLS can verify"))?;
         let connection = rustls::ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
-        self.with_tls(connection.into())
+        let mut connection = connection.into();
+        self.shake_hands(&mut connection)?;
+        Ok(self.with_tls(connection))
     }
 
     /// The certificate of a TLS server at the other side, as it is on the wire (DER).
@@ -155,26 +161,40 @@ impl Socket {
 
     /// Opens TLS as the server.
     #[cfg(feature = "tls")]
-    pub fn accept_tls(self, config: &ServerTls) -> io::Result<Self> {
+    pub fn accept_tls(mut self, config: &ServerTls) -> io::Result<Self> {
         let connection = rustls::ServerConnection::new(config.clone()).map_err(io::Error::other)?;
-        self.with_tls(connection.into())
+        let mut connection = connection.into();
+        if let Err(error) = self.shake_hands(&mut connection) {
+            // So that the client reads why before it learns of the end.
+            let (time, bytes) = REFUSAL_LINGER;
+            if self.finish().and_then(|()| self.set_deadline(Some(Instant::now() + time))).is_ok() {
+                self.discard(bytes);
+            }
+            return Err(error);
+        }
+        Ok(self.with_tls(connection))
     }
 
     #[cfg(feature = "tls")]
-    fn with_tls(mut self, mut connection: rustls::Connection) -> io::Result<Self> {
+    fn shake_hands(&mut self, connection: &mut rustls::Connection) -> io::Result<()> {
         while connection.is_handshaking() {
-            connection.complete_io(&mut self)?;
+            connection.complete_io(self)?;
         }
         // The last flight may still wait to be sent.
         while connection.wants_write() {
-            connection.write_tls(&mut self)?;
+            connection.write_tls(self)?;
         }
+        Ok(())
+    }
+
+    #[cfg(feature = "tls")]
+    fn with_tls(mut self, connection: rustls::Connection) -> Self {
         let shared = Arc::new(Tls::new(connection));
         self.tls = Some(tls::Reading::new(shared.clone()));
         if let Some(write) = &mut self.write {
             write.tls = Some(tls::Writing::new(shared));
         }
-        Ok(self)
+        self
     }
 
     /// Opens TLS, which this build does not have.
