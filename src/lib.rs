@@ -108,7 +108,7 @@ pub use net::network::{InvalidNetwork, Network};
 pub use net::tls::{TlsError, Trust};
 pub use protocol::{InvalidTunnelName, TunnelName};
 pub use service::{Body, Cancellation, Failure, FailureKind, Request, Response, Service};
-pub use session::{ACCESS_LOG, Correlation, FailureReply, Heartbeat};
+pub use session::{ACCESS_LOG, Correlation, FailureReply, Heartbeat, ServerTiming};
 pub use tunnel_id::{InvalidTunnelId, TunnelId};
 pub use upstream::detect::LocalServer;
 pub use upstream::origin::{InvalidLocalUrl, LocalUrl, Origin, Timeouts};

@@ -90,11 +90,11 @@ pub(crate) struct LabeledCounters {
 
 // Metrics count, and nothing else depends on them: relaxed everywhere.
 impl LabeledCounters {
-    fn new(labels: &'static [&'static str]) -> Self {
+    pub(crate) fn new(labels: &'static [&'static str]) -> Self {
         LabeledCounters { labels, counts: labels.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 
-    fn count(&self, label: &str) {
+    pub(crate) fn count(&self, label: &str) {
         let index = self.labels.iter().position(|other| *other == label);
         debug_assert!(index.is_some(), "{label} is in the list");
         index.map(|index| self.counts[index].fetch_add(1, Ordering::Relaxed));
@@ -122,6 +122,20 @@ pub(crate) struct MetricLabels {
     pub(crate) dials: &'static [&'static str],
 }
 
+/// The classes of a response's status.
+pub(crate) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The class of a status.
+pub(crate) fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => "5xx",
+    }
+}
+
 /// How long things took.
 #[derive(Debug)]
 pub(crate) struct Histogram {
@@ -134,11 +148,11 @@ impl Histogram {
     pub(crate) const BOUNDS: [f64; 13] =
         [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Histogram { counts: std::array::from_fn(|_| AtomicU64::new(0)), micros: AtomicU64::new(0) }
     }
 
-    fn observe(&self, time: Duration) {
+    pub(crate) fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let index = Self::BOUNDS.partition_point(|bound| *bound < seconds);
         self.counts[index].fetch_add(1, Ordering::Relaxed);
@@ -197,7 +211,7 @@ impl Metrics {
             cancelled: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             sessions_total: AtomicU64::new(0),
-            responses: LabeledCounters::new(&["1xx", "2xx", "3xx", "4xx", "5xx"]),
+            responses: LabeledCounters::new(&CLASSES),
             failures: LabeledCounters::new(labels.failures),
             refusals: LabeledCounters::new(labels.refusals),
             dials: LabeledCounters::new(labels.dials),
@@ -278,13 +292,7 @@ impl Metrics {
     /// A request was answered after this time, or could not be.
     pub(crate) fn request_answered(&self, outcome: Result<StatusCode, &str>, time: Duration) {
         match outcome {
-            Ok(status) => self.responses.count(match status.as_u16() {
-                ..200 => "1xx",
-                200..300 => "2xx",
-                300..400 => "3xx",
-                400..500 => "4xx",
-                500.. => "5xx",
-            }),
+            Ok(status) => self.responses.count(class(status)),
             Err(code) => self.failures.count(code),
         }
         self.whole.observe(time);

@@ -5,33 +5,54 @@ use std::fmt::{self, Write};
 use super::tunnel::TunnelReport;
 use crate::metrics::{Histogram, LabeledCounters};
 
-/// A page of metrics in the Prometheus text format, version 0.0.4. The samples of an agent with several tunnels have the
-/// label `tunnel`.
-pub(super) struct MetricsPage(pub(super) String);
+/// A page of metrics in the Prometheus text format, version 0.0.4.
+pub(crate) struct MetricsPage {
+    /// What the names of all metrics begin with.
+    prefix: &'static str,
+    text: String,
+}
 
-/// The tunnels whose samples a page has.
+/// The tunnels whose samples a page of an agent has; those of several have the label `tunnel`.
 pub(super) type Reports<'a> = &'a [TunnelReport];
 
 impl MetricsPage {
-    pub(super) fn family(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
-        writeln!(self.0, "# HELP tunnel_agent_{name} {help}.\n# TYPE tunnel_agent_{name} {kind}")
+    /// The page that `write` writes. Writing to memory does not fail.
+    pub(crate) fn written(prefix: &'static str, write: impl FnOnce(&mut Self) -> fmt::Result) -> String {
+        let mut page = MetricsPage { prefix, text: String::with_capacity(8 << 10) };
+        let _ = write(&mut page);
+        page.text
+    }
+
+    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
+        let prefix = self.prefix;
+        writeln!(self.text, "# HELP {prefix}_{name} {help}.\n# TYPE {prefix}_{name} {kind}")
+    }
+
+    /// A family of one sample without labels.
+    pub(crate) fn one(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        value: impl fmt::Display,
+    ) -> fmt::Result {
+        self.family(name, kind, help)?;
+        self.sample(name, &[], value)
     }
 
     /// A sample with these labels, without those that are empty.
-    pub(super) fn sample(
+    pub(crate) fn sample(
         &mut self,
         name: &str,
         labels: &[(&str, &str)],
         value: impl fmt::Display,
     ) -> fmt::Result {
-        write!(self.0, "tunnel_agent_{name}")?;
+        write!(self.text, "{}_{name}", self.prefix)?;
         let mut before = '{';
         for (label, text) in labels.iter().filter(|(_, text)| !text.is_empty()) {
-            write!(self.0, "{before}{label}=\"{}\"", escaped(text))?;
+            write!(self.text, "{before}{label}=\"{}\"", escaped(text))?;
             before = ',';
         }
         let end = if before == '{' { "" } else { "}" };
-        writeln!(self.0, "{end} {value}")
+        writeln!(self.text, "{end} {value}")
     }
 
     /// A family of one sample for each tunnel.
@@ -73,17 +94,18 @@ impl MetricsPage {
         histogram: impl Fn(&TunnelReport) -> &Histogram,
     ) -> fmt::Result {
         self.family(name, "histogram", help)?;
-        for tunnel in tunnels {
-            let counts = histogram(tunnel).cumulative();
-            let bounds = Histogram::BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(&counts) {
-                self.sample(&format!("{name}_bucket"), &[tunnel.name(), ("le", &bound)], count)?;
-            }
-            self.sample(&format!("{name}_sum"), &[tunnel.name()], histogram(tunnel).seconds())?;
-            let count = counts.last().copied().unwrap_or(0);
-            self.sample(&format!("{name}_count"), &[tunnel.name()], count)?;
+        tunnels.iter().try_for_each(|tunnel| self.buckets(name, tunnel.name(), histogram(tunnel)))
+    }
+
+    /// The samples of one histogram.
+    pub(crate) fn buckets(&mut self, name: &str, of: (&str, &str), histogram: &Histogram) -> fmt::Result {
+        let counts = histogram.cumulative();
+        let bounds = Histogram::BOUNDS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&counts) {
+            self.sample(&format!("{name}_bucket"), &[of, ("le", &bound)], count)?;
         }
-        Ok(())
+        self.sample(&format!("{name}_sum"), &[of], histogram.seconds())?;
+        self.sample(&format!("{name}_count"), &[of], counts.last().copied().unwrap_or(0))
     }
 }
 

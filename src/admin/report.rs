@@ -3,13 +3,11 @@
 
 use std::fmt;
 
-use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::pages::Reported;
 use super::prometheus::{MetricsPage, Reports};
-use super::server::text;
 use super::tunnel::{TunnelReport, rounded};
-use crate::http1::{json_response, response};
 use crate::session::WorkQueue;
 use crate::upstream::{Circuit, UpstreamStatus};
 
@@ -21,17 +19,9 @@ pub(crate) struct Report {
     pub(crate) tunnels: Box<dyn Fn() -> Vec<TunnelReport> + Send + Sync>,
 }
 
-impl Report {
-    pub(crate) fn answer(&self, path: &str) -> Option<Response<Vec<u8>>> {
-        match path {
-            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
-            "/readyz" => Some(self.ready()),
-            "/status" => Some(json_response(StatusCode::OK, &self.status())),
-            "/metrics" => {
-                Some(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
-            }
-            _ => None,
-        }
+impl Reported for Report {
+    fn name(&self) -> &'static str {
+        "agent"
     }
 
     /// Why the agent cannot answer visitors now, or not all of them.
@@ -39,12 +29,6 @@ impl Report {
         let stopping = (self.is_stopping)().then(|| "the agent is stopping".to_owned());
         let of_tunnels = (self.tunnels)().into_iter().flat_map(|tunnel| tunnel.obstacles());
         stopping.into_iter().chain(of_tunnels).collect()
-    }
-
-    fn ready(&self) -> Response<Vec<u8>> {
-        let obstacles = self.obstacles();
-        let status = if obstacles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_response(status, &json!({ "ready": obstacles.is_empty(), "because": obstacles }))
     }
 
     /// The status: that of the tunnel, or where there are several a list of theirs.
@@ -62,12 +46,11 @@ impl Report {
     }
 
     fn metrics(&self) -> String {
-        let mut page = MetricsPage(String::with_capacity(8 << 10));
-        // Writing to a string does not fail.
-        let _ = self.write_metrics(&mut page, &(self.tunnels)());
-        page.0
+        MetricsPage::written("tunnel_agent", |page| self.write_metrics(page, &(self.tunnels)()))
     }
+}
 
+impl Report {
     fn write_metrics(&self, page: &mut MetricsPage, tunnels: Reports<'_>) -> fmt::Result {
         page.family("build_info", "gauge", "Constant 1, with the version")?;
         page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1)?;
@@ -75,8 +58,7 @@ impl Report {
             Some(tunnel.metrics.uptime().as_secs())
         })?;
         write_requests(page, tunnels)?;
-        page.family("queued", "gauge", "Requests that wait for a worker")?;
-        page.sample("queued", &[], self.queue.queued())?;
+        page.one(("queued", "gauge", "Requests that wait for a worker"), self.queue.queued())?;
         write_sessions(page, tunnels)?;
         write_upstreams(page, tunnels)
     }

@@ -1,4 +1,4 @@
-//! A small HTTP server that tells operators how the agent is doing.
+//! A small HTTP server that tells operators how a program is doing.
 //!
 //! Few connections, each on a thread of its own with little stack: what it does cannot starve the tunnel.
 
@@ -13,8 +13,9 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
+use super::pages::{Reported, text};
 use crate::http1::{
-    HEAD_TIME, Head, KEEP_ALIVE, Persistence, RequestError, ServerConnection, names_loopback, response,
+    HEAD_TIME, Head, KEEP_ALIVE, Persistence, RequestError, ServerConnection, names_loopback,
 };
 use crate::link::Token;
 use crate::net::{Closer, Socket};
@@ -34,9 +35,6 @@ const EXHAUSTED_WAIT: Duration = Duration::from_millis(100);
 /// How long waking the acceptor may take.
 const WAKE_TIME: Duration = Duration::from_secs(1);
 
-/// Pages a `GET` for this path; nothing when there is nothing there.
-pub(crate) type Pages = dyn Fn(&str) -> Option<Response<Vec<u8>>> + Send + Sync;
-
 /// The server; dropping it ends its threads.
 pub(crate) struct Admin {
     shared: Arc<AdminShared>,
@@ -47,7 +45,7 @@ pub(crate) struct Admin {
 struct AdminShared {
     /// The token, as it is now.
     token: Arc<Replaceable<Option<Token>>>,
-    pages: Box<Pages>,
+    program: Box<dyn Reported + Send + Sync>,
     state: Mutex<State>,
 }
 
@@ -89,11 +87,11 @@ impl Admin {
     pub(crate) fn start(
         address: SocketAddr,
         token: Arc<Replaceable<Option<Token>>>,
-        pages: impl Fn(&str) -> Option<Response<Vec<u8>>> + Send + Sync + 'static,
+        program: impl Reported + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(AdminShared { token, pages: Box::new(pages), state: Mutex::default() });
+        let shared = Arc::new(AdminShared { token, program: Box::new(program), state: Mutex::default() });
         let accepting = shared.clone();
         let acceptor =
             thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
@@ -153,7 +151,7 @@ impl AdminShared {
             return response;
         }
         let nothing = || text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /status and /metrics\n");
-        (self.pages)(path).unwrap_or_else(nothing)
+        self.program.answer(path).unwrap_or_else(nothing)
     }
 
     /// Whether a request names this server. One by another name may come from a page that a browser shows, whose own name
@@ -168,11 +166,6 @@ impl AdminShared {
         let Some(token) = &*token else { return true };
         headers.get(header::AUTHORIZATION).is_some_and(|value| token.is_shown_by(value))
     }
-}
-
-/// A response of plain text.
-pub(crate) fn text(status: StatusCode, text: impl Into<String>) -> Response<Vec<u8>> {
-    response(status, "text/plain; charset=utf-8", text)
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<AdminShared>) {
@@ -233,7 +226,7 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
         }
         let mut response = shared.answer(&head);
         // A search for local servers goes on elsewhere.
-        response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static("agent"));
+        response.headers_mut().insert(X_TUNNEL_SOURCE, HeaderValue::from_static(shared.program.name()));
         if connection.respond(Some(&head), response)? == Persistence::Close {
             break;
         }

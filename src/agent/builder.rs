@@ -14,7 +14,7 @@ use crate::link::{GatewayUrl, Proxies, Token};
 use crate::net::network::Network;
 use crate::net::tls::{ClientIdentity, Trust};
 use crate::protocol::TunnelName;
-use crate::session::{Correlation, FailureReply, Heartbeat};
+use crate::session::{Correlation, FailureReply, Heartbeat, ServerTiming};
 use crate::tunnel_id::TunnelId;
 use crate::upstream::origin::Timeouts;
 use crate::upstream::{BreakerConfig, HeaderRewrite, SiteNames};
@@ -43,6 +43,7 @@ pub struct Builder {
     pub(super) health_path: Option<PathAndQuery>,
     pub(super) health_interval: Option<Duration>,
     pub(super) failure_reply: FailureReply,
+    pub(super) server_timing: ServerTiming,
     /// The first value that could not be taken.
     pub(super) invalid: Option<(&'static str, String)>,
     pub(super) host_header: Option<HeaderValue>,
@@ -87,6 +88,7 @@ impl Builder {
             health_path: None,
             health_interval: None,
             failure_reply: FailureReply::default(),
+            server_timing: ServerTiming::default(),
             invalid: None,
             token: None,
             upgrade_headers: None,
@@ -118,6 +120,12 @@ impl Builder {
     /// The form of the answer to a request that could not be forwarded. Default: [`FailureReply::Error`].
     pub fn failure_reply(mut self, reply: FailureReply) -> Self {
         self.failure_reply = reply;
+        self
+    }
+
+    /// Whether responses of the service tell in `Server-Timing` how long they took. Default: [`ServerTiming::Untold`].
+    pub fn server_timing(mut self, timing: ServerTiming) -> Self {
+        self.server_timing = timing;
         self
     }
 

@@ -278,6 +278,7 @@ impl Builder {
             },
             service,
             failure_reply: self.failure_reply,
+            server_timing: self.server_timing,
             max_enveloped_body: self.max_enveloped_body,
             max_streamed_body: self.max_streamed_body,
             idle_timeout: self.timeouts.idle,

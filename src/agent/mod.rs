@@ -146,7 +146,7 @@ impl Agent {
             tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
         };
         let token = self.core.admin_token.clone();
-        let admin = Admin::start(address, token, move |path| report.answer(path));
+        let admin = Admin::start(address, token, report);
         let admin = admin.map_err(|error| RunError::Admin(address, error))?;
         self.core.set_admin_address(admin.address());
         Ok(Some(admin))

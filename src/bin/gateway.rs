@@ -41,7 +41,7 @@ fn run(settings: GatewaySettings) -> ExitCode {
     match gateway.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            error!("cannot start a thread: {error}");
+            error!("cannot start: {error}");
             ExitCode::FAILURE
         }
     }

@@ -21,7 +21,7 @@ const fn opt(flag: &'static str, variable: &'static str, value: &'static str, he
 const PREFIX: &str = "TUNNEL_GATEWAY_";
 
 /// The options, in the order in which the help lists them.
-pub(super) static TABLE: [Opt; 27] = [
+pub(super) static TABLE: [Opt; 32] = [
     opt("--listen", "LISTEN", "ADDRESS", "for agents and visitors; default 127.0.0.1:3000"),
     opt(
         "--listen-agents",
@@ -100,6 +100,27 @@ pub(super) static TABLE: [Opt; 27] = [
         "SIZE",
         "the same for messages; at least 80KiB; default 16MiB",
     ),
+    opt(
+        "--admin",
+        "GATEWAY_ADMIN",
+        "ADDRESS",
+        "tells how it is doing, such as at 127.0.0.1:9181; default nowhere",
+    ),
+    opt(
+        "--admin-token-file",
+        "GATEWAY_ADMIN_TOKEN_FILE",
+        "FILE",
+        "file with the token that this wants; default none",
+    )
+    .part_of("admin_token"),
+    opt("", "GATEWAY_ADMIN_TOKEN", "", "the token itself").part_of("admin_token"),
+    opt("--access-log", "ACCESS_LOG", "", "logs a line for each request, with the visitor's address"),
+    opt(
+        "--server-timing",
+        "GATEWAY_SERVER_TIMING",
+        "",
+        "tells pages in Server-Timing how long responses took",
+    ),
     opt("--legacy", "LEGACY", "", "behave as the oldest gateways: no streams, no ids, bodies as text"),
     opt("--log-format", "GATEWAY_LOG_FORMAT", "FORMAT", "text or json, an object a line; default text"),
     opt("", "RUST_LOG", "", "off, error, warn, info, debug or trace; default info"),
@@ -123,8 +144,8 @@ pub fn help() -> String {
     format!(
         "The reference gateway of tunnel-agent: agents connect to it on /ws, and it passes visitors' HTTP\n\
          requests on to them. For development, tests, demonstrations and small installations. It keeps\n\
-         everything in memory, knows no users and no rate limits, and reports metrics to nobody; a fleet is\n\
-         many of these behind an ordinary load balancer.\n\n\
+         everything in memory, and knows no users and no rate limits; a fleet is many of these behind an\n\
+         ordinary load balancer.\n\n\
          Usage: {} [options]\n\n\
          {}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
@@ -150,7 +171,7 @@ fn settings(o: &Options<'_>) -> Result<GatewaySettings, UsageError> {
     let log_level = o.text("RUST_LOG");
     let builder = visitors(o, Gateway::builder())?;
     let builder = credentials(o, builder)?;
-    let builder = limits(o, builder)?;
+    let builder = admin(o, limits(o, builder)?)?;
     let gateway =
         builder.build().map_err(|error| o.naming_places(&super::config_error(&error, option_name)))?;
     let notes = o.bare_variables().into_iter().collect();
@@ -162,6 +183,7 @@ fn option_name(option: &str) -> String {
     match option {
         "max_enveloped_body" => "--max-body".to_owned(),
         "tls" => "--tls-cert and --tls-key".to_owned(),
+        "admin_token" => "a token for --admin".to_owned(),
         _ => flag(option),
     }
 }
@@ -209,6 +231,8 @@ fn limits(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, Us
     let builder = with(builder, o.value("--max-per-address", number)?, GatewayBuilder::max_per_address);
     let builder = with(builder, o.value("--max-body", size)?, GatewayBuilder::max_enveloped_body);
     let builder = with(builder, o.value("--max-message", size)?, GatewayBuilder::max_message);
+    let builder = if o.switch("--access-log")? { builder.access_log() } else { builder };
+    let builder = if o.switch("--server-timing")? { builder.server_timing() } else { builder };
     Ok(if o.switch("--legacy")? { builder.legacy() } else { builder })
 }
 
@@ -227,6 +251,22 @@ fn credentials(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilde
     }
     let pairs = certificates.into_iter().zip(keys);
     Ok(pairs.fold(builder, |builder, (certificate, key)| builder.tls(certificate, key)))
+}
+
+/// The options of the server for operators.
+fn admin(o: &Options<'_>, builder: GatewayBuilder) -> Result<GatewayBuilder, UsageError> {
+    let secret = o.secret("--admin-token-file", "GATEWAY_ADMIN_TOKEN", read_token, token)?;
+    let Some(address) = o.value("--admin", addresses::listen)? else {
+        return match secret {
+            Some(_) => Err(UsageError("a token for --admin (--admin-token-file) needs --admin".to_owned())),
+            None => Ok(builder),
+        };
+    };
+    Ok(match secret {
+        Some((_, Some(path))) => builder.admin(address, None).admin_token_file(path),
+        Some((token, None)) => builder.admin(address, Some(token)),
+        None => builder.admin(address, None),
+    })
 }
 
 fn own_paths(text: &str) -> Result<OwnPaths, &'static str> {

@@ -79,6 +79,7 @@ pub(super) fn accept(door: Door, listener: &TcpListener, gateway: &Arc<GatewayCo
 fn take(socket: TcpStream, door: Door, gateway: &Arc<GatewayCore>) -> io::Result<()> {
     let counted = ConnectionThread::count(gateway);
     let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
+        gateway.metrics.turned_away();
         warn!("closed a connection, since there is no place for it");
         return Ok(());
     };

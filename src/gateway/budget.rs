@@ -25,6 +25,16 @@ impl BodyBudget {
         BodyBudget(Arc::new(SharedBytes { max, used: AtomicUsize::new(0) }))
     }
 
+    /// The number of bytes that are shared out now.
+    pub(super) fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The number of bytes that may be.
+    pub(super) fn max(&self) -> usize {
+        self.0.max
+    }
+
     /// A part that is empty, and may grow.
     pub(super) fn share(&self) -> Share {
         Share { of: self.clone(), bytes: 0 }

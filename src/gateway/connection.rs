@@ -13,6 +13,7 @@ use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
 use super::door::Door;
 use super::forwarded::{self, Arrival};
 use super::names::HostMeaning;
+use super::record::RequestRecord;
 use super::responses::{self, Problem};
 use super::routing::{Destination, MAX_FORWARDS, Place, Responder, Target, max_forwards};
 use super::visitor_connections::{Stage, VisitorConnection};
@@ -34,6 +35,7 @@ pub(super) fn serve(
 ) -> io::Result<()> {
     socket.keep_alive()?;
     let arrival = Arrival::new(socket.peer()?, gateway.settings.scheme());
+    let traffic = socket.traffic();
     let mut connection = ServerConnection::new(socket)?;
     loop {
         if !connection.wait(gateway.patience(KEEP_ALIVE)) {
@@ -57,13 +59,14 @@ pub(super) fn serve(
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
         let (arrival, visitor, host) = (&arrival, &visitor, &meaning);
-        let request = VisitorRequest { head: &head, arrival, host, visitor, gateway };
+        let record = &RequestRecord::new(gateway, &head, arrival.peer, traffic.clone());
+        let request = VisitorRequest { head: &head, arrival, host, visitor, record, gateway };
         if is_agent || door == Door::Agents {
             let response = match is_agent {
                 true => request.problem(Problem::agents_elsewhere()),
                 false => request.misdirected(),
             };
-            return end_with(connection, response, visitor);
+            return request.end_with(connection, response);
         }
         let has_place = visitor.settle() && request.count_visitor();
         if has_place {
@@ -71,9 +74,9 @@ pub(super) fn serve(
         }
         let next = match request.route(Place::from(has_place)) {
             // The body is not waited for: a visitor without a place holds none.
-            Responder::Gateway(response) if !has_place => return end_with(connection, response, visitor),
+            Responder::Gateway(response) if !has_place => return request.end_with(connection, response),
             Responder::Agent(_) if visitor.is_evicted() => {
-                return end_with(connection, request.problem(Problem::too_slow()), visitor);
+                return request.end_with(connection, request.problem(Problem::too_slow()));
             }
             Responder::Agent(to) => request.forward(connection, to)?,
             Responder::Gateway(response) => request.answer(connection, response)?,
@@ -157,7 +160,8 @@ impl VisitorRequest<'_> {
         let (response, _share) = match reply {
             Ok(Ok((mut response, share))) => {
                 agent.record_success();
-                self.confine_cookies(response.headers_mut());
+                self.record.named(agent.request_name(number));
+                self.finish_head(response.headers_mut());
                 (response, Some(share))
             }
             Ok(Err(NoReply::Failed(text))) => {
@@ -179,7 +183,7 @@ impl VisitorRequest<'_> {
     ) -> io::Result<Option<ServerConnection>> {
         if connection.awaits_continue(self.head) {
             // The client need not send what is not needed, and this is its answer (RFC 9110 §10.1.1).
-            return end_with(connection, response, self.visitor).map(|()| None);
+            return self.end_with(connection, response).map(|()| None);
         }
         if let Err(error) = connection.skip_body(self.head, self.gateway.settings.max_enveloped_body) {
             return self.refuse(connection, error).map(|()| None);
@@ -192,8 +196,10 @@ impl VisitorRequest<'_> {
         mut connection: ServerConnection,
         response: Response<Vec<u8>>,
     ) -> io::Result<Option<ServerConnection>> {
+        self.record.answered(response.status());
         let persistence =
             connection.respond_within(Some(self.head), response, self.visitor.begin_response())?;
+        self.record.finish();
         if persistence == Persistence::KeepAlive {
             return Ok(Some(connection));
         }
@@ -207,13 +213,23 @@ impl VisitorRequest<'_> {
         if *self.method() == Method::HEAD {
             response.body_mut().clear();
         }
-        end_with(connection, response, self.visitor)
+        self.end_with(connection, response)
+    }
+
+    /// Ends the connection with this response.
+    fn end_with(&self, mut connection: ServerConnection, response: Response<Vec<u8>>) -> io::Result<()> {
+        self.record.answered(response.status());
+        self.visitor.begin_response();
+        connection.respond(None, response)?;
+        self.record.finish();
+        connection.linger();
+        Ok(())
     }
 }
 
 /// Refuses a request whose head cannot be read.
 fn refuse_unread(
-    connection: ServerConnection,
+    mut connection: ServerConnection,
     error: RequestError,
     peer: IpAddr,
     visitor: &VisitorConnection,
@@ -223,27 +239,20 @@ fn refuse_unread(
     let is_head = connection.is_head();
     let name = gateway.name_request();
     log_problem(&problem, name, peer, "a request");
+    gateway.metrics.unreadable_answered(problem.status);
+    gateway.metrics.problem(problem.code);
     let mut response = problem.response(name);
     if is_head {
         response.body_mut().clear();
     }
-    end_with(connection, response, visitor)
-}
-
-fn unreadable(error: RequestError, visitor: &VisitorConnection) -> io::Result<Problem> {
-    if visitor.is_evicted() { Ok(Problem::too_slow()) } else { responses::unreadable(error) }
-}
-
-/// Ends the connection with this response.
-fn end_with(
-    mut connection: ServerConnection,
-    response: Response<Vec<u8>>,
-    visitor: &VisitorConnection,
-) -> io::Result<()> {
     visitor.begin_response();
     connection.respond(None, response)?;
     connection.linger();
     Ok(())
+}
+
+fn unreadable(error: RequestError, visitor: &VisitorConnection) -> io::Result<Problem> {
+    if visitor.is_evicted() { Ok(Problem::too_slow()) } else { responses::unreadable(error) }
 }
 
 /// Warns once where it seems that a proxy is meant to be trusted.

@@ -1,19 +1,50 @@
 //! The token that agents must show, and the certificates that the gateway shows: what may change while it runs.
 
 use std::path::PathBuf;
-use std::sync::{RwLock, RwLockReadGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use http::header::{AUTHORIZATION, HeaderMap};
 use log::{error, info};
 
 use super::door::Door;
+use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::Token;
 use crate::net::tls::{self, ServerTls, TlsError};
-use crate::sync::{read, write};
+use crate::sync::{Replaceable, read, write};
 
-/// Both, as they are now.
+/// The tokens, and the files that hold them.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    /// What agents must show.
+    pub(super) token: Option<Token>,
+    pub(super) token_file: Option<PathBuf>,
+    /// What operators must show.
+    pub(super) admin_token: Option<Token>,
+    pub(super) admin_token_file: Option<PathBuf>,
+}
+
+impl Secrets {
+    /// Reads the files, which precede.
+    pub(super) fn open(self) -> Result<Self, ConfigError> {
+        let read = |option, file: &Option<PathBuf>, token: Option<Token>| match file {
+            None => Ok(token),
+            Some(path) => Token::from_file(path)
+                .map(Some)
+                .map_err(|error| ConfigError::new(option, ConfigProblem::File(path.clone(), error))),
+        };
+        Ok(Secrets {
+            token: read("token_file", &self.token_file, self.token)?,
+            admin_token: read("admin_token_file", &self.admin_token_file, self.admin_token)?,
+            ..self
+        })
+    }
+}
+
+/// Tokens and certificates, as they are now.
 pub(super) struct Credentials {
     token_file: Option<PathBuf>,
+    admin_token: Arc<Replaceable<Option<Token>>>,
+    admin_token_file: Option<PathBuf>,
     tls_files: TlsFiles,
     current: RwLock<Current>,
 }
@@ -40,13 +71,21 @@ struct DoorsTls {
 }
 
 impl Credentials {
-    pub(super) fn new(
-        token: Option<Token>,
-        token_file: Option<PathBuf>,
-        tls_files: TlsFiles,
-    ) -> Result<Self, TlsError> {
+    pub(super) fn new(secrets: Secrets, tls_files: TlsFiles) -> Result<Self, TlsError> {
+        let Secrets { token, token_file, admin_token, admin_token_file } = secrets;
         let tls = tls_files.open().transpose()?;
-        Ok(Credentials { token_file, tls_files, current: RwLock::new(Current { token, tls }) })
+        Ok(Credentials {
+            token_file,
+            admin_token: Arc::new(Replaceable::new(Arc::new(admin_token))),
+            admin_token_file,
+            tls_files,
+            current: RwLock::new(Current { token, tls }),
+        })
+    }
+
+    /// The token of operators.
+    pub(super) fn admin_token(&self) -> Arc<Replaceable<Option<Token>>> {
+        self.admin_token.clone()
     }
 
     fn current(&self) -> RwLockReadGuard<'_, Current> {
@@ -92,6 +131,11 @@ impl Credentials {
                 info!("read the token again");
             }
             Some((path, Err(why))) => error!("the token stays as it was: {}: {why}", path.display()),
+        }
+        match self.admin_token_file.as_deref().map(|path| (path, Token::from_file(path))) {
+            None => {}
+            Some((_, Ok(token))) => drop(self.admin_token.replace(Arc::new(Some(token)))),
+            Some((path, Err(why))) => error!("the admin token stays as it was: {}: {why}", path.display()),
         }
         match tls {
             None => {}

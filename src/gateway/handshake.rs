@@ -11,6 +11,7 @@ use log::{debug, info, warn};
 use tungstenite::protocol::Role;
 
 use super::agent_session::{AgentSession, Dialect, Retirement};
+use super::metrics::SessionOutcome;
 use super::registry::Unwelcome;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
@@ -154,7 +155,9 @@ fn serve_agent(
             let version = agent.handshake.agent_version.escape_debug();
             let url = &named.url.url;
             info!("agent {tunnel_id} connected, version {version}; its visitors come to {url}");
-            let end = read_agent(reader, &agent);
+            gateway.metrics.session_began();
+            let (outcome, end) = read_agent(reader, &agent);
+            gateway.metrics.session_ended(outcome);
             info!("agent {tunnel_id} left: {end}");
             gateway.agents.remove(&agent);
         }
@@ -201,7 +204,8 @@ fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
 }
 
 /// Passes answers on until the agent leaves. Returns why it did.
-fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
+fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> (SessionOutcome, String) {
+    let lost = |text: String| (SessionOutcome::Lost, text);
     if let Some(mux) = agent.mux().cloned() {
         // Visitors hear of all that came together at once.
         reader.before_waiting(move || mux.announce());
@@ -213,7 +217,7 @@ fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
                 Some(answer) => agent.answered(answer),
                 None if agent.mux().is_some() => debug!("ignored a message that is no answer"),
                 // Its place among the answers is lost, and every later one would go to the wrong client.
-                None if !agent.has_ids() => return "it sent what cannot be read".to_owned(),
+                None if !agent.has_ids() => return lost("it sent what cannot be read".to_owned()),
                 None => debug!("ignored a message that is no answer"),
             },
             Ok(Received::Ping(payload)) => agent.control(Outbound::Pong(payload)),
@@ -229,23 +233,23 @@ fn read_agent(mut reader: MessageReader, agent: &AgentSession) -> String {
                 Some(Ok(_)) | None => {}
                 Some(Err(violation)) => {
                     agent.control(Outbound::Close(close::PROTOCOL_ERROR, violation.0));
-                    return violation.to_string();
+                    return lost(violation.to_string());
                 }
             },
             Ok(Received::Pong(_)) => {}
             Ok(Received::Close(frame)) => {
                 let code = frame.as_ref().map_or(close::NORMAL, |(code, _)| *code);
                 agent.control(Outbound::Close(code, ""));
-                return format!("close code {code}");
+                return (SessionOutcome::Closed, format!("close code {code}"));
             }
-            Err(ReadError::Eof) => return "the connection ended".to_owned(),
+            Err(ReadError::Eof) => return lost("the connection ended".to_owned()),
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::TimedOut => {
-                return format!("nothing heard for {} s", AGENT_SILENCE.as_secs());
+                return lost(format!("nothing heard for {} s", AGENT_SILENCE.as_secs()));
             }
-            Err(ReadError::Io(error)) => return error.to_string(),
+            Err(ReadError::Io(error)) => return lost(error.to_string()),
             Err(ReadError::Violation(code, what)) => {
                 agent.control(Outbound::Close(code, ""));
-                return what;
+                return lost(what);
             }
         }
     }

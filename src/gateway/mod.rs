@@ -25,7 +25,7 @@
 //!
 //! | module | the question it answers |
 //! | --- | --- |
-//! | `config` | what a gateway can be told, and what that comes to |
+//! | `builder`, `config` | what a gateway can be told, and what that comes to |
 //! | `connection` | what happens on a visitor's connection, request by request |
 //! | `routing` | which requests the gateway answers, and which an agent |
 //! | `handshake` | how a connection becomes an agent's session |
@@ -36,6 +36,7 @@
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
 //! | `pages`, `responses` | what the gateway answers by itself |
+//! | `record`, `metrics`, `report` | what is counted and logged of requests, and told to operators |
 //! | `forwarded` | where a request came from, and which proxies are trusted to say so |
 //! | `budget`, `credentials` | how much memory bodies may take; token and certificate |
 
@@ -43,6 +44,7 @@ mod acceptor;
 mod agent_session;
 mod agent_writer;
 mod budget;
+mod builder;
 mod config;
 mod connection;
 mod credentials;
@@ -50,9 +52,12 @@ mod domain;
 mod door;
 mod forwarded;
 mod handshake;
+mod metrics;
 mod names;
 mod pages;
+mod record;
 mod registry;
+mod report;
 mod reservations;
 mod responses;
 mod routing;
@@ -74,15 +79,18 @@ use log::{info, warn};
 
 use self::acceptor::{ConnectionThreads, accept, refuse_more};
 use self::budget::BodyBudget;
+pub use self::builder::{GatewayBuilder, OwnPaths};
 use self::config::GatewayConfig;
-pub use self::config::{GatewayBuilder, OwnPaths};
 pub use self::domain::{Domain, InvalidDomain};
 use self::door::{Addresses, Door, Listeners};
 use self::forwarded::Scheme;
+use self::metrics::GatewayMetrics;
 use self::names::Names;
 use self::registry::Registry;
+use self::report::GatewayReport;
 use self::shutdown::{Shutdown, Stopping};
 use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
+use crate::admin::Admin;
 use crate::advice::Advice;
 pub use crate::net::network::{InvalidNetwork, Network};
 use crate::protocol::{RequestName, connection_number, random_uuid};
@@ -131,6 +139,7 @@ struct GatewayCore {
     visitors: Arc<VisitorConnections>,
     /// The memory for whole bodies.
     bodies: BodyBudget,
+    metrics: GatewayMetrics,
     connections: ConnectionThreads,
     shutdown: Shutdown,
     /// What the names of requests begin with that no agent gets.
@@ -188,6 +197,7 @@ impl BoundGateway {
             let (door, accepting, on) = (*door, core.clone(), listener.clone());
             thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(door, &on, &accepting))
         };
+        let _admin = core.start_admin()?;
         let acceptors = all.iter().map(start).collect::<io::Result<Vec<_>>>()?;
         core.shutdown.wait();
         // Balancers see that it is not ready; until they do, their requests are served.
@@ -292,6 +302,7 @@ impl GatewayCore {
             names: Arc::new(names),
             visitors: Arc::new(VisitorConnections::new(limits)),
             bodies: BodyBudget::new(BODIES_MAX),
+            metrics: GatewayMetrics::new(),
             settings,
             connections: ConnectionThreads::default(),
             shutdown: Shutdown::default(),
@@ -320,6 +331,15 @@ impl GatewayCore {
             warn!(advice = Advice::GatewayWithoutToken.name();
                 "there is no token: anybody who reaches {agents}, through a proxy, too, can serve visitors as an agent");
         }
+    }
+
+    /// Starts the server for operators, if there is to be one.
+    fn start_admin(self: &Arc<Self>) -> io::Result<Option<Admin>> {
+        let Some(address) = self.settings.admin else { return Ok(None) };
+        let started =
+            Admin::start(address, self.settings.credentials.admin_token(), GatewayReport(self.clone()));
+        let failed = |error: io::Error| io::Error::new(error.kind(), format!("admin: {address}: {error}"));
+        started.map(Some).map_err(failed)
     }
 
     /// A name for a request that no agent gets.

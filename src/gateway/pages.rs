@@ -6,10 +6,12 @@ use serde_json::{Value, json};
 
 use super::GatewayCore;
 use super::agent_session::AgentSession;
-use super::config::{GatewayConfig, OwnPaths};
+use super::builder::OwnPaths;
+use super::config::GatewayConfig;
 use super::forwarded::{self, Arrival};
 use super::responses::Problem;
 use super::visitor_request::VisitorRequest;
+use crate::admin::ready;
 use crate::http1::{Head, json_response, names_loopback};
 use crate::protocol::X_TUNNEL_ID;
 
@@ -64,7 +66,7 @@ pub(super) fn answer(page: Page, request: &VisitorRequest<'_>) -> Response<Vec<u
     let VisitorRequest { head, arrival, gateway, .. } = *request;
     let result = match page {
         Page::Health => Ok((StatusCode::OK, health(gateway))),
-        Page::Ready => Ok(ready(gateway)),
+        Page::Ready => return ready(&gateway.obstacles()),
         Page::Connections => {
             connections(head.request.headers(), arrival, gateway).map(|list| (StatusCode::OK, list))
         }
@@ -96,17 +98,6 @@ fn health(gateway: &GatewayCore) -> Value {
         "uptime_seconds": gateway.started.elapsed().as_secs(),
         "version": env!("CARGO_PKG_VERSION"),
     })
-}
-
-/// Whether a balancer is to send requests here.
-fn ready(gateway: &GatewayCore) -> (StatusCode, Value) {
-    let obstacles = [
-        (gateway.visitors.are_draining(), "the gateway is stopping"),
-        (!gateway.agents.has_any(), "no agent is connected"),
-    ];
-    let because: Vec<_> = obstacles.into_iter().filter(|(stands, _)| *stands).map(|(_, what)| what).collect();
-    let status = if because.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, json!({ "ready": because.is_empty(), "because": because }))
 }
 
 /// The agents, for this machine alone, or with the token.

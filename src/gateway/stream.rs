@@ -148,11 +148,13 @@ impl StreamedExchange<'_> {
             Err(no_answer) => return Ok(Err(NotAnswered::Unsent(no_answer))),
         };
         self.name = agent.request_name(stream.number().into());
+        self.request.record.named(self.name);
         let sent = stream.send_all(&again.body[sent..], fin);
         self.upload.turn_to(&stream);
         let result = match sent {
             Ok(()) => self.wait(&stream)?,
-            Err(error) => self.head_after(&stream, error),
+            // A response may have come before all of the request was sent.
+            Err(error) => stream.head(Duration::ZERO).map_err(|_| error),
         };
         Ok(match result {
             Ok(head) => Ok((stream, head)),
@@ -186,11 +188,6 @@ impl StreamedExchange<'_> {
         self.upload.sent().is_none_or(|at| at.elapsed() < self.request.gateway.settings.timeout)
     }
 
-    /// The head of a response that came before all of the request was sent, or why nothing could be sent.
-    fn head_after(&self, stream: &Stream, error: StreamError) -> Result<Bytes, StreamError> {
-        stream.head(Duration::ZERO).map_err(|_| error)
-    }
-
     fn watch(&mut self) -> io::Result<()> {
         let protocol = if self.upgrade.is_some() { ProtocolChange::MayChange } else { ProtocolChange::Stays };
         self.upload.watch(protocol)
@@ -219,7 +216,7 @@ impl StreamedExchange<'_> {
         // What is left of it keeps the memory that it was read into: a response may last.
         drop(head);
         let Ok(mut parts) = parsed else { return self.refuse_answer(stream) };
-        self.request.confine_cookies(&mut parts.headers);
+        self.request.finish_head(&mut parts.headers);
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
         if switched && let Some(upgrade) = &self.upgrade {
             return match upgrade.check(&parts.headers) {
@@ -241,7 +238,7 @@ impl StreamedExchange<'_> {
         if is_event_stream(&parts.headers) {
             self.request.visitor.enter(Stage::Lasting);
         }
-        let persistence = self.begin_response();
+        let persistence = self.begin_response(parts.status);
         let length = whole.as_ref().map(|whole| whole.len() as u64).or(stated);
         let result = if no_body {
             self.output.start(Some(self.request.head), parts, None, persistence).finish()
@@ -305,7 +302,7 @@ impl StreamedExchange<'_> {
         let mut bytes = Vec::new();
         write_response_head(&mut bytes, &parts);
         self.request.visitor.enter(Stage::Lasting);
-        self.request.visitor.begin_response();
+        self.begin_response(parts.status);
         self.output.send(&bytes)?;
         self.watch()?;
         self.upload.switch();
@@ -331,7 +328,7 @@ impl StreamedExchange<'_> {
 
     /// Answers with a response of the gateway's own.
     fn end_with(mut self, problem: Problem) -> io::Result<Option<ServerConnection>> {
-        let persistence = self.begin_response();
+        let persistence = self.begin_response(problem.status);
         let response = self.request.named_problem(problem, self.name);
         let (parts, body) = response.into_parts();
         let mut writer =
@@ -355,7 +352,8 @@ impl StreamedExchange<'_> {
     }
 
     /// Records that the response begins. Returns whether the connection may carry another request behind it.
-    fn begin_response(&self) -> Persistence {
+    fn begin_response(&self, status: StatusCode) -> Persistence {
+        self.request.record.answered(status);
         let is_sent = Persistence::from(self.upload.sent().is_some());
         self.request.visitor.begin_response().and(self.request.head.persistence).and(is_sent)
     }
@@ -370,6 +368,7 @@ impl StreamedExchange<'_> {
 
     /// Waits for the next request on the connection, or ends it.
     fn end(mut self, persistence: Persistence) -> io::Result<Option<ServerConnection>> {
+        self.request.record.finish();
         if persistence == Persistence::KeepAlive {
             self.request.visitor.enter(Stage::Idle);
             return Ok(match self.upload.take_back(KEEP_ALIVE) {

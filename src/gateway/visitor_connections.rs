@@ -44,10 +44,27 @@ pub(super) struct VisitorLimits {
     pub(super) per_address: usize,
 }
 
+/// The visitors' connections in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) connections: usize,
+    /// Those that have a place.
+    pub(super) placed: usize,
+    /// Those that have a request.
+    pub(super) requests: usize,
+    /// Bytes from visitors since the start.
+    pub(super) received: u64,
+    /// Bytes to them.
+    pub(super) sent: u64,
+}
+
 #[derive(Default)]
 struct State {
     draining: bool,
     next_id: u64,
+    /// What connections that have ended had received and sent.
+    received_before: u64,
+    sent_before: u64,
     list: BTreeMap<u64, Entry>,
     looked: Option<Instant>,
 }
@@ -138,6 +155,14 @@ impl State {
         self.list.values().filter(|entry| entry.address == Some(address)).count()
     }
 
+    /// Forgets a connection, but for what it has moved.
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let entry = self.list.remove(&id)?;
+        self.received_before += entry.traffic.received();
+        self.sent_before += entry.traffic.sent();
+        Some(entry)
+    }
+
     /// Frees a place of a connection that `may` give its own. False when there is none to be had.
     fn make_room(&mut self, may: impl Fn(&Entry) -> bool, now: Instant) -> bool {
         let candidates = || self.list.iter().filter(|(_, entry)| may(entry));
@@ -151,7 +176,7 @@ impl State {
                 .filter_map(|(id, entry)| Some((entry.rate(now)?, *id)));
             rates.min().filter(|(rate, _)| *rate < SLOW).map(|(_, id)| id)
         };
-        let Some(entry) = longest.or_else(slowest).and_then(|id| self.list.remove(&id)) else { return false };
+        let Some(entry) = longest.or_else(slowest).and_then(|id| self.remove(id)) else { return false };
         entry.evict();
         true
     }
@@ -234,6 +259,26 @@ impl VisitorConnections {
     /// Whether places are short, so that each step of an unknown connection has less time.
     pub(super) fn are_short(&self) -> bool {
         self.state().list.len() > self.limits.places / 4 * 3
+    }
+
+    /// How many places there are.
+    pub(super) fn places(&self) -> usize {
+        self.limits.places
+    }
+
+    /// All connections in numbers.
+    pub(super) fn census(&self) -> Census {
+        let state = self.state();
+        let mut census =
+            Census { received: state.received_before, sent: state.sent_before, ..Census::default() };
+        for entry in state.list.values() {
+            census.connections += 1;
+            census.placed += usize::from(!entry.is_guest);
+            census.requests += usize::from(entry.stage.has_request());
+            census.received += entry.traffic.received();
+            census.sent += entry.traffic.sent();
+        }
+        census
     }
 
     /// Whether the gateway is about to stop.
@@ -333,7 +378,7 @@ impl VisitorConnection {
 impl Drop for VisitorConnection {
     fn drop(&mut self) {
         let mut state = self.visitors.state();
-        state.list.remove(&self.id);
+        state.remove(self.id);
         self.visitors.changed(state);
     }
 }

@@ -9,11 +9,12 @@ use log::{debug, info};
 use super::GatewayCore;
 use super::forwarded::Arrival;
 use super::names::HostMeaning;
+use super::record::RequestRecord;
 use super::responses::Problem;
 use super::visitor_connections::VisitorConnection;
 use crate::http1::cookies::confine;
 use crate::http1::fields::Upgrade;
-use crate::http1::{Framing, Head, shown_path};
+use crate::http1::{Framing, Head, append_server_timing, shown_path};
 use crate::mux::StreamError;
 use crate::protocol::RequestName;
 use crate::protocol::problem_page;
@@ -26,6 +27,7 @@ pub(super) struct VisitorRequest<'a> {
     /// What the host means that the request came to.
     pub(super) host: &'a HostMeaning,
     pub(super) visitor: &'a VisitorConnection,
+    pub(super) record: &'a RequestRecord<'a>,
     pub(super) gateway: &'a GatewayCore,
 }
 
@@ -37,16 +39,20 @@ impl VisitorRequest<'_> {
 
     /// The response that tells of a problem with the request of this name.
     pub(super) fn named_problem(&self, problem: Problem, name: RequestName) -> Response<Vec<u8>> {
-        let request = &self.head.request;
-        let visitor = self.gateway.settings.proxies.visitor(request.headers(), self.arrival.peer);
+        let (request, visitor) = (&self.head.request, self.record.visitor());
+        self.record.named(name);
+        self.gateway.metrics.problem(problem.code);
         let path = shown_path(request.uri().path());
         log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
         let is_page = problem_page::is_asked_for(request.method(), request.headers());
         if is_page { problem.page(name) } else { problem.response(name) }
     }
 
-    /// Keeps the cookies of a response to its own host.
-    pub(super) fn confine_cookies(&self, headers: &mut HeaderMap) {
+    /// Adds to the head of an agent's response what the gateway has to say, and keeps its cookies to its own host.
+    pub(super) fn finish_head(&self, headers: &mut HeaderMap) {
+        if self.gateway.settings.tells_timing {
+            append_server_timing(headers, &[("gateway", self.record.arrived().elapsed())]);
+        }
         if self.gateway.names.confines(self.host) {
             confine(headers, self.gateway.names.domain());
         }
@@ -57,8 +63,7 @@ impl VisitorRequest<'_> {
         if !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StreamError>) {
             return debug!("a response broke off: {error}");
         }
-        let request = &self.head.request;
-        let visitor = self.gateway.settings.proxies.visitor(request.headers(), self.arrival.peer);
+        let (request, visitor) = (&self.head.request, self.record.visitor());
         let (method, path) = (request.method(), shown_path(request.uri().path()));
         let path = path.escape_debug();
         info!(request:% = name; "{method} {path} of {visitor} was cut: {error} [{name}]");

@@ -16,8 +16,10 @@ mod output;
 pub(crate) mod path;
 mod response;
 mod server;
+mod server_timing;
 mod set_header;
 mod target;
+mod trace;
 
 pub use self::decode::{Decoder, Framing};
 pub use self::encode::{LAST_CHUNK, chunk_head, write_request_head, write_response_head};
@@ -33,8 +35,11 @@ pub use self::response::{
     BadResponse, ResponseHead, has_no_body, is_interim, keep_reason, mend_head, parse_response,
 };
 pub use self::server::{HEAD_TIME, KEEP_ALIVE, ServerConnection, json_response, response};
+pub use self::server_timing::append_server_timing;
 pub(crate) use self::set_header::header_name;
 pub use self::set_header::{InvalidHeader, SetHeader};
 pub use self::target::{
     RawTarget, has_host_and_port, is_host, names_loopback, parse_target, raw_target, shown_path, target,
 };
+pub(crate) use self::trace::InTrace;
+pub use self::trace::TraceId;

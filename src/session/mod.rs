@@ -61,6 +61,17 @@ pub enum FailureReply {
     Response,
 }
 
+/// Whether responses tell in `Server-Timing` how long they took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ServerTiming {
+    /// They do not.
+    #[default]
+    Untold,
+    /// The field gets `tunnel`, the time from taking the request on to the head of its response, and `upstream`, the local
+    /// server's part of it, in milliseconds.
+    Told,
+}
+
 /// How a session behaves, from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SessionConfig {
@@ -88,6 +99,7 @@ pub(crate) struct ExchangeConfig {
     /// What answers them.
     pub(crate) service: Arc<dyn Service>,
     pub(crate) failure_reply: FailureReply,
+    pub(crate) server_timing: ServerTiming,
     /// The largest body in an envelope, in bytes.
     pub(crate) max_enveloped_body: usize,
     /// The largest body on a stream, in bytes.

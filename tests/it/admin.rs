@@ -1,12 +1,11 @@
 //! How an agent tells how it is doing: the real agent, a gateway by script, and those who ask.
 
-use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use crate::support::{
-    LIMIT, Program, ScriptedGateway, Signal, TUNNEL_ID, get, http, ok, serve_http, split,
+    LIMIT, Program, ScriptedGateway, Signal, TUNNEL_ID, get, http, metrics, ok, serve_http, split,
     threads_and_descriptors,
 };
 
@@ -31,35 +30,6 @@ fn nobody() -> String {
 fn json(address: SocketAddr, path: &str) -> (u16, serde_json::Value) {
     let (status, body) = get(address, path);
     (status, serde_json::from_str(&body).unwrap())
-}
-
-/// All samples by name and labels. Checks what the text format asks for: each family with its help and its type
-/// before its samples, once, and no sample twice.
-fn metrics(address: SocketAddr) -> HashMap<String, f64> {
-    let (status, page) = get(address, "/metrics");
-    assert_eq!(status, 200);
-    let mut family = String::new();
-    let mut families = Vec::new();
-    let mut samples = HashMap::new();
-    for line in page.lines() {
-        if let Some(help) = line.strip_prefix("# HELP ") {
-            family = help.split(' ').next().unwrap().to_owned();
-            assert!(family.starts_with("tunnel_agent_") && !families.contains(&family), "{line}");
-            families.push(family.clone());
-        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = kind.split_once(' ').unwrap();
-            assert_eq!(name, family);
-            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
-        } else {
-            let (sample, value) = line.rsplit_once(' ').unwrap();
-            let name = sample.split('{').next().unwrap();
-            let suffixes = ["", "_bucket", "_sum", "_count"];
-            assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{line} of {family}");
-            assert_eq!(samples.insert(sample.to_owned(), value.parse().unwrap()), None, "{line}");
-        }
-    }
-    samples
 }
 
 #[test]
@@ -98,7 +68,7 @@ fn metrics_count_what_happened() {
     }
     session.request(r#"{"method":"POST","path":"/","body":"12345"}"#);
     session.answer();
-    let samples = metrics(admin);
+    let samples = metrics(admin, "tunnel_agent");
     for (name, value) in [
         ("responses_total{class=\"2xx\"}", 3.0),
         ("responses_total{class=\"5xx\"}", 0.0),
@@ -150,10 +120,10 @@ fn metrics_count_what_was_lost_and_which_circuit_is_open() {
     release.send(());
     // The worker notices when it has the answer.
     let deadline = Instant::now() + LIMIT;
-    while metrics(admin)["tunnel_agent_answers_dropped_total"] != 1.0 {
+    while metrics(admin, "tunnel_agent")["tunnel_agent_answers_dropped_total"] != 1.0 {
         assert!(Instant::now() < deadline, "it is counted");
     }
-    let samples = metrics(admin);
+    let samples = metrics(admin, "tunnel_agent");
     let of = |name: &str, url: &str| {
         samples.iter().find(|(key, _)| key.contains(name) && key.contains(url)).map(|(_, value)| *value)
     };
@@ -173,13 +143,13 @@ fn a_pong_tells_how_far_away_the_gateway_is() {
     let gateway = ScriptedGateway::start();
     let (_agent, admin) = start(&gateway, &site(), &["--ping-interval", "1ms"]);
     let mut session = gateway.accept();
-    assert!(!metrics(admin).contains_key("tunnel_agent_ping_seconds"));
+    assert!(!metrics(admin, "tunnel_agent").contains_key("tunnel_agent_ping_seconds"));
     // Reading a ping answers it, with the next message at the latest.
-    while !metrics(admin).contains_key("tunnel_agent_ping_seconds") {
+    while !metrics(admin, "tunnel_agent").contains_key("tunnel_agent_ping_seconds") {
         while !matches!(session.0.read().unwrap(), tungstenite::Message::Ping(_)) {}
         session.0.flush().unwrap();
     }
-    assert!(metrics(admin)["tunnel_agent_ping_seconds"] > 0.0);
+    assert!(metrics(admin, "tunnel_agent")["tunnel_agent_ping_seconds"] > 0.0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod link;
 mod memory;
 mod mux;
 mod names;
+mod operators;
 mod protection;
 mod protocol;
 mod proxies;

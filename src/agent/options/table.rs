@@ -15,11 +15,11 @@ use crate::http1::header_name;
 use crate::link::UpgradeHeaders;
 use crate::link::secret::{SecretFile, read_secret};
 use crate::net::tls::Trust;
-use crate::session::{Correlation, FailureReply};
+use crate::session::{Correlation, FailureReply, ServerTiming};
 use crate::upstream::{SiteNames, UpstreamAddress};
 
 /// The options, in the order in which a help text lists them.
-pub(crate) static OPTIONS: [AgentOption; 63] = [
+pub(crate) static OPTIONS: [AgentOption; 64] = [
     option(
         "tunnel_id",
         "ID",
@@ -260,6 +260,10 @@ pub(crate) static OPTIONS: [AgentOption; 63] = [
             put(&mut builder.failure_reply, one_of(text, &choices))
         },
     ),
+    option("server_timing", "", "tells pages in Server-Timing how long responses took", |builder, text| {
+        let (told, untold) = (ServerTiming::Told, ServerTiming::Untold);
+        put(&mut builder.server_timing, switch(text).map(|is_on| if is_on { told } else { untold }))
+    }),
     option("max_retries", "N", "tries after a first failure; 0 for no end; default 10", |builder, text| {
         put(&mut builder.backoff.max_retries, own_text(count(text)))
     }),

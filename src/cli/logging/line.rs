@@ -121,7 +121,10 @@ impl<'a> kv::VisitSource<'a> for LogFields {
     fn visit_pair(&mut self, key: kv::Key<'a>, value: kv::Value<'a>) -> Result<(), kv::Error> {
         let number = value.to_u64().map(Value::from).or_else(|| value.to_f64().map(Value::from));
         let value = number.unwrap_or_else(|| value.to_string().into());
-        self.0.insert(key.as_str().to_owned(), value);
+        // An empty one says nothing: of an agent with one tunnel, which that is, say.
+        if value != "" {
+            self.0.insert(key.as_str().to_owned(), value);
+        }
         Ok(())
     }
 }

@@ -58,17 +58,34 @@ pub struct Socket {
 
 /// How much a connection has moved, in both directions.
 #[derive(Debug, Default)]
-pub struct Traffic(AtomicU64);
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
 
+// Only numbers are passed on, no other memory depends on them: relaxed everywhere.
 impl Traffic {
-    fn add(&self, bytes: usize) {
-        // Only a number is passed on, no other memory depends on it.
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes so far.
+    fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that were received so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that were sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes so far, either way.
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.received() + self.sent()
     }
 }
 
@@ -324,7 +341,7 @@ impl Socket {
             0 => {}
             _ => {
                 self.heard.set_now();
-                self.traffic.add(read);
+                self.traffic.add_received(read);
             }
         }
         Ok(read)

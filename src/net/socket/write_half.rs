@@ -92,9 +92,9 @@ impl WriteHalf {
     fn write_when(&mut self, bytes: &[u8], full: WhenFull) -> io::Result<usize> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &mut self.tls {
-            return tls.write(&self.stream, bytes, full).inspect(|written| self.traffic.add(*written));
+            return tls.write(&self.stream, bytes, full).inspect(|written| self.traffic.add_sent(*written));
         }
-        full.send(&self.stream, bytes).inspect(|written| self.traffic.add(*written))
+        full.send(&self.stream, bytes).inspect(|written| self.traffic.add_sent(*written))
     }
 
     fn flush_when(&mut self, full: WhenFull) -> io::Result<()> {

@@ -30,15 +30,15 @@ pub(crate) use self::record::log_refusal;
 use self::streamed::Streamed;
 pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
-use super::{ExchangeConfig, SessionEnd};
+use super::{ExchangeConfig, ServerTiming, SessionEnd};
 use crate::guard::{CorsAnswer, Refusal};
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
-use crate::http1::has_no_body;
+use crate::http1::{append_server_timing, has_no_body};
 use crate::metrics::Metrics;
 use crate::mux::{Fin, Stream, StreamEnd};
 use crate::pool::RefusalReason;
 use crate::protocol::RequestName;
-use crate::service::{Failure, FailureKind, Request, Response, Service};
+use crate::service::{Failure, FailureKind, Request, Response};
 
 /// The text of a failure whose service panicked.
 const PANICKED: &str = "the service panicked";
@@ -109,6 +109,8 @@ struct Context<'a> {
     config: &'a ExchangeConfig,
     metrics: &'a Arc<Metrics>,
     method: &'a Method,
+    /// When the request was admitted.
+    admitted: Instant,
 }
 
 impl Exchange {
@@ -119,7 +121,12 @@ impl Exchange {
         config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let record = Record::new(config, metrics, ticket.name(), (request.method(), request.uri().path()));
+        let record = Record::new(
+            config,
+            metrics,
+            ticket.name(),
+            (request.method(), request.uri().path(), request.headers()),
+        );
         let recipient = config.gate.recipient(ticket.name(), request.method(), request.headers());
         let cors = config.gate.cors_answer(request.method(), request.headers()).map(Box::new);
         Exchange { reply: Box::new(Enveloped::new(request, ticket, recipient)), record, cors }
@@ -132,7 +139,7 @@ impl Exchange {
         config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let record = Record::new(config, metrics, name, (&head.method, head.uri.path()));
+        let record = Record::new(config, metrics, name, (&head.method, head.uri.path(), &head.headers));
         let recipient = config.gate.recipient(name, &head.method, &head.headers);
         let cors = config.gate.cors_answer(&head.method, &head.headers).map(Box::new);
         Exchange { reply: Box::new(Streamed::new(recipient, head, stream, fin)), record, cors }
@@ -172,10 +179,11 @@ impl Exchange {
         record.begin();
         let (config, metrics) = (record.config().clone(), record.metrics().clone());
         let method = record.method().clone();
-        let context = Context { config: &config, metrics: &metrics, method: &method };
-        let outcome = reply.prepare(&context).and_then(|request| {
-            catch_panic(|| reply.pass_on(answer(&*config.service, request, cors, &metrics)?, &context))
-        });
+        let admitted = record.admitted();
+        let context = Context { config: &config, metrics: &metrics, method: &method, admitted };
+        let outcome = reply
+            .prepare(&context)
+            .and_then(|request| catch_panic(|| reply.pass_on(answer(request, cors, &context)?, &context)));
         let outcome = reply.judge(outcome, &context);
         record.record(&outcome);
         reply.finish(outcome, &context);
@@ -185,23 +193,27 @@ impl Exchange {
 /// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was
 /// admitted, past password and rules, by the fields that it had then.
 fn answer(
-    service: &dyn Service,
     request: Request,
     cors: Option<Box<CorsAnswer>>,
-    metrics: &Metrics,
+    context: &Context<'_>,
 ) -> Result<Response, Failure> {
-    let Some(cors) = cors else { return call_timed(service, request, metrics) };
+    let Some(cors) = cors else { return call(request, context) };
     let CorsAnswer { grant, preflight } = *cors;
-    let mut response = preflight.map_or_else(|| call_timed(service, request, metrics), Ok)?;
+    let mut response = preflight.map_or_else(|| call(request, context), Ok)?;
     grant.apply(response.headers_mut());
     Ok(response)
 }
 
-/// Calls a service, and measures the time to the head of its response.
-fn call_timed(service: &dyn Service, request: Request, metrics: &Metrics) -> Result<Response, Failure> {
+/// Calls the service, and measures the time to the head of its response.
+fn call(request: Request, context: &Context<'_>) -> Result<Response, Failure> {
     let start = Instant::now();
-    let response = service.call(request)?;
-    metrics.upstream_took(start.elapsed());
+    let mut response = context.config.service.call(request)?;
+    let upstream = start.elapsed();
+    context.metrics.upstream_took(upstream);
+    if context.config.server_timing == ServerTiming::Told {
+        let times = [("tunnel", context.admitted.elapsed()), ("upstream", upstream)];
+        append_server_timing(response.headers_mut(), &times);
+    }
     Ok(response)
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use log::{Level, info, log};
 
 use super::{Outcome, Unserved};
 use crate::guard::Refusal;
-use crate::http1::shown_path;
+use crate::http1::{InTrace, TraceId, shown_path};
 use crate::metrics::Metrics;
 use crate::mux::{Reset, ResetCode, StreamEnd};
 use crate::protocol::RequestName;
@@ -29,6 +29,7 @@ pub(crate) struct Record {
     method: Method,
     /// The path without the query, which may hold secrets; empty where nothing is logged.
     path: String,
+    trace: Option<TraceId>,
     admitted: Instant,
     /// When the request had a worker.
     started: Instant,
@@ -41,15 +42,16 @@ impl Record {
         config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
         name: RequestName,
-        (method, path): (&Method, &str),
+        (method, path, headers): (&Method, &str, &HeaderMap),
     ) -> Self {
         metrics.request_started();
         let admitted = Instant::now();
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let is_logged = log::log_enabled!(Level::Warn);
         let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
+        let trace = TraceId::of(headers).filter(|_| is_logged);
         let (config, metrics, method) = (config.clone(), metrics.clone(), method.clone());
-        Record { metrics, config, name, method, path, admitted, started: admitted, is_recorded: false }
+        Record { metrics, config, name, method, path, trace, admitted, started: admitted, is_recorded: false }
     }
 
     /// Which requests pass, and how they are answered, since the request was admitted.
@@ -63,6 +65,11 @@ impl Record {
 
     pub(super) fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// When the request was admitted.
+    pub(super) fn admitted(&self) -> Instant {
+        self.admitted
     }
 
     /// Records that the request has a worker.
@@ -115,14 +122,20 @@ impl Record {
         (self.started.elapsed().as_secs_f64() * 1e4).round() / 10.0
     }
 
+    /// The trace of the request for a log record, and for its text; both are empty where it is in none.
+    fn trace(&self) -> (String, InTrace) {
+        (self.trace.map(|trace| trace.to_string()).unwrap_or_default(), InTrace(self.trace))
+    }
+
     // A path is valid in HTTP, and may still hold what a terminal takes for a command: it is escaped.
 
     fn log_answer(&self, status: u16, bytes: usize) {
         let Record { method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let (tunnel, of) = config.label();
-        info!(target: ACCESS_LOG, tunnel, method, path, status, bytes = bytes as u64, duration_ms = took;
-            "{of}{method} {shown} {status} {bytes} B {took:.1} ms");
+        let (trace, in_trace) = self.trace();
+        info!(target: ACCESS_LOG, tunnel, method, path, status, bytes = bytes as u64, duration_ms = took, trace;
+            "{of}{method} {shown} {status} {bytes} B {took:.1} ms{in_trace}");
     }
 
     fn log_failure(&self, failure: &Failure) {
@@ -135,8 +148,9 @@ impl Record {
         let is_known = failure.kind() == FailureKind::Unavailable;
         let level = if is_known { Level::Info } else { Level::Warn };
         let (tunnel, of) = config.label();
-        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, advice;
-            "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]");
+        let (trace, in_trace) = self.trace();
+        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, trace, advice;
+            "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]{in_trace}");
     }
 
     fn log_abandoned(&self, end: &StreamEnd) {
@@ -154,8 +168,9 @@ impl Record {
             _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
         let (tunnel, of) = config.label();
-        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name;
-            "{of}{method} {shown} {what} ({took:.1} ms) [{name}]");
+        let (trace, in_trace) = self.trace();
+        log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, trace;
+            "{of}{method} {shown} {what} ({took:.1} ms) [{name}]{in_trace}");
     }
 }
 

@@ -2,6 +2,7 @@
 //! are watched through their log. Nothing here sleeps; every wait ends with an event, or fails the test.
 #![allow(dead_code)] // Each test uses a part of it.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -387,4 +388,34 @@ pub(crate) fn split(response: &[u8]) -> (u16, String) {
 pub(crate) fn threads_and_descriptors(pid: u32) -> (usize, usize) {
     let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
     (count("task"), count("fd"))
+}
+
+/// All samples by name and labels. Checks what the text format asks for: each family with its help and its type
+/// before its samples, once, and no sample twice.
+#[track_caller]
+pub(crate) fn metrics(address: SocketAddr, prefix: &str) -> HashMap<String, f64> {
+    let (status, page) = get(address, "/metrics");
+    assert_eq!(status, 200);
+    let mut family = String::new();
+    let mut families = Vec::new();
+    let mut samples = HashMap::new();
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().unwrap().to_owned();
+            assert!(family.starts_with(&format!("{prefix}_")) && !families.contains(&family), "{line}");
+            families.push(family.clone());
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').unwrap();
+            assert_eq!(name, family);
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+        } else {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let name = sample.split('{').next().unwrap();
+            let suffixes = ["", "_bucket", "_sum", "_count"];
+            assert!(suffixes.iter().any(|suffix| name == format!("{family}{suffix}")), "{line} of {family}");
+            assert_eq!(samples.insert(sample.to_owned(), value.parse().unwrap()), None, "{line}");
+        }
+    }
+    samples
 }

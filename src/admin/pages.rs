@@ -1,0 +1,45 @@
+//! The pages for operators and their programs.
+
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::http1::{json_response, response};
+
+/// A program whose state operators ask for.
+pub(crate) trait Reported {
+    /// What it is: `agent`, say.
+    fn name(&self) -> &'static str;
+
+    /// Why it cannot do its work now, or not all of it.
+    fn obstacles(&self) -> Vec<String>;
+
+    /// How it is doing, for people and programs.
+    fn status(&self) -> Value;
+
+    /// The same for Prometheus, in its text format.
+    fn metrics(&self) -> String;
+
+    /// The page at this path, if there is one.
+    fn answer(&self, path: &str) -> Option<Response<Vec<u8>>> {
+        match path {
+            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+            "/readyz" => Some(ready(&self.obstacles())),
+            "/status" => Some(json_response(StatusCode::OK, &self.status())),
+            "/metrics" => {
+                Some(response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The response for a balancer: 200, or 503 with what stands in the way.
+pub(crate) fn ready(obstacles: &[String]) -> Response<Vec<u8>> {
+    let status = if obstacles.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json_response(status, &json!({ "ready": obstacles.is_empty(), "because": obstacles }))
+}
+
+/// A response of plain text.
+pub(super) fn text(status: StatusCode, text: impl Into<String>) -> Response<Vec<u8>> {
+    response(status, "text/plain; charset=utf-8", text)
+}

@@ -1,0 +1,202 @@
+//! What a gateway tells its operators, with the real programs: pages, metrics, a line for each request, times.
+
+use std::net::{SocketAddr, TcpStream};
+
+use crate::support::{Program, TUNNEL_ID, get, http, metrics, ok, page_websocket, serve_http, split, visit};
+
+const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
+
+/// A gateway with an admin server: itself, the visitors' address and the operators'.
+fn start(options: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr, SocketAddr) {
+    let admin = ["--admin", "0", "--hold", "0s"];
+    let (mut gateway, address) = Program::gateway_with(&[&admin[..], options].concat(), environment);
+    let line = gateway.wait_for("admin at http://");
+    let admin = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    (gateway, address, admin)
+}
+
+fn agent(gateway: SocketAddr, options: &[&str]) -> Program {
+    let site = serve_http(|request| match request.head.contains("/missing") {
+        true => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nServer-Timing: db;dur=3\r\n\r\n".to_vec(),
+        false => ok(&"x".repeat(1000)),
+    });
+    let (url, local) = (format!("ws://{gateway}"), format!("http://{site}"));
+    let usual = ["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &local];
+    let mut agent = Program::agent(&[&usual, options].concat());
+    agent.wait_for(" is open → ");
+    agent
+}
+
+fn json(address: SocketAddr, path: &str) -> (u16, serde_json::Value) {
+    let (status, body) = get(address, path);
+    (status, serde_json::from_str(&body).unwrap())
+}
+
+#[test]
+fn a_gateway_tells_how_it_is_doing() {
+    let (mut gateway, address, admin) = start(&[], &[]);
+    assert_eq!(get(admin, "/healthz"), (200, "ok\n".to_owned()));
+    let (status, ready) = json(admin, "/readyz");
+    assert_eq!((status, &ready["because"][0]), (503, &"no agent is connected".into()));
+    // It is the same as on the visitors' side.
+    assert_eq!(json(address, "/.tunnel/ready"), (503, ready));
+    assert_eq!(get(address, "/").0, 503);
+    let mut agent = agent(address, &[]);
+    assert_eq!(json(admin, "/readyz").0, 200);
+    for path in ["/a", "/missing", "/.tunnel/health"] {
+        get(address, path);
+    }
+    let (_socket, _reader) = visit(address, "");
+    assert_eq!(http(address, b"nonsense\r\n\r\n")[..12], *b"HTTP/1.1 400");
+
+    // A response is counted behind its last byte, and a visitor until its connection has ended.
+    let mut samples = metrics(admin, "tunnel_gateway");
+    while samples["tunnel_gateway_visitors"] != 1.0
+        || samples["tunnel_gateway_request_duration_seconds_count"] != 5.0
+    {
+        samples = metrics(admin, "tunnel_gateway");
+    }
+    let sample = |name: &str| samples[&format!("tunnel_gateway_{name}")] as u64;
+    assert_eq!((sample("agents"), sample("tunnels"), sample("sessions_total")), (1, 1, 1));
+    assert_eq!(sample("sessions_lost_total"), 0);
+    for (class, count) in [("2xx", 2), ("4xx", 2), ("5xx", 2), ("3xx", 0)] {
+        assert_eq!(sample(&format!("responses_total{{class=\"{class}\"}}")), count, "{class}");
+    }
+    assert_eq!(sample("problems_total{code=\"no_agent\"}"), 1);
+    assert_eq!(sample("problems_total{code=\"bad_request\"}"), 1);
+    assert_eq!((sample("visitors"), sample("places_taken"), sample("places")), (1, 1, 1024));
+    assert!(sample("sent_bytes_total") > 1000 && sample("received_bytes_total") > 100);
+    assert_eq!((sample("in_flight"), sample("body_bytes"), sample("body_bytes_max")), (0, 0, 64 << 20));
+
+    let (status, report) = json(admin, "/status");
+    assert_eq!(status, 200);
+    assert_eq!((&report["tunnels"], &report["visitors"]), (&1.into(), &1.into()));
+    assert_eq!(report["agents"][0]["tunnel"], "agent_550e…_prod");
+    assert_eq!(report["totals"]["responses"], 6);
+    // No page holds a credential.
+    assert!(!report.to_string().contains("446655440000"));
+    agent.signal("KILL");
+    agent.wait();
+    gateway.wait_for("left");
+    while metrics(admin, "tunnel_gateway")["tunnel_gateway_sessions_lost_total"] != 1.0 {}
+}
+
+#[test]
+fn operators_show_the_token_where_there_is_one() {
+    let path = std::env::temp_dir().join(format!("gateway-admin-{}", std::process::id()));
+    std::fs::write(&path, "sesame\n").unwrap();
+    let (mut gateway, _, admin) = start(&["--admin-token-file", path.to_str().unwrap()], &[]);
+    let status = |token: &str| {
+        let request = format!(
+            "GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        split(&http(admin, request.as_bytes())).0
+    };
+    assert_eq!((get(admin, "/healthz").0, get(admin, "/metrics").0), (200, 401));
+    assert_eq!((status("sesame"), status("other")), (200, 401));
+    std::fs::write(&path, "other\n").unwrap();
+    gateway.signal("HUP");
+    // What is read again last: the names, of which there are none.
+    while status("other") != 200 {}
+    assert_eq!(status("sesame"), 401);
+    std::fs::remove_file(path).unwrap();
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+
+    for (options, environment, error) in [
+        (&["--admin", "0.0.0.0:0"][..], &[][..], "--admin: an address that is not loopback needs a token"),
+        (&[], &[("GATEWAY_ADMIN_TOKEN", "x")], "needs --admin"),
+    ] {
+        let mut gateway = Program::start(env!("CARGO_BIN_EXE_gateway"), options, environment);
+        assert_eq!(gateway.wait().code(), Some(2));
+        assert!(gateway.log.join("\n").contains(error), "{:?}", gateway.log);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let mut gateway =
+        Program::start(env!("CARGO_BIN_EXE_gateway"), &["--listen", "0", "--admin", &taken], &[]);
+    assert_eq!(gateway.wait().code(), Some(1));
+    assert!(gateway.log.join("\n").contains(&format!("admin: {taken}: ")), "{:?}", gateway.log);
+}
+
+#[test]
+fn the_log_has_a_line_for_each_request_where_that_is_wanted() {
+    let options = ["--access-log", "--trusted-proxies", "127.0.0.1"];
+    let (mut gateway, address) = Program::gateway(&[&options[..], &["--hold", "0s"]].concat());
+    let mut agent = agent(address, &[]);
+    let request = format!(
+        "GET /a%1b?secret=1 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n{TRACE}Connection: close\r\n\r\n"
+    );
+    http(address, request.as_bytes());
+    let line = gateway.wait_for("192.0.2.7 GET /a%1b 200 ");
+    assert!(line.ends_with("] trace=4bf92f3577b34da6a3ce929d0e0e4736") && !line.contains("secret"), "{line}");
+    let bytes: u64 = line.split(" 200 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((1000..1400).contains(&bytes), "{line}");
+    // The agent's line names the trace, too.
+    let line = agent.wait_for("GET /a%1b 200 1000 B");
+    assert!(line.ends_with(" ms trace=4bf92f3577b34da6a3ce929d0e0e4736"), "{line}");
+    // One of the gateway's own, one behind another on the same connection, and one that is no trace.
+    http(
+        address,
+        b"GET /.tunnel/health HTTP/1.1\r\nHost: x\r\ntraceparent: 1\r\n\r\n\
+          GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    );
+    let line = gateway.wait_for("127.0.0.1 GET /.tunnel/health 200 ");
+    assert!(line.ends_with(" ms"), "{line}");
+    let line = gateway.wait_for("127.0.0.1 GET /b 200 ");
+    let bytes: u64 = line.split(" 200 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((1000..1400).contains(&bytes), "{line}");
+    let stream = TcpStream::connect(address).unwrap();
+    agent.signal("KILL");
+    agent.wait();
+    gateway.wait_for("left");
+    get(address, "/c");
+    gateway.wait_for("127.0.0.1 GET /c 503 ");
+    drop(stream);
+    // As many lines as requests, however many in a second.
+    for _ in 0..20 {
+        get(address, "/d");
+    }
+    for _ in 0..20 {
+        gateway.wait_for("GET /d 503 ");
+    }
+}
+
+#[test]
+fn a_request_under_way_and_another_protocol_have_their_line_when_they_end() {
+    let (mut gateway, address) = Program::gateway(&["--access-log", "--hold", "0s"]);
+    let local = crate::support::serve(|socket| {
+        let mut websocket = tungstenite::accept(socket).unwrap();
+        while websocket.read().is_ok() {}
+    });
+    let (url, site) = (format!("ws://{address}"), format!("http://{local}"));
+    let mut agent = Program::agent(&["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &site]);
+    agent.wait_for(" is open → ");
+    let stream = TcpStream::connect(address).unwrap();
+    let (websocket, _) = page_websocket("ws://site.test/chat", stream, &[("connection", "Upgrade")]);
+    assert!(!gateway.log.iter().any(|line| line.contains("/chat")));
+    drop(websocket);
+    gateway.wait_for("127.0.0.1 GET /chat 101 ");
+}
+
+#[test]
+fn pages_are_told_how_long_it_took() {
+    let (_gateway, address) = Program::gateway(&["--server-timing", "--hold", "0s"]);
+    let mut agent = agent(address, &["--server-timing"]);
+    let response = String::from_utf8(http(address, b"GET /missing HTTP/1.0\r\n\r\n")).unwrap();
+    let timing = |line: &str| line.strip_prefix("server-timing: ").map(str::to_owned);
+    let lines: Vec<_> = response.to_ascii_lowercase().lines().filter_map(timing).collect();
+    assert_eq!(lines.len(), 3, "{response}");
+    assert_eq!(lines[0], "db;dur=3");
+    let times: Vec<f64> = lines[1..]
+        .iter()
+        .flat_map(|line| line.split(", "))
+        .zip(["tunnel;dur=", "upstream;dur=", "gateway;dur="])
+        .map(|(metric, name)| metric.strip_prefix(name).unwrap().parse().unwrap())
+        .collect();
+    // Each holds the one before.
+    let [tunnel, upstream, gateway] = times[..] else { panic!("{lines:?}") };
+    assert!(upstream <= tunnel && tunnel <= gateway, "{lines:?}");
+    agent.signal("TERM");
+    agent.wait();
+}
