@@ -10,19 +10,21 @@ mod tls;
 
 mod system;
 mod timeouts;
+mod traffic;
 mod when_full;
 mod write_half;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use self::system::SystemSocket;
 use self::timeouts::SetTimeout;
 #[cfg(feature = "tls")]
 use self::tls::Tls;
+pub use self::traffic::Traffic;
 pub(crate) use self::when_full::CAN_WRITE_WITHOUT_WAITING;
 pub use self::write_half::WriteHalf;
 use super::tls::{ClientTls, ServerTls};
@@ -54,39 +56,6 @@ pub struct Socket {
     traffic: Arc<Traffic>,
     deadline: Option<Instant>,
     read_timeout: SetTimeout,
-}
-
-/// How much a connection has moved, in both directions.
-#[derive(Debug, Default)]
-pub struct Traffic {
-    received: AtomicU64,
-    sent: AtomicU64,
-}
-
-// Only numbers are passed on, no other memory depends on them: relaxed everywhere.
-impl Traffic {
-    fn add_received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    fn add_sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Bytes that were received so far.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that were sent so far.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    /// Bytes so far, either way.
-    pub fn bytes(&self) -> u64 {
-        self.received() + self.sent()
-    }
 }
 
 /// Ends a connection from any thread: blocked reads and writes return at once, with an error.
