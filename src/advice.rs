@@ -36,6 +36,7 @@ pub(crate) enum Advice {
     LocalCertificateName,
     LocalIsPlain,
     LocalName,
+    LocalPermission,
     LocalServerLog,
     MaxRetries,
     MessageSize,
@@ -60,7 +61,7 @@ pub(crate) enum Advice {
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 44] = [
+    pub(crate) const ALL: [Advice; 45] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::AgentsElsewhere,
@@ -86,6 +87,7 @@ impl Advice {
         Advice::LocalCertificateName,
         Advice::LocalIsPlain,
         Advice::LocalName,
+        Advice::LocalPermission,
         Advice::LocalServerLog,
         Advice::MaxRetries,
         Advice::MessageSize,
@@ -135,6 +137,7 @@ impl Advice {
             Advice::LocalCertificateName => "local_certificate_name",
             Advice::LocalIsPlain => "local_is_plain",
             Advice::LocalName => "local_name",
+            Advice::LocalPermission => "local_permission",
             Advice::LocalServerLog => "local_server_log",
             Advice::MaxRetries => "max_retries",
             Advice::MessageSize => "message_size",

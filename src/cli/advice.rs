@@ -63,6 +63,9 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::LocalCertificateName => "give a name that the certificate has",
         Advice::LocalIsPlain => "if it is not meant to speak TLS, use http://",
         Advice::LocalName => "check the host name (--local, --route)",
+        Advice::LocalPermission => {
+            "the agent's user needs the right to write to the socket, and to enter its folder"
+        }
         Advice::LocalServerLog => "look into the log of the local server",
         Advice::MaxRetries => "with --max-retries 0 an agent tries for ever",
         Advice::MessageSize => "see --max-message",

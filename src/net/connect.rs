@@ -63,6 +63,11 @@ impl ConnectError {
             ConnectError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
                 (Advice::GatewayTimeout, Advice::LocalAddress)
             }
+            ConnectError::Connect(Address::Unix(_), error)
+                if error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                (Advice::GatewayAddress, Advice::LocalPermission)
+            }
             ConnectError::Connect(..) | ConnectError::Socket(_) => {
                 (Advice::GatewayAddress, Advice::LocalAddress)
             }

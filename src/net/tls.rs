@@ -47,7 +47,7 @@ impl fmt::Display for TlsError {
                 f.write_str("this build has no TLS; build with the feature `tls`, or use ws:// and http://")
             }
             TlsError::File { path, reason } => write!(f, "{}: {reason}", path.display()),
-            TlsError::Identity(reason) => write!(f, "certificate and key: {reason}"),
+            TlsError::Identity(reason) => write!(f, "certificate and key: {}", explained(reason.clone())),
         }
     }
 }
@@ -136,14 +136,25 @@ pub(super) fn describe(error: &std::io::Error) -> String {
         Some(CertificateFlaw::NotYetValid) => return "the certificate is not valid yet".to_owned(),
         Some(CertificateFlaw::WrongName) | None => {}
     }
-    let text = error.to_string();
-    // The type behind this is not in rustls' interface; where its text changes, that text is shown.
-    if text.contains("CaUsedAsEndEntity") {
-        return "the certificate is marked as an authority's, which a server's must not be; \
-                make it with basicConstraints=CA:FALSE"
-            .to_owned();
-    }
-    text
+    explained(error.to_string())
+}
+
+/// A text of rustls', or a plainer one. The types behind these are not in rustls' interface; where its text changes, that
+/// text is shown.
+fn explained(text: String) -> String {
+    let plain = [
+        (
+            "CaUsedAsEndEntity",
+            "the certificate is marked as an authority's, which a server's must not be; \
+             make it with basicConstraints=CA:FALSE",
+        ),
+        (
+            "UnsupportedCertVersion",
+            "the certificate is of version 1 of X.509, and has to be of version 3; \
+             openssl makes one where it is given extensions, such as basicConstraints=CA:FALSE",
+        ),
+    ];
+    plain.iter().find(|(name, _)| text.contains(name)).map_or(text.clone(), |(_, plain)| (*plain).to_owned())
 }
 
 #[cfg(feature = "tls")]
