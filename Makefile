@@ -8,7 +8,7 @@ MUSL := x86_64-unknown-linux-musl
 BUILT := $(or $(CARGO_TARGET_DIR),target)
 STATIC := $(BUILT)/$(MUSL)/small/agent
 
-.PHONY: help build run gateway demo test lint fuzz bench musl install clean
+.PHONY: help build run gateway demo fleet test lint fuzz bench musl install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,12 @@ gateway: ## the reference gateway, on 127.0.0.1:3000 or LISTEN=address:port
 demo: ## gateway, a small site and the agent, with requests through the tunnel [GATEWAY_PORT=3000 SITE_PORT=8000]
 	$(CARGO) build --bins --example demo
 	@GATEWAY_PORT='$(GATEWAY_PORT)' SITE_PORT='$(SITE_PORT)' exec '$(BUILT)/debug/examples/demo'
+
+BALANCER ?= haproxy
+RESTARTS ?= 3
+
+fleet: build ## two gateways behind a balancer, restarted and killed while visitors ask; needs python3 and it [BALANCER=haproxy|nginx|caddy RESTARTS=3]
+	@GATEWAY='$(BUILT)/release/gateway' AGENT='$(BUILT)/release/agent' python3 tests/fleet.py '$(BALANCER)' --restarts '$(RESTARTS)'
 
 # Most tests wait for programs and sockets: more of them at once than there are cores.
 test: export RUST_TEST_THREADS ?= 8

@@ -47,7 +47,9 @@ pub(crate) fn gateway_url(text: &str) -> Cow<'_, str> {
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, &'static str> {
     match host_and_port(text) {
         Some(("" | "localhost", port)) => Ok(SocketAddr::new(LOCALHOST, port)),
-        _ => text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9180, or a port"),
+        _ => text
+            .parse()
+            .map_err(|_| "expected an IP address and a port up to 65535, such as 127.0.0.1:9180, or a port"),
     }
 }
 

@@ -291,11 +291,11 @@ impl fmt::Debug for GatewayHandle {
 }
 
 impl GatewayCore {
-    fn new(settings: GatewayConfig, address: SocketAddr) -> Self {
+    fn new(mut settings: GatewayConfig, address: SocketAddr) -> Self {
         let own = settings.own_hosts.clone();
         let at = (address, settings.scheme());
         let names = Names::new(settings.domain.as_ref(), own, settings.name_policy.clone(), at);
-        names.reserve(settings.reserved.clone());
+        names.reserve(std::mem::take(&mut settings.reserved));
         let limits = VisitorLimits { places: PLACES, per_address: settings.max_per_address };
         GatewayCore {
             agents: Registry::new(),

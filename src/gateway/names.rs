@@ -292,6 +292,10 @@ impl Names {
 
     /// Remembers a host under which agents connect, if there is room. Returns whether it is remembered.
     fn record_agent_host(&self, state: &mut State, host: &str) -> bool {
+        // A reserved one is a tunnel's already: its agents find the gateway by it, through a balancer that goes by names.
+        if state.reserved.tunnel_of(host).is_some() {
+            return false;
+        }
         let is_known = state.agent_hosts.contains_key(host);
         if !is_known && state.agent_hosts.len() >= AGENT_HOSTS_MAX {
             return false;
@@ -430,6 +434,18 @@ mod tests {
         let none = enter(4, None, 0);
         assert_eq!(none.url.url, names.url(TunnelName::derived(&id(4)).as_str()));
         assert_eq!(none.url.wanted, Wanted::Granted);
+    }
+
+    #[test]
+    fn agents_that_dial_a_reserved_host_do_not_take_it_from_its_tunnel() {
+        let names = names(Some("tunnel.example"));
+        let lines = format!("shop = {}\n", "agent_550e8400-e29b-41d4-a716-000000000001_prod");
+        names.reserve(Reservations::parse(&lines, "tunnel.example").unwrap());
+        let host = HeaderValue::from_static("shop.tunnel.example");
+        let guard = names.enter(&id(1), None, Some(&host), Instant::now());
+        assert_eq!(guard.url.url, "http://shop.tunnel.example:3000");
+        assert_eq!(names.meaning(&host), HostMeaning::Tunnel(id(1)));
+        assert!(names.state().agent_hosts.is_empty());
     }
 
     #[test]

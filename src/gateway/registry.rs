@@ -29,9 +29,10 @@ pub(super) struct Registry {
 
 #[derive(Default)]
 struct State {
-    list: Vec<Arc<AgentSession>>,
-    /// Whose turn it is.
-    next: usize,
+    /// The tunnels with a session.
+    tunnels: HashMap<TunnelId, TunnelSessions>,
+    /// The number of all sessions.
+    count: usize,
     /// The gateway is about to stop.
     leaving: bool,
     /// Tunnels without a session, and when the last one ended.
@@ -40,6 +41,14 @@ struct State {
     waiting: usize,
     /// How often an agent has come or left.
     changes: u64,
+}
+
+/// The sessions of one tunnel.
+#[derive(Default)]
+struct TunnelSessions {
+    list: Vec<Arc<AgentSession>>,
+    /// Whose turn it is.
+    next: usize,
 }
 
 /// Why an agent may not take requests.
@@ -59,25 +68,57 @@ pub(super) enum Tunnels {
     Several,
 }
 
-impl State {
-    /// Whether there is an agent that takes requests.
-    fn has_any(&self) -> bool {
+impl TunnelSessions {
+    /// Whether one takes requests.
+    fn have_any(&self) -> bool {
         self.list.iter().any(|agent| !agent.is_leaving())
     }
 
-    /// The index of the agent of this tunnel that has the least to do, of those whose last answers were good if
-    /// there is one; among equals they take turns. Not one of those that were `tried`, nor after them one without streams.
-    fn find(&self, tunnel_id: &TunnelId, tried: &[Arc<AgentSession>]) -> Option<usize> {
+    /// The index of the session that has the least to do, of those whose last answers were good if there is one; among
+    /// equals they take turns. Not one of those that were `tried`, nor after them one without streams.
+    fn find(&self, tried: &[Arc<AgentSession>]) -> Option<usize> {
         let count = self.list.len();
         let fits = |agent: &Arc<AgentSession>| {
             !agent.is_leaving()
-                && *tunnel_id == agent.handshake.tunnel_id
                 && (tried.is_empty() || agent.mux().is_some())
                 && !tried.iter().any(|other| Arc::ptr_eq(other, agent))
         };
         let in_turn =
             (0..count).map(|step| (self.next + step) % count).filter(|&index| fits(&self.list[index]));
         in_turn.min_by_key(|&index| (self.list[index].is_failing(), self.list[index].in_flight()))
+    }
+}
+
+impl State {
+    /// Whether there is an agent of this tunnel that takes requests, or of any.
+    fn has_any(&self, tunnel_id: Option<&TunnelId>) -> bool {
+        match tunnel_id {
+            Some(id) => self.tunnels.get(id).is_some_and(TunnelSessions::have_any),
+            None => self.tunnels.values().any(TunnelSessions::have_any),
+        }
+    }
+
+    /// All sessions, the oldest first.
+    fn list(&self) -> Vec<Arc<AgentSession>> {
+        let mut list: Vec<_> =
+            self.tunnels.values().flat_map(|sessions| sessions.list.iter().cloned()).collect();
+        list.sort_by_key(|agent| agent.since);
+        list
+    }
+
+    /// Forgets a session. False when there is none such.
+    fn remove(&mut self, agent: &Arc<AgentSession>) -> bool {
+        let id = &agent.handshake.tunnel_id;
+        let Some(sessions) = self.tunnels.get_mut(id) else { return false };
+        let Some(index) = sessions.list.iter().position(|other| Arc::ptr_eq(other, agent)) else {
+            return false;
+        };
+        sessions.list.remove(index);
+        if sessions.list.is_empty() {
+            self.tunnels.remove(id);
+        }
+        self.count -= 1;
+        true
     }
 }
 
@@ -96,14 +137,19 @@ impl Registry {
         if state.leaving {
             return Err(Unwelcome::Stopping);
         }
-        let replaced =
-            state.list.iter().position(|other| !other.is_leaving() && other.is_succeeded_by(agent));
-        let replaced = replaced.map(|index| state.list.remove(index));
-        if state.list.len() >= PLACES {
+        let id = &agent.handshake.tunnel_id;
+        let sessions = state.tunnels.get(id).map_or(&[][..], |sessions| &sessions.list);
+        let is_replaced = |other: &&Arc<AgentSession>| !other.is_leaving() && other.is_succeeded_by(agent);
+        let replaced = sessions.iter().find(is_replaced).cloned();
+        if let Some(replaced) = &replaced {
+            state.remove(replaced);
+        }
+        if state.count >= PLACES {
             return Err(Unwelcome::Full);
         }
-        state.gone.remove(&agent.handshake.tunnel_id);
-        state.list.push(agent.clone());
+        state.gone.remove(id);
+        state.tunnels.entry(id.clone()).or_default().list.push(agent.clone());
+        state.count += 1;
         state.changes += 1;
         drop(state);
         self.changed.notify_all();
@@ -120,9 +166,9 @@ impl Registry {
     pub(super) fn remove(&self, agent: &Arc<AgentSession>) {
         let mut state = self.state();
         let id = &agent.handshake.tunnel_id;
-        state.list.retain(|other| !Arc::ptr_eq(other, agent));
+        state.remove(agent);
         state.changes += 1;
-        if !state.list.iter().any(|other| other.handshake.tunnel_id == *id) {
+        if !state.tunnels.contains_key(id) {
             state.gone.retain(|_, since| since.elapsed() < REMEMBERED);
             if state.gone.len() < REMEMBERED_MAX {
                 state.gone.insert(id.clone(), Instant::now());
@@ -133,22 +179,27 @@ impl Registry {
     }
 
     pub(super) fn count(&self) -> usize {
-        self.state().list.len()
+        self.state().count
     }
 
     /// Whether there is an agent that takes requests.
     pub(super) fn has_any(&self) -> bool {
-        self.state().has_any()
+        self.state().has_any(None)
     }
 
     pub(super) fn list(&self) -> Vec<Arc<AgentSession>> {
-        self.state().list.clone()
+        self.state().list()
+    }
+
+    /// The number of tunnels that have a session.
+    pub(super) fn tunnel_count(&self) -> usize {
+        self.state().tunnels.len()
     }
 
     /// The tunnels that are connected, or were a short time ago.
     pub(super) fn tunnels(&self) -> Tunnels {
         let state = self.state();
-        let connected = state.list.iter().map(|agent| &agent.handshake.tunnel_id);
+        let connected = state.tunnels.keys();
         let gone = state.gone.iter().filter(|(_, since)| since.elapsed() < REMEMBERED).map(|(id, _)| id);
         let mut all = connected.chain(gone);
         let Some(first) = all.next() else { return Tunnels::None };
@@ -163,9 +214,10 @@ impl Registry {
         tried: &[Arc<AgentSession>],
     ) -> Option<Arc<AgentSession>> {
         let mut state = self.state();
-        let index = state.find(tunnel_id, tried)?;
-        state.next = index + 1;
-        Some(state.list[index].clone())
+        let sessions = state.tunnels.get_mut(tunnel_id)?;
+        let index = sessions.find(tried)?;
+        sessions.next = index + 1;
+        Some(sessions.list[index].clone())
     }
 
     /// Waits until there is an agent of this tunnel, or of any, no longer than until this time. False when there is none
@@ -177,10 +229,7 @@ impl Registry {
             return false;
         }
         state.waiting += 1;
-        let is_missing = |state: &State| match tunnel_id {
-            Some(id) => state.find(id, &[]).is_none(),
-            None => !state.has_any(),
-        };
+        let is_missing = |state: &State| !state.has_any(tunnel_id);
         let is_awaited = |state: &mut State| !state.leaving && is_missing(state);
         let mut state = wait_timeout_while(&self.changed, state, limit, is_awaited);
         state.waiting -= 1;
@@ -218,14 +267,9 @@ impl Registry {
         self.changed.notify_all();
     }
 
-    /// The agents that are connected now.
-    fn connected(&self) -> Vec<Arc<AgentSession>> {
-        self.state().list.clone()
-    }
-
     /// Tells all agents that they get no more requests here, and may look for another gateway.
     pub(super) fn go_away(&self) {
-        for agent in self.connected() {
+        for agent in self.list() {
             agent.retire();
             if let Some(mux) = agent.mux() {
                 mux.go_away(0, STOPPING);
@@ -235,15 +279,15 @@ impl Registry {
 
     /// Closes the sessions of all agents, and waits for them to leave.
     pub(super) fn close_all(&self, wait: Duration) {
-        for agent in self.connected() {
+        for agent in self.list() {
             agent.control(Outbound::Close(close::GOING_AWAY, STOPPING));
         }
         // Whether they disconnected in time changes nothing: the gateway ends.
-        drop(wait_timeout_while(&self.changed, self.state(), wait, |state| !state.list.is_empty()));
+        drop(wait_timeout_while(&self.changed, self.state(), wait, |state| state.count > 0));
     }
 
     /// Breaks off the sessions of all agents.
     pub(super) fn abort_all(&self) {
-        self.connected().iter().for_each(|agent| agent.close());
+        self.list().iter().for_each(|agent| agent.close());
     }
 }

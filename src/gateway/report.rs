@@ -23,14 +23,6 @@ impl GatewayCore {
     }
 }
 
-/// The number of tunnels that these agents serve.
-fn tunnel_count(agents: &[Arc<AgentSession>]) -> usize {
-    let mut ids: Vec<_> = agents.iter().map(|agent| agent.handshake.tunnel_id.to_string()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.len()
-}
-
 impl Reported for GatewayReport {
     fn name(&self) -> &'static str {
         "gateway"
@@ -56,7 +48,7 @@ impl Reported for GatewayReport {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": core.started.elapsed().as_secs(),
-            "tunnels": tunnel_count(&agents),
+            "tunnels": core.agents.tunnel_count(),
             "agents": agents.iter().map(of_agent).collect::<Vec<_>>(),
             "visitors": visitors.connections,
             "places": { "taken": visitors.placed, "of": core.visitors.places() },
@@ -92,9 +84,8 @@ impl GatewayReport {
 
     fn write_agents(&self, page: &mut MetricsPage) -> fmt::Result {
         let core = &*self.0;
-        let agents = core.agents.list();
-        page.one(("agents", "gauge", "Sessions of agents that are open"), agents.len())?;
-        page.one(("tunnels", "gauge", "Tunnels with a session"), tunnel_count(&agents))?;
+        page.one(("agents", "gauge", "Sessions of agents that are open"), core.agents.count())?;
+        page.one(("tunnels", "gauge", "Tunnels with a session"), core.agents.tunnel_count())?;
         let (sessions, lost) = core.metrics.sessions();
         page.one(("sessions_total", "counter", "Sessions of agents that were opened"), sessions)?;
         let help = "Sessions of agents that ended without a goodbye";

@@ -6,7 +6,7 @@
 //! www.shop.example = agent_550e8400-e29b-41d4-a716-446655440000_prod
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::{fmt, fs, io};
 
@@ -18,7 +18,7 @@ use crate::tunnel_id::TunnelId;
 pub(super) struct Reservations {
     tunnels: BTreeMap<String, TunnelId>,
     /// The first host name of each tunnel.
-    hosts: Vec<(TunnelId, String)>,
+    hosts: HashMap<TunnelId, String>,
 }
 
 /// The error of a file that cannot be used. What stands in it is never repeated: it holds credentials.
@@ -59,9 +59,7 @@ impl Reservations {
             }
             let id: TunnelId =
                 id.trim().parse().map_err(|_| wrong("what stands behind the = is no tunnel ID"))?;
-            if reservations.host_of(&id).is_none() {
-                reservations.hosts.push((id.clone(), host.clone()));
-            }
+            reservations.hosts.entry(id.clone()).or_insert_with(|| host.clone());
             if reservations.tunnels.insert(host, id).is_some() {
                 return Err(wrong("the name stands in a line before, too"));
             }
@@ -76,7 +74,7 @@ impl Reservations {
 
     /// The first host name that is reserved for a tunnel.
     pub(super) fn host_of(&self, tunnel: &TunnelId) -> Option<&str> {
-        self.hosts.iter().find(|(id, _)| id == tunnel).map(|(_, host)| host.as_str())
+        self.hosts.get(tunnel).map(String::as_str)
     }
 }
 
@@ -97,6 +95,16 @@ mod tests {
         assert_eq!(reservations.tunnel_of("blog.tunnel.example"), Some(&other));
         assert_eq!(reservations.tunnel_of("shop"), None);
         assert_eq!(reservations.host_of(&id), Some("shop.tunnel.example"));
+    }
+
+    #[test]
+    fn as_many_names_as_a_fleet_has_are_read() {
+        let lines = (0..100_000_u32)
+            .map(|number| format!("n{number} = agent_550e8400-e29b-41d4-a716-4466{number:08x}_prod\n"));
+        let reservations = Reservations::parse(&lines.collect::<String>(), "tunnel.example").unwrap();
+        let id = "agent_550e8400-e29b-41d4-a716-44660001869f_prod".parse().unwrap();
+        assert_eq!(reservations.host_of(&id), Some("n99999.tunnel.example"));
+        assert_eq!(reservations.tunnel_of("n99999.tunnel.example"), Some(&id));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`protection`] | Rules, headers and overload. |
 //! | [`monitoring`] | Health, metrics and logs. |
 //! | [`gateway`] | The reference gateway, proxies and balancers. |
+//! | [`fleets`] | Several gateways: restarts, losses, and what many tunnels cost. |
 //! | [`protocol`] | The messages, and the responses of the programs' own. |
 //! | [`performance`] | What a tunnel costs. |
 //! | [`troubleshooting`] | What to do when something does not work. |
@@ -24,6 +25,8 @@ macro_rules! pages {
         #[doc = "[protection]: crate::manual::protection"]
         #[doc = "[monitoring]: crate::manual::monitoring"]
         #[doc = "[gateway]: crate::manual::gateway"]
+        #[doc = "[fleets]: crate::manual::fleets"]
+        #[doc = "[performance]: crate::manual::performance"]
         #[doc = "[limits]: crate::manual::limits"]
         #[doc = ""]
         #[doc = include_str!($file)]
@@ -38,6 +41,7 @@ pages! {
     protection "protection.md";
     monitoring "monitoring.md";
     gateway "gateway.md";
+    fleets "fleets.md";
     protocol "protocol.md";
     performance "performance.md";
     troubleshooting "troubleshooting.md";
