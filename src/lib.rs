@@ -59,7 +59,7 @@
 //! | `http1` | heads and bodies of HTTP/1.1 |
 //! | `net` | sockets, with TLS or without, and names |
 //! | `service` | what answers requests: requests, responses, bodies, failures |
-//! | `metrics`, `tunnel_id`, `backoff`, `clock`, `sync`, `advice` | what every layer may use |
+//! | `metrics`, `tunnel_id`, `backoff`, `clock`, `sync`, `vitals`, `advice` | what every layer may use |
 //!
 //! [`manual::architecture`] shows the threads, and a request's way through the layers.
 
@@ -88,6 +88,7 @@ mod sync;
 mod tunnel_id;
 pub mod unversioned;
 mod upstream;
+mod vitals;
 
 pub use agent::{
     Agent, Builder, CheckResult, CheckStep, ConfigError, ConfigProblem, ExplainedOutcome, Explanation,

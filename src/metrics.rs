@@ -255,6 +255,26 @@ impl Metrics {
         is_taken(&wait_timeout_while(&self.changed, self.sessions(), timeout, is_due))
     }
 
+    /// Waits until a gateway sends requests, a try has failed, or the agent has ended, at most `timeout`. Returns whether one
+    /// of it is so.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait_tried(&self, timeout: Duration) -> bool {
+        let is_tried = |sessions: &OpenSessions| {
+            sessions.stopped
+                || self.retries.load(Ordering::Relaxed) > 0
+                || sessions.open.iter().any(|session| session.is_taken)
+        };
+        let is_due = |sessions: &mut OpenSessions| !is_tried(sessions);
+        is_tried(&wait_timeout_while(&self.changed, self.sessions(), timeout, is_due))
+    }
+
+    /// Waits until the agent has ended, at most `timeout`.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait_stopped(&self, timeout: Duration) {
+        let is_due = |sessions: &mut OpenSessions| !sessions.stopped;
+        drop(wait_timeout_while(&self.changed, self.sessions(), timeout, is_due));
+    }
+
     /// That which began at this time.
     pub(crate) fn session_ended(&self, at: Instant) {
         let open = &mut self.sessions().open;
@@ -347,6 +367,9 @@ impl Metrics {
 
     pub(crate) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+        // Under the lock: a thread that is just about to wait for it would miss it otherwise.
+        drop(self.sessions());
+        self.changed.notify_all();
     }
 
     pub(crate) fn dial_failed(&self, kind: &str) {

@@ -10,6 +10,11 @@ pub(crate) trait Reported {
     /// What it is: `agent`, say.
     fn name(&self) -> &'static str;
 
+    /// What of it does not go on as it should: the process lives, and its work does not.
+    fn stuck(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Why it cannot do its work now, or not all of it.
     fn obstacles(&self) -> Vec<String>;
 
@@ -22,7 +27,10 @@ pub(crate) trait Reported {
     /// The page at this path, if there is one.
     fn answer(&self, path: &str) -> Option<Response<Vec<u8>>> {
         match path {
-            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+            "/healthz" => Some(match self.stuck() {
+                None => text(StatusCode::OK, "ok\n"),
+                Some(what) => text(StatusCode::SERVICE_UNAVAILABLE, format!("stuck: {what}\n")),
+            }),
             "/readyz" => Some(ready(&self.obstacles())),
             "/status" => Some(json_response(StatusCode::OK, &self.status())),
             "/metrics" => {

@@ -14,6 +14,8 @@ use crate::upstream::{Circuit, UpstreamStatus};
 /// The sources of a report.
 pub(crate) struct Report {
     pub(crate) is_stopping: Box<dyn Fn() -> bool + Send + Sync>,
+    /// What does not go on as it should.
+    pub(crate) stuck: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
     pub(crate) queue: WorkQueue,
     /// The tunnels that there are now: one at least.
     pub(crate) tunnels: Box<dyn Fn() -> Vec<TunnelReport> + Send + Sync>,
@@ -22,6 +24,10 @@ pub(crate) struct Report {
 impl Reported for Report {
     fn name(&self) -> &'static str {
         "agent"
+    }
+
+    fn stuck(&self) -> Option<&'static str> {
+        (self.stuck)()
     }
 
     /// Why the agent cannot answer visitors now, or not all of them.

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
@@ -11,7 +11,7 @@ use super::RunError;
 use super::builder::Builder;
 use super::control::Control;
 use super::error::{ConfigError, ConfigProblem};
-use super::keeper::SlotKeeper;
+use super::keeper::{KEEPER, SlotKeeper};
 use super::parts::ProcessOptions;
 use super::slot::Slot;
 use super::threads::SessionThreads;
@@ -20,6 +20,7 @@ use crate::link::Token;
 use crate::service::Service;
 use crate::session::WorkQueue;
 use crate::sync::{Replaceable, lock, read, write};
+use crate::vitals::Vitals;
 
 /// An agent, while it is configured and while it runs.
 pub(super) struct AgentCore {
@@ -31,6 +32,10 @@ pub(super) struct AgentCore {
     queue: Mutex<Option<WorkQueue>>,
     admin_address: OnceLock<SocketAddr>,
     pub(super) admin_token: Arc<Replaceable<Option<Token>>>,
+    /// Whether the threads go on.
+    vitals: Arc<Vitals>,
+    /// The queue, for those who look whether it goes on.
+    watched_queue: OnceLock<WorkQueue>,
     /// The services that answer no new requests, and may have some under way.
     replaced: Mutex<Vec<Weak<dyn Service>>>,
 }
@@ -45,8 +50,17 @@ impl AgentCore {
             admin_address: OnceLock::new(),
             admin_token: Arc::new(Replaceable::new(Arc::new(process.admin_token.clone()))),
             process,
+            vitals: Arc::default(),
+            watched_queue: OnceLock::new(),
             replaced: Mutex::default(),
         }
+    }
+
+    /// What does not go on as it should, if anything.
+    pub(super) fn stuck(&self) -> Option<&'static str> {
+        let now = Instant::now();
+        let is_queue_stuck = || self.watched_queue.get().is_some_and(|queue| queue.is_overdue(now));
+        self.vitals.overdue(now).or_else(|| is_queue_stuck().then_some("the queue of requests"))
     }
 
     /// The tunnels.
@@ -66,6 +80,8 @@ impl AgentCore {
 
     /// Keeps all sessions of all tunnels up until the agent stops, or all have given up.
     pub(super) fn serve(&self, queue: WorkQueue) -> Result<(), RunError> {
+        // An agent runs once.
+        let _ = self.watched_queue.set(queue.clone());
         let started = {
             let mut current = lock(&self.queue);
             let start = |tunnel: &Arc<Tunnel>| {
@@ -129,6 +145,8 @@ impl AgentCore {
             tunnel: tunnel.clone(),
             slot: slot.clone(),
             queue: queue.clone(),
+            vitals: self.vitals.clone(),
+            pulse: self.vitals.pulse(KEEPER),
         };
         // They have no successor.
         retired.iter().for_each(|session| tunnel.end_replaced(session, Grace::Drain));

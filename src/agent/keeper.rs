@@ -22,9 +22,13 @@ use crate::backoff::{self, Backoff};
 use crate::link::{DialError, Link};
 use crate::protocol::{TunnelUrl, Wanted};
 use crate::session::{Session, SessionHandle, Supervisor, WorkQueue};
+use crate::vitals::{Pulse, Vitals};
 
 /// A session that ends sooner than this, before it served anything, was probably refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the thread of a keeper is called where it is stuck.
+pub(super) const KEEPER: &str = "a thread that keeps a session up";
 
 /// What keeps a slot's session up, on a thread of its own.
 #[derive(Clone)]
@@ -34,6 +38,9 @@ pub(super) struct SlotKeeper {
     pub(super) tunnel: Arc<Tunnel>,
     pub(super) slot: Arc<Slot>,
     pub(super) queue: WorkQueue,
+    pub(super) vitals: Arc<Vitals>,
+    /// How its thread says that it goes on.
+    pub(super) pulse: Arc<Pulse>,
 }
 
 /// How a slot's thread begins.
@@ -70,7 +77,7 @@ impl SlotKeeper {
 
     /// Starts a thread that keeps the session up.
     fn spawn(&self, start: SlotStart) -> std::io::Result<()> {
-        let keeper = self.clone();
+        let keeper = SlotKeeper { pulse: self.vitals.pulse(KEEPER), ..self.clone() };
         self.threads.spawn(move || keeper.keep_up(start))
     }
 
@@ -107,12 +114,15 @@ impl SlotKeeper {
         let SlotStart { mut backoff, delay, mut number, grace } = start;
         let control = &self.control;
         if !delay.is_zero() {
+            self.pulse.expect_within(delay);
             control.wait(delay);
         }
         while !control.is_stopping() && !self.slot.is_retired() {
             let settings = self.tunnel.settings();
             let Some(dialer) = settings.dialer(self.url()) else { return Ok(()) };
             backoff.configure(settings.source.backoff);
+            // A name's look-up has that time, too.
+            self.pulse.expect_within(settings.source.timeouts.connect.saturating_mul(2));
             let setback = match dialer.dial() {
                 Ok(link) => match self.serve(link, &settings, (number, grace), &backoff) {
                     Some(setback) => setback,
@@ -165,6 +175,7 @@ impl SlotKeeper {
             Some(remaining) => format!("; tries left: {remaining}"),
         };
         warn!(advice; "{text}; trying again in {:.1} s{tries}", delay.as_secs_f64());
+        self.pulse.expect_within(delay);
         if let Some(why) = self.control.wait(delay) {
             info!("{why}: trying again at once");
         }
@@ -200,6 +211,7 @@ impl SlotKeeper {
             exchanges: &tunnel.exchanges,
             submitter: self.queue.clone(),
             metrics,
+            pulse: &self.pulse,
         };
         let end = session.run(link, &mut active);
         if let Some((id, session)) = &active.session {

@@ -10,6 +10,8 @@ mod control;
 mod core;
 mod error;
 mod explain;
+#[cfg(feature = "cli")]
+mod health;
 mod keeper;
 pub(crate) mod options;
 mod parts;
@@ -139,9 +141,10 @@ impl Agent {
 
     fn start_admin(&self, workers: &Workers) -> Result<Option<Admin>, RunError> {
         let Some(address) = self.core.process.admin else { return Ok(None) };
-        let (control, tunnels) = (self.core.clone(), self.core.clone());
+        let (control, tunnels, vitals) = (self.core.clone(), self.core.clone(), self.core.clone());
         let report = Report {
             is_stopping: Box::new(move || control.control.is_stopping()),
+            stuck: Box::new(move || vitals.stuck()),
             queue: workers.submitter(),
             tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
         };
@@ -275,6 +278,13 @@ impl Handle {
         self.0.reload(builder.clone())
     }
 
+    /// What of the agent does not go on as it should, if anything: a thread that keeps up a session and has not come round
+    /// for 10 s longer than its wait, dial or backoff may take, or a request that has waited for a worker so much longer
+    /// than it may. A program that is asked whether it lives, by a supervisor's watchdog, say, does better to say no then.
+    pub fn stuck(&self) -> Option<&'static str> {
+        self.0.stuck()
+    }
+
     /// Waits until a gateway sends requests to each tunnel of the agent, at most `timeout`. Returns the status then, which
     /// tells where visitors reach the tunnel if the gateway says so; `None` when the time has elapsed, or the agent has
     /// ended.
@@ -287,6 +297,20 @@ impl Handle {
             tunnel.metrics.wait_connected(until.saturating_duration_since(Instant::now()))
         };
         self.0.tunnels().iter().all(is_connected).then(|| self.status())
+    }
+
+    /// Waits until a first try to reach a gateway has succeeded or failed, at most `timeout`. Returns whether one has.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait_tried(&self, timeout: Duration) -> bool {
+        self.0.tunnels().first().is_none_or(|tunnel| tunnel.metrics.wait_tried(timeout))
+    }
+
+    /// Waits until the agent has ended, at most `timeout`.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait_stopped(&self, timeout: Duration) {
+        if let Some(tunnel) = self.0.tunnels().first() {
+            tunnel.metrics.wait_stopped(timeout);
+        }
     }
 
     /// How the agent is doing: of several tunnels the sums, and the connection and URL of the first.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use log::{error, info, warn};
 use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
 use tunnel_agent::cli::{
-    Advised, Command, LocalServerTable, Signal, announce, handle_signals, logging, print, program, refuse,
+    Advised, Command, LocalServerTable, ServiceManager, Signal, UsageError, announce, handle_signals,
+    logging, print, program, refuse,
 };
 use tunnel_agent::{Agent, Explanation, Handle, RunError};
 
@@ -20,6 +21,9 @@ const REFUSED: u8 = 3;
 
 /// A step of `check` failed.
 const FAILED_CHECK: u8 = 1;
+
+/// The agent that `health` asked does not live, or not as it should.
+const UNHEALTHY: u8 = 1;
 
 /// The request that `explain` was asked about would not pass.
 const REFUSED_REQUEST: u8 = 1;
@@ -47,13 +51,15 @@ fn perform(settings: AgentSettings) -> ExitCode {
         Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
         Task::Check => check(settings.agent),
         Task::NewId(id) => print(&format!("{id}\n")),
+        Task::Health => ask_health(&settings.agent),
     }
 }
 
 fn serve(settings: AgentSettings) -> ExitCode {
     let AgentSettings { agent, drain, qr, log_format, .. } = settings;
+    let manager = ServiceManager::from_environment();
     // Before it runs: a signal that comes early would end the process.
-    if let Err(error) = obey_signals(agent.handle(), drain, log_format) {
+    if let Err(error) = obey_signals(agent.handle(), drain, log_format, manager.clone()) {
         return end(&RunError::Threads(error));
     }
     let agent = match agent.spawn() {
@@ -61,6 +67,9 @@ fn serve(settings: AgentSettings) -> ExitCode {
         Err(error) => return end(&RunError::Threads(error)),
     };
     announce(&agent.handle(), qr);
+    if let Some(Err(error)) = manager.map(|manager| manager.follow(&agent.handle())) {
+        warn!("no thread to tell the service manager how it is doing: {error}");
+    }
     match agent.join() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error),
@@ -83,6 +92,21 @@ fn explain(agent: &Agent, method: &str, path: &str) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(REFUSED_REQUEST)
+    }
+}
+
+fn ask_health(agent: &Agent) -> ExitCode {
+    match agent.ask_health() {
+        Some(Ok(line)) => print(&format!("{line}\n")),
+        Some(Err(line)) => {
+            eprintln!("{}: {line}", program("agent"));
+            ExitCode::from(UNHEALTHY)
+        }
+        None => {
+            let text =
+                "which agent? `health` asks the admin server: give the --admin that the agent runs with";
+            refuse(&program("agent"), &UsageError(text.to_owned()))
+        }
     }
 }
 
@@ -122,14 +146,27 @@ fn reload(agent: &Handle, log_format: logging::Format) -> Option<Duration> {
 
 /// SIGHUP skips the wait before the next attempt, and reads the configuration again. The first SIGINT or SIGTERM drains, the
 /// next one stops at once.
-fn obey_signals(agent: Handle, drain: Duration, log_format: logging::Format) -> std::io::Result<()> {
+fn obey_signals(
+    agent: Handle,
+    drain: Duration,
+    log_format: logging::Format,
+    manager: Option<ServiceManager>,
+) -> std::io::Result<()> {
     let drain = Cell::new(drain);
+    let tell = move |message: fn(&ServiceManager)| {
+        if let Some(manager) = &manager {
+            message(manager);
+        }
+    };
     handle_signals(move |signal| match signal {
         Signal::Reload => {
+            tell(ServiceManager::reloading);
             drain.set(reload(&agent, log_format).unwrap_or(drain.get()));
             agent.retry_now();
+            tell(ServiceManager::ready);
         }
         Signal::Stop => {
+            tell(ServiceManager::stopping);
             let seconds = drain.get().as_secs();
             info!("asked to stop; finishing what runs, for {seconds} s at most; ask again to stop at once");
             agent.shutdown(drain.get());

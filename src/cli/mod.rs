@@ -13,6 +13,7 @@ mod local_servers;
 pub mod logging;
 mod options;
 mod qr;
+mod service;
 mod signals;
 mod table;
 
@@ -27,6 +28,7 @@ pub use self::banner::{QrCodes, announce};
 pub use self::local_servers::LocalServerTable;
 use self::logging::log_format;
 pub use self::options::Options;
+pub use self::service::ServiceManager;
 pub use self::signals::{Signal, handle_signals};
 pub use self::table::{Opt, UsageError};
 use self::table::{check_names, distance, flag, help_on};

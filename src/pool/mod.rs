@@ -151,6 +151,11 @@ impl<J: Send + 'static> Submitter<J> {
         self.state().jobs.queued()
     }
 
+    /// Whether a job waits that should have been started or refused long ago.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        self.state().jobs.is_overdue(now)
+    }
+
     fn start_threads(&self, workers: usize) -> io::Result<()> {
         for _ in 0..workers {
             // It is idle from the start, so that no job is refused while threads are still starting.

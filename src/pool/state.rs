@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::vitals::GRACE;
+
 /// A job that has run for this long counts as one that lasts.
 pub(super) const LASTING: Duration = Duration::from_millis(20);
 
@@ -320,6 +322,11 @@ impl<J, W> PoolState<J, W> {
         let expires = spec.not_before.map_or(now, |time| time.max(now)) + self.limits.queue_timeout;
         self.queue.push_back(QueuedJob { job, spec, expires });
         Ok(())
+    }
+
+    /// Whether a job waits that should have been started or refused long ago.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.queue.iter().any(|waiting| now.saturating_duration_since(waiting.expires) > GRACE)
     }
 
     /// The job that has waited longest, if it may start.

@@ -25,6 +25,7 @@ use crate::net::socket::{KEEPS_UNSENT, UNSENT_FAST, UNSENT_SLOW};
 use crate::pool::Submitter;
 use crate::protocol::Handshake;
 use crate::sync::Replaceable;
+use crate::vitals::Pulse;
 
 /// The bytes that are collected on a slow connection, and its largest frame: what is collected delays all that comes
 /// behind it.
@@ -32,6 +33,9 @@ const SMALL_BATCH: usize = 16 << 10;
 
 /// A gateway that has sent no `welcome` for this long since the handshake is one that sends none.
 const OPEN_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a session's reader may take to end: it has a moment to read what still comes.
+const END_TIME: Duration = Duration::from_secs(5);
 
 /// The reader needs little: frames are decoded on the heap.
 const READER_STACK: usize = 256 << 10;
@@ -44,6 +48,8 @@ pub(crate) struct Session<'a> {
     pub(crate) exchanges: &'a Arc<Replaceable<ExchangeConfig>>,
     pub(crate) submitter: Submitter<Exchange>,
     pub(crate) metrics: &'a Arc<Metrics>,
+    /// How the thread that serves the session says that it goes on.
+    pub(crate) pulse: &'a Pulse,
 }
 
 impl Session<'_> {
@@ -82,6 +88,7 @@ impl Session<'_> {
         let unsent = if KEEPS_UNSENT { Unsent::Bounded } else { Unsent::Unbounded };
         let mut writer = Writer {
             supervisor,
+            pulse: self.pulse,
             open_by: Some(now + OPEN_WAIT),
             early_drain: None,
             clocks: Clocks::new(SystemTime::now(), now),
@@ -101,6 +108,7 @@ impl Session<'_> {
             closes: false,
         };
         let end = writer.run(|| link.heard.get());
+        self.pulse.expect_within(END_TIME);
         // With the streams it would keep the socket open for as long as the last of them lives.
         writer.reclaim();
         link.closer.close();
@@ -112,6 +120,7 @@ impl Session<'_> {
 
 struct Writer<'a> {
     supervisor: &'a mut dyn Supervisor,
+    pulse: &'a Pulse,
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
     /// Until when the session may finish its requests, and why, if it was to end before it was open.
@@ -148,6 +157,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn run(&mut self, heard: impl Fn() -> Instant) -> SessionEnd {
         loop {
+            self.pulse.expect_within(LOOK_EVERY);
             self.lend();
             self.state.heard(heard());
             let streams = self.inbox.session.mux().map_or(0, |mux| mux.open_count() as u64);

@@ -18,6 +18,7 @@ mod protection;
 mod protocol;
 mod proxies;
 mod rfc;
+mod service;
 mod session;
 mod sockets;
 mod streams;

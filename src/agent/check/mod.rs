@@ -23,6 +23,7 @@ use crate::session::{
 };
 use crate::sync::Replaceable;
 use crate::upstream::UpstreamServer;
+use crate::vitals::Pulse;
 
 /// How long a session is kept open.
 const KEPT: Duration = Duration::from_secs(1);
@@ -162,8 +163,14 @@ impl TunnelCheck<'_> {
             let metrics = &metrics;
             let (session_config, exchanges) = (&config, self.exchanges);
             let run = move || {
-                let session =
-                    Session { slot: 0, config: session_config, exchanges, submitter: queue, metrics };
+                let session = Session {
+                    slot: 0,
+                    config: session_config,
+                    exchanges,
+                    submitter: queue,
+                    metrics,
+                    pulse: &Pulse::new("check"),
+                };
                 let mut visit = Visit(visit);
                 // The receiver outlives this thread, unless the check panicked.
                 let _ = ended.send(session.run(link, &mut visit));

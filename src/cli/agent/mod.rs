@@ -68,6 +68,8 @@ pub enum Task {
     Check,
     /// Print a tunnel ID that nobody has.
     NewId(String),
+    /// Ask a running agent whether it lives.
+    Health,
 }
 
 /// The prefix of variables that only this program reads.
@@ -79,15 +81,18 @@ const DISCOVER: &str = "discover";
 
 const NEW_ID: &str = "new-id";
 
+const HEALTH: &str = "health";
+
 /// Serves a local server whose address is typed, with a tunnel ID of the user's where none is given.
 const HTTP: &str = "http";
 
-const VERBS: [Verb; 5] = [
+const VERBS: [Verb; 6] = [
     Verb { name: HTTP, operands: &["ADDRESS"], option: Some("--local") },
     Verb::new("explain", &["METHOD", "PATH"]),
     Verb { name: CHECK, operands: &[], option: Some("--local") },
     Verb::new(DISCOVER, &[]),
     Verb::new(NEW_ID, &[]),
+    Verb::new(HEALTH, &[]),
 ];
 
 /// The text of `--help`.
@@ -99,7 +104,8 @@ pub fn help() -> String {
          {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
          {0} check [ADDRESS] [options]       tries each step by itself, and says what to do where one fails\n       \
          {0} discover                        which HTTP servers listen on this machine\n       \
-         {0} new-id                          prints a new tunnel ID\n\n\
+         {0} new-id                          prints a new tunnel ID\n       \
+         {0} health [options]                asks the one that runs with --admin whether it lives\n\n\
          {1}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads the configuration again.\n\
@@ -171,6 +177,7 @@ fn task(invoked: Invoked) -> Task {
         Ok([method, path]) => Task::Explain(method, path),
         Err(_) if verb == CHECK => Task::Check,
         Err(_) if verb == DISCOVER => Task::Discover,
+        Err(_) if verb == HEALTH => Task::Health,
         Err(_) if verb == NEW_ID => Task::NewId(own_id::new_id(None)),
         Err(_) => Task::Serve,
     }

@@ -1,0 +1,206 @@
+//! What the service manager is told: systemd's notifications (sd_notify), by std alone.
+//!
+//! | message | when |
+//! | --- | --- |
+//! | `READY=1` | with the first session, or after the first try that failed: a gateway that is away fails no boot |
+//! | `STATUS=` | with it, and whenever it changes |
+//! | `RELOADING=1` and `READY=1` | around a reload |
+//! | `STOPPING=1` | when the agent is asked to stop |
+//! | `WATCHDOG=1` | twice in the watchdog's time, while [`Handle::stuck`] finds nothing |
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::{ConnectionState, Handle};
+
+/// Between two looks at the status where there is no watchdog that wants them more often.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The service manager that has started this process, if it wants to be told how it is doing.
+#[derive(Debug, Clone)]
+pub struct ServiceManager {
+    socket: Arc<socket::NotifySocket>,
+    /// How often it wants to hear that the process lives.
+    watchdog: Option<Duration>,
+}
+
+impl ServiceManager {
+    /// The one that the environment names.
+    pub fn from_environment() -> Option<Self> {
+        ServiceManager::from_variables(&|name| std::env::var_os(name), std::process::id())
+    }
+
+    fn from_variables(variables: &dyn Fn(&str) -> Option<OsString>, process: u32) -> Option<Self> {
+        let socket = Arc::new(socket::NotifySocket::open(&variables("NOTIFY_SOCKET")?)?);
+        let number = |name| variables(name)?.to_str()?.parse::<u64>().ok();
+        // Another process of the unit may be meant.
+        let is_meant = number("WATCHDOG_PID").is_none_or(|meant| meant == u64::from(process));
+        let watchdog = number("WATCHDOG_USEC").filter(|micros| is_meant && *micros > 0);
+        Some(ServiceManager { socket, watchdog: watchdog.map(Duration::from_micros) })
+    }
+
+    /// Tells the manager how the agent is doing, on a thread of its own, for as long as the agent runs.
+    pub fn follow(&self, agent: &Handle) -> io::Result<()> {
+        let (manager, agent) = (self.clone(), agent.clone());
+        thread::Builder::new().name("service".to_owned()).spawn(move || manager.run(&agent)).map(drop)
+    }
+
+    /// The agent reads its configuration again: it is about to, or it has.
+    pub fn reloading(&self) {
+        self.tell("RELOADING=1");
+    }
+
+    /// The agent is ready.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// The agent was asked to stop.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=finishing the requests under way");
+    }
+
+    fn run(&self, agent: &Handle) {
+        // Twice in its time: one may come late.
+        let every = self.watchdog.map_or(LOOK_EVERY, |time| (time / 2).min(LOOK_EVERY));
+        let mut told = String::new();
+        let mut is_ready = false;
+        while agent.status().connection != ConnectionState::Stopped {
+            // Before the first try is over, it is waited for, no longer than the watchdog waits.
+            if !is_ready {
+                is_ready = agent.wait_tried(every);
+                if is_ready {
+                    self.ready();
+                }
+            }
+            let status = status(agent);
+            if status != told {
+                self.tell(&format!("STATUS={status}"));
+                told = status;
+            }
+            if self.watchdog.is_some() && agent.stuck().is_none() {
+                self.tell("WATCHDOG=1");
+            }
+            if is_ready {
+                agent.wait_stopped(every);
+            }
+        }
+    }
+
+    fn tell(&self, message: &str) {
+        self.socket.send(message.as_bytes());
+    }
+}
+
+/// One line for `systemctl status`.
+fn status(agent: &Handle) -> String {
+    if let Some(what) = agent.stuck() {
+        return format!("stuck: {what}");
+    }
+    let of = |tunnel: &crate::TunnelStatus| match (&tunnel.status.connection, &tunnel.status.url) {
+        (ConnectionState::Connected(_), Some(url)) => format!("{url} → {}", tunnel.served_by),
+        (ConnectionState::Connected(_), None) => format!("connected → {}", tunnel.served_by),
+        _ => format!("no session → {}", tunnel.served_by),
+    };
+    let sessions = agent.status().sessions;
+    let tunnels: Vec<_> = agent.tunnels().iter().map(of).collect();
+    format!("{}; sessions: {sessions}", tunnels.join(", "))
+}
+
+#[cfg(unix)]
+mod socket {
+    use std::ffi::OsStr;
+    use std::os::unix::net::UnixDatagram;
+
+    /// Where the manager hears.
+    #[derive(Debug)]
+    pub(super) struct NotifySocket(UnixDatagram);
+
+    impl NotifySocket {
+        /// A socket with a path, or with a name of its own that begins with `@`.
+        pub(super) fn open(address: &OsStr) -> Option<Self> {
+            let socket = UnixDatagram::unbound().ok()?;
+            // A manager that does not listen holds nothing up.
+            socket.set_nonblocking(true).ok()?;
+            match address.to_str().and_then(|address| address.strip_prefix('@')) {
+                Some(name) => connect_abstract(&socket, name)?,
+                None => socket.connect(address).ok()?,
+            }
+            Some(NotifySocket(socket))
+        }
+
+        pub(super) fn send(&self, message: &[u8]) {
+            // Nothing depends on it but the manager, which knows what to make of silence.
+            let _ = self.0.send(message);
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn connect_abstract(socket: &UnixDatagram, name: &str) -> Option<()> {
+        use std::os::linux::net::SocketAddrExt;
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
+        socket.connect_addr(&address).ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn connect_abstract(_: &UnixDatagram, _: &str) -> Option<()> {
+        None
+    }
+}
+
+#[cfg(not(unix))]
+mod socket {
+    use std::convert::Infallible;
+    use std::ffi::OsStr;
+
+    /// There is no such manager on this system.
+    #[derive(Debug)]
+    pub(super) struct NotifySocket(Infallible);
+
+    impl NotifySocket {
+        pub(super) fn open(_: &OsStr) -> Option<Self> {
+            None
+        }
+
+        pub(super) fn send(&self, _: &[u8]) {
+            match self.0 {}
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn the_environment_says_where_and_how_often() {
+        let path = std::env::temp_dir().join(format!("notify-{}", std::process::id()));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let of = |pairs: &[(&str, &str)]| {
+            let find = |name: &str| pairs.iter().find(|(of, _)| *of == name).map(|(_, value)| value.into());
+            ServiceManager::from_variables(&find, 7)
+        };
+        let at = ("NOTIFY_SOCKET", path.to_str().unwrap());
+        assert!(of(&[]).is_none());
+        assert!(of(&[("NOTIFY_SOCKET", "/nowhere/at/all")]).is_none());
+        for (pairs, watchdog) in [
+            (vec![at], None),
+            (vec![at, ("WATCHDOG_USEC", "5000000")], Some(5)),
+            (vec![at, ("WATCHDOG_USEC", "5000000"), ("WATCHDOG_PID", "7")], Some(5)),
+            (vec![at, ("WATCHDOG_USEC", "5000000"), ("WATCHDOG_PID", "8")], None),
+            (vec![at, ("WATCHDOG_USEC", "0")], None),
+            (vec![at, ("WATCHDOG_USEC", "soon")], None),
+        ] {
+            assert_eq!(of(&pairs).unwrap().watchdog, watchdog.map(Duration::from_secs), "{pairs:?}");
+        }
+        of(&[at]).unwrap().ready();
+        let mut buffer = [0; 100];
+        let read = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..read], b"READY=1");
+        std::fs::remove_file(path).unwrap();
+    }
+}
