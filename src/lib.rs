@@ -102,7 +102,8 @@ pub use guard::{
 pub use http;
 pub use http1::{InvalidHeader, SetHeader};
 pub use link::{
-    GatewayUrl, InvalidGatewayUrl, InvalidProxy, InvalidUpgradeHeaders, Proxies, Proxy, Token, UpgradeHeaders,
+    GatewayUrl, InvalidGatewayUrl, InvalidProxy, InvalidUpgradeHeaders, InvalidVariable, Proxies, Proxy,
+    Token, UpgradeHeaders,
 };
 pub use metrics::{ConnectionState, Status};
 pub use net::network::{InvalidNetwork, Network};

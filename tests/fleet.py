@@ -28,8 +28,9 @@ import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
-GATEWAY = os.environ.get("GATEWAY", str(HERE / "target/release/gateway"))
-AGENT = os.environ.get("AGENT", str(HERE / "target/release/agent"))
+BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
+GATEWAY = os.environ.get("GATEWAY", str(BUILT / "gateway"))
+AGENT = os.environ.get("AGENT", str(BUILT / "agent"))
 TUNNEL = "agent_550e8400-e29b-41d4-a716-446655440000_fleet"
 VISITORS = 16
 LIMIT = 30
@@ -249,6 +250,8 @@ def restart_all(gateways, agents, options, display, all_there):
 
 def kill_one(gateway, counts, display, all_there):
     display.show(f"killing {gateway.name}")
+    # What is under way while it dies may fail. What begins later finds it dead, and has to be answered.
+    counts.killed.value = float("inf")
     gateway.kill()
     counts.killed.value = time.monotonic()
     time.sleep(KILLED_FOR)
@@ -267,6 +270,9 @@ def main():
     if not shutil.which(options.balancer) and not os.path.exists(f"/usr/sbin/{options.balancer}"):
         sys.exit(f"there is no {options.balancer} on this machine: install it, or choose another balancer")
     os.environ["PATH"] += ":/usr/sbin"
+    for program in (GATEWAY, AGENT):
+        if not os.path.exists(program):
+            sys.exit(f"there is no {program}: build it with `make build`, or name another one with GATEWAY and AGENT")
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tunnel-fleet-"))
     site, front, *ports = (free_port() for _ in range(6))

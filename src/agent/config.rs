@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::header::AUTHORIZATION;
+
 use super::Agent;
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem, ConfigWarning};
@@ -152,17 +154,18 @@ impl Builder {
             self.upgrade_headers.as_ref().map(|headers| headers.open("upgrade_headers_file"));
         let upgrade_headers = upgrade_headers.transpose()?;
         let dial = |url: &GatewayUrl| {
-            Dialer::new(DialConfig {
+            let invalid = |invalid| ConfigError::new("proxies", ConfigProblem::Variable(invalid));
+            Ok(Dialer::new(DialConfig {
                 url: url.clone(),
-                proxy: self.proxies.choose(url).cloned(),
+                proxy: self.proxies.choose(url).map_err(invalid)?.cloned(),
                 token: token.clone(),
                 upgrade_headers: upgrade_headers.clone(),
                 tls: tls.clone().filter(|_| url.is_secure()),
                 timeout: self.timeouts.connect,
                 max_message: self.max_message,
-            })
+            }))
         };
-        Ok(self.gateways.iter().map(dial).collect())
+        self.gateways.iter().map(dial).collect()
     }
 
     /// The option that an error of TLS with gateways is about.
@@ -297,6 +300,12 @@ impl Builder {
         }
     }
 
+    /// Whether the headers for an access gateway have an `Authorization`.
+    fn authorization_is_set(&self) -> bool {
+        let headers = self.upgrade_headers.as_ref().and_then(|headers| headers.open("").ok());
+        headers.is_some_and(|headers| headers.read().has(&AUTHORIZATION))
+    }
+
     fn warnings(&self) -> Vec<ConfigWarning> {
         let gateway = self.gateways.iter().any(GatewayUrl::is_secure);
         let local = self.named_servers().any(LocalUrl::is_secure);
@@ -306,6 +315,7 @@ impl Builder {
             (self.tunnel_id.purpose().contains('_'), ConfigWarning::PurposeWithUnderscore),
             (accepts_any(&self.gateway_trust) && gateway, ConfigWarning::GatewayNotVerified),
             (names_file(&self.gateway_trust) && !gateway, ConfigWarning::GatewayAuthorityUnused),
+            (self.token.is_some() && self.authorization_is_set(), ConfigWarning::AuthorizationUnused),
             (self.client_identity.is_some() && !gateway, ConfigWarning::ClientCertificateUnused),
             (accepts_any(&self.local_trust) && local, ConfigWarning::LocalNotVerified),
             (names_file(&self.local_trust) && !local, ConfigWarning::LocalAuthorityUnused),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use crate::link::InvalidVariable;
 use crate::net::tls::TlsError;
 
 /// An option that cannot be used, with the problem.
@@ -37,6 +38,8 @@ pub enum ConfigProblem {
     TooMany(usize),
     /// This value is given twice.
     Twice(String),
+    /// A variable of the environment that would be obeyed cannot be used.
+    Variable(InvalidVariable),
     /// The value has the wrong form, which is said here.
     Invalid(String),
     /// The local server with this URL is the gateway itself: its requests would come round again without end.
@@ -88,6 +91,7 @@ impl ConfigError {
             ConfigProblem::Needs(other) => format!("{option} needs {}", name(other)),
             ConfigProblem::TooMany(max) => format!("{option}: there may be {max} at most"),
             ConfigProblem::Twice(value) => format!("{option}: {value} is given twice"),
+            ConfigProblem::Variable(invalid) => invalid.to_string(),
             ConfigProblem::Invalid(what) => format!("{option}: {what}"),
             ConfigProblem::Loop(url) => {
                 format!("{option}: {url} is the gateway itself, where requests would come round again")
@@ -114,6 +118,7 @@ pub(crate) enum ConfigWarning {
     GatewayNotVerified,
     GatewayAuthorityUnused,
     ClientCertificateUnused,
+    AuthorizationUnused,
     LocalNotVerified,
     LocalAuthorityUnused,
 }
@@ -132,6 +137,9 @@ impl fmt::Display for ConfigWarning {
             }
             ConfigWarning::ClientCertificateUnused => {
                 "the client certificate has no effect: no gateway is wss://"
+            }
+            ConfigWarning::AuthorizationUnused => {
+                "the Authorization among the headers of the upgrade is left out: the token for the gateway is sent in its place"
             }
             ConfigWarning::LocalNotVerified => "the local server's certificate is not verified",
             ConfigWarning::LocalAuthorityUnused => {

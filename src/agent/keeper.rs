@@ -164,9 +164,9 @@ impl SlotKeeper {
     fn wait(&self, backoff: &mut Backoff, setback: Setback) -> Result<(), RunError> {
         let Setback { lived, text, advice } = setback;
         self.tunnel.metrics.retried();
-        let advice = advice.map_or("", Advice::name);
+        let (advice, of) = (advice.map_or("", Advice::name), self.of_tunnel());
         let Some(delay) = backoff.failed(lived, backoff::chance()) else {
-            warn!(advice; "{text}; no tries left");
+            warn!(advice; "{of}{text}; no tries left");
             return Err(RunError::GaveUp(text));
         };
         let tries = match backoff.remaining() {
@@ -174,7 +174,7 @@ impl SlotKeeper {
             Some(0) => ", for the last time".to_owned(),
             Some(remaining) => format!("; tries left: {remaining}"),
         };
-        warn!(advice; "{text}; trying again in {:.1} s{tries}", delay.as_secs_f64());
+        warn!(advice; "{of}{text}; trying again in {:.1} s{tries}", delay.as_secs_f64());
         self.pulse.expect_within(delay);
         if let Some(why) = self.control.wait(delay) {
             info!("{why}: trying again at once");
@@ -233,8 +233,10 @@ impl SlotKeeper {
         }
         let text = format!("session with {url} ended after {:.1} s: {end}", lived.as_secs_f64());
         // A gateway that does not know the tunnel ID ends the session at once, and does not say why.
-        let is_refused =
-            end.is_unexplained() && lived < REFUSED_WITHIN && answered == metrics.status().served;
+        let is_refused = settings.dialer(url).is_none_or(|dialer| dialer.proxy().is_none())
+            && end.is_unexplained()
+            && lived < REFUSED_WITHIN
+            && answered == metrics.status().served;
         Some(Setback { lived, text, advice: is_refused.then_some(Advice::TunnelId) })
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::after;
 use crate::link::Dialer;
 use crate::metrics::Metrics;
 use crate::net::TrustStore;
+use crate::net::connect::Peer;
 use crate::session::{ExchangeConfig, SessionConfig, SessionHandle, new_metrics};
 use crate::sync::{Replaceable, lock};
 use crate::tunnel_id::TunnelId;
@@ -148,12 +149,24 @@ impl Tunnel {
         }
         let urls: Vec<String> = settings.dialers.iter().map(|dialer| dialer.url().to_string()).collect();
         info!("tunnel {}: from {} to {}", self.title(), urls.join(", "), settings.served_by);
+        self.log_proxies(&settings, None);
+        self.monitor(&settings);
+    }
+
+    /// Logs which proxies are on the way to gateways, where that is other than with the previous settings.
+    fn log_proxies(&self, settings: &TunnelSettings, previous: Option<&TunnelSettings>) {
+        let title = self.title();
         for dialer in &settings.dialers {
-            if let Some(proxy) = dialer.proxy() {
-                info!("gateway {} is reached through the proxy {proxy}", dialer.url());
+            let url = dialer.url();
+            let before = previous.and_then(|previous| previous.dialer(&url.to_string()));
+            match (dialer.proxy(), before.and_then(Dialer::proxy)) {
+                (now, before) if now == before => {}
+                (Some(proxy), _) => {
+                    info!("tunnel {title}: gateway {url} is reached through the proxy {proxy}");
+                }
+                (None, _) => info!("tunnel {title}: gateway {url} is dialled directly from now on"),
             }
         }
-        self.monitor(&settings);
     }
 
     /// Has threads monitor the local servers of these settings, and no others any more.
@@ -167,8 +180,12 @@ impl Tunnel {
     /// Warns of local servers that do not listen yet.
     pub(super) fn look_for_servers(&self) {
         let settings = self.settings();
-        for url in settings.upstreams.iter().flat_map(|upstreams| upstreams.missing()) {
-            warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet");
+        for (url, error) in settings.upstreams.iter().flat_map(|upstreams| upstreams.missing()) {
+            match error {
+                None => warn!(advice = Advice::LocalAddress.name(); "nothing listens at {url} yet"),
+                Some(error) => warn!(advice = error.advice(Peer::LocalServer).name();
+                    "{url} takes no connections yet: {}", error.io()),
+            }
         }
     }
 
@@ -186,6 +203,7 @@ impl Tunnel {
         for warning in settings.warnings.iter().filter(|warning| !previous.warnings.contains(warning)) {
             warn!("{warning}");
         }
+        self.log_proxies(&settings, Some(previous));
         if !settings.keeps_service_of(previous) {
             info!("tunnel {}: requests go to {} from now on", self.title(), settings.served_by);
             self.monitor(&settings);

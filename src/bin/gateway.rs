@@ -29,7 +29,9 @@ fn run(settings: GatewaySettings) -> ExitCode {
     let gateway = match settings.gateway.bind() {
         Ok(gateway) => gateway,
         Err(error) => {
-            error!("cannot listen on {error}; choose another address with --listen or --listen-agents");
+            error!(
+                "cannot listen on {error}; choose another address with --listen, --listen-agents or --admin"
+            );
             return ExitCode::FAILURE;
         }
     };

@@ -33,7 +33,9 @@ impl Advised for CheckStep {
 pub(super) fn words(advice: Advice) -> &'static str {
     match advice {
         Advice::AdminAddress => "choose another address for --admin",
-        Advice::AgentToken => "check the token (--token-file or TOKEN)",
+        Advice::AgentToken => {
+            "check the token (--token-file or TOKEN), or the headers for an access gateway (--upgrade-headers-file)"
+        }
         Advice::AgentsElsewhere => "agents connect to another port of that gateway: check --gateway",
         Advice::CertificateDates => "renew the certificate, or set this machine's clock",
         Advice::ClaimedProxy => "if that is a proxy of yours, name it with --trusted-proxies",
@@ -80,12 +82,12 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::OwnHost => "keep it with --own-host",
         Advice::Pings => "something on the way may drop WebSocket pings",
         Advice::ProxyAddress => {
-            "check the proxy (--proxy, or the variables HTTPS_PROXY and ALL_PROXY); --proxy none dials directly"
+            "check the proxy (--proxy, its variables, or the configuration file); none in its place dials directly"
         }
         Advice::ProxyCredentials => {
-            "give them as http://USER:PASSWORD@HOST:PORT in the variable TUNNEL_AGENT_PROXY or in the configuration file"
+            "give them before the host, USER:PASSWORD@HOST, in the configuration file or the variable TUNNEL_AGENT_PROXY"
         }
-        Advice::ProxyRules => "have the proxy allow it, or dial directly with --proxy none or NO_PROXY",
+        Advice::ProxyRules => "have the proxy allow it, or dial directly: --proxy none, or NO_PROXY",
         Advice::QueueLength => "see --workers, --max-streams, --max-in-flight and --queue",
         Advice::QueueTimeout => "see --workers, --max-in-flight and --queue-timeout",
         Advice::ResponseTimeout => "see --response-timeout",

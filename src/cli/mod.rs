@@ -156,6 +156,7 @@ pub fn program(built_as: &str) -> String {
 fn config_error(error: &ConfigError, name: impl Fn(&'static str) -> String) -> UsageError {
     let hint = match (error.option(), error.problem()) {
         ("admin", ConfigProblem::Invalid(_)) => "; give one with --admin-token-file",
+        (_, ConfigProblem::Variable(_)) => "; --proxy none dials directly",
         ("gateway", ConfigProblem::Twice(_)) => "; --connections opens several sessions with one gateway",
         _ => "",
     };

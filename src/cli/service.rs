@@ -8,8 +8,10 @@
 //! | `STOPPING=1` | when the agent is asked to stop |
 //! | `WATCHDOG=1` | twice in the watchdog's time, while [`Handle::stuck`] finds nothing |
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+#[cfg(unix)]
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The service manager that has started this process, if it wants to be told how it is doing.
 #[derive(Debug, Clone)]
 pub struct ServiceManager {
-    socket: Arc<socket::NotifySocket>,
+    socket: Arc<NotifySocket>,
     /// How often it wants to hear that the process lives.
     watchdog: Option<Duration>,
 }
@@ -34,7 +36,7 @@ impl ServiceManager {
     }
 
     fn from_variables(variables: &dyn Fn(&str) -> Option<OsString>, process: u32) -> Option<Self> {
-        let socket = Arc::new(socket::NotifySocket::open(&variables("NOTIFY_SOCKET")?)?);
+        let socket = Arc::new(NotifySocket::open(&variables("NOTIFY_SOCKET")?)?);
         let number = |name| variables(name)?.to_str()?.parse::<u64>().ok();
         // Another process of the unit may be meant.
         let is_meant = number("WATCHDOG_PID").is_none_or(|meant| meant == u64::from(process));
@@ -110,71 +112,59 @@ fn status(agent: &Handle) -> String {
     format!("{}; sessions: {sessions}", tunnels.join(", "))
 }
 
-#[cfg(unix)]
-mod socket {
-    use std::ffi::OsStr;
-    use std::os::unix::net::UnixDatagram;
+/// Where the manager hears.
+#[derive(Debug)]
+struct NotifySocket {
+    #[cfg(unix)]
+    socket: UnixDatagram,
+    /// There is no such manager on this system.
+    #[cfg(not(unix))]
+    never: std::convert::Infallible,
+}
 
-    /// Where the manager hears.
-    #[derive(Debug)]
-    pub(super) struct NotifySocket(UnixDatagram);
-
-    impl NotifySocket {
-        /// A socket with a path, or with a name of its own that begins with `@`.
-        pub(super) fn open(address: &OsStr) -> Option<Self> {
-            let socket = UnixDatagram::unbound().ok()?;
-            // A manager that does not listen holds nothing up.
-            socket.set_nonblocking(true).ok()?;
-            match address.to_str().and_then(|address| address.strip_prefix('@')) {
-                Some(name) => connect_abstract(&socket, name)?,
-                None => socket.connect(address).ok()?,
-            }
-            Some(NotifySocket(socket))
+impl NotifySocket {
+    /// A socket with a path, or with a name of its own that begins with `@`.
+    #[cfg(unix)]
+    fn open(address: &OsStr) -> Option<Self> {
+        let socket = UnixDatagram::unbound().ok()?;
+        // A manager that does not listen holds nothing up.
+        socket.set_nonblocking(true).ok()?;
+        match address.to_str().and_then(|address| address.strip_prefix('@')) {
+            Some(name) => connect_abstract(&socket, name)?,
+            None => socket.connect(address).ok()?,
         }
-
-        pub(super) fn send(&self, message: &[u8]) {
-            // Nothing depends on it but the manager, which knows what to make of silence.
-            let _ = self.0.send(message);
-        }
+        Some(NotifySocket { socket })
     }
 
-    #[cfg(target_os = "linux")]
-    fn connect_abstract(socket: &UnixDatagram, name: &str) -> Option<()> {
-        use std::os::linux::net::SocketAddrExt;
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
-        socket.connect_addr(&address).ok()
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn connect_abstract(_: &UnixDatagram, _: &str) -> Option<()> {
+    #[cfg(not(unix))]
+    fn open(_: &OsStr) -> Option<Self> {
         None
+    }
+
+    fn send(&self, message: &[u8]) {
+        // Nothing depends on it but the manager, which knows what to make of silence.
+        #[cfg(unix)]
+        let _ = self.socket.send(message);
+        #[cfg(not(unix))]
+        let _ = (message, self.never);
     }
 }
 
-#[cfg(not(unix))]
-mod socket {
-    use std::convert::Infallible;
-    use std::ffi::OsStr;
+#[cfg(target_os = "linux")]
+fn connect_abstract(socket: &UnixDatagram, name: &str) -> Option<()> {
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
+    socket.connect_addr(&address).ok()
+}
 
-    /// There is no such manager on this system.
-    #[derive(Debug)]
-    pub(super) struct NotifySocket(Infallible);
-
-    impl NotifySocket {
-        pub(super) fn open(_: &OsStr) -> Option<Self> {
-            None
-        }
-
-        pub(super) fn send(&self, _: &[u8]) {
-            match self.0 {}
-        }
-    }
+#[cfg(all(unix, not(target_os = "linux")))]
+fn connect_abstract(_: &UnixDatagram, _: &str) -> Option<()> {
+    None
 }
 
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixDatagram;
 
     #[test]
     fn the_environment_says_where_and_how_often() {

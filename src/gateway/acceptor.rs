@@ -13,6 +13,7 @@ use super::visitor_connections::VisitorConnection;
 use super::{CLOSE_WAIT, EXHAUSTED_WAIT, GatewayCore, STACK, THREADS_MAX, TLS_TIME, WARN_EVERY, connection};
 use crate::net::Socket;
 use crate::net::network::counted_as;
+use crate::net::tls::describe;
 use crate::sync::{lock, wait_timeout_while};
 
 /// The number of connections' threads.
@@ -109,5 +110,12 @@ fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorCon
 fn open(mut socket: Socket, door: Door, gateway: &GatewayCore) -> io::Result<Socket> {
     let Some(tls) = gateway.settings.credentials.tls(door) else { return Ok(socket) };
     socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
-    socket.accept_tls(&tls)
+    let peer = socket.peer()?;
+    socket.accept_tls(&tls).inspect_err(|error| {
+        gateway.metrics.handshake_failed(door);
+        // Elsewhere anybody may come with anything.
+        if door == Door::Agents {
+            warn!("closed a connection from {peer} to the agents' address: TLS failed: {}", describe(error));
+        }
+    })
 }

@@ -12,6 +12,7 @@ use super::reservations::Reservations;
 use super::{Gateway, PLACES};
 use crate::agent::{ConfigError, ConfigProblem};
 use crate::link::message::MESSAGE_MIN;
+use crate::net::tls::TlsError;
 use crate::tunnel_id::TunnelId;
 
 /// The longest limit of time, which no clock overflows with.
@@ -80,8 +81,11 @@ impl GatewayBuilder {
         if self.admin.is_none() && secrets.admin_token.is_some() {
             return Err(ConfigError::new("admin_token", ConfigProblem::Needs("admin")));
         }
-        let credentials = Credentials::new(secrets, self.tls_files)
-            .map_err(|error| ConfigError::new("tls", ConfigProblem::Tls(error)))?;
+        let client_ca = self.tls_files.client_ca.clone();
+        let credentials = Credentials::new(secrets, self.tls_files).map_err(|error| {
+            let is_ca = matches!(&error, TlsError::File { path, .. } if client_ca.as_ref() == Some(path));
+            ConfigError::new(if is_ca { "client_ca" } else { "tls" }, ConfigProblem::Tls(error))
+        })?;
         Ok(Gateway(GatewayConfig {
             listen: self.listen,
             listen_agents: self.listen_agents,

@@ -13,11 +13,11 @@ use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
 use super::door::Door;
 use super::forwarded::{self, Arrival};
 use super::names::HostMeaning;
-use super::record::RequestRecord;
+use super::record::{RequestRecord, log_problem};
 use super::responses::{self, Problem};
 use super::routing::{Destination, MAX_FORWARDS, Place, Responder, Target, max_forwards};
 use super::visitor_connections::{Stage, VisitorConnection};
-use super::visitor_request::{VisitorRequest, log_problem};
+use super::visitor_request::VisitorRequest;
 use super::{GatewayCore, handshake, stream};
 use crate::advice::Advice;
 use crate::http1::fields::remove_hop_by_hop;
@@ -53,8 +53,9 @@ pub(super) fn serve(
         // At a tunnel's own host every path is its application's; but no application is shown the gateway's token.
         let is_tunnels =
             matches!(meaning, HostMeaning::Tunnel(_)) && !gateway.settings.credentials.are_shown_by(headers);
-        let is_agent =
-            !has_tunnel_id && !is_tunnels && handshake::is_agent(&head, &gateway.settings.agent_path);
+        // At the agents' own address there is nobody else, whatever the host.
+        let may_be_agent = door == Door::Agents || !has_tunnel_id && !is_tunnels;
+        let is_agent = may_be_agent && handshake::is_agent(&head, &gateway.settings.agent_path);
         if is_agent && door != Door::Visitors {
             return handshake::upgrade(connection, &head, visitor, gateway);
         }
@@ -185,8 +186,11 @@ impl VisitorRequest<'_> {
             // The client need not send what is not needed, and this is its answer (RFC 9110 §10.1.1).
             return self.end_with(connection, response).map(|()| None);
         }
-        if let Err(error) = connection.skip_body(self.head, self.gateway.settings.max_enveloped_body) {
-            return self.refuse(connection, error).map(|()| None);
+        match connection.skip_body(self.head, self.gateway.settings.max_enveloped_body) {
+            Ok(()) => {}
+            Err(RequestError::Io(error)) => return Err(error),
+            // What is wrong with the rest changes nothing.
+            Err(_) => return self.end_with(connection, response).map(|()| None),
         }
         self.respond(connection, response)
     }
@@ -209,17 +213,17 @@ impl VisitorRequest<'_> {
 
     /// Refuses a request whose body cannot be read. What follows on the connection cannot be told from the rest of it.
     fn refuse(&self, connection: ServerConnection, error: RequestError) -> io::Result<()> {
-        let mut response = self.problem(unreadable(error, self.visitor)?);
-        if *self.method() == Method::HEAD {
-            response.body_mut().clear();
-        }
+        let response = self.problem(unreadable(error, self.visitor)?);
         self.end_with(connection, response)
     }
 
     /// Ends the connection with this response.
-    fn end_with(&self, mut connection: ServerConnection, response: Response<Vec<u8>>) -> io::Result<()> {
+    fn end_with(&self, mut connection: ServerConnection, mut response: Response<Vec<u8>>) -> io::Result<()> {
         self.record.answered(response.status());
         self.visitor.begin_response();
+        if *self.method() == Method::HEAD {
+            response.body_mut().clear();
+        }
         connection.respond(None, response)?;
         self.record.finish();
         connection.linger();
@@ -238,7 +242,7 @@ fn refuse_unread(
     let problem = unreadable(error, visitor)?;
     let is_head = connection.is_head();
     let name = gateway.name_request();
-    log_problem(&problem, name, peer, "a request");
+    log_problem(problem.status, problem.code, name, peer, "a request");
     gateway.metrics.unreadable_answered(problem.status);
     gateway.metrics.problem(problem.code);
     let mut response = problem.response(name);

@@ -143,7 +143,7 @@ impl Credentials {
                 current.tls = Some(tls);
                 info!("read the certificates again");
             }
-            Some(Err(why)) => error!("the certificates stay as they were: {why}"),
+            Some(Err(why)) => error!("certificates and the authorities of agents stay as they were: {why}"),
         }
     }
 }

@@ -14,6 +14,20 @@ pub(super) enum Door {
     Agents,
 }
 
+impl Door {
+    /// The names of all doors.
+    pub(super) const NAMES: [&str; 3] = ["all", "visitors", "agents"];
+
+    /// The name, for metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Door::All => "all",
+            Door::Visitors => "visitors",
+            Door::Agents => "agents",
+        }
+    }
+}
+
 /// The sockets that listen: one, or two where agents have an address of their own.
 #[derive(Debug)]
 pub(super) struct Listeners {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use http::StatusCode;
 
+use super::door::Door;
+use super::record::RequestEnd;
 use crate::metrics::{CLASSES, Histogram, LabeledCounters, class};
 use crate::sync::lock;
 
@@ -14,10 +15,14 @@ use crate::sync::lock;
 pub(super) struct GatewayMetrics {
     /// Responses by the class of their status.
     pub(super) responses: LabeledCounters,
-    /// From a request's head to the end of its response.
+    /// From a request's head to the end of its response, but for those that last.
     pub(super) durations: Histogram,
     /// Requests whose visitor left before there was a response.
     cancelled: AtomicU64,
+    /// Responses that broke off.
+    cut: AtomicU64,
+    /// TLS handshakes that failed, by the door.
+    pub(super) failed_handshakes: LabeledCounters,
     /// Responses of the gateway's own, by their code.
     problems: Mutex<BTreeMap<&'static str, u64>>,
     sessions: AtomicU64,
@@ -42,6 +47,8 @@ impl GatewayMetrics {
             responses: LabeledCounters::new(&CLASSES),
             durations: Histogram::new(),
             cancelled: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            failed_handshakes: LabeledCounters::new(&Door::NAMES),
             problems: Mutex::default(),
             sessions: AtomicU64::new(0),
             lost_sessions: AtomicU64::new(0),
@@ -49,15 +56,24 @@ impl GatewayMetrics {
         }
     }
 
-    /// A request was answered with this status after this time, or its visitor left before.
-    pub(super) fn request_ended(&self, status: Option<StatusCode>, time: Duration) {
-        match status {
-            Some(status) => {
+    /// A request has ended.
+    pub(super) fn request_ended(&self, end: RequestEnd) {
+        match end {
+            RequestEnd::Answered(status, took) => {
                 self.responses.count(class(status));
-                self.durations.observe(time);
+                took.inspect(|took| self.durations.observe(*took));
             }
-            None => drop(self.cancelled.fetch_add(1, Ordering::Relaxed)),
+            RequestEnd::Cut(status) => {
+                self.responses.count(class(status));
+                self.cut.fetch_add(1, Ordering::Relaxed);
+            }
+            RequestEnd::Left => drop(self.cancelled.fetch_add(1, Ordering::Relaxed)),
         }
+    }
+
+    /// A connection's TLS handshake has failed.
+    pub(super) fn handshake_failed(&self, door: Door) {
+        self.failed_handshakes.count(door.name());
     }
 
     /// A request that cannot be read was answered.
@@ -96,6 +112,10 @@ impl GatewayMetrics {
 
     pub(super) fn cancelled_count(&self) -> u64 {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn cut_count(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 
     pub(super) fn turned_away_count(&self) -> u64 {

@@ -87,7 +87,6 @@ use self::forwarded::Scheme;
 use self::metrics::GatewayMetrics;
 use self::names::Names;
 use self::registry::Registry;
-use self::report::GatewayReport;
 use self::shutdown::{Shutdown, Stopping};
 use self::visitor_connections::{Stage, VisitorConnections, VisitorLimits};
 use crate::admin::Admin;
@@ -129,6 +128,8 @@ pub struct Gateway(GatewayConfig);
 pub struct BoundGateway {
     core: Arc<GatewayCore>,
     listeners: Listeners,
+    /// The server for operators. It answers from now on.
+    admin: Option<Admin>,
 }
 
 /// What all threads of a gateway share.
@@ -168,7 +169,8 @@ impl Gateway {
         let Gateway(settings) = self;
         let listeners = Listeners::bind(settings.listen, settings.listen_agents)?;
         let core = Arc::new(GatewayCore::new(settings, listeners.addresses.visitors));
-        Ok(BoundGateway { core, listeners })
+        let admin = core.start_admin()?;
+        Ok(BoundGateway { core, listeners, admin })
     }
 }
 
@@ -184,6 +186,11 @@ impl BoundGateway {
         self.listeners.addresses.agents
     }
 
+    /// The address at which operators ask how the gateway is doing, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
     /// Stops the gateway from anywhere; for a signal handler's thread, say.
     pub fn handle(&self) -> GatewayHandle {
         GatewayHandle(self.core.clone())
@@ -191,22 +198,25 @@ impl BoundGateway {
 
     /// Serves on this thread and others, until [`GatewayHandle::shutdown`]. Fails when the system gives no thread.
     pub fn run(self) -> io::Result<()> {
-        let BoundGateway { core, listeners: Listeners { all, addresses } } = self;
+        let BoundGateway { core, listeners: Listeners { all, addresses }, admin: _admin } = self;
         core.announce(addresses);
         let start = |(door, listener): &(Door, Arc<TcpListener>)| {
             let (door, accepting, on) = (*door, core.clone(), listener.clone());
             thread::Builder::new().name("acceptor".to_owned()).spawn(move || accept(door, &on, &accepting))
         };
-        let _admin = core.start_admin()?;
-        let acceptors = all.iter().map(start).collect::<io::Result<Vec<_>>>()?;
+        let started: Vec<_> = all.iter().map(start).collect();
+        if started.iter().any(Result::is_err) {
+            // One that accepts alone would be half a gateway.
+            core.stop_accepting(&all);
+        }
+        let acceptors = started.into_iter().collect::<io::Result<Vec<_>>>()?;
         core.shutdown.wait();
         // Balancers see that it is not ready; until they do, their requests are served.
         core.visitors.drain();
         core.agents.refuse_more();
         info!("stopping; agents to say goodbye to: {}", core.agents.count());
         core.shutdown.wait_for_abort(core.settings.drain_delay);
-        core.stopping.store(true, Ordering::SeqCst);
-        all.iter().for_each(|(_, listener)| refuse_more(listener));
+        core.stop_accepting(&all);
         drop(all);
         // One that panicked has said so on its own.
         acceptors.into_iter().for_each(|acceptor| drop(acceptor.join()));
@@ -216,9 +226,9 @@ impl BoundGateway {
 
     /// Serves on threads of its own. Fails when the system gives no thread.
     pub fn spawn(self) -> io::Result<RunningGateway> {
-        let (address, handle) = (self.address(), self.handle());
+        let (addresses, handle) = (self.listeners.addresses, self.handle());
         let thread = thread::Builder::new().name("gateway".to_owned()).spawn(move || self.run())?;
-        Ok(RunningGateway { address, handle, thread })
+        Ok(RunningGateway { addresses, handle, thread })
     }
 }
 
@@ -237,7 +247,7 @@ impl fmt::Debug for BoundGateway {
 /// A gateway on threads of its own. Dropping it lets the gateway run on.
 #[derive(Debug)]
 pub struct RunningGateway {
-    address: SocketAddr,
+    addresses: Addresses,
     handle: GatewayHandle,
     thread: JoinHandle<io::Result<()>>,
 }
@@ -245,7 +255,12 @@ pub struct RunningGateway {
 impl RunningGateway {
     /// See [`BoundGateway::address`].
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.visitors
+    }
+
+    /// See [`BoundGateway::agents_address`].
+    pub fn agents_address(&self) -> SocketAddr {
+        self.addresses.agents
     }
 
     /// Stops the gateway from anywhere.
@@ -318,7 +333,11 @@ impl GatewayCore {
     fn announce(&self, addresses: Addresses) {
         let (settings, Addresses { visitors: address, agents }) = (&self.settings, addresses);
         let (http, ws) = if settings.scheme() == Scheme::Https { ("https", "wss") } else { ("http", "ws") };
-        let legacy = if settings.legacy { " (legacy: part 1 of the protocol alone)" } else { "" };
+        let legacy = match (settings.legacy, settings.credentials.want_certificates()) {
+            (true, _) => " (legacy: part 1 of the protocol alone)",
+            (false, true) => ", with a certificate",
+            (false, false) => "",
+        };
         let path = &settings.agent_path;
         info!("listening on {http}://{address}; agents connect to {ws}://{agents}{path}{legacy}");
         let reserved: Vec<_> = self.names.reserved().collect();
@@ -333,13 +352,10 @@ impl GatewayCore {
         }
     }
 
-    /// Starts the server for operators, if there is to be one.
-    fn start_admin(self: &Arc<Self>) -> io::Result<Option<Admin>> {
-        let Some(address) = self.settings.admin else { return Ok(None) };
-        let started =
-            Admin::start(address, self.settings.credentials.admin_token(), GatewayReport(self.clone()));
-        let failed = |error: io::Error| io::Error::new(error.kind(), format!("admin: {address}: {error}"));
-        started.map(Some).map_err(failed)
+    /// Ends the acceptors.
+    fn stop_accepting(&self, listeners: &[(Door, Arc<TcpListener>)]) {
+        self.stopping.store(true, Ordering::SeqCst);
+        listeners.iter().for_each(|(_, listener)| refuse_more(listener));
     }
 
     /// A name for a request that no agent gets.

@@ -1,18 +1,28 @@
 //! How a gateway is doing, for its operators.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use serde_json::{Value, json};
 
 use super::GatewayCore;
 use super::agent_session::AgentSession;
-use crate::admin::{MetricsPage, Reported};
+use crate::admin::{Admin, MetricsPage, Reported};
 
 /// The pages of the admin server.
 pub(super) struct GatewayReport(pub(super) Arc<GatewayCore>);
 
 impl GatewayCore {
+    /// Starts the server for operators, if there is to be one.
+    pub(super) fn start_admin(self: &Arc<Self>) -> io::Result<Option<Admin>> {
+        let Some(address) = self.settings.admin else { return Ok(None) };
+        let started =
+            Admin::start(address, self.settings.credentials.admin_token(), GatewayReport(self.clone()));
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("{address} for operators: {error}"));
+        started.map(Some).map_err(failed)
+    }
+
     /// Why a balancer is to send no requests here.
     pub(super) fn obstacles(&self) -> Vec<String> {
         let obstacles = [
@@ -57,6 +67,7 @@ impl Reported for GatewayReport {
             "totals": {
                 "responses": core.metrics.responses.sum(),
                 "cancelled": core.metrics.cancelled_count(),
+                "cut": core.metrics.cut_count(),
                 "sessions": sessions,
                 "sessions_lost": lost,
                 "turned_away": core.metrics.turned_away_count(),
@@ -100,6 +111,15 @@ impl GatewayReport {
         page.one(("places", "gauge", "Places of visitors that there are"), core.visitors.places())?;
         let help = "Connections that were closed since there was no place for them";
         page.one(("turned_away_total", "counter", help), core.metrics.turned_away_count())?;
+        let name = "failed_handshakes_total";
+        page.family(
+            name,
+            "counter",
+            "TLS handshakes that failed, by the address to which the connection came",
+        )?;
+        for (door, count) in core.metrics.failed_handshakes.each() {
+            page.sample(name, &[("door", door)], count)?;
+        }
         page.one(("received_bytes_total", "counter", "Bytes from visitors"), visitors.received)?;
         page.one(("sent_bytes_total", "counter", "Bytes to visitors"), visitors.sent)?;
         let help = "Bytes of whole bodies that are held for agents without mux/2 and for requests that may be tried again";
@@ -120,8 +140,14 @@ impl GatewayReport {
         }
         let help = "Requests whose visitor left before there was a response";
         page.one(("cancelled_total", "counter", help), metrics.cancelled_count())?;
+        let help = "Responses that broke off before their end, on either side";
+        page.one(("cut_total", "counter", help), metrics.cut_count())?;
         let name = "request_duration_seconds";
-        page.family(name, "histogram", "From a request's head to the end of its response")?;
+        page.family(
+            name,
+            "histogram",
+            "From a request's head to the end of its response; event streams and other protocols aside",
+        )?;
         page.buckets(name, ("", ""), &metrics.durations)
     }
 }

@@ -1,7 +1,6 @@
 //! A visitor's request while it is answered, and the log's lines about what the gateway answers by itself.
 
 use std::io;
-use std::net::IpAddr;
 
 use http::{HeaderMap, Method, Response, Version, header};
 use log::{debug, info};
@@ -39,11 +38,8 @@ impl VisitorRequest<'_> {
 
     /// The response that tells of a problem with the request of this name.
     pub(super) fn named_problem(&self, problem: Problem, name: RequestName) -> Response<Vec<u8>> {
-        let (request, visitor) = (&self.head.request, self.record.visitor());
-        self.record.named(name);
-        self.gateway.metrics.problem(problem.code);
-        let path = shown_path(request.uri().path());
-        log_problem(&problem, name, visitor, &format!("{} {}", request.method(), path.escape_debug()));
+        let request = &self.head.request;
+        self.record.is_problem(problem.code, name);
         let is_page = problem_page::is_asked_for(request.method(), request.headers());
         if is_page { problem.page(name) } else { problem.response(name) }
     }
@@ -79,12 +75,6 @@ impl VisitorRequest<'_> {
     pub(super) fn method(&self) -> &Method {
         self.head.request.method()
     }
-}
-
-/// Logs that the gateway itself answered a visitor.
-pub(super) fn log_problem(problem: &Problem, name: RequestName, visitor: IpAddr, what: &str) {
-    let (status, code) = (problem.status.as_u16(), problem.code);
-    info!(status, code, request:% = name; "{what} of {visitor} answered: {status} {code} [{name}]");
 }
 
 /// States the length of the body when it is known.

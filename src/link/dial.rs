@@ -59,6 +59,9 @@ pub struct DialConfig {
     pub max_message: usize,
 }
 
+/// The token, and the headers for an access gateway.
+type UpgradeSecrets = (Option<Token>, Option<UpgradeHeaders>);
+
 /// An open WebSocket, in the two halves that its two threads own.
 #[derive(Debug)]
 pub struct Link {
@@ -90,7 +93,7 @@ pub enum DialError {
 pub enum UpgradeError {
     /// The gateway answered the upgrade with this status instead of 101.
     Status(StatusCode),
-    /// The gateway refused a token that its file has been renewed since.
+    /// The gateway refused a token or headers whose file has been renewed since.
     OldToken(StatusCode),
     /// The gateway answered the upgrade with something that opens no WebSocket.
     NotWebSocket(String),
@@ -174,7 +177,7 @@ impl fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpgradeError::Status(status) => write!(f, "it answered the WebSocket upgrade with {status}"),
-            UpgradeError::OldToken(status) => write!(f, "it refused the token with {status}"),
+            UpgradeError::OldToken(status) => write!(f, "it refused the token or the headers with {status}"),
             UpgradeError::NotWebSocket(what) => write!(f, "it does not speak WebSocket there: {what}"),
             UpgradeError::Io(error) => write!(f, "the WebSocket upgrade failed: {error}"),
         }
@@ -260,11 +263,11 @@ impl Dialer {
     pub(crate) fn upgrade(&self, mut socket: Socket, deadline: Instant) -> Result<Link, UpgradeError> {
         let failed = |error| UpgradeError::Io(named(error));
         socket.set_deadline(Some(deadline)).map_err(failed)?;
-        let (key, token) = (generate_key(), self.token());
-        let request = self.upgrade_request(&key, token.as_ref());
+        let (key, secrets) = (generate_key(), self.secrets());
+        let request = self.upgrade_request(&key, &secrets);
         socket.write_all(&request).and_then(|()| socket.flush()).map_err(failed)?;
         let rest = read_upgrade(&mut socket, &key).map_err(|error| match error {
-            UpgradeError::Status(status) if error.refusal().is_some() && self.token() != token => {
+            UpgradeError::Status(status) if error.refusal().is_some() && self.secrets() != secrets => {
                 UpgradeError::OldToken(status)
             }
             error => error,
@@ -277,22 +280,25 @@ impl Dialer {
         Ok(Link { reader, writer, heard, closer })
     }
 
-    /// The token, as it is now.
-    fn token(&self) -> Option<Token> {
-        self.config.token.as_ref().map(SecretSource::read)
+    /// What the upgrade shows, as it is now.
+    fn secrets(&self) -> UpgradeSecrets {
+        (
+            self.config.token.as_ref().map(SecretSource::read),
+            self.config.upgrade_headers.as_ref().map(SecretSource::read),
+        )
     }
 
     /// RFC 6455 §4.1.
-    fn upgrade_request(&self, key: &str, token: Option<&Token>) -> Vec<u8> {
+    fn upgrade_request(&self, key: &str, (token, headers): &UpgradeSecrets) -> Vec<u8> {
         let (host, path) = (self.config.url.authority(), self.config.url.path());
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
         )
         .into_bytes();
-        if let Some(headers) = &self.config.upgrade_headers {
+        if let Some(headers) = headers {
             let ours: &[_] = if token.is_some() { &[header::AUTHORIZATION] } else { &[] };
-            headers.read().write(&mut request, ours);
+            headers.write(&mut request, ours);
         }
         if let Some(token) = token {
             request.extend_from_slice(b"Authorization: ");

@@ -17,7 +17,7 @@ mod url;
 
 pub use self::dial::{DialConfig, DialError, Dialer, Link};
 pub use self::message::{MessageReader, MessageWriter, Outbound, ReadError, Received};
-pub use self::proxy::{InvalidProxy, Proxies, Proxy, ProxyRefusal, SourcedProxy};
+pub use self::proxy::{InvalidProxy, InvalidVariable, Proxies, Proxy, ProxyRefusal, SourcedProxy};
 pub use self::secret::{SecretFile, SecretSource};
 pub(crate) use self::sink::WRITE_BATCH;
 pub use self::sink::{MessageSink, Written};

@@ -87,6 +87,11 @@ fn is_of_handshake(name: &HeaderName) -> bool {
 }
 
 impl UpgradeHeaders {
+    /// Whether a field has this name.
+    pub(crate) fn has(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|header| header.name == *name)
+    }
+
     /// Appends the fields to a head, but for those of these names.
     pub(super) fn write(&self, head: &mut Vec<u8>, except: &[HeaderName]) {
         for SetHeader { name, value } in self.0.iter().filter(|header| !except.contains(&header.name)) {

@@ -12,9 +12,15 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address_of(host).is_some_and(|address| address.is_loopback())
 }
 
-/// Whether a host is certainly this machine: loopback, or the unspecified address.
+/// Whether a host is certainly this machine: loopback, the unspecified address, or a name under `localhost` (RFC 6761 §6.3).
 pub(crate) fn is_this_machine(host: &str) -> bool {
-    is_loopback(host) || address_of(host).is_some_and(|address| address.is_unspecified())
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let parent = name.len().checked_sub(".localhost".len()).and_then(|start| name.get(start..));
+    let is_below_localhost = parent.is_some_and(|parent| parent.eq_ignore_ascii_case(".localhost"));
+    let address = address_of(host).map(|address| address.to_canonical());
+    is_below_localhost
+        || is_loopback(name)
+        || address.is_some_and(|address| address.is_unspecified() || address.is_loopback())
 }
 
 /// Whether two hosts are the same as far as their names tell: all of loopback is.
@@ -31,10 +37,14 @@ mod tests {
         for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "::1", "[::1]"] {
             assert!(is_loopback(host) && is_this_machine(host), "{host}");
         }
-        for host in ["0.0.0.0", "::", "[::]"] {
+        for host in
+            ["0.0.0.0", "::", "[::]", "localhost.", "shop.LocalHost", "a.b.localhost.", "[::ffff:127.0.0.1]"]
+        {
             assert!(!is_loopback(host) && is_this_machine(host), "{host}");
         }
-        for host in ["", "localhost.example", "192.0.2.1", "[2001:db8::1]"] {
+        for host in
+            ["", ".", "localhost.example", "notlocalhost", "192.0.2.1", "[2001:db8::1]", "[::ffff:192.0.2.1]"]
+        {
             assert!(!is_this_machine(host), "{host}");
         }
     }

@@ -126,7 +126,7 @@ pub(super) fn flaw(error: &std::io::Error) -> Option<CertificateFlaw> {
 }
 
 /// What went wrong, in words where rustls has only its own.
-pub(super) fn describe(error: &std::io::Error) -> String {
+pub(crate) fn describe(error: &std::io::Error) -> String {
     if is_not_tls(error) {
         return "the other side does not speak TLS there".to_owned();
     }
@@ -170,7 +170,7 @@ mod with_tls {
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::client::verify_server_name;
     use rustls::crypto::CryptoProvider;
-    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::pem::{self, PemObject};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
     use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
     use rustls::sign::CertifiedKey;
@@ -204,9 +204,9 @@ mod with_tls {
             return Ok(Arc::new(builder.with_no_client_auth()));
         };
         let config = builder.with_client_auth_cert(certificates_from(certificates)?, key_from(key)?);
-        config
-            .map(Arc::new)
-            .map_err(|error| TlsError::Identity(format!("{}: {error}", certificates.display())))
+        config.map(Arc::new).map_err(|error| {
+            TlsError::Identity(format!("{} and {}: {error}", certificates.display(), key.display()))
+        })
     }
 
     /// Prepares a server from pairs of PEM files: certificates, and the key of the first. A client gets the first pair that
@@ -235,7 +235,9 @@ mod with_tls {
 
     fn certified(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
         let certified = CertifiedKey::from_der(certificates_from(chain)?, key_from(key)?, &provider());
-        let bad = |error: rustls::Error| TlsError::Identity(format!("{}: {error}", chain.display()));
+        let bad = |error: rustls::Error| {
+            TlsError::Identity(format!("{} and {}: {error}", chain.display(), key.display()))
+        };
         certified.map(Arc::new).map_err(bad)
     }
 
@@ -276,8 +278,13 @@ mod with_tls {
     }
 
     fn key_from(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-        PrivateKeyDer::from_pem_file(path)
-            .map_err(|error| TlsError::File { path: path.to_owned(), reason: error.to_string() })
+        PrivateKeyDer::from_pem_file(path).map_err(|error| {
+            let reason = match error {
+                pem::Error::NoItemsFound => "no PEM private key in it".to_owned(),
+                error => error.to_string(),
+            };
+            TlsError::File { path: path.to_owned(), reason }
+        })
     }
 
     fn certificates_from(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -34,8 +34,8 @@ pub(crate) use self::rewrite::HeaderRewrite;
 pub(crate) use self::server::UpstreamServer;
 use self::site::VisitorSite;
 use crate::http1::path::decode;
-use crate::net::TrustStore;
 use crate::net::local::is_loopback;
+use crate::net::{ConnectError, TrustStore};
 use crate::service::{Failure, FailureKind, Request, Response, Service};
 
 /// Most upstreams of one agent.
@@ -160,14 +160,20 @@ impl Upstreams {
         self.all().map(find).collect()
     }
 
-    /// The servers on this machine at which nothing listens now.
-    pub(crate) fn missing(&self) -> Vec<LocalUrl> {
+    /// The servers on this machine that cannot be reached now; why, where more is known than that nothing listens.
+    pub(crate) fn missing(&self) -> Vec<(LocalUrl, Option<ConnectError>)> {
         let fixed = self.all().filter_map(|upstream| upstream.server());
-        let is_missing = |url: &LocalUrl| match (url.socket_path(), url.port()) {
-            (Some(path), _) => !path.exists(),
-            (None, port) => is_loopback(url.host()) && port.is_some_and(is_port_silent),
+        let missing = |server: Arc<UpstreamServer>| {
+            let url = server.url.clone();
+            match url.socket_path() {
+                Some(_) => server.reach().err().map(|error| (url, Some(error))),
+                None => {
+                    let is_silent = is_loopback(url.host()) && url.port().is_some_and(is_port_silent);
+                    is_silent.then_some((url, None))
+                }
+            }
         };
-        fixed.map(|server| server.url.clone()).filter(is_missing).collect()
+        fixed.filter_map(missing).collect()
     }
 
     /// How each upstream is doing.

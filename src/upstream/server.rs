@@ -14,6 +14,7 @@ use super::detect::{LocalServer, PortScan, SEARCH_TIME};
 use super::health::{self, CHECK_TIME};
 use super::origin::{LocalUrl, Origin, Timeouts};
 use super::selector::{Decision, LocalPorts, Selector, Wellness};
+use crate::net::ConnectError;
 use crate::service::{Body, Failure, FailureKind, Request, Service};
 use crate::sync::{lock, read, wait_timeout_while, write};
 
@@ -58,8 +59,13 @@ impl UpstreamServer {
 
     /// Whether a connection can be opened.
     pub(super) fn is_reachable(&self) -> bool {
+        self.reach().is_ok()
+    }
+
+    /// Opens a connection, and closes it.
+    pub(super) fn reach(&self) -> Result<(), ConnectError> {
         let endpoint = self.origin.endpoint();
-        endpoint.resolve().and_then(|addresses| endpoint.connect(&addresses)).is_ok()
+        endpoint.resolve().and_then(|addresses| endpoint.connect(&addresses)).map(drop)
     }
 
     /// Sends a health check, if there are any. Any status below 500 passes.

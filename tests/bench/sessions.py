@@ -20,8 +20,9 @@ import urllib.request
 import uuid
 
 HERE = pathlib.Path(__file__).resolve().parent.parent.parent
-GATEWAY = os.environ.get("GATEWAY", str(HERE / "target/release/gateway"))
-AGENT = os.environ.get("AGENT", str(HERE / "target/release/agent"))
+BUILT = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target")) / "release"
+GATEWAY = os.environ.get("GATEWAY", str(BUILT / "gateway"))
+AGENT = os.environ.get("AGENT", str(BUILT / "agent"))
 PER_AGENT = 256
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -62,6 +63,9 @@ def main():
     parser.add_argument("--names", type=int, default=0, help="lines of a file of names; default none")
     options = parser.parse_args()
 
+    for program in (GATEWAY, AGENT):
+        if not os.path.exists(program):
+            sys.exit(f"there is no {program}: build it with `make build`, or name another one with GATEWAY and AGENT")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="tunnel-sessions-"))
     arguments = [GATEWAY, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--hold", "0s"]
     trust = []

@@ -450,7 +450,10 @@ fn gateway_with_agents_door(folder: &Folder, authority: &Authority) -> (Program,
     let paths = [("server.pem", certificate), ("server.key", key), ("agents.pem", authority.pem())]
         .map(|(name, content)| folder.write(name, &content).display().to_string());
     let options = ["--tls-cert", &paths[0], "--tls-key", &paths[1], "--client-ca", &paths[2]];
-    let doors = ["--listen-agents", "127.0.0.1:0", "--hold", "0s"];
+    let names = format!("shop = {}\n", crate::support::OTHER_TUNNEL_ID);
+    let names = folder.write("names", &names).display().to_string();
+    let doors =
+        ["--listen-agents", "127.0.0.1:0", "--hold", "0s", "--domain", "tunnel.example", "--names", &names];
     let (gateway, visitors) = Program::gateway(&[&options[..], &doors].concat());
     let agents = agents_address(&gateway, "wss");
     (gateway, visitors, agents)
@@ -514,6 +517,27 @@ fn agents_come_in_by_a_door_of_their_own_with_a_certificate() {
     assert!(line.contains("421 Misdirected Request"), "{line}");
     assert!(line.contains("agents connect to another port of that gateway"), "{line}");
     assert!(get_secure(agents, &trust, page).is_err());
+    // Whatever the host: one that is reserved for a tunnel, and no token.
+    agent.signal("TERM");
+    agent.wait();
+    gateway.wait_for("left");
+    let shown =
+        tls::ClientIdentity { certificates: folder.0.join("agent.pem"), key: folder.0.join("agent.key") };
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: shop.tunnel.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let config = tls::client(&trust, Some(&shown)).unwrap();
+    let tcp = std::net::TcpStream::connect(agents).unwrap();
+    let mut socket = Socket::plain(tcp).unwrap().start_tls("localhost", &config).unwrap();
+    socket.write_all(upgrade.as_bytes()).and_then(|()| socket.flush()).unwrap();
+    let mut status = [0; 12];
+    socket.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 101");
+    drop(socket);
+    let line = {
+        let _stranger = start(agents.port(), &[]);
+        gateway.wait_for("to the agents' address: TLS failed: ")
+    };
+    assert!(line.contains("peer sent no certificates"), "{line}");
     // The authorities are read again on SIGHUP.
     folder.write("agents.pem", &other.pem());
     gateway.signal("HUP");

@@ -2,15 +2,17 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use crate::support::{Program, TUNNEL_ID, get, http, metrics, ok, page_websocket, serve_http, split, visit};
+use crate::support::{
+    Program, Signal, TUNNEL_ID, get, http, metrics, ok, page_websocket, serve_http, split, until, visit,
+};
 
 const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n";
 
 /// A gateway with an admin server: itself, the visitors' address and the operators'.
 fn start(options: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr, SocketAddr) {
     let admin = ["--admin", "0", "--hold", "0s"];
-    let (mut gateway, address) = Program::gateway_with(&[&admin[..], options].concat(), environment);
-    let line = gateway.wait_for("admin at http://");
+    let (gateway, address) = Program::gateway_with(&[&admin[..], options].concat(), environment);
+    let line = gateway.log.iter().find(|line| line.contains("admin at http://")).unwrap();
     let admin = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
     (gateway, address, admin)
 }
@@ -51,11 +53,11 @@ fn a_gateway_tells_how_it_is_doing() {
 
     // A response is counted behind its last byte, and a visitor until its connection has ended.
     let mut samples = metrics(admin, "tunnel_gateway");
-    while samples["tunnel_gateway_visitors"] != 1.0
-        || samples["tunnel_gateway_request_duration_seconds_count"] != 5.0
-    {
+    until("one visitor, and five responses", || {
         samples = metrics(admin, "tunnel_gateway");
-    }
+        samples["tunnel_gateway_visitors"] == 1.0
+            && samples["tunnel_gateway_request_duration_seconds_count"] == 5.0
+    });
     let sample = |name: &str| samples[&format!("tunnel_gateway_{name}")] as u64;
     assert_eq!((sample("agents"), sample("tunnels"), sample("sessions_total")), (1, 1, 1));
     assert_eq!(sample("sessions_lost_total"), 0);
@@ -78,7 +80,9 @@ fn a_gateway_tells_how_it_is_doing() {
     agent.signal("KILL");
     agent.wait();
     gateway.wait_for("left");
-    while metrics(admin, "tunnel_gateway")["tunnel_gateway_sessions_lost_total"] != 1.0 {}
+    until("the session is lost", || {
+        metrics(admin, "tunnel_gateway")["tunnel_gateway_sessions_lost_total"] == 1.0
+    });
 }
 
 #[test]
@@ -96,8 +100,7 @@ fn operators_show_the_token_where_there_is_one() {
     assert_eq!((status("sesame"), status("other")), (200, 401));
     std::fs::write(&path, "other\n").unwrap();
     gateway.signal("HUP");
-    // What is read again last: the names, of which there are none.
-    while status("other") != 200 {}
+    until("the token is renewed", || status("other") == 200);
     assert_eq!(status("sesame"), 401);
     std::fs::remove_file(path).unwrap();
     gateway.signal("TERM");
@@ -116,7 +119,11 @@ fn operators_show_the_token_where_there_is_one() {
     let mut gateway =
         Program::start(env!("CARGO_BIN_EXE_gateway"), &["--listen", "0", "--admin", &taken], &[]);
     assert_eq!(gateway.wait().code(), Some(1));
-    assert!(gateway.log.join("\n").contains(&format!("admin: {taken}: ")), "{:?}", gateway.log);
+    assert!(
+        gateway.log.join("\n").contains(&format!("cannot listen on {taken} for operators: ")),
+        "{:?}",
+        gateway.log
+    );
 }
 
 #[test]
@@ -128,7 +135,7 @@ fn the_log_has_a_line_for_each_request_where_that_is_wanted() {
         "GET /a%1b?secret=1 HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.7\r\n{TRACE}Connection: close\r\n\r\n"
     );
     http(address, request.as_bytes());
-    let line = gateway.wait_for("192.0.2.7 GET /a%1b 200 ");
+    let line = gateway.wait_for("192.0.2.7 x GET /a%1b 200 ");
     assert!(line.ends_with("] trace=4bf92f3577b34da6a3ce929d0e0e4736") && !line.contains("secret"), "{line}");
     let bytes: u64 = line.split(" 200 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((1000..1400).contains(&bytes), "{line}");
@@ -141,9 +148,9 @@ fn the_log_has_a_line_for_each_request_where_that_is_wanted() {
         b"GET /.tunnel/health HTTP/1.1\r\nHost: x\r\ntraceparent: 1\r\n\r\n\
           GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     );
-    let line = gateway.wait_for("127.0.0.1 GET /.tunnel/health 200 ");
+    let line = gateway.wait_for("127.0.0.1 x GET /.tunnel/health 200 ");
     assert!(line.ends_with(" ms"), "{line}");
-    let line = gateway.wait_for("127.0.0.1 GET /b 200 ");
+    let line = gateway.wait_for("127.0.0.1 x GET /b 200 ");
     let bytes: u64 = line.split(" 200 ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
     assert!((1000..1400).contains(&bytes), "{line}");
     let stream = TcpStream::connect(address).unwrap();
@@ -151,7 +158,7 @@ fn the_log_has_a_line_for_each_request_where_that_is_wanted() {
     agent.wait();
     gateway.wait_for("left");
     get(address, "/c");
-    gateway.wait_for("127.0.0.1 GET /c 503 ");
+    gateway.wait_for("127.0.0.1 localhost GET /c 503 ");
     drop(stream);
     // As many lines as requests, however many in a second.
     for _ in 0..20 {
@@ -176,7 +183,7 @@ fn a_request_under_way_and_another_protocol_have_their_line_when_they_end() {
     let (websocket, _) = page_websocket("ws://site.test/chat", stream, &[("connection", "Upgrade")]);
     assert!(!gateway.log.iter().any(|line| line.contains("/chat")));
     drop(websocket);
-    gateway.wait_for("127.0.0.1 GET /chat 101 ");
+    gateway.wait_for("127.0.0.1 site.test GET /chat 101 ");
 }
 
 #[test]
@@ -199,4 +206,43 @@ fn pages_are_told_how_long_it_took() {
     assert!(upstream <= tunnel && tunnel <= gateway, "{lines:?}");
     agent.signal("TERM");
     agent.wait();
+}
+
+#[test]
+fn what_is_cut_does_not_look_whole_and_what_is_not_sent_is_not_counted() {
+    let (mut gateway, address, admin) = start(&["--access-log"], &[]);
+    // A body that cannot be read changes nothing of the answer, of which there is one.
+    let broken = b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n";
+    assert_eq!(split(&http(address, broken)).0, 503);
+    gateway.wait_for("POST /b of 127.0.0.1 answered: 503 no_agent");
+    gateway.wait_for("127.0.0.1 x POST /b 503 ");
+    let response = String::from_utf8(http(address, b"HEAD /.tunnel/x HTTP/1.0\r\n\r\n")).unwrap();
+    assert!(response.starts_with("HTTP/1.1 404") && response.ends_with("\r\n\r\n"), "{response}");
+    let samples = metrics(admin, "tunnel_gateway");
+    assert_eq!(samples["tunnel_gateway_problems_total{code=\"no_agent\"}"], 1.0);
+    assert!(!samples.contains_key("tunnel_gateway_problems_total{code=\"bad_request\"}"));
+
+    let go_on = Signal::<()>::new();
+    let waits = go_on.clone();
+    let site = serve_http(move |request| {
+        if request.head.contains("/slow") {
+            waits.wait();
+        }
+        // It breaks off: what follows is less than that.
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nxxxx".to_vec()
+    });
+    let (url, local) = (format!("ws://{address}"), format!("http://{site}"));
+    let timeout = ["--idle-timeout", "100ms"];
+    let usual = ["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", &local];
+    let mut agent = Program::agent(&[&usual[..], &timeout].concat());
+    agent.wait_for(" is open → ");
+    http(address, b"GET /cut HTTP/1.0\r\n\r\n");
+    gateway.wait_for("127.0.0.1 - GET /cut 200 cut ");
+    let (visitor, _) = visit(address, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+    drop(visitor);
+    gateway.wait_for("127.0.0.1 x GET /slow left ");
+    go_on.send(());
+    let samples = metrics(admin, "tunnel_gateway");
+    let sample = |name: &str| samples[&format!("tunnel_gateway_{name}")];
+    assert_eq!((sample("cut_total"), sample("cancelled_total")), (1.0, 1.0));
 }

@@ -51,10 +51,10 @@ fn http_proxy(gateway: SocketAddr, wanted: &'static str) -> (SocketAddr, Asked) 
     (proxy, asked)
 }
 
-/// A SOCKS5 proxy that does the same without a password.
-fn socks_proxy(gateway: SocketAddr) -> (SocketAddr, Asked) {
-    let asked = Asked::default();
-    let hosts = asked.clone();
+/// A SOCKS5 proxy that does the same without a password; and its connections to agents.
+fn socks_proxy(gateway: SocketAddr) -> (SocketAddr, Asked, Arc<Mutex<Vec<TcpStream>>>) {
+    let (asked, connections) = (Asked::default(), Arc::<Mutex<Vec<_>>>::default());
+    let (hosts, open) = (asked.clone(), connections.clone());
     let proxy = serve(move |mut socket| {
         let read = |mut socket: &TcpStream, length: usize| {
             let mut bytes = vec![0; length];
@@ -70,9 +70,10 @@ fn socks_proxy(gateway: SocketAddr) -> (SocketAddr, Asked) {
         hosts.lock().unwrap().push(format!("{host}:{}", u16::from_be_bytes([port[0], port[1]])));
         let to = TcpStream::connect(gateway).unwrap();
         socket.write_all(&[5, 0, 0, 1, 127, 0, 0, 1, 0, 80]).unwrap();
+        open.lock().unwrap().push(socket.try_clone().unwrap());
         relay(socket, to);
     });
-    (proxy, asked)
+    (proxy, asked, connections)
 }
 
 fn start(site: SocketAddr, options: &[&str], environment: &[(&str, &str)]) -> Program {
@@ -98,7 +99,7 @@ fn an_agent_gets_through_an_http_proxy_by_option_or_variable() {
     ] {
         let mut agent = start(site(), &options, &environment);
         let line = agent.wait_for("through the proxy");
-        let expected = format!("gateway {GATEWAY}/ws is reached through the proxy {url}{source}");
+        let expected = format!("…_prod: gateway {GATEWAY}/ws is reached through the proxy {url}{source}");
         assert!(line.ends_with(&expected), "{line}");
         gateway.wait_for("connected");
         assert_eq!(get(address, "/"), (200, "hello".to_owned()));
@@ -116,13 +117,74 @@ fn an_agent_gets_through_an_http_proxy_by_option_or_variable() {
 #[test]
 fn an_agent_gets_through_a_socks_proxy_and_dials_again_when_that_dies() {
     let (mut gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let (proxy, asked) = socks_proxy(address);
+    let (proxy, asked, connections) = socks_proxy(address);
     let mut agent = start(site(), &["--proxy", &format!("socks5://{proxy}"), "--backoff-min", "10ms"], &[]);
     gateway.wait_for("connected");
     assert_eq!(get(address, "/"), (200, "hello".to_owned()));
     assert_eq!(*asked.lock().unwrap(), ["gateway.test:8080"]);
-    gateway.signal("KILL");
+    // The proxy lets go in the middle of the session.
+    for connection in connections.lock().unwrap().drain(..) {
+        connection.shutdown(Shutdown::Both).unwrap();
+    }
     agent.wait_for("trying again");
+    gateway.wait_for("left");
+    gateway.wait_for("connected");
+    assert_eq!(get(address, "/"), (200, "hello".to_owned()));
+    assert_eq!(asked.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_variable_that_is_another_programs_stops_nobody_who_does_not_obey_it() {
+    let (mut gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let (proxy, _) = http_proxy(address, "");
+    let url = format!("http://{proxy}");
+    let variables = [("HTTPS_PROXY", "https://corp:8443"), ("ALL_PROXY", "https://corp:8443")];
+    // One that was typed, and a gateway that no proxy is on the way to.
+    let mut agent = start(site(), &["--proxy", &url], &variables);
+    gateway.wait_for("connected");
+    agent.signal("TERM");
+    agent.wait();
+    let (near, site) = (format!("ws://shop.localhost:{}", address.port()), format!("http://{}", site()));
+    let usual = ["check", "--tunnel-id", TUNNEL_ID, "--gateway", &near, "--local", &site];
+    for options in [&[][..], &["--proxy", "none"], &["--proxy", "http://127.0.0.1:1"]] {
+        let agent = std::process::Command::new(env!("CARGO_BIN_EXE_agent"));
+        let arguments = [&usual[..], options].concat();
+        let output = { agent }.env_clear().envs(variables).args(arguments).output().unwrap();
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!printed.contains("proxy"), "{printed}");
+    }
+    let mut agent = start(self::site(), &[], &variables);
+    assert_eq!(agent.wait().code(), Some(2));
+    let wanted =
+        "the variable ALL_PROXY: a proxy begins with http:// or socks5://; --proxy none dials directly";
+    assert!(agent.log.join("\n").contains(wanted), "{:?}", agent.log);
+}
+
+#[test]
+fn a_reload_says_which_proxy_is_on_the_way_now() {
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
+    let (first, second) = (http_proxy(address, "").0, http_proxy(address, "").0);
+    let path = std::env::temp_dir().join(format!("proxy-{}.conf", std::process::id()));
+    let site = site();
+    let write = |proxy: &str| {
+        let lines = format!("gateway = {GATEWAY}\nlocal = http://{site}\nproxy = {proxy}\n");
+        std::fs::write(&path, lines).unwrap();
+    };
+    write(&format!("http://me:s3cret@{first}"));
+    let config = ["--config", path.to_str().unwrap()];
+    let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &config, &[("TUNNEL_ID", TUNNEL_ID)]);
+    // A proxy with a password is a credential.
+    let line = agent.wait_for("holds a credential (proxy)");
+    assert!(line.contains("chmod 600"), "{line}");
+    agent.wait_for(" is open → ");
+    write(&second.to_string());
+    agent.signal("HUP");
+    agent.wait_for(&format!("is reached through the proxy http://{second}"));
+    write("none");
+    agent.signal("HUP");
+    agent.wait_for(&format!("gateway {GATEWAY}/ws is dialled directly from now on"));
+    std::fs::remove_file(path).unwrap();
+    assert!(!agent.log.join("\n").contains("s3cret"));
 }
 
 #[test]
@@ -147,11 +209,9 @@ fn a_password_for_the_proxy_is_shown_to_it_and_to_nobody_else() {
     let log = agent.log.join("\n");
     assert!(log.contains("--proxy: every user of this machine can read a password there"), "{log}");
     assert!(!log.contains("s3cret"), "{log}");
-    let mut agent = start(site(), &[], &[("HTTPS_PROXY", "https://me:s3cret@proxy.test")]);
+    let mut agent = start(site(), &[], &[("ALL_PROXY", "https://me:s3cret@proxy.test")]);
     assert_eq!(agent.wait().code(), Some(2));
-    let log = agent.log.join("\n");
-    let wanted = "the variable HTTPS_PROXY: a proxy begins with http:// or socks5://; --proxy none";
-    assert!(log.contains(wanted) && !log.contains("s3cret"), "{log}");
+    assert!(!agent.log.join("\n").contains("s3cret"), "{:?}", agent.log);
 }
 
 #[test]
@@ -179,19 +239,28 @@ fn proxies_that_hang_refuse_or_are_none_are_named() {
     let other = serve(|mut socket| drop(socket.write_all(b"220 mail.test ESMTP\r\n")));
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     for (proxy, scheme, what, advice) in [
-        (silent, "http", "no answer in time", "check the proxy (--proxy"),
-        (silent, "socks5", "no answer in time", "check the proxy (--proxy"),
         (refusing, "http", "it answered CONNECT with 403 Forbidden", "have the proxy allow it"),
-        (hasty, "socks5", "", "check the proxy (--proxy"),
         (other, "http", "it is no such proxy: its answer is not HTTP", "check the proxy (--proxy"),
         (other, "socks5", "it is no such proxy: its answer is not SOCKS5", "check the proxy (--proxy"),
         (nobody, "http", "cannot connect to 127.0.0.1:1: Connection refused", "check the proxy (--proxy"),
     ] {
         let url = format!("{scheme}://{proxy}");
-        let options = ["--proxy", &url, "--connect-timeout", "100ms", "--max-retries", "1"];
+        let options = ["--proxy", &url, "--connect-timeout", "60s", "--max-retries", "1"];
         let mut agent = start(site(), &options, &[]);
         let line = agent.wait_for("cannot reach gateway");
         assert!(line.contains(&format!("the proxy {url}: {what}")) && line.contains(advice), "{line}");
+    }
+    for scheme in ["http", "socks5"] {
+        let url = format!("{scheme}://{silent}");
+        let options = ["--proxy", &url, "--connect-timeout", "100ms", "--max-retries", "1"];
+        let line = start(site(), &options, &[]).wait_for("cannot reach gateway");
+        assert!(line.contains(&format!("the proxy {url}: no answer in time")), "{line}");
+        // Its end, or a reset.
+        let url = format!("{scheme}://{hasty}");
+        let line =
+            start(site(), &["--proxy", &url, "--max-retries", "1"], &[]).wait_for("cannot reach gateway");
+        let ends = ["the connection was closed", "Connection reset by peer", "Broken pipe"];
+        assert!(ends.iter().any(|end| line.contains(&format!("the proxy {url}: {end}"))), "{line}");
     }
 }
 

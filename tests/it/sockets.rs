@@ -11,7 +11,7 @@ use std::thread;
 
 use tungstenite::Message;
 
-use crate::support::{Program, TUNNEL_ID, get, http, ok, page_websocket, read_request, split};
+use crate::support::{Program, TUNNEL_ID, get, http, ok, page_websocket, read_request, split, until};
 
 /// A folder for sockets, with a short path.
 struct Folder(PathBuf);
@@ -34,31 +34,31 @@ impl Drop for Folder {
     }
 }
 
-/// A server at this path whose every connection is handled by `handle`. Returns the number of its connections.
-fn serve_at(path: &Path, handle: impl Fn(UnixStream) + Send + Sync + 'static) -> Arc<AtomicUsize> {
+/// A server at this path whose every connection is handled by `handle`.
+fn serve_at(path: &Path, handle: impl Fn(UnixStream) + Send + Sync + 'static) {
     let listener = UnixListener::bind(path).unwrap();
-    let (handle, count) = (Arc::new(handle), Arc::new(AtomicUsize::new(0)));
-    let counted = count.clone();
+    let handle = Arc::new(handle);
     thread::spawn(move || {
         for socket in listener.incoming().flatten() {
-            counted.fetch_add(1, Ordering::SeqCst);
             let handle = handle.clone();
             thread::spawn(move || handle(socket));
         }
     });
-    count
 }
 
-/// An HTTP server that tells the request line, the host, and how long the body is.
-fn tell(mut socket: UnixStream) {
+/// An HTTP server that tells the request line, the host, and how long the body is. Returns the number of requests.
+fn tell(mut socket: UnixStream) -> usize {
+    let mut count = 0;
     let mut reader = BufReader::new(socket.try_clone().unwrap());
     while let Some(request) = read_request(&mut reader) {
         let line = request.head.lines().next().unwrap();
         let text = format!("{line}\n{}\n{}", request.header("host").unwrap(), request.body.len());
         if socket.write_all(&ok(&text)).is_err() {
-            return;
+            break;
         }
+        count += 1;
     }
+    count
 }
 
 fn start(local: &str, options: &[&str]) -> (Program, SocketAddr, Program) {
@@ -73,9 +73,16 @@ fn start(local: &str, options: &[&str]) -> (Program, SocketAddr, Program) {
 #[test]
 fn requests_and_uploads_reach_a_unix_socket_over_one_connection() {
     let folder = Folder::new("requests");
-    let connections = serve_at(&folder.socket(), tell);
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    serve_at(&folder.socket(), move |socket| {
+        // One without a request only asks whether anything listens.
+        if tell(socket) > 0 {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
     let local = format!("unix:{}", folder.socket().display());
-    let (_gateway, address, agent) = start(&local, &[]);
+    let (_gateway, address, mut agent) = start(&local, &[]);
     assert!(agent.log.last().unwrap().ends_with(&local), "{:?}", agent.log);
     for _ in 0..3 {
         assert_eq!(get(address, "/a?b=c"), (200, "GET /a?b=c HTTP/1.1\nlocalhost\n0".to_owned()));
@@ -87,13 +94,51 @@ fn requests_and_uploads_reach_a_unix_socket_over_one_connection() {
         let response = http(address, &[head.as_bytes(), &vec![b'x'; length]].concat());
         assert_eq!(split(&response), (200, format!("POST /up HTTP/1.1\nsite.test\n{length}")));
     }
+    // Its connections end with it.
+    agent.signal("TERM");
+    agent.wait();
+    until("the connection has ended", || connections.load(Ordering::SeqCst) > 0);
     assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_answer_that_precedes_the_end_of_an_upload_passes_and_one_that_is_cut_does_not_look_whole() {
+    let folder = Folder::new("early");
+    serve_at(&folder.socket(), |mut socket| {
+        let mut head = String::new();
+        let mut reader = BufReader::new(socket.try_clone().unwrap());
+        while !head.ends_with("\r\n\r\n")
+            && matches!(std::io::BufRead::read_line(&mut reader, &mut head), Ok(1..))
+        {}
+        // It reads nothing of the body.
+        let answer: &[u8] = match head.starts_with("POST") {
+            true => b"HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlarge",
+            false => b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ncut",
+        };
+        let _ = socket.write_all(answer);
+    });
+    let (_gateway, address, _agent) = start(&format!("unix:{}", folder.socket().display()), &[]);
+    let head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000\r\nConnection: close\r\n\r\n";
+    let (mut visitor, mut reader) = crate::support::visit(address, head);
+    let sending = thread::spawn(move || drop(visitor.write_all(&vec![b'x'; 20_000_000])));
+    let head = crate::support::read_head(&mut reader);
+    assert!(head.starts_with("http/1.1 413"), "{head}");
+    let mut body = [0; 5];
+    std::io::Read::read_exact(&mut reader, &mut body).unwrap();
+    assert_eq!(&body, b"large");
+    drop(reader);
+    sending.join().unwrap();
+    // Its end is a reset, or comes before the stated length.
+    let (_, body) = split(&http(address, b"GET / HTTP/1.0\r\n\r\n"));
+    assert!(body.len() < 100, "{body}");
 }
 
 #[test]
 fn a_base_path_comes_behind_the_sockets_own() {
     let folder = Folder::new("base");
-    serve_at(&folder.socket(), tell);
+    serve_at(&folder.socket(), |socket| {
+        tell(socket);
+    });
     let (_gateway, address, _agent) = start(&format!("unix:{}:/base/", folder.socket().display()), &[]);
     assert_eq!(get(address, "/a").1, "GET /base/a HTTP/1.1\nlocalhost\n0");
     assert_eq!(get(address, "/../a").0, 400);
@@ -126,8 +171,12 @@ fn a_socket_that_is_missing_or_refuses_is_named_in_the_log_and_found_when_it_is_
     let path = folder.socket();
     let local = format!("unix:{}", path.display());
     let (_gateway, address, mut agent) = start(&local, &["--breaker-failures", "0"]);
-    let wanted = format!("nothing listens at {local} yet");
-    assert!(agent.log.iter().any(|line| line.contains(&wanted)), "{:?}", agent.log);
+    let wanted = format!(
+        "{local} takes no connections yet: No such file or directory (os error 2); start the local server"
+    );
+    if !agent.log.iter().any(|line| line.contains(&wanted)) {
+        agent.wait_for(&wanted);
+    }
     let (status, body) = get(address, "/");
     assert_eq!(status, 502);
     // A visitor is told no path.
@@ -137,7 +186,9 @@ fn a_socket_that_is_missing_or_refuses_is_named_in_the_log_and_found_when_it_is_
     drop(UnixListener::bind(&path).unwrap());
     assert!(get(address, "/").1.contains("Connection refused"));
     std::fs::remove_file(&path).unwrap();
-    serve_at(&path, tell);
+    serve_at(&path, |socket| {
+        tell(socket);
+    });
     assert_eq!(get(address, "/").0, 200);
 }
 
@@ -179,7 +230,7 @@ fn health_checks_and_a_rehearsal_go_to_the_socket() {
     let output = { agent }.env_clear().args(check).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{printed}");
-    for said in ["localhost is at ", "PASS  socket ", "HEAD / is answered with 200 OK"] {
+    for said in ["is a Unix socket", "PASS  socket ", "HEAD / is answered with 200 OK"] {
         assert!(printed.contains(said), "{printed}");
     }
 }

@@ -29,30 +29,36 @@ pub(super) fn reach(
     let peer = dialer.map_or(Peer::LocalServer, |_| Peer::Gateway);
     let proxy = dialer.and_then(Dialer::proxy);
     let next = if proxy.is_some() { Peer::Proxy } else { peer };
+    // Up to the proxy's own step it is the proxy that is reached.
+    let of = if proxy.is_some() { "the proxy: " } else { "" };
+    let further: &[_] = if proxy.is_some() { &["proxy", "TLS"] } else { &["TLS"] };
     let addresses = match endpoint.resolve() {
         Ok(addresses) => addresses,
         Err(error) => {
-            log.fail(steps[0], error.to_string(), Some(error.advice(next)));
-            log.skip(&steps[1..], "there is no address", None);
+            log.fail(steps[0], format!("{of}{error}"), Some(error.advice(next)));
+            log.skip(&steps[1..2], "there is no address", None);
+            log.skip(further, "there is no address", None);
             return None;
         }
     };
-    log.pass(steps[0], format!("{} is {}", endpoint.resolver.host(), hosts(&addresses)));
-    if let [Address::Unix(_)] = addresses.as_slice() {
+    if let [Address::Unix(path)] = addresses.as_slice() {
         steps[1] = "socket";
+        log.skip(&steps[..1], &format!("{} is a Unix socket", path.display()), None);
+    } else {
+        log.pass(steps[0], format!("{of}{} is {}", endpoint.resolver.host(), hosts(&addresses)));
     }
     let start = Instant::now();
     let mut socket = match endpoint.connect(&addresses) {
         Ok(socket) => socket,
         Err(error) => {
-            log.fail(steps[1], error.to_string(), Some(error.advice(next)));
-            log.skip(&steps[2..], "there is no connection", None);
+            log.fail(steps[1], format!("{of}{error}"), Some(error.advice(next)));
+            log.skip(further, "there is no connection", None);
             return None;
         }
     };
     let time = start.elapsed().as_secs_f64() * 1e3;
     let address = socket.peer().map_or_else(|_| String::new(), |address| format!("{address} "));
-    log.pass(steps[1], format!("{address}answers within {time:.1} ms"));
+    log.pass(steps[1], format!("{of}{address}answers within {time:.1} ms"));
     if let Some((dialer, proxy)) = dialer.zip(proxy) {
         if let Err(error) = dialer.pass_proxy(&mut socket, after(endpoint.timeout)) {
             log.fail("proxy", error.to_string(), Some(error.advice()));
@@ -83,7 +89,7 @@ pub(super) fn reach(
 fn hosts(addresses: &[Address]) -> String {
     let host = |address: &Address| match address {
         Address::Tcp(address) => address.ip().to_string(),
-        Address::Unix(_) => format!("at {address}"),
+        Address::Unix(_) => address.to_string(),
     };
     addresses.iter().map(host).collect::<Vec<_>>().join(", ")
 }

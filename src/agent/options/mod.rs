@@ -5,7 +5,7 @@
 
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use http::uri::PathAndQuery;
@@ -151,8 +151,13 @@ fn gateway_url(text: &str) -> Result<GatewayUrl, String> {
     parsed(&addresses::gateway_url(text))
 }
 
+/// The path of a file.
+fn file(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("it is empty; give the path of a file".to_owned()) } else { Ok(text.into()) }
+}
+
 fn proxies(text: &str) -> Result<Proxies, String> {
-    if text == "none" { Ok(Proxies::none()) } else { parsed(text).map(Proxies::all) }
+    if text.eq_ignore_ascii_case("none") { Ok(Proxies::none()) } else { parsed(text).map(Proxies::all) }
 }
 
 fn local_url(text: &str) -> Result<LocalUrl, String> {

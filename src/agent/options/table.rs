@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    AgentOption, accept_any, add_passwords, add_route, add_rule, gateway_url, health_path, local_url, one_of,
-    option, own_text, parsed, proxies, push, put, put_some, read_token, switch, token, tunnel_id_in,
+    AgentOption, accept_any, add_passwords, add_route, add_rule, file, gateway_url, health_path, local_url,
+    one_of, option, own_text, parsed, proxies, push, put, put_some, read_token, switch, token, tunnel_id_in,
     unreadable,
 };
 use crate::agent::addresses;
@@ -82,7 +82,7 @@ pub(crate) static OPTIONS: [AgentOption; 64] = [
     option(
         "local",
         "URL",
-        "the local server, or auto to find one; repeated, one more for when it cannot be reached; default \
+        "the local server, unix:/PATH for a Unix socket, or auto to find one; repeated, one more for when it cannot be reached; default \
          http://127.0.0.1:8000",
         |builder, text| {
             let address = match text {
@@ -317,13 +317,11 @@ pub(crate) static OPTIONS: [AgentOption; 64] = [
         "FILE",
         "PEM file with the certificate chain that is shown to gateways which ask for one",
         |builder, text| {
-            builder.client_identity.get_or_insert_default().certificates = text.into();
-            Ok(())
+            put(&mut builder.client_identity.get_or_insert_default().certificates, file(text))
         },
     ),
     option("client_key", "FILE", "PEM file with its private key", |builder, text| {
-        builder.client_identity.get_or_insert_default().key = text.into();
-        Ok(())
+        put(&mut builder.client_identity.get_or_insert_default().key, file(text))
     })
     .secret_file(),
     option("insecure", "", "do not verify the gateway's certificate", |builder, text| {

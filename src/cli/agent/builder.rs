@@ -145,9 +145,7 @@ impl TunnelOptions {
         // One of nobody, until it has its own: not two are the same.
         let id = own_id::new_id(name).parse();
         let mut builder = Agent::builder(id.map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?);
-        builder.proxies = Proxies::from_environment().map_err(|(variable, error)| {
-            UsageError(format!("the variable {variable}: {error}; --proxy none dials directly"))
-        })?;
+        builder.proxies = Proxies::from_environment();
         for given in options.effective() {
             let Some(option) = find(given.opt.name) else { continue };
             builder.set(option.name, &given.text).map_err(|error| {

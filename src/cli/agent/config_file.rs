@@ -122,8 +122,11 @@ impl ConfigFile {
     /// What the log warns of, where a file that holds credentials can be read by others.
     pub(super) fn warning(&self) -> Option<String> {
         let all = self.common.iter().chain(self.sections.iter().flat_map(|section| &section.given));
-        let is_secret =
-            |given: &&Given<'_>| find(given.opt.name).is_some_and(|option| option.secrecy == Secrecy::Secret);
+        // A proxy is a credential where it has a password.
+        let is_secret = |given: &&Given<'_>| match given.opt.name {
+            "proxy" => given.text.contains('@'),
+            name => find(name).is_some_and(|option| option.secrecy == Secrecy::Secret),
+        };
         let secret = all.into_iter().find(is_secret)?;
         let name = secret.opt.name.replace('_', "-");
         is_readable_by_others(&self.path).then(|| {

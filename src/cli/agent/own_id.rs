@@ -6,11 +6,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::folders::user_folder;
-use crate::TunnelId;
 use crate::agent::addresses::{is_socket, local_url};
 use crate::agent::options::tunnel_id_in;
 use crate::cli::UsageError;
 use crate::protocol::id::{random_uuid, uuid};
+use crate::{LocalUrl, TunnelId};
 
 /// The purpose of an ID that is made here.
 const PURPOSE: &str = "tunnel";
@@ -53,9 +53,10 @@ impl KeptAs {
         match self {
             KeptAs::Name(name) => format!("tunnel-id.{name}"),
             KeptAs::Address(address) => {
-                let url = local_url(address);
-                // Paths of this machine differ by their capitals.
-                let url = if is_socket(&url) { url.into_owned() } else { url.to_ascii_lowercase() };
+                // A socket has more than one spelling, and paths differ by their capitals.
+                let socket = if is_socket(address) { address.parse::<LocalUrl>().ok() } else { None };
+                let url = socket
+                    .map_or_else(|| local_url(address).to_ascii_lowercase(), |socket| socket.to_string());
                 let here = ["http://127.0.0.1:", "http://localhost:"];
                 let address = here.iter().find_map(|here| url.strip_prefix(here)).unwrap_or(&url);
                 let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
@@ -63,10 +64,22 @@ impl KeptAs {
                     byte if is_kept(byte) => char::from(byte).to_string(),
                     byte => format!("%{byte:02x}"),
                 });
-                format!("tunnel-id@{}", encoded.collect::<String>())
+                format!("tunnel-id@{}", shortened(encoded.collect()))
             }
         }
     }
+}
+
+/// A name that file systems take: of a long one the beginning, and a number that is made of all of it (FNV-1a).
+fn shortened(name: String) -> String {
+    const LENGTH_MAX: usize = 200;
+    if name.len() <= LENGTH_MAX {
+        return name;
+    }
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+    // It is ASCII, like all that is encoded.
+    format!("{}-{hash:016x}", &name[..LENGTH_MAX - 17])
 }
 
 /// The file in which the ID of a tunnel is kept: below `$XDG_STATE_HOME`, or `~/.local/state`.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use http::uri::Authority;
 
-pub use self::choice::{Proxies, SourcedProxy};
+pub use self::choice::{InvalidVariable, Proxies, SourcedProxy};
 pub use self::pass::ProxyRefusal;
 use crate::http1::has_host_and_port;
 use crate::http1::path::percent_decoded;
@@ -88,7 +88,8 @@ impl fmt::Display for InvalidProxy {
             }
             InvalidProxy::Scheme => "a proxy begins with http:// or socks5://",
             InvalidProxy::Credentials => {
-                "the proxy's user name or password is empty, longer than 255 bytes, or holds a line end or a colon"
+                "the proxy's user name is empty or holds a colon, or its password cannot be used: both have 255 bytes at \
+                 most, no line end, and %25 for a % (and %40 for an @)"
             }
             InvalidProxy::Path => "a proxy has no path; expected something like http://proxy.example:3128",
         })
@@ -127,6 +128,12 @@ impl FromStr for Proxy {
 
 impl ProxyCredentials {
     fn parse(text: &str) -> Result<Self, InvalidProxy> {
+        let is_encoded = |rest: &str| {
+            rest.get(..2).is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        };
+        if !text.split('%').skip(1).all(is_encoded) {
+            return Err(InvalidProxy::Credentials);
+        }
         let (user, password) = text.split_once(':').unwrap_or((text, ""));
         let (user, password) = (percent_decoded(user.as_bytes()), percent_decoded(password.as_bytes()));
         let is_usable =
@@ -213,6 +220,9 @@ mod tests {
             ("http://:word@proxy", InvalidProxy::Credentials),
             ("http://me:a%0d%0ab@proxy", InvalidProxy::Credentials),
             ("http://m%3ae:word@proxy", InvalidProxy::Credentials),
+            ("http://me:100%@proxy", InvalidProxy::Credentials),
+            ("http://me:%4@proxy", InvalidProxy::Credentials),
+            ("http://me:%zz@proxy", InvalidProxy::Credentials),
             (&long, InvalidProxy::Credentials),
         ] {
             assert_eq!(text.parse::<Proxy>(), Err(error), "{text}");

@@ -41,8 +41,14 @@ impl ProxyRefusal {
             ProxyRefusal::Credentials => Advice::ProxyCredentials,
             ProxyRefusal::Status(StatusCode::FORBIDDEN) | ProxyRefusal::Socks(2) => Advice::ProxyRules,
             // It reaches the gateway no better than anybody.
-            ProxyRefusal::Status(_) | ProxyRefusal::Socks(_) => Advice::GatewayAddress,
-            ProxyRefusal::NotAProxy(_) | ProxyRefusal::Io(_) => Advice::ProxyAddress,
+            ProxyRefusal::Status(
+                StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+            )
+            | ProxyRefusal::Socks(3..=6) => Advice::GatewayAddress,
+            ProxyRefusal::Status(_)
+            | ProxyRefusal::Socks(_)
+            | ProxyRefusal::NotAProxy(_)
+            | ProxyRefusal::Io(_) => Advice::ProxyAddress,
         }
     }
 }
@@ -122,10 +128,15 @@ fn connect(
                 let is_all = length == answer.len();
                 return is_all.then_some(()).ok_or(ProxyRefusal::NotAProxy("it speaks unasked"));
             }
-            Some((_, response)) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                return Err(ProxyRefusal::Credentials);
+            Some((_, response)) => {
+                return Err(match response.status() {
+                    // Some mean the former and say the latter.
+                    StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
+                        ProxyRefusal::Credentials
+                    }
+                    status => ProxyRefusal::Status(status),
+                });
             }
-            Some((_, response)) => return Err(ProxyRefusal::Status(response.status())),
             None => {}
         }
         match stream.read(&mut buffer)? {
@@ -308,6 +319,7 @@ mod tests {
         let proxy = "http://proxy";
         let credentials = "it wants a user name and password, or other ones";
         refused(proxy, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", credentials);
+        refused(proxy, b"HTTP/1.0 401 Unauthorized\r\nServer: tinyproxy/1.11.1\r\n\r\n", credentials);
         refused(proxy, b"HTTP/1.1 403 Filtered\r\n\r\n", "it answered CONNECT with 403 Forbidden");
         refused(proxy, b"HTTP/1.1 101 Up\r\n\r\n", "it answered CONNECT with 101 Switching Protocols");
         refused(

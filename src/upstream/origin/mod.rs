@@ -174,7 +174,10 @@ impl Origin {
     pub(crate) fn explain(&self, head: &mut http::request::Parts) -> Result<String, Failure> {
         head.uri = self.target(&head.uri)?;
         self.prepare(head, &Body::empty(), None);
-        Ok(head.uri.to_string())
+        Ok(match self.local.socket_path() {
+            Some(path) => format!("{} at the Unix socket {}", head.uri, path.display()),
+            None => head.uri.to_string(),
+        })
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint<'_> {
@@ -267,7 +270,16 @@ impl Origin {
                 .with_retry_after(Duration::from_secs(1))
                 .with_advice(Advice::OpenFiles);
         }
-        let (detail, advice) = (format!("at {} ({error})", self.local), error.advice(Peer::LocalServer));
+        let advice = error.advice(Peer::LocalServer);
+        let local = self.local.to_string();
+        let detail = match &error {
+            // The text says why.
+            ConnectError::Connect(address, _) if local.contains(&address.to_string()) => {
+                format!("at {local}")
+            }
+            ConnectError::Connect(address, _) => format!("at {local} ({address})"),
+            error => format!("at {local} ({error})"),
+        };
         let text = match error {
             ConnectError::Connect(_, error) if error.kind() == io::ErrorKind::TimedOut => {
                 format!("no connection within {:?}", self.timeouts.connect)

@@ -47,6 +47,8 @@ pub enum InvalidLocalUrl {
     Syntax,
     /// It does not begin with `http://`, `https://` or `unix:`.
     Scheme,
+    /// It names a Unix socket, and this system has none.
+    NoSockets,
     /// The path of its Unix socket does not begin with a slash, is a folder's, or is longer than systems allow.
     Socket,
     /// It holds a user name or password: the agent adds nothing to what clients send.
@@ -67,6 +69,7 @@ impl fmt::Display for InvalidLocalUrl {
                 "it does not begin with http://, https:// or unix:; expected something like http://127.0.0.1:8000 or \
                  unix:/run/app.sock"
             }
+            InvalidLocalUrl::NoSockets => "this system has no Unix sockets",
             InvalidLocalUrl::Socket => {
                 "the path of a Unix socket begins with a slash and has 103 bytes at most; expected something like \
                  unix:/run/app.sock, or unix:/run/app.sock:/base with a base path"
@@ -126,6 +129,9 @@ impl fmt::Display for LocalUrl {
 impl LocalUrl {
     /// The URL behind `unix:`.
     fn at_socket(text: &str) -> Result<Self, InvalidLocalUrl> {
+        if !cfg!(unix) {
+            return Err(InvalidLocalUrl::NoSockets);
+        }
         // `unix:///run/app.sock` is meant as well.
         let text = text.strip_prefix("//").unwrap_or(text);
         let (path, base_path) = match text.find(":/") {

@@ -319,6 +319,15 @@ impl Drop for Program {
     }
 }
 
+/// Asks again and again until it is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LIMIT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+    }
+}
+
 /// A visitor's connection, on which this was sent.
 pub(crate) fn visit(address: SocketAddr, request: &str) -> (TcpStream, BufReader<TcpStream>) {
     let mut socket = TcpStream::connect(address).unwrap();

@@ -1,10 +1,12 @@
 //! A request as a mux stream: its body goes to the agent as it comes, and its response leaves as it comes.
 
+mod upgrade;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, StatusCode, header, request, response};
+use http::{Method, StatusCode, request, response};
 use tungstenite::Bytes;
 
 use super::agent_session::AgentSession;
@@ -13,12 +15,9 @@ use super::upload_path::is_given_back;
 use super::uploader::{Again, ProtocolChange, STALL, UploadEnd, Uploader};
 use super::visitor_connections::Stage;
 use super::visitor_request::{VisitorRequest, set_length};
-use crate::http1::fields::{
-    HTTP2_SETTINGS, Upgrade, is_event_stream, remove_hop_by_hop, set_upgrade, stated_length,
-};
+use crate::http1::fields::{HTTP2_SETTINGS, Upgrade, is_event_stream, stated_length};
 use crate::http1::{
     KEEP_ALIVE, MUX_HEAD_MAX, Output, Persistence, RequestError, ServerConnection, has_no_body,
-    write_response_head,
 };
 use crate::mux::{
     Closing, Fin, Reset, ResetCode, Stream, StreamEnd, StreamError, decode_response_head, encode_request_head,
@@ -236,7 +235,7 @@ impl StreamedExchange<'_> {
             return self.refuse_answer(stream);
         }
         if is_event_stream(&parts.headers) {
-            self.request.visitor.enter(Stage::Lasting);
+            self.begin_lasting();
         }
         let persistence = self.begin_response(parts.status);
         let length = whole.as_ref().map(|whole| whole.len() as u64).or(stated);
@@ -292,40 +291,6 @@ impl StreamedExchange<'_> {
         self.end_with(responses::no_response(&StreamError::Closed(StreamEnd::ByUs(reset))))
     }
 
-    /// Passes bytes both ways until both sides have ended, or one has failed.
-    fn answer_upgrade(mut self, stream: &Stream, mut parts: response::Parts) -> io::Result<()> {
-        let protocol = parts.headers.get(header::UPGRADE).cloned();
-        remove_hop_by_hop(&mut parts.headers);
-        if let Some(protocol) = protocol {
-            set_upgrade(&mut parts.headers, protocol);
-        }
-        let mut bytes = Vec::new();
-        write_response_head(&mut bytes, &parts);
-        self.request.visitor.enter(Stage::Lasting);
-        self.begin_response(parts.status);
-        self.output.send(&bytes)?;
-        self.watch()?;
-        self.upload.switch();
-        let mut buffer = vec![0; PIECE_MIN];
-        let result = loop {
-            match stream.read(&mut buffer, None) {
-                Ok(0) => break self.output.finish(),
-                Ok(read) => {
-                    if let Err(error) = self.output.send(&buffer[..read]) {
-                        break Err(error);
-                    }
-                    grow(&mut buffer, read);
-                }
-                Err(error) => break Err(io::Error::other(error)),
-            }
-        };
-        if result.is_err() || stream.ended() != StreamError::Closed(StreamEnd::Ended) {
-            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
-            self.closer.abort();
-        }
-        Ok(())
-    }
-
     /// Answers with a response of the gateway's own.
     fn end_with(mut self, problem: Problem) -> io::Result<Option<ServerConnection>> {
         let persistence = self.begin_response(problem.status);
@@ -349,6 +314,11 @@ impl StreamedExchange<'_> {
     fn end_left(mut self) -> io::Result<Option<ServerConnection>> {
         let end = self.upload.take_back(LINGER).unwrap_or(UploadEnd::Left);
         self.end_after(end)
+    }
+
+    fn begin_lasting(&self) {
+        self.request.visitor.enter(Stage::Lasting);
+        self.request.record.lasts();
     }
 
     /// Records that the response begins. Returns whether the connection may carry another request behind it.
