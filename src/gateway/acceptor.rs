@@ -111,7 +111,12 @@ fn open(mut socket: Socket, door: Door, gateway: &GatewayCore) -> io::Result<Soc
     let Some(tls) = gateway.settings.credentials.tls(door) else { return Ok(socket) };
     socket.set_deadline(Some(Instant::now() + gateway.patience(TLS_TIME)))?;
     let peer = socket.peer()?;
+    let traffic = socket.traffic();
     socket.accept_tls(&tls).inspect_err(|error| {
+        // Balancers look whether a port is open, and the gateway wakes itself so when it stops.
+        if traffic.received() == 0 {
+            return;
+        }
         gateway.metrics.handshake_failed(door);
         // Elsewhere anybody may come with anything.
         if door == Door::Agents {

@@ -544,6 +544,12 @@ fn agents_come_in_by_a_door_of_their_own_with_a_certificate() {
     gateway.wait_for("read the certificates again");
     let line = start(agents.port(), &own).wait_for("cannot reach gateway");
     assert!(line.contains(wanted), "{line}");
+    // Who only looks whether the port is open has failed at nothing, and nor has the gateway that stops.
+    drop(std::net::TcpStream::connect(agents).unwrap());
+    gateway.signal("TERM");
+    gateway.wait();
+    let log = gateway.log.join("\n");
+    assert!(!log.contains("unexpected end of file"), "{log}");
 }
 
 #[test]
