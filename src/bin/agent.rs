@@ -50,6 +50,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
         Task::Explain(method, path) => explain(&settings.agent, method, path),
         Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
         Task::Check => check(settings.agent),
+        Task::Print(text) => print(text),
         Task::NewId(id) => print(&format!("{id}\n")),
         Task::Health => ask_health(&settings.agent),
     }

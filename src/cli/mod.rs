@@ -56,14 +56,25 @@ pub struct Verb {
     pub name: &'static str,
     /// What its operands stand for.
     pub operands: &'static [&'static str],
+    /// What further operands stand for, which may be left out.
+    pub further: &'static [&'static str],
     /// The option whose value is an operand that is an address. The first such command may be left out.
     pub option: Option<&'static str>,
+    /// What it is for.
+    pub help: &'static str,
 }
 
 impl Verb {
-    /// A command with operands of its own.
-    pub const fn new(name: &'static str, operands: &'static [&'static str]) -> Self {
-        Verb { name, operands, option: None }
+    /// A command without operands.
+    pub const fn new(name: &'static str, help: &'static str) -> Self {
+        Verb { name, operands: &[], further: &[], option: None, help }
+    }
+
+    /// What is typed, with what its operands stand for.
+    fn usage(&self) -> String {
+        let operands = self.operands.iter().map(ToString::to_string);
+        let further = self.further.iter().map(|operand| format!("[{operand}]"));
+        [self.name.to_owned()].into_iter().chain(operands).chain(further).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -109,17 +120,21 @@ fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, U
     let Some(verb) = verbs.iter().find(|verb| name == verb.name) else { return Ok(None) };
     let usage = || UsageError(format!("{} is followed by {}", verb.name, verb.operands.join(" and ")));
     let mut operands = Vec::new();
+    let is_operand = |argument: &OsString| !argument.to_string_lossy().starts_with("--");
     for _ in verb.operands {
-        let is_one = arguments.first().is_some_and(|operand| !operand.to_string_lossy().starts_with("--"));
-        let operand = if is_one { arguments.remove(0).into_string().ok() } else { None };
-        operands.push(operand.ok_or_else(usage)?);
+        let operand = arguments.first().is_some_and(is_operand).then(|| arguments.remove(0));
+        operands.push(operand.and_then(|operand| operand.into_string().ok()).ok_or_else(usage)?);
     }
-    if let Some(option) = verb.option {
-        let next = arguments.first().map(|next| next.to_string_lossy().into_owned());
-        // One that needs no address may have one.
-        if operands.is_empty() && next.as_deref().is_some_and(addresses::is_local) {
+    let may_follow = |next: &OsString| match verb.option {
+        Some(_) => addresses::is_local(&next.to_string_lossy()),
+        None => is_operand(next),
+    };
+    for _ in verb.further {
+        if arguments.first().is_some_and(may_follow) {
             operands.push(arguments.remove(0).to_string_lossy().into_owned());
         }
+    }
+    if let Some(option) = verb.option {
         arguments.splice(..0, operands.first().into_iter().flat_map(|word| [option.into(), word.into()]));
     }
     Ok(Some((verb.name, operands)))
@@ -179,8 +194,9 @@ mod tests {
 
     #[test]
     fn a_command_comes_first_with_its_operands() {
-        let http = Verb { name: "http", operands: &["ADDRESS"], option: Some("--local") };
-        let verbs = [Verb::new("explain", &["METHOD", "PATH"]), http];
+        let http = Verb { operands: &["ADDRESS"], option: Some("--local"), ..Verb::new("http", "") };
+        let explain = Verb { operands: &["METHOD", "PATH"], ..Verb::new("explain", "") };
+        let verbs = [explain, http];
         let take = |typed: &[&str]| {
             let mut arguments = typed.iter().map(OsString::from).collect();
             take_verb(&verbs, &mut arguments).map(|invoked| (invoked, arguments.len()))
@@ -201,10 +217,21 @@ mod tests {
             assert_eq!(arguments, ["--local", "8000", "--x"]);
         }
         assert_eq!(take(&["http"]).unwrap_err().0, "http is followed by ADDRESS");
-        let verbs = [Verb { name: "check", operands: &[], option: Some("--local") }];
+        let verbs = [Verb { further: &["ADDRESS"], option: Some("--local"), ..Verb::new("check", "") }];
         let mut arguments = ["check", "8000", "--x"].iter().map(OsString::from).collect();
         assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("check", vec!["8000".to_owned()]))));
         assert_eq!(arguments, ["--local", "8000", "--x"]);
+        // One that may be left out.
+        let verbs = [Verb { operands: &["WHAT"], further: &["SHELL"], ..Verb::new("print", "") }];
+        for (typed, operands) in
+            [(&["print", "x", "--y"][..], &["x"][..]), (&["print", "x", "zsh", "--y"], &["x", "zsh"])]
+        {
+            let mut arguments = typed.iter().map(OsString::from).collect();
+            let operands = operands.iter().map(ToString::to_string).collect();
+            assert_eq!(take_verb(&verbs, &mut arguments), Ok(Some(("print", operands))));
+            assert_eq!(arguments, ["--y"]);
+        }
+        assert_eq!(verbs[0].usage(), "print WHAT [SHELL]");
     }
 
     /// Checks a program's part of the manual against its table: each option with its value, its variable and its

@@ -8,6 +8,7 @@
 //! | [`protection`] | Rules, headers and overload. |
 //! | [`monitoring`] | Health, metrics and logs. |
 //! | [`gateway`] | The reference gateway, proxies and balancers. |
+//! | [`services`] | Under systemd and others, in containers. |
 //! | [`fleets`] | Several gateways: restarts, losses, and what many tunnels cost. |
 //! | [`protocol`] | The messages, and the responses of the programs' own. |
 //! | [`performance`] | What a tunnel costs. |
@@ -25,6 +26,7 @@ macro_rules! pages {
         #[doc = "[protection]: crate::manual::protection"]
         #[doc = "[monitoring]: crate::manual::monitoring"]
         #[doc = "[gateway]: crate::manual::gateway"]
+        #[doc = "[services]: crate::manual::services"]
         #[doc = "[fleets]: crate::manual::fleets"]
         #[doc = "[performance]: crate::manual::performance"]
         #[doc = "[limits]: crate::manual::limits"]
@@ -41,6 +43,7 @@ pages! {
     protection "protection.md";
     monitoring "monitoring.md";
     gateway "gateway.md";
+    services "services.md";
     fleets "fleets.md";
     protocol "protocol.md";
     performance "performance.md";

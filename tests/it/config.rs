@@ -4,45 +4,19 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::thread;
 
 use crate::support::{
-    LIMIT, OTHER_TUNNEL_ID, Program, TUNNEL_ID, get, http, ok, read_head, serve, serve_http, split, visit,
+    Folder, LIMIT, OTHER_TUNNEL_ID, Program, TUNNEL_ID, get, http, ok, read_head, serve, serve_http, split,
+    visit,
 };
 
-/// A folder with a configuration file, which is deleted with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("tunnel-agent-{test}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).unwrap();
-        Folder(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// Writes the file whole: a reload never reads half of it.
-    fn write(&self, text: &str) -> String {
-        let (draft, path) = (self.path("draft"), self.path("agent.conf"));
-        fs::write(&draft, text).unwrap();
-        #[cfg(unix)]
-        fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        fs::rename(draft, &path).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The path of the folder's configuration file, which says this now.
+fn configure(folder: &Folder, text: &str) -> String {
+    folder.write("agent.conf", text).to_str().unwrap().to_owned()
 }
 
 /// A site that says its name and the path.
@@ -77,16 +51,19 @@ fn refused(arguments: &[&str], environment: &[(&str, &str)], expected: &str) {
 #[test]
 fn one_file_serves_three_tunnels_at_three_names() {
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new("sections");
+    let folder = Folder::new();
     let (shop, blog, wiki) = (site("shop"), site("blog"), site("wiki"));
     fs::write(folder.path("blog.id"), format!("{OTHER_TUNNEL_ID}\n")).unwrap();
     fs::write(folder.path("words"), "ann:s3cret\n").unwrap();
-    let config = folder.write(&format!(
-        "gateway = ws://{address}\nworkers = 3\nadmin = 127.0.0.1:0\nlog-format = text\n\n\
+    let config = configure(
+        &folder,
+        &format!(
+            "gateway = ws://{address}\nworkers = 3\nadmin = 127.0.0.1:0\nlog-format = text\n\n\
          [tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\ndeny = /admin/**\n\n\
          [tunnel blog]\ntunnel-id-file = blog.id\nlocal = http://{blog}\nbasic-auth = words\n\n\
          [tunnel third]\nlocal = http://{wiki}\nname = wiki\n"
-    ));
+        ),
+    );
     let state = folder.path("state");
     let mut agent = agent(&["--config", &config], &[("XDG_STATE_HOME", state.to_str().unwrap())]);
     let admin = agent.wait_for("admin at http://");
@@ -140,8 +117,9 @@ fn one_file_serves_three_tunnels_at_three_names() {
 
 #[test]
 fn a_flag_beats_a_variable_beats_the_file() {
-    let folder = Folder::new("precedence");
-    let config = folder.write(&format!("tunnel-id = {TUNNEL_ID}\nlocal = 1\nlocal = 2\ndeny = /file\n"));
+    let folder = Folder::new();
+    let config =
+        configure(&folder, &format!("tunnel-id = {TUNNEL_ID}\nlocal = 1\nlocal = 2\ndeny = /file\n"));
     let explained = |arguments: &[&str], environment: &[(&str, &str)], path: &str| {
         let arguments = [&["explain", "GET", path, "--config", &config], arguments].concat();
         String::from_utf8(run(&arguments, environment).stdout).unwrap()
@@ -163,7 +141,7 @@ fn a_flag_beats_a_variable_beats_the_file() {
 
 #[test]
 fn the_users_own_file_is_found_and_named_in_the_log() {
-    let folder = Folder::new("own-file");
+    let folder = Folder::new();
     let home = folder.path("tunnel-agent");
     fs::create_dir_all(&home).unwrap();
     let path = home.join("agent.conf");
@@ -182,7 +160,7 @@ fn the_users_own_file_is_found_and_named_in_the_log() {
 
 #[test]
 fn what_a_file_cannot_mean_is_refused_with_its_line() {
-    let folder = Folder::new("refusals");
+    let folder = Folder::new();
     let id = format!("tunnel-id = {TUNNEL_ID}\n");
     for (text, expected) in [
         (format!("{id}quue = 3\n"), "agent.conf, line 2: there is no option quue; did you mean queue?"),
@@ -203,12 +181,12 @@ fn what_a_file_cannot_mean_is_refused_with_its_line() {
         ("token = s3cret\nlocal\n".to_owned(), "agent.conf, line 2: expected OPTION = VALUE"),
         ("local = 8000\n".to_owned(), "which tunnel? Give --tunnel-id"),
     ] {
-        refused(&["--config", &folder.write(&text)], &[], expected);
+        refused(&["--config", &configure(&folder, &text)], &[], expected);
     }
     refused(&["--config", "/no/such/file"], &[], "--config: /no/such/file: No such file or directory");
     refused(&["--config", "/dev/null"], &[], "it is no regular file");
     // With sections nothing else can say which tunnel it means.
-    let config = folder.write(&format!("[tunnel a]\n{id}"));
+    let config = configure(&folder, &format!("[tunnel a]\n{id}"));
     refused(
         &["--config", &config, "--local", "1"],
         &[],
@@ -224,7 +202,7 @@ fn what_a_file_cannot_mean_is_refused_with_its_line() {
     );
     // What is refused leaves nothing behind.
     let state = folder.path("state");
-    let broken = folder.write("[tunnel a]\n[tunnel b]\nburst = 3\n");
+    let broken = configure(&folder, "[tunnel a]\n[tunnel b]\nburst = 3\n");
     refused(&["--config", &broken], &[("XDG_STATE_HOME", state.to_str().unwrap())], "burst needs");
     assert!(!state.exists());
     let environment = [("XDG_STATE_HOME", state.to_str().unwrap())];
@@ -233,10 +211,10 @@ fn what_a_file_cannot_mean_is_refused_with_its_line() {
 }
 
 /// A gateway, and an agent whose configuration is that of a file.
-fn reloadable(test: &str, more: &str) -> (Program, SocketAddr, Folder, Program) {
+fn reloadable(more: &str) -> (Program, SocketAddr, Folder, Program) {
     let (gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new(test);
-    let config = folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+    let folder = Folder::new();
+    let config = configure(&folder, &format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
     let mut agent = agent(&["--config", &config], &[]);
     agent.wait_for(" is open → ");
     (gateway, address, folder, agent)
@@ -249,14 +227,14 @@ fn reload(folder: &Folder, agent: &mut Program, address: SocketAddr, more: &str)
 
 /// Begins a reload. A session that it opens may be open before it ends.
 fn begin_reload(folder: &Folder, agent: &Program, address: SocketAddr, more: &str) {
-    folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+    configure(folder, &format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
     agent.signal("HUP");
 }
 
 #[test]
 fn a_reload_changes_what_the_next_request_meets_and_keeps_the_session() {
     let (old, new) = (site("old"), site("new"));
-    let (_gateway, address, folder, mut agent) = reloadable("live", &format!("local = http://{old}\n"));
+    let (_gateway, address, folder, mut agent) = reloadable(&format!("local = http://{old}\n"));
     assert_eq!(get(address, "/x"), (200, "old /x".to_owned()));
     let log_before = agent.log.len();
     let more = format!("local = http://{new}\ndeny = /admin\nset-header = X-A: b\nlog-level = debug\n");
@@ -273,7 +251,7 @@ fn a_reload_changes_what_the_next_request_meets_and_keeps_the_session() {
 #[test]
 fn a_broken_file_changes_nothing_and_says_why() {
     let old = site("old");
-    let (_gateway, address, folder, mut agent) = reloadable("broken", &format!("local = http://{old}\n"));
+    let (_gateway, address, folder, mut agent) = reloadable(&format!("local = http://{old}\n"));
     for (more, why) in [
         ("quue = 1\n", "there is no option quue"),
         ("deny = x\n", "line 3: deny: expected a path that begins with a slash"),
@@ -282,7 +260,7 @@ fn a_broken_file_changes_nothing_and_says_why() {
         ("token-file = nowhere\n", "line 3: there is no file of that name beside this one"),
         ("local-ca-file = ./nowhere\nlocal = https://127.0.0.1:1\n", "nowhere: No such file"),
     ] {
-        folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
+        configure(&folder, &format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\n{more}"));
         agent.signal("HUP");
         let line = agent.wait_for("the configuration stays as it was: ");
         assert!(line.contains(why), "{line}");
@@ -302,7 +280,7 @@ fn a_request_under_way_ends_as_it_began() {
         socket.write_all(&ok("old")).unwrap();
     });
     let new = site("new");
-    let (_gateway, address, folder, mut agent) = reloadable("under-way", &format!("local = http://{old}\n"));
+    let (_gateway, address, folder, mut agent) = reloadable(&format!("local = http://{old}\n"));
     let (_socket, mut reader) =
         visit(address, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     is_asked.recv_timeout(LIMIT).unwrap();
@@ -329,7 +307,7 @@ fn an_agent_that_stops_at_once_does_not_wait_for_a_server_of_before() {
     });
     let limits = "response-timeout = 20m\n";
     let more = format!("local = http://{old}\n{limits}");
-    let (_gateway, address, folder, mut agent) = reloadable("replaced", &more);
+    let (_gateway, address, folder, mut agent) = reloadable(&more);
     let _visitor = visit(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     is_asked.recv_timeout(LIMIT).unwrap();
     reload(&folder, &mut agent, address, &format!("local = http://127.0.0.1:1\n{limits}"));
@@ -343,7 +321,7 @@ fn an_agent_that_stops_at_once_does_not_wait_for_a_server_of_before() {
 fn reloads_under_load_lose_no_request() {
     let site = site("site");
     let local = format!("local = http://{site}\n");
-    let (_gateway, address, folder, mut agent) = reloadable("load", &local);
+    let (_gateway, address, folder, mut agent) = reloadable(&local);
     let visitors: Vec<_> = (0..4)
         .map(|_| {
             let (done, is_done) = mpsc::channel::<()>();
@@ -378,14 +356,14 @@ fn reloads_under_load_lose_no_request() {
 fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     let site = site("site");
     let local = format!("local = http://{site}\n");
-    let (mut first, address, folder, mut agent) = reloadable("gateways", &local);
+    let (mut first, address, folder, mut agent) = reloadable(&local);
     let (mut second, other) = Program::gateway(&["--hold", "0s"]);
     begin_reload(&folder, &agent, other, &local);
     agent.wait_for(&format!(":{} is open → ", other.port()));
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
     first.wait_for(" left: close code 1001");
     // One that cannot be reached leaves the session as it is.
-    folder.write(&format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://127.0.0.1:1\n{local}"));
+    configure(&folder, &format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://127.0.0.1:1\n{local}"));
     agent.signal("HUP");
     agent.wait_for("cannot reach gateway ws://127.0.0.1:1/ws");
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
@@ -400,12 +378,13 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
 fn the_session_that_there_is_goes_over_whatever_the_order_of_the_gateways() {
     let local = format!("local = http://{}\n", site("site"));
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new("order");
+    let folder = Folder::new();
     let options = |gateways: &str| format!("tunnel-id = {TUNNEL_ID}\n{local}{gateways}");
-    let config = folder.write(&options(&format!("gateway = ws://127.0.0.1:1\ngateway = ws://{address}\n")));
+    let config =
+        configure(&folder, &options(&format!("gateway = ws://127.0.0.1:1\ngateway = ws://{address}\n")));
     let mut agent = agent(&["--config", &config], &[]);
     agent.wait_for(" is open → ");
-    folder.write(&options("gateway = ws://127.0.0.1:2\n"));
+    configure(&folder, &options("gateway = ws://127.0.0.1:2\n"));
     agent.signal("HUP");
     agent.wait_for("cannot reach gateway ws://127.0.0.1:2/ws");
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
@@ -414,7 +393,7 @@ fn the_session_that_there_is_goes_over_whatever_the_order_of_the_gateways() {
 #[test]
 fn a_tunnel_that_is_removed_ends_though_its_gateway_had_changed_to_one_that_is_not_there() {
     let (mut gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new("removed");
+    let folder = Folder::new();
     let (shop, blog) = (site("shop"), site("blog"));
     let shop =
         format!("[tunnel shop]\ngateway = ws://{address}\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\n");
@@ -423,15 +402,15 @@ fn a_tunnel_that_is_removed_ends_though_its_gateway_had_changed_to_one_that_is_n
             "[tunnel blog]\ngateway = ws://{gateway}\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://{blog}\n"
         )
     };
-    let config = folder.write(&format!("{shop}{}", blog(&address.to_string())));
+    let config = configure(&folder, &format!("{shop}{}", blog(&address.to_string())));
     let mut agent = agent(&["--config", &config], &[]);
     agent.wait_for(" is open → ");
     agent.wait_for(" is open → ");
-    folder.write(&format!("{shop}{}", blog("127.0.0.1:1")));
+    configure(&folder, &format!("{shop}{}", blog("127.0.0.1:1")));
     agent.signal("HUP");
     agent.wait_for("cannot reach gateway ws://127.0.0.1:1/ws");
     assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
-    folder.write(&shop);
+    configure(&folder, &shop);
     agent.signal("HUP");
     gateway.wait_for("agent agent_123e…_other left: close code 1001");
     assert_eq!(ask(address, "shop.localhost", "/x"), (200, "shop /x".to_owned()));
@@ -441,10 +420,10 @@ fn a_tunnel_that_is_removed_ends_though_its_gateway_had_changed_to_one_that_is_n
 fn a_token_that_is_corrected_while_the_gateway_is_dialled_is_tried() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gateway = listener.local_addr().unwrap();
-    let folder = Folder::new("token");
+    let folder = Folder::new();
     let options =
         |token: &str| format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{gateway}\ntoken = {token}\n");
-    let config = folder.write(&options("wrong"));
+    let config = configure(&folder, &options("wrong"));
     let mut agent = agent(&["--config", &config], &[]);
     let upgrade = || {
         let (socket, _) = listener.accept().unwrap();
@@ -453,7 +432,7 @@ fn a_token_that_is_corrected_while_the_gateway_is_dialled_is_tried() {
     };
     let (mut socket, head) = upgrade();
     assert!(head.contains("bearer wrong"), "{head}");
-    folder.write(&options("right"));
+    configure(&folder, &options("right"));
     agent.signal("HUP");
     agent.wait_for("the configuration was read again");
     // What it says now is about the token of before.
@@ -465,17 +444,17 @@ fn a_token_that_is_corrected_while_the_gateway_is_dialled_is_tried() {
 #[test]
 fn a_gateway_of_the_first_generation_loses_no_request_to_a_hand_over() {
     let (mut gateway, address) = Program::gateway(&["--hold", "0s", "--legacy"]);
-    let folder = Folder::new("legacy");
+    let folder = Folder::new();
     let local = site("site");
     let options = |more: &str| {
         format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\nlocal = http://{local}\n{more}")
     };
-    let config = folder.write(&options(""));
+    let config = configure(&folder, &options(""));
     let agent = agent(&["--config", &config], &[]);
     gateway.wait_for("agent agent_550e…_prod connected");
     for round in 0..5 {
         assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
-        folder.write(&options(&format!("ping-interval = {}s\n", 10 + round)));
+        configure(&folder, &options(&format!("ping-interval = {}s\n", 10 + round)));
         agent.signal("HUP");
         gateway.wait_for("agent agent_550e…_prod connected");
     }
@@ -486,14 +465,14 @@ fn a_gateway_of_the_first_generation_loses_no_request_to_a_hand_over() {
 fn the_drain_and_the_admin_token_are_renewed() {
     let local = site("site");
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new("renewed");
+    let folder = Folder::new();
     fs::write(folder.path("token"), "first").unwrap();
     let options = |more: &str| {
         format!(
             "tunnel-id = {TUNNEL_ID}\ngateway = ws://{address}\nlocal = http://{local}\nadmin = 127.0.0.1:0\nadmin-token-file = token\n{more}"
         )
     };
-    let config = folder.write(&options("drain = 7s\n"));
+    let config = configure(&folder, &options("drain = 7s\n"));
     let mut agent = agent(&["--config", &config], &[]);
     let line = agent.wait_for("admin at http://");
     let admin: SocketAddr =
@@ -506,11 +485,11 @@ fn the_drain_and_the_admin_token_are_renewed() {
     };
     assert_eq!((status("first"), status("second")), (200, 401));
     fs::write(folder.path("token"), "second").unwrap();
-    folder.write(&options("drain = 3s\n"));
+    configure(&folder, &options("drain = 3s\n"));
     agent.signal("HUP");
     agent.wait_for("the configuration was read again");
     assert_eq!((status("first"), status("second")), (401, 200));
-    folder.write(&options("log-format = json\n"));
+    configure(&folder, &options("log-format = json\n"));
     agent.signal("HUP");
     agent.wait_for("--log-format cannot change while the agent runs");
     agent.signal("TERM");
@@ -521,20 +500,20 @@ fn the_drain_and_the_admin_token_are_renewed() {
 #[test]
 fn tunnels_come_and_go_with_their_sections() {
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let folder = Folder::new("come-and-go");
+    let folder = Folder::new();
     let (shop, blog) = (site("shop"), site("blog"));
     let common = format!("gateway = ws://{address}\n");
     let shop = format!("[tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{shop}\n");
     let blog = format!("[tunnel blog]\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://{blog}\n");
-    let config = folder.write(&format!("{common}{shop}"));
+    let config = configure(&folder, &format!("{common}{shop}"));
     let mut agent = agent(&["--config", &config], &[]);
     agent.wait_for("shop.localhost");
-    folder.write(&format!("{common}{shop}{blog}"));
+    configure(&folder, &format!("{common}{shop}{blog}"));
     agent.signal("HUP");
     agent.wait_for("blog.localhost");
     assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
     assert_eq!(ask(address, "shop.localhost", "/x"), (200, "shop /x".to_owned()));
-    folder.write(&format!("{common}{blog}"));
+    configure(&folder, &format!("{common}{blog}"));
     agent.signal("HUP");
     agent.wait_for("ended, since it is configured no more");
     assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
@@ -546,7 +525,7 @@ fn tunnels_come_and_go_with_their_sections() {
 fn the_counts_of_rates_and_guesses_outlive_a_reload() {
     let site = site("site");
     let limits = format!("local = http://{site}\nrate = 2/m\nburst = 2\n");
-    let (_gateway, address, folder, mut agent) = reloadable("rates", &limits);
+    let (_gateway, address, folder, mut agent) = reloadable(&limits);
     assert_eq!(get(address, "/x").0, 200);
     reload(&folder, &mut agent, address, &format!("{limits}deny = /y\n"));
     assert_eq!(get(address, "/x").0, 200);
@@ -558,13 +537,16 @@ fn the_counts_of_rates_and_guesses_outlive_a_reload() {
 
 #[test]
 fn check_takes_a_file() {
-    let folder = Folder::new("check");
+    let folder = Folder::new();
     let site = site("site");
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let config = folder.write(&format!(
-        "gateway = ws://{address}\n[tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{site}\n\
+    let config = configure(
+        &folder,
+        &format!(
+            "gateway = ws://{address}\n[tunnel shop]\ntunnel-id = {TUNNEL_ID}\nlocal = http://{site}\n\
          [tunnel blog]\ntunnel-id = {OTHER_TUNNEL_ID}\nlocal = http://127.0.0.1:1\n"
-    ));
+        ),
+    );
     let output = run(&["check", "--config", &config], &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");

@@ -5,42 +5,16 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::Program;
+use crate::support::{Folder, Program};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tungstenite::Message;
 use tunnel_agent::unversioned::link::{DialConfig, DialError, Dialer};
 use tunnel_agent::unversioned::net::{ConnectError, Socket, TrustStore, tls};
 use tunnel_agent::{Agent, BackoffConfig, Body, FailureKind, Origin, Request, Service, Timeouts, Trust};
-
-/// A folder of this test's own, removed when the test is done with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("tunnel-agent-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    fn write(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 

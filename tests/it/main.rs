@@ -14,6 +14,7 @@ mod memory;
 mod mux;
 mod names;
 mod operators;
+mod printed;
 mod protection;
 mod protocol;
 mod proxies;

@@ -4,6 +4,7 @@ mod builder;
 mod config_file;
 mod folders;
 mod own_id;
+mod printed;
 mod table;
 
 use std::path::Path;
@@ -70,10 +71,18 @@ pub enum Task {
     NewId(String),
     /// Ask a running agent whether it lives.
     Health,
+    /// Print this text.
+    Print(String),
 }
 
 /// The prefix of variables that only this program reads.
 const PREFIX: &str = "TUNNEL_AGENT_";
+
+/// What the program does, in one line.
+const SUMMARY: &str =
+    "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket";
+
+const EXPLAIN: &str = "explain";
 
 const CHECK: &str = "check";
 
@@ -86,34 +95,57 @@ const HEALTH: &str = "health";
 /// Serves a local server whose address is typed, with a tunnel ID of the user's where none is given.
 const HTTP: &str = "http";
 
-const VERBS: [Verb; 6] = [
-    Verb { name: HTTP, operands: &["ADDRESS"], option: Some("--local") },
-    Verb::new("explain", &["METHOD", "PATH"]),
-    Verb { name: CHECK, operands: &[], option: Some("--local") },
-    Verb::new(DISCOVER, &[]),
-    Verb::new(NEW_ID, &[]),
-    Verb::new(HEALTH, &[]),
+const PRINT: &str = "print";
+
+/// The commands. The first one's name may be left out.
+const VERBS: [Verb; 7] = [
+    Verb {
+        operands: &["ADDRESS"],
+        option: Some("--local"),
+        ..Verb::new(HTTP, "serves a local server, such as 8000, with a tunnel ID of yours")
+    },
+    Verb {
+        operands: &["METHOD", "PATH"],
+        ..Verb::new(EXPLAIN, "which rule decides about a request, and what would be sent")
+    },
+    Verb {
+        further: &["ADDRESS"],
+        option: Some("--local"),
+        ..Verb::new(CHECK, "tries each step by itself, and says what to do where one fails")
+    },
+    Verb::new(DISCOVER, "which HTTP servers listen on this machine"),
+    Verb::new(NEW_ID, "prints a new tunnel ID"),
+    Verb::new(HEALTH, "asks the one that runs with --admin whether it lives"),
+    Verb {
+        further: &["WHAT", "SHELL"],
+        ..Verb::new(PRINT, "prints files for services, containers, shells and monitoring")
+    },
 ];
 
 /// The text of `--help`.
 pub fn help() -> String {
     format!(
-        "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket.\n\n\
-         Usage: {0} [http] ADDRESS [options]        serves a local server, such as 8000, with a tunnel ID of yours\n       \
-         {0} --tunnel-id ID [options]        the same with what the options say\n       \
-         {0} explain METHOD PATH [options]   which rule decides about a request, and what would be sent\n       \
-         {0} check [ADDRESS] [options]       tries each step by itself, and says what to do where one fails\n       \
-         {0} discover                        which HTTP servers listen on this machine\n       \
-         {0} new-id                          prints a new tunnel ID\n       \
-         {0} health [options]                asks the one that runs with --admin whether it lives\n\n\
-         {1}\n\
+        "{SUMMARY}.\n\n\
+         {}\n\
+         {}\n\
          Times read 500ms, 10s, 2m; sizes 64KiB, 10MiB.\n\
          SIGTERM and SIGINT stop it, SIGHUP skips the wait before the next try and reads the configuration again.\n\
          Exit codes: 0 asked to stop, 1 gave up on all gateways or cannot listen at --admin, 2 wrong usage,\n\
          3 refused by the gateway.\n",
-        program("agent"),
+        usages(),
         help_on(&TABLE, PREFIX),
     )
+}
+
+/// The commands with their operands, and what each is for.
+fn usages() -> String {
+    let program = program("agent");
+    let as_typed = |verb: &Verb| verb.usage().replacen(HTTP, "[http]", 1);
+    let mut lines: Vec<_> = VERBS.iter().map(|verb| (as_typed(verb), verb.help)).collect();
+    lines.insert(1, ("--tunnel-id ID".to_owned(), "the same with what the options say"));
+    let line = |(usage, help)| format!("{program} {usage:<22} {help}\n");
+    let lines: Vec<_> = lines.into_iter().map(line).collect();
+    format!("Usage: {}       Each may be followed by options.\n", lines.join("       "))
 }
 
 /// Reads the arguments, the environment and the configuration file.
@@ -126,9 +158,13 @@ fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings
         Some((HTTP | CHECK, operands)) if !operands.is_empty() => MissingId::Kept(operands[0].clone()),
         _ => MissingId::Asked,
     };
-    let task = task(invoked);
+    let task = task(invoked)?;
     let mut remarks = Remarks::default();
-    let file = if matches!(task, Task::Discover | Task::NewId(_)) { None } else { config_file(&options)? };
+    let file = if matches!(task, Task::Discover | Task::NewId(_) | Task::Print(_)) {
+        None
+    } else {
+        config_file(&options)?
+    };
     let mut configuration = Configuration::read(options, file, &mut remarks)?;
     let mut agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
     let options = configuration.options().clone();
@@ -171,14 +207,15 @@ fn config_file(options: &Options<'_>) -> Result<Option<ConfigFile>, UsageError> 
     path.map(|path| ConfigFile::read(&path)).transpose()
 }
 
-fn task(invoked: Invoked) -> Task {
-    let Some((verb, operands)) = invoked else { return Task::Serve };
-    match <[String; 2]>::try_from(operands) {
-        Ok([method, path]) => Task::Explain(method, path),
-        Err(_) if verb == CHECK => Task::Check,
-        Err(_) if verb == DISCOVER => Task::Discover,
-        Err(_) if verb == HEALTH => Task::Health,
-        Err(_) if verb == NEW_ID => Task::NewId(own_id::new_id(None)),
-        Err(_) => Task::Serve,
-    }
+fn task(invoked: Invoked) -> Result<Task, UsageError> {
+    let Some((verb, operands)) = invoked else { return Ok(Task::Serve) };
+    Ok(match (verb, operands.as_slice()) {
+        (EXPLAIN, [method, path]) => Task::Explain(method.clone(), path.clone()),
+        (CHECK, _) => Task::Check,
+        (DISCOVER, _) => Task::Discover,
+        (HEALTH, _) => Task::Health,
+        (NEW_ID, _) => Task::NewId(own_id::new_id(None)),
+        (PRINT, what) => Task::Print(printed::text(&what.join(" "), &program("agent"))?),
+        _ => Task::Serve,
+    })
 }

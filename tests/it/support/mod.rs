@@ -3,9 +3,12 @@
 #![allow(dead_code)] // Each test uses a part of it.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -219,6 +222,41 @@ impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let headers = self.json["data"]["headers"].as_array()?;
         headers.iter().find(|pair| pair[0] == name).and_then(|pair| pair[1].as_str())
+    }
+}
+
+/// A folder of a test's own, removed when the test is done with it. Its path is short, for sockets.
+pub(crate) struct Folder(pub(crate) PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("ta-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        // What another process of that number left.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file of the user's alone, whole: nobody reads half of it.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let (draft, path) = (self.path("draft"), self.path(name));
+        fs::write(&draft, text).unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(&draft, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(draft, &path).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
