@@ -56,12 +56,13 @@ pub(crate) enum Advice {
     TokenRenewed,
     TunnelId,
     TunnelName,
+    UpgradeHeaders,
 }
 
 impl Advice {
     /// Every advice.
     #[cfg(feature = "cli")]
-    pub(crate) const ALL: [Advice; 45] = [
+    pub(crate) const ALL: [Advice; 46] = [
         Advice::AdminAddress,
         Advice::AgentToken,
         Advice::AgentsElsewhere,
@@ -107,6 +108,7 @@ impl Advice {
         Advice::TokenRenewed,
         Advice::TunnelId,
         Advice::TunnelName,
+        Advice::UpgradeHeaders,
     ];
 
     /// The stable name, as log records carry it.
@@ -157,6 +159,7 @@ impl Advice {
             Advice::TokenRenewed => "token_renewed",
             Advice::TunnelId => "tunnel_id",
             Advice::TunnelName => "tunnel_name",
+            Advice::UpgradeHeaders => "upgrade_headers",
         }
     }
 

@@ -4,10 +4,18 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use http::StatusCode;
+use tungstenite::Bytes;
+
 use super::Agent;
+use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
+use crate::protocol::X_TUNNEL_SOURCE;
 
 /// How long the answer may take: it is made without waiting.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
+
+/// How an agent's admin server calls what it serves.
+const SOURCE: &str = "agent";
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 10;
@@ -18,12 +26,31 @@ impl Agent {
     #[doc(hidden)]
     pub fn ask_health(&self) -> Option<Result<String, String>> {
         let address = reachable(self.core.process.admin?);
+        let url = format!("http://{address}/healthz");
         Some(match ask(address) {
-            Ok((true, line)) => Ok(line),
-            Ok((false, line)) => Err(line),
-            Err(error) => Err(format!("no answer at http://{address}/healthz: {error}")),
+            Ok(HealthAnswer::Lives(line)) => Ok(line),
+            Ok(HealthAnswer::Fails(line)) => Err(line),
+            Ok(HealthAnswer::IsAnother) => {
+                Err(format!("what answers at {url} is no admin server of an agent"))
+            }
+            Err(error) => {
+                let is_late = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
+                let seconds = ANSWER_TIME.as_secs();
+                Err(match is_late {
+                    true => format!("no answer at {url} within {seconds} s: it hangs"),
+                    false => format!("no answer at {url}: {error}"),
+                })
+            }
         })
     }
+}
+
+/// What an answer says.
+enum HealthAnswer {
+    Lives(String),
+    Fails(String),
+    /// It is another program's.
+    IsAnother,
 }
 
 /// The address at which a server is reached that listens here.
@@ -36,16 +63,26 @@ fn reachable(listens: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listens.port())
 }
 
-/// Whether the answer is 200, and the first line of its body.
-fn ask(address: SocketAddr) -> io::Result<(bool, String)> {
+/// What the server at this address says, with the first line of its body.
+fn ask(address: SocketAddr) -> io::Result<HealthAnswer> {
     let mut socket = TcpStream::connect_timeout(&address, ANSWER_TIME)?;
     socket.set_read_timeout(Some(ANSWER_TIME))?;
     let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    socket.take(ANSWER_MAX).read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let line = answer.split_once("\r\n\r\n").and_then(|(_, body)| body.lines().next());
-    let line = line.unwrap_or("it answered nothing").escape_debug().to_string();
-    Ok((answer.starts_with("HTTP/1.1 200 "), line))
+    let read = socket.take(ANSWER_MAX).read_to_end(&mut answer);
+    // Another program's may keep the connection.
+    if answer.is_empty() {
+        read?;
+    }
+    let Ok(Some((length, head))) = parse_response(&Bytes::copy_from_slice(&answer), UPGRADE_HEAD_MAX) else {
+        return Ok(HealthAnswer::IsAnother);
+    };
+    // That of a gateway says so, too, and others say nothing.
+    if head.headers().get(X_TUNNEL_SOURCE).is_none_or(|source| source != SOURCE) {
+        return Ok(HealthAnswer::IsAnother);
+    }
+    let body = String::from_utf8_lossy(&answer[length..]);
+    let line = body.lines().next().unwrap_or("it answered nothing").escape_debug().to_string();
+    Ok(if head.status() == StatusCode::OK { HealthAnswer::Lives(line) } else { HealthAnswer::Fails(line) })
 }

@@ -49,7 +49,10 @@ fn perform(settings: AgentSettings) -> ExitCode {
         }
         Task::Explain(method, path) => explain(&settings.agent, method, path),
         Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
-        Task::Check => check(settings.agent),
+        Task::Check => {
+            settings.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", program("agent")));
+            check(settings.agent)
+        }
         Task::Print(text) => print(text),
         Task::NewId(id) => print(&format!("{id}\n")),
         Task::Health => ask_health(&settings.agent),
@@ -164,7 +167,7 @@ fn obey_signals(
             tell(ServiceManager::reloading);
             drain.set(reload(&agent, log_format).unwrap_or(drain.get()));
             agent.retry_now();
-            tell(ServiceManager::ready);
+            tell(ServiceManager::reloaded);
         }
         Signal::Stop => {
             tell(ServiceManager::stopping);

@@ -36,7 +36,7 @@ pub(super) fn words(advice: Advice) -> &'static str {
         Advice::AgentToken => {
             "check the token (--token-file or TOKEN), or the headers for an access gateway (--upgrade-headers-file)"
         }
-        Advice::AgentsElsewhere => "agents connect to another port of that gateway: check --gateway",
+        Advice::AgentsElsewhere => "agents connect to another port or path of that gateway: check --gateway",
         Advice::CertificateDates => "renew the certificate, or set this machine's clock",
         Advice::ClaimedProxy => "if that is a proxy of yours, name it with --trusted-proxies",
         Advice::ClientCertificate => {
@@ -97,6 +97,9 @@ pub(super) fn words(advice: Advice) -> &'static str {
             "a gateway that does this at once does not know this tunnel ID: check --tunnel-id"
         }
         Advice::TunnelName => "ask for another one with --name",
+        Advice::UpgradeHeaders => {
+            "what stands before the gateway may want a key, see --upgrade-headers-file; else check --gateway and its path"
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use std::io;
 #[cfg(unix)]
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +22,20 @@ use crate::{ConnectionState, Handle};
 /// Between two looks at the status where there is no watchdog that wants them more often.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
+/// Between two looks at least, however impatient the watchdog is.
+const LOOK_LEAST: Duration = Duration::from_millis(100);
+
+/// How long a message waits for a manager that is busy, and until it is said again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The service manager that has started this process, if it wants to be told how it is doing.
 #[derive(Debug, Clone)]
 pub struct ServiceManager {
     socket: Arc<NotifySocket>,
     /// How often it wants to hear that the process lives.
     watchdog: Option<Duration>,
+    /// Whether it has heard that the agent is ready.
+    is_ready: Arc<AtomicBool>,
 }
 
 impl ServiceManager {
@@ -41,7 +50,8 @@ impl ServiceManager {
         // Another process of the unit may be meant.
         let is_meant = number("WATCHDOG_PID").is_none_or(|meant| meant == u64::from(process));
         let watchdog = number("WATCHDOG_USEC").filter(|micros| is_meant && *micros > 0);
-        Some(ServiceManager { socket, watchdog: watchdog.map(Duration::from_micros) })
+        let watchdog = watchdog.map(Duration::from_micros);
+        Some(ServiceManager { socket, watchdog, is_ready: Arc::default() })
     }
 
     /// Tells the manager how the agent is doing, on a thread of its own, for as long as the agent runs.
@@ -50,14 +60,18 @@ impl ServiceManager {
         thread::Builder::new().name("service".to_owned()).spawn(move || manager.run(&agent)).map(drop)
     }
 
-    /// The agent reads its configuration again: it is about to, or it has.
+    /// The agent is about to read its configuration again. It is no sign of an agent that is not ready yet.
     pub fn reloading(&self) {
-        self.tell("RELOADING=1");
+        if self.is_ready() {
+            self.tell("RELOADING=1");
+        }
     }
 
-    /// The agent is ready.
-    pub fn ready(&self) {
-        self.tell("READY=1");
+    /// The agent has read its configuration again.
+    pub fn reloaded(&self) {
+        if self.is_ready() {
+            self.tell("READY=1");
+        }
     }
 
     /// The agent was asked to stop.
@@ -65,35 +79,41 @@ impl ServiceManager {
         self.tell("STOPPING=1\nSTATUS=finishing the requests under way");
     }
 
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::SeqCst)
+    }
+
     fn run(&self, agent: &Handle) {
         // Twice in its time: one may come late.
-        let every = self.watchdog.map_or(LOOK_EVERY, |time| (time / 2).min(LOOK_EVERY));
+        let every = self.watchdog.map_or(LOOK_EVERY, |time| (time / 2).clamp(LOOK_LEAST, LOOK_EVERY));
         let mut told = String::new();
-        let mut is_ready = false;
         while agent.status().connection != ConnectionState::Stopped {
             // Before the first try is over, it is waited for, no longer than the watchdog waits.
-            if !is_ready {
-                is_ready = agent.wait_tried(every);
-                if is_ready {
-                    self.ready();
-                }
+            let mut is_heard = true;
+            if !self.is_ready() && agent.wait_tried(every) {
+                is_heard = self.tell("READY=1");
+                self.is_ready.store(is_heard, Ordering::SeqCst);
             }
             let status = status(agent);
             if status != told {
-                self.tell(&format!("STATUS={status}"));
-                told = status;
+                let is_told = self.tell(&format!("STATUS={status}"));
+                is_heard &= is_told;
+                told = if is_told { status } else { told };
             }
             if self.watchdog.is_some() && agent.stuck().is_none() {
-                self.tell("WATCHDOG=1");
+                is_heard &= self.tell("WATCHDOG=1");
             }
-            if is_ready {
+            if !is_heard {
+                agent.wait_stopped(every.min(PATIENCE));
+            } else if self.is_ready() {
                 agent.wait_stopped(every);
             }
         }
     }
 
-    fn tell(&self, message: &str) {
-        self.socket.send(message.as_bytes());
+    /// Returns whether the manager will hear it.
+    fn tell(&self, message: &str) -> bool {
+        self.socket.send(message.as_bytes())
     }
 }
 
@@ -127,8 +147,8 @@ impl NotifySocket {
     #[cfg(unix)]
     fn open(address: &OsStr) -> Option<Self> {
         let socket = UnixDatagram::unbound().ok()?;
-        // A manager that does not listen holds nothing up.
-        socket.set_nonblocking(true).ok()?;
+        // A manager that does not listen holds nothing up for longer.
+        socket.set_write_timeout(Some(PATIENCE)).ok()?;
         match address.to_str().and_then(|address| address.strip_prefix('@')) {
             Some(name) => connect_abstract(&socket, name)?,
             None => socket.connect(address).ok()?,
@@ -141,12 +161,14 @@ impl NotifySocket {
         None
     }
 
-    fn send(&self, message: &[u8]) {
-        // Nothing depends on it but the manager, which knows what to make of silence.
-        #[cfg(unix)]
-        let _ = self.socket.send(message);
-        #[cfg(not(unix))]
-        let _ = (message, self.never);
+    #[cfg(unix)]
+    fn send(&self, message: &[u8]) -> bool {
+        self.socket.send(message).is_ok()
+    }
+
+    #[cfg(not(unix))]
+    fn send(&self, _: &[u8]) -> bool {
+        match self.never {}
     }
 }
 
@@ -187,7 +209,12 @@ mod tests {
         ] {
             assert_eq!(of(&pairs).unwrap().watchdog, watchdog.map(Duration::from_secs), "{pairs:?}");
         }
-        of(&[at]).unwrap().ready();
+        let manager = of(&[at]).unwrap();
+        // Only what was ready can be so again.
+        manager.reloading();
+        manager.reloaded();
+        manager.is_ready.store(true, Ordering::SeqCst);
+        manager.reloaded();
         let mut buffer = [0; 100];
         let read = socket.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..read], b"READY=1");

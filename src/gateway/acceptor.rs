@@ -1,6 +1,6 @@
 //! Accepts connections, and gives each a place and a thread.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -78,8 +78,13 @@ pub(super) fn accept(door: Door, listener: &TcpListener, gateway: &Arc<GatewayCo
 
 /// Gives a connection a place and a thread, or closes it. An error means that the system gives no more.
 fn take(socket: TcpStream, door: Door, gateway: &Arc<GatewayCore>) -> io::Result<()> {
+    let Ok((socket, address)) = socket.peer_addr().and_then(|peer| Ok((Socket::plain(socket)?, peer.ip())))
+    else {
+        // It has gone again.
+        return Ok(());
+    };
     let counted = ConnectionThread::count(gateway);
-    let Some((counted, (socket, visitor))) = counted.zip(enter(socket, gateway)) else {
+    let Some((counted, visitor)) = counted.zip(enter(&socket, address.to_canonical(), gateway)) else {
         gateway.metrics.turned_away();
         warn!("closed a connection, since there is no place for it");
         return Ok(());
@@ -98,13 +103,10 @@ fn take(socket: TcpStream, door: Door, gateway: &Arc<GatewayCore>) -> io::Result
 
 /// A new connection with its place, before anything else is known of it, so that it is not overlooked when the gateway
 /// stops.
-fn enter(socket: TcpStream, gateway: &GatewayCore) -> Option<(Socket, VisitorConnection)> {
-    let address = socket.peer_addr().ok()?.ip().to_canonical();
+fn enter(socket: &Socket, address: IpAddr, gateway: &GatewayCore) -> Option<VisitorConnection> {
     let is_free = address.is_loopback() || gateway.settings.proxies.trusts(address);
     let counted = (!is_free).then(|| counted_as(address));
-    let socket = Socket::plain(socket).ok()?;
-    let visitor = gateway.visitors.enter(socket.closer(), socket.traffic(), counted, Instant::now())?;
-    Some((socket, visitor))
+    gateway.visitors.enter(socket.closer(), socket.traffic(), counted, Instant::now())
 }
 
 fn open(mut socket: Socket, door: Door, gateway: &GatewayCore) -> io::Result<Socket> {

@@ -56,16 +56,18 @@ pub(super) fn serve(
         // At the agents' own address there is nobody else, whatever the host.
         let may_be_agent = door == Door::Agents || !has_tunnel_id && !is_tunnels;
         let is_agent = may_be_agent && handshake::is_agent(&head, &gateway.settings.agent_path);
-        if is_agent && door != Door::Visitors {
-            return handshake::upgrade(connection, &head, visitor, gateway);
+        let answer = (is_agent && door != Door::Visitors).then(|| handshake::respond(&head, gateway));
+        if let Some(Ok(response)) = answer {
+            return handshake::upgrade(connection, &head, &response, visitor, gateway);
         }
         let (arrival, visitor, host) = (&arrival, &visitor, &meaning);
         let record = &RequestRecord::new(gateway, &head, arrival.peer, traffic.clone());
         let request = VisitorRequest { head: &head, arrival, host, visitor, record, gateway };
         if is_agent || door == Door::Agents {
-            let response = match is_agent {
-                true => request.problem(Problem::agents_elsewhere()),
-                false => request.misdirected(),
+            let response = match answer {
+                Some(Err(problem)) => request.problem(problem),
+                _ if is_agent => request.problem(Problem::agents_elsewhere()),
+                _ => request.misdirected(),
             };
             return request.end_with(connection, response);
         }

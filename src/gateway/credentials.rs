@@ -122,7 +122,9 @@ impl Credentials {
     /// Reads the files again. One that cannot be used changes nothing.
     pub(super) fn reload(&self) {
         let token = self.token_file.as_deref().map(|path| (path, Token::from_file(path)));
+        let admin_token = self.admin_token_file.as_deref().map(|path| (path, Token::from_file(path)));
         let tls = self.tls_files.open();
+        // Not while a file is read: connections need it.
         let mut current = write(&self.current);
         match token {
             None => {}
@@ -132,7 +134,7 @@ impl Credentials {
             }
             Some((path, Err(why))) => error!("the token stays as it was: {}: {why}", path.display()),
         }
-        match self.admin_token_file.as_deref().map(|path| (path, Token::from_file(path))) {
+        match admin_token {
             None => {}
             Some((_, Ok(token))) => drop(self.admin_token.replace(Arc::new(Some(token)))),
             Some((path, Err(why))) => error!("the admin token stays as it was: {}: {why}", path.display()),

@@ -41,23 +41,17 @@ pub(super) fn is_agent(head: &Head, agent_path: &str) -> bool {
         && !headers.contains_key(header::ORIGIN)
 }
 
-/// Answers the upgrade, and serves the agent until it leaves. It has a visitor's place until it has proved what it is.
+/// Answers the upgrade with this response, and serves the agent until it leaves. It has a visitor's place until it has proved
+/// what it is.
 pub(super) fn upgrade(
     mut connection: ServerConnection,
     head: &Head,
+    response: &http::Response<()>,
     visitor: VisitorConnection,
     gateway: &Arc<GatewayCore>,
 ) -> io::Result<()> {
-    let response = match respond(head, gateway) {
-        Ok(response) => response,
-        Err(problem) => {
-            connection.respond(None, problem.response(gateway.name_request()))?;
-            connection.linger();
-            return Ok(());
-        }
-    };
     let mut accepted = Vec::new();
-    tungstenite::handshake::server::write_response(&mut accepted, &response).map_err(io::Error::other)?;
+    tungstenite::handshake::server::write_response(&mut accepted, response).map_err(io::Error::other)?;
     connection.output.send(&accepted)?;
     let (socket, rest) = connection.input.into_parts();
     let host = head.request.headers().get(header::HOST);
@@ -65,8 +59,8 @@ pub(super) fn upgrade(
     serve_agent(upgraded, visitor, gateway)
 }
 
-/// What is answered to an upgrade.
-fn respond(head: &Head, gateway: &GatewayCore) -> Result<http::Response<()>, Problem> {
+/// What is answered to an upgrade: the response, or why there is no session.
+pub(super) fn respond(head: &Head, gateway: &GatewayCore) -> Result<http::Response<()>, Problem> {
     if !gateway.agents.accepts_agents() {
         return Err(Problem::unavailable("stopping", "this gateway is stopping; there may be another one"));
     }

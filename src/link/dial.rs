@@ -139,6 +139,9 @@ impl UpgradeError {
             error if error.refusal().is_some() => Advice::AgentToken,
             UpgradeError::OldToken(_) => Advice::TokenRenewed,
             UpgradeError::Status(StatusCode::MISDIRECTED_REQUEST) => Advice::AgentsElsewhere,
+            // A login's page, or a balancer without a gateway.
+            UpgradeError::Status(status) if status.is_redirection() => Advice::UpgradeHeaders,
+            UpgradeError::Status(status) if status.is_server_error() => Advice::GatewayAddress,
             UpgradeError::Status(_) => Advice::GatewayPath,
             UpgradeError::NotWebSocket(_) => Advice::GatewayIsTls,
             UpgradeError::Io(error) if error.kind() == io::ErrorKind::TimedOut => Advice::GatewayTimeout,

@@ -172,7 +172,9 @@ mod with_tls {
     use rustls::crypto::CryptoProvider;
     use rustls::pki_types::pem::{self, PemObject};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-    use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
+    use rustls::server::{
+        ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+    };
     use rustls::sign::CertifiedKey;
     use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
@@ -230,7 +232,14 @@ mod with_tls {
                     })?)
                 }
             };
-        Ok(Arc::new(builder.with_cert_resolver(Arc::new(certificates))))
+        let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        if client_ca.is_some() {
+            // A session that is resumed keeps the verdict on the certificate that its first handshake saw: here each one is
+            // judged, by the time and the authorities of now.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Arc::new(config))
     }
 
     fn certified(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -365,5 +374,71 @@ mod without_tls {
     /// Says that this build has no TLS.
     pub fn server(_pairs: &[(PathBuf, PathBuf)], _client_ca: Option<&Path>) -> Result<ServerTls, TlsError> {
         Err(TlsError::NotBuiltIn)
+    }
+}
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConnection, Connection, HandshakeKind, ServerConnection};
+
+    use super::*;
+
+    fn pump(from: &mut Connection, to: &mut Connection) {
+        let mut bytes = Vec::new();
+        while from.wants_write() {
+            from.write_tls(&mut bytes).unwrap();
+        }
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            to.read_tls(&mut rest).unwrap();
+            to.process_new_packets().unwrap();
+        }
+    }
+
+    /// A handshake without sockets, with what comes behind it.
+    fn handshake(client: &ClientTls, server: &ServerTls) -> Option<HandshakeKind> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = Connection::from(ClientConnection::new(client.clone(), name).unwrap());
+        let mut server = Connection::from(ServerConnection::new(server.clone()).unwrap());
+        while client.wants_write() || server.wants_write() {
+            pump(&mut client, &mut server);
+            pump(&mut server, &mut client);
+        }
+        assert!(!client.is_handshaking() && !server.is_handshaking());
+        server.handshake_kind()
+    }
+
+    #[test]
+    fn a_client_whose_certificate_is_wanted_shows_it_each_time() {
+        let folder = std::env::temp_dir().join(format!("tls-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let own = own.signed_by(&key, &authority).unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let identity = ClientIdentity {
+            certificates: write("own.pem", own.pem()),
+            key: write("own.key", key.serialize_pem()),
+        };
+        let authorities = write("ca.pem", authority.pem());
+        let pairs = [(identity.certificates.clone(), identity.key.clone())];
+        let client = client(&Trust::AcceptAnyCertificate, Some(&identity)).unwrap();
+        let for_all = server(&pairs, None).unwrap();
+        assert_eq!(handshake(&client, &for_all), Some(HandshakeKind::Full));
+        assert_eq!(handshake(&client, &for_all), Some(HandshakeKind::Resumed));
+        let for_agents = server(&pairs, Some(&authorities)).unwrap();
+        for _ in 0..3 {
+            assert_eq!(handshake(&client, &for_agents), Some(HandshakeKind::Full));
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

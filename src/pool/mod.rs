@@ -140,7 +140,7 @@ impl<J: Send + 'static> Submitter<J> {
         let mut state = self.state();
         let dispatch = state.jobs.submit(job, spec, now);
         if dispatch.is_none() {
-            self.tell_scheduler(&mut state, now);
+            self.tell_scheduler(&mut state);
         }
         drop(state);
         dispatch.map_or(Ok(()), |dispatch| self.settle(dispatch).map_err(|(job, _)| job))
@@ -205,7 +205,7 @@ impl<J: Send + 'static> Submitter<J> {
         let now = Instant::now();
         let mut state = self.state();
         let next = state.jobs.done(place, || own.clone(), now);
-        self.tell_scheduler(&mut state, now);
+        self.tell_scheduler(&mut state);
         next
     }
 
@@ -237,12 +237,12 @@ impl<J: Send + 'static> Submitter<J> {
     fn spawn_failed(&self, place: PoolPermit) {
         let mut state = self.state();
         state.jobs.spawn_failed(place);
-        self.tell_scheduler(&mut state, Instant::now());
+        self.tell_scheduler(&mut state);
     }
 
     /// Has the scheduler look in time.
-    fn tell_scheduler(&self, state: &mut PoolThreads<J>, now: Instant) {
-        let Some(time) = state.jobs.next_deadline(now) else { return };
+    fn tell_scheduler(&self, state: &mut PoolThreads<J>) {
+        let Some(time) = state.jobs.next_deadline() else { return };
         if state.scheduler_deadline.is_none_or(|looks| time < looks) {
             state.scheduler_deadline = Some(time);
             self.0.scheduled.notify_one();
@@ -263,7 +263,7 @@ impl<J: Send + 'static> Submitter<J> {
                 continue;
             }
             let scheduled = &self.0.scheduled;
-            state.scheduler_deadline = state.jobs.next_deadline(now);
+            state.scheduler_deadline = state.jobs.next_deadline();
             state = match state.scheduler_deadline {
                 Some(time) => {
                     let left = time.saturating_duration_since(now);

@@ -1,6 +1,6 @@
 //! Which job runs when: the rules of the pool, with time as an argument.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::vitals::GRACE;
@@ -72,7 +72,12 @@ pub(crate) enum RefusalReason {
 /// The jobs `J` that wait, and the workers `W` that do.
 pub(super) struct PoolState<J, W> {
     limits: PoolLimits,
+    /// Those that may start, in the order in which they do.
     queue: VecDeque<QueuedJob<J>>,
+    /// Those that may not start yet, by when they may and in the order in which they came: they hold up no others.
+    delayed: BTreeMap<(Instant, u64), QueuedJob<J>>,
+    /// How many were delayed so far.
+    delays: u64,
     queued_weight: usize,
     /// How many jobs run.
     running: usize,
@@ -139,6 +144,8 @@ impl<J, W> PoolState<J, W> {
         PoolState {
             limits,
             queue: VecDeque::new(),
+            delayed: BTreeMap::new(),
+            delays: 0,
             queued_weight: 0,
             running: 0,
             steady: 0,
@@ -169,17 +176,19 @@ impl<J, W> PoolState<J, W> {
 
     /// How many jobs wait.
     pub(super) fn queued(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.delayed.len()
     }
 
     /// What still waits.
     pub(super) fn take_queued(&mut self) -> Vec<J> {
         self.queued_weight = 0;
-        self.queue.drain(..).map(|waiting| waiting.job).collect()
+        let delayed = std::mem::take(&mut self.delayed).into_values();
+        self.queue.drain(..).chain(delayed).map(|waiting| waiting.job).collect()
     }
 
     /// What comes of a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
+        self.admit_due(now);
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
         if is_first && self.may_start(spec.kind, now) {
             return Some(self.place(job, spec.kind, now));
@@ -189,6 +198,7 @@ impl<J, W> PoolState<J, W> {
 
     /// What comes of the job that has waited longest, if something does now.
     pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
+        self.admit_due(now);
         let first = self.queue.front()?;
         let kind = first.spec.kind;
         if first.expires <= now {
@@ -200,14 +210,16 @@ impl<J, W> PoolState<J, W> {
     }
 
     /// When to look at what waits again, though no job has ended.
-    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let first = self.queue.front()?;
-        let starts = match first.spec.not_before {
-            Some(time) if time > now => Some(time),
-            _ if self.has_place() => self.warm_until(first.spec.kind),
-            _ => self.brief.front().map(|(_, since)| *since + LASTING),
-        };
-        Some(starts.map_or(first.expires, |starts| starts.min(first.expires)))
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let first = self.queue.front().map(|first| {
+            let starts = match self.has_place() {
+                true => self.warm_until(first.spec.kind),
+                false => self.brief.front().map(|(_, since)| *since + LASTING),
+            };
+            starts.map_or(first.expires, |starts| starts.min(first.expires))
+        });
+        let delayed = self.delayed.first_key_value().map(|((time, _), _)| *time);
+        first.into_iter().chain(delayed).min()
     }
 
     /// What the worker does next that has done the job with this place.
@@ -319,22 +331,38 @@ impl<J, W> PoolState<J, W> {
         }
         self.queued_weight += spec.weight;
         // While it may not start it does not wait for a worker.
-        let expires = spec.not_before.map_or(now, |time| time.max(now)) + self.limits.queue_timeout;
-        self.queue.push_back(QueuedJob { job, spec, expires });
+        let starts = spec.not_before.filter(|time| *time > now);
+        let waiting = QueuedJob { job, spec, expires: starts.unwrap_or(now) + self.limits.queue_timeout };
+        match starts {
+            None => self.queue.push_back(waiting),
+            Some(time) => {
+                self.delays += 1;
+                self.delayed.insert((time, self.delays), waiting);
+            }
+        }
         Ok(())
+    }
+
+    /// Lets the jobs wait for a worker that may start by now.
+    fn admit_due(&mut self, now: Instant) {
+        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            self.queue.push_back(first.remove());
+        }
     }
 
     /// Whether a job waits that should have been started or refused long ago.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.queue.iter().any(|waiting| now.saturating_duration_since(waiting.expires) > GRACE)
+        let first = self.queue.front().map(|first| first.expires);
+        let delayed = self.delayed.first_key_value().map(|((time, _), _)| *time);
+        first.into_iter().chain(delayed).any(|time| now.saturating_duration_since(time) > GRACE)
     }
 
     /// The job that has waited longest, if it may start.
     fn dequeue(&mut self, now: Instant) -> Option<QueuedJob<J>> {
+        self.admit_due(now);
         let first = self.queue.front()?;
-        let is_due = first.spec.not_before.is_none_or(|time| time <= now);
         // One that has waited for too long is the scheduler's to refuse.
-        if is_due && now < first.expires && self.find_place(now) { self.pop() } else { None }
+        if now < first.expires && self.find_place(now) { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<QueuedJob<J>> {
@@ -346,14 +374,16 @@ impl<J, W> PoolState<J, W> {
     /// Whether one more job of this weight may not wait.
     fn is_full(&self, weight: usize, spare: usize) -> bool {
         let heavy = self.queued_weight > 0 && self.queued_weight + weight > self.limits.queue_bytes;
-        heavy || self.queue.len() >= self.limits.queue_len.saturating_add(spare)
+        heavy || self.queued() >= self.limits.queue_len.saturating_add(spare)
     }
 
     /// Makes room: the jobs of a lost session must not keep its successor's requests out.
     fn drop_stale(&mut self) {
         let is_stale = self.is_stale;
         self.queue.retain(|waiting| !is_stale(&waiting.job));
-        self.queued_weight = self.queue.iter().map(|waiting| waiting.spec.weight).sum();
+        self.delayed.retain(|_, waiting| !is_stale(&waiting.job));
+        let waiting = self.queue.iter().chain(self.delayed.values());
+        self.queued_weight = waiting.map(|waiting| waiting.spec.weight).sum();
     }
 }
 
@@ -422,14 +452,14 @@ mod tests {
             assert_eq!(fate, expected, "at {ms} ms");
             if fate == "nothing" {
                 // It looks again later, never at once.
-                assert!(self.state.next_deadline(self.at(ms)).is_none_or(|time| time > self.at(ms)));
+                assert!(self.state.next_deadline().is_none_or(|time| time > self.at(ms)));
             }
         }
 
         /// When the scheduler looks next.
         #[track_caller]
-        fn looks_next(&self, ms: u64, expected: Option<u64>) {
-            let next = self.state.next_deadline(self.at(ms));
+        fn looks_next(&self, expected: Option<u64>) {
+            let next = self.state.next_deadline();
             assert_eq!(next.map(|time| (time - self.start).as_millis() as u64), expected);
         }
 
@@ -476,12 +506,12 @@ mod tests {
         t.comes(0, 2, LASTS, "idle");
         t.comes(0, 3, LASTS, "waits");
         t.comes(0, 4, LASTS, "waits");
-        t.looks_next(0, Some(1));
+        t.looks_next(Some(1));
         t.ends(0, 1, "3");
         t.ends(0, 2, "4");
         t.ends(0, 3, "wait");
         t.comes(0, 5, LASTS, "idle");
-        t.looks_next(0, None);
+        t.looks_next(None);
     }
 
     #[test]
@@ -500,7 +530,7 @@ mod tests {
         }
         // Now they run at once, and those that end later make room for others.
         t.comes(3, 7, LASTS, "waits");
-        t.looks_next(3, Some(20));
+        t.looks_next(Some(20));
         t.ends(3, 1, "7");
     }
 
@@ -543,7 +573,7 @@ mod tests {
         t.comes(0, 1, LASTS, "idle");
         t.comes(5, 2, LASTS, "idle");
         t.comes(6, 3, LASTS, "waits");
-        t.looks_next(6, Some(20));
+        t.looks_next(Some(20));
         t.looks(19, "nothing");
         t.looks(20, "new");
         t.looks(20, "nothing");
@@ -586,7 +616,7 @@ mod tests {
         t.looks(40, "full");
         t.looks(40, "full");
         t.looks(40, "nothing");
-        t.looks_next(40, None);
+        t.looks_next(None);
     }
 
     #[test]
@@ -612,26 +642,49 @@ mod tests {
         t.comes(0, 2, KEEPS, "idle");
         t.comes(500, 3, KEEPS, "waits");
         t.comes(600, 4, KEEPS, "waits");
-        t.looks_next(700, Some(10_500));
+        t.looks_next(Some(10_500));
         t.looks(10_499, "nothing");
         t.looks(10_500, "waited");
         t.looks(10_500, "nothing");
-        t.looks_next(10_500, Some(10_600));
+        t.looks_next(Some(10_600));
         t.ends(10_599, 1, "4");
-        t.looks_next(10_600, None);
+        t.looks_next(None);
     }
 
     #[test]
-    fn a_job_starts_no_sooner_than_it_may_and_those_behind_it_wait() {
-        let mut t = Test::new(LIMITS);
-        t.comes(0, 1, JobSpec { not_before: Some(t.at(100)), ..KEEPS }, "waits");
-        t.comes(0, 2, KEEPS, "waits");
-        t.looks_next(0, Some(100));
+    fn a_job_starts_no_sooner_than_it_may_and_holds_up_no_other() {
+        let mut t = Test::new(PoolLimits { queue_len: 9, ..LIMITS });
+        t.comes(0, 1, JobSpec { not_before: Some(t.at(200)), ..KEEPS }, "waits");
+        t.comes(0, 2, JobSpec { not_before: Some(t.at(100)), ..KEEPS }, "waits");
+        t.comes(0, 3, JobSpec { not_before: Some(t.at(200)), ..KEEPS }, "waits");
+        assert_eq!(t.state.queued(), 3);
+        t.comes(0, 4, KEEPS, "idle");
+        t.looks_next(Some(100));
         t.looks(99, "nothing");
         t.looks(100, "idle");
-        t.looks(100, "idle");
-        t.comes(100, 3, JobSpec { not_before: Some(t.at(90)), ..KEEPS }, "waits");
-        t.ends(101, 1, "3");
+        t.looks(100, "nothing");
+        t.looks_next(Some(200));
+        // From then on they have their turn, as they came.
+        t.comes(200, 5, JobSpec { not_before: Some(t.at(90)), ..KEEPS }, "waits");
+        t.ends(201, 2, "1");
+        t.ends(202, 1, "3");
+        t.ends(203, 3, "5");
+    }
+
+    #[test]
+    fn a_queue_is_overdue_when_nobody_looks_and_not_when_jobs_are_delayed() {
+        let mut t = Test::new(PoolLimits { core_threads: 1, queue_len: 9, ..LIMITS });
+        let overdue = |t: &Test, seconds: u64| t.state.is_overdue(t.at(seconds * 1000));
+        t.comes(0, 1, KEEPS, "idle");
+        t.comes(0, 2, JobSpec { not_before: Some(t.at(60_000)), ..KEEPS }, "waits");
+        t.comes(0, 3, KEEPS, "waits");
+        // The one behind it is refused in its own time.
+        t.looks_next(Some(10_000));
+        assert!(!overdue(&t, 20) && overdue(&t, 21));
+        t.looks(10_000, "waited");
+        assert!(!overdue(&t, 70) && overdue(&t, 71));
+        t.looks(70_000, "waited");
+        assert!(!overdue(&t, 999));
     }
 
     #[test]
@@ -647,7 +700,7 @@ mod tests {
         t.comes(0, 1, KEEPS, "idle");
         t.comes(0, 2, KEEPS, "waits");
         t.ends(10_000, 1, "wait");
-        t.looks_next(10_000, Some(10_000));
+        t.looks_next(Some(10_000));
         t.looks(10_000, "waited");
     }
 

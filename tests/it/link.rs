@@ -489,7 +489,7 @@ fn agents_come_in_by_a_door_of_their_own_with_a_certificate() {
     // Browsers are asked for no certificate at the visitors' door, and agents have no business there.
     let line = start(visitors.port(), &own).wait_for("cannot reach gateway");
     assert!(line.contains("421 Misdirected Request"), "{line}");
-    assert!(line.contains("agents connect to another port of that gateway"), "{line}");
+    assert!(line.contains("agents connect to another port or path of that gateway"), "{line}");
     assert!(get_secure(agents, &trust, page).is_err());
     // Whatever the host: one that is reserved for a tunnel, and no token.
     agent.signal("TERM");

@@ -35,6 +35,23 @@ fn json(address: SocketAddr, path: &str) -> (u16, serde_json::Value) {
 }
 
 #[test]
+fn agents_that_are_refused_are_counted_and_logged_with_their_address() {
+    let (mut gateway, address, admin) = start(&["--access-log"], &[("GATEWAY_TOKEN", "sesame")]);
+    for (token, status) in [("", 401), ("Authorization: Bearer wrong\r\n", 403)] {
+        let upgrade = format!(
+            "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{token}\r\n"
+        );
+        let response = http(address, upgrade.as_bytes());
+        assert_eq!(split(&response).0, status);
+        gateway.wait_for(&format!("GET /ws of 127.0.0.1 answered: {status} unauthorized ["));
+        gateway.wait_for(&format!("127.0.0.1 {address} GET /ws {status} "));
+    }
+    let samples = metrics(admin, "tunnel_gateway");
+    assert_eq!(samples["tunnel_gateway_problems_total{code=\"unauthorized\"}"], 2.0);
+    assert_eq!(samples["tunnel_gateway_responses_total{class=\"4xx\"}"], 2.0);
+}
+
+#[test]
 fn a_gateway_tells_how_it_is_doing() {
     let (mut gateway, address, admin) = start(&[], &[]);
     assert_eq!(get(admin, "/healthz"), (200, "ok\n".to_owned()));
@@ -75,6 +92,13 @@ fn a_gateway_tells_how_it_is_doing() {
     assert_eq!((&report["tunnels"], &report["visitors"]), (&1.into(), &1.into()));
     assert_eq!(report["agents"][0]["tunnel"], "agent_550e…_prod");
     assert_eq!(report["totals"]["responses"], 6);
+    // Who is gone before it is taken was not turned away.
+    for _ in 0..100 {
+        let socket = TcpStream::connect(address).unwrap();
+        socket2::SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+    get(address, "/.tunnel/health");
+    assert_eq!(metrics(admin, "tunnel_gateway")["tunnel_gateway_turned_away_total"], 0.0);
     // No page holds a credential.
     assert!(!report.to_string().contains("446655440000"));
     agent.signal("KILL");

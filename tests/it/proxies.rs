@@ -155,8 +155,7 @@ fn a_variable_that_is_another_programs_stops_nobody_who_does_not_obey_it() {
     }
     let mut agent = start(self::site(), &[], &variables);
     assert_eq!(agent.wait().code(), Some(2));
-    let wanted =
-        "the variable ALL_PROXY: a proxy begins with http:// or socks5://; --proxy none dials directly";
+    let wanted = "the variable ALL_PROXY: a proxy begins with http:// or socks5://; others, such as https://, are not supported; --proxy none dials directly";
     assert!(agent.log.join("\n").contains(wanted), "{:?}", agent.log);
 }
 
@@ -200,7 +199,7 @@ fn a_password_for_the_proxy_is_shown_to_it_and_to_nobody_else() {
 
     let mut agent = start(site(), &["--max-retries", "1"], &[("ALL_PROXY", &format!("http://{proxy}"))]);
     let line = agent.wait_for("cannot reach gateway");
-    let wanted = "(from the variable ALL_PROXY): it wants a user name and password, or other ones;";
+    let wanted = "(from the variable ALL_PROXY): it wants a user name and password;";
     assert!(line.contains(wanted) && line.contains("TUNNEL_AGENT_PROXY"), "{line}");
 
     // Every user of the machine sees a command line.

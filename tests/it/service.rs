@@ -12,7 +12,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::support::{LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, serve, visit};
+use crate::support::{LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, ok, serve, serve_http, visit};
 
 /// A service manager, as far as an agent hears of it.
 struct Manager {
@@ -187,6 +187,39 @@ fn the_watchdog_starves_when_requests_wait_and_nothing_starts_or_refuses_them() 
 }
 
 #[test]
+fn what_a_busy_manager_does_not_hear_is_said_again() {
+    let manager = Manager::new("busy");
+    let noise = UnixDatagram::unbound().unwrap();
+    noise.set_nonblocking(true).unwrap();
+    // Until no more fits.
+    while noise.send_to(b"NOISE", &manager.path).is_ok() {}
+    let (mut gateway, address) = Program::gateway(&[]);
+    let url = format!("ws://{address}");
+    let _agent = manager.start(&["--local", "9", "--gateway", &url], "200000");
+    gateway.wait_for("connected");
+    manager.wait_for("READY=1");
+    manager.wait_for("STATUS=");
+    manager.wait_for("WATCHDOG=1");
+}
+
+#[test]
+fn a_reload_is_no_sign_of_an_agent_that_is_not_ready() {
+    let manager = Manager::new("early");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", silent.local_addr().unwrap());
+    // Its first try lasts.
+    let options = ["--local", "9", "--gateway", &url, "--connect-timeout", "10m", "--log-level", "debug"];
+    let agent = manager.start(&options, "200000");
+    let (_dialled, _) = silent.accept().unwrap();
+    agent.signal("HUP");
+    // What it says next is only that it lives.
+    for _ in 0..5 {
+        let message = manager.receive();
+        assert!(message == "WATCHDOG=1" || message.starts_with("STATUS="), "{message}");
+    }
+}
+
+#[test]
 fn health_is_an_exit_code() {
     let health = |options: &[&str]| {
         let agent = std::process::Command::new(env!("CARGO_BIN_EXE_agent"));
@@ -195,7 +228,7 @@ fn health_is_an_exit_code() {
         let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code().unwrap(), printed)
     };
-    let (_gateway, address) = Program::gateway(&[]);
+    let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
     let token = std::env::temp_dir().join(format!("health-{}", std::process::id()));
     std::fs::write(&token, "sesame").unwrap();
     let token_file = ["--admin-token-file", token.to_str().unwrap()];
@@ -207,6 +240,11 @@ fn health_is_an_exit_code() {
     let admin = format!("0.0.0.0:{port}");
     // It needs no token for that.
     assert_eq!(health(&[&["--admin", &admin], &token_file[..]].concat()), (0, "ok\n".to_owned()));
+    // Others may say that they are well: they are no agents.
+    let site = serve_http(|_| ok("ok\n"));
+    let (code, printed) = health(&["--admin", &site.port().to_string()]);
+    let expected = format!("what answers at http://{site}/healthz is no admin server of an agent");
+    assert!(code == 1 && printed.contains(&expected), "{printed}");
     agent.signal("KILL");
     agent.wait();
     let (code, printed) = health(&["--admin", port]);

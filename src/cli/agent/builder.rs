@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::PREFIX;
 use super::config_file::{ConfigFile, Section, is_of_agent, is_readable_by_others};
-use super::own_id::{self, KeptAs};
+use super::own_id::{self, Keeping, KeptAs};
 use crate::agent::addresses;
 use crate::agent::options::{Secrecy, find};
 use crate::cli::options::{Given, Options, Provenance};
@@ -96,8 +96,13 @@ impl Configuration {
         self.0.iter().any(|tunnel| !tunnel.has_id)
     }
 
-    /// Gives the tunnels without an ID one that is kept for them. Two sites never share one: their visitors would get either.
-    pub(super) fn keep_ids(&mut self, missing: &MissingId, remarks: &mut Remarks) -> Result<(), UsageError> {
+    /// Gives the tunnels without an ID the one that is kept for them, or a new one. Two sites never share one: their visitors would get either.
+    pub(super) fn find_ids(
+        &mut self,
+        missing: &MissingId,
+        keeping: Keeping,
+        remarks: &mut Remarks,
+    ) -> Result<(), UsageError> {
         for tunnel in self.0.iter_mut().filter(|tunnel| !tunnel.has_id) {
             let name = tunnel.builder.name.as_ref().map(ToString::to_string);
             let kept_as = match (&tunnel.name, missing) {
@@ -111,7 +116,7 @@ impl Configuration {
                     return Err(UsageError(text.to_owned()));
                 }
             };
-            let (id, note) = own_id::own_id(&kept_as, &|name| std::env::var_os(name))?;
+            let (id, note) = own_id::own_id(&kept_as, keeping, &|name| std::env::var_os(name))?;
             tunnel.builder.tunnel_id = id;
             remarks.notes.push(note);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use self::builder::{Configuration, MissingId, Remarks};
 use self::config_file::{ConfigFile, default_path};
+use self::own_id::Keeping;
 pub(super) use self::table::TABLE;
 use super::logging::Format;
 use super::options::{Given, Provenance};
@@ -174,7 +175,8 @@ fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings
     let qr = if options.switch("--qr")? { QrCodes::Shown } else { QrCodes::Hidden };
     // Nothing is written for a configuration that cannot be used.
     if matches!(task, Task::Serve | Task::Check) && configuration.lacks_id() {
-        configuration.keep_ids(&missing, &mut remarks)?;
+        let keeping = if task == Task::Check { Keeping::Forgotten } else { Keeping::Kept };
+        configuration.find_ids(&missing, keeping, &mut remarks)?;
         agent = configuration.builder().build().map_err(|error| configuration.named(&error))?;
     }
     let Remarks { warnings, notes } = remarks;

@@ -88,12 +88,29 @@ fn file_of(kept_as: &KeptAs, environment: &dyn Fn(&str) -> Option<OsString>) -> 
     Some(state.join("tunnel-agent").join(kept_as.file()))
 }
 
-/// The ID that is kept, or one that is made and kept from now on; and what the log says of it.
+/// Whether an ID that is made is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    Kept,
+    /// It serves a rehearsal, and nobody is to find it.
+    Forgotten,
+}
+
+/// The ID that is kept, or one that is made, and kept from now on; and what the log says of it.
 pub(super) fn own_id(
     kept_as: &KeptAs,
+    keeping: Keeping,
     environment: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<(TunnelId, String), UsageError> {
-    let Some(path) = file_of(kept_as, environment) else {
+    let name = if let KeptAs::Name(name) = kept_as { Some(name.as_str()) } else { None };
+    let file = file_of(kept_as, environment);
+    if keeping == Keeping::Forgotten && !file.as_deref().is_some_and(Path::exists) {
+        let id: Result<TunnelId, _> = new_id(name).parse();
+        let id = id.map_err(|error| UsageError(error.to_string()))?;
+        let note = format!("there is no tunnel ID for this yet: {id} is for this once");
+        return Ok((id, note));
+    }
+    let Some(path) = file else {
         let text = "which tunnel? There is no home directory to keep a new tunnel ID in: give --tunnel-id";
         return Err(UsageError(text.to_owned()));
     };
@@ -101,7 +118,6 @@ pub(super) fn own_id(
         let text = format!("cannot {what} the tunnel ID in {}: {error}; give --tunnel-id", path.display());
         UsageError(text)
     };
-    let name = if let KeptAs::Name(name) = kept_as { Some(name.as_str()) } else { None };
     let is_new = match keep(&path, &new_id(name)) {
         Ok(()) => true,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
@@ -186,7 +202,7 @@ mod tests {
         for _ in 0..20 {
             let ids = std::thread::scope(|scope| {
                 let start = || {
-                    own_id(&KeptAs::Name("x".to_owned()), &|name| {
+                    own_id(&KeptAs::Name("x".to_owned()), Keeping::Kept, &|name| {
                         (name == "XDG_STATE_HOME").then(|| folder.clone().into())
                     })
                 };
@@ -198,6 +214,28 @@ mod tests {
             fs::remove_file(&path).unwrap();
         }
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_rehearsal_keeps_no_id_and_uses_the_one_that_is_kept() {
+        let folder = std::env::temp_dir().join(format!("no-id-{}", random_uuid()));
+        let name = KeptAs::Name("x".to_owned());
+        let id = |keeping| {
+            own_id(&name, keeping, &|variable| {
+                (variable == "XDG_STATE_HOME").then(|| folder.clone().into_os_string())
+            })
+            .unwrap()
+            .0
+        };
+        let first = id(Keeping::Forgotten);
+        assert_ne!(first.expose(), id(Keeping::Forgotten).expose());
+        assert!(!folder.exists());
+        let kept = id(Keeping::Kept);
+        assert_eq!(kept.expose(), id(Keeping::Forgotten).expose());
+        fs::remove_dir_all(folder).unwrap();
+        // Without a home nothing can be kept, and nothing need be.
+        assert!(own_id(&name, Keeping::Forgotten, &|_| None).is_ok());
+        assert!(own_id(&name, Keeping::Kept, &|_| None).is_err());
     }
 
     #[test]

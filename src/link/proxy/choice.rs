@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_variable_that_names_no_proxy_is_an_error_where_it_would_be_obeyed() {
         let proxies = environment(&[("HTTPS_PROXY", "https://proxy"), ("NO_PROXY", "direct.example")]);
-        let error = "the variable HTTPS_PROXY: a proxy begins with http:// or socks5://";
+        let error = "the variable HTTPS_PROXY: a proxy begins with http:// or socks5://; others, such as https://, are not supported";
         check(&proxies, "wss://x.example", error);
         for gateway in ["ws://x.example", "wss://localhost", "wss://direct.example"] {
             check(&proxies, gateway, "");

@@ -86,7 +86,7 @@ impl fmt::Display for InvalidProxy {
             InvalidProxy::Syntax => {
                 "not a proxy with a valid host and port; expected something like http://proxy.example:3128"
             }
-            InvalidProxy::Scheme => "a proxy begins with http:// or socks5://",
+            InvalidProxy::Scheme => "a proxy begins with http:// or socks5://; others, such as https://, are not supported",
             InvalidProxy::Credentials => {
                 "the proxy's user name is empty or holds a colon, or its password cannot be used: both have 255 bytes at \
                  most, no line end, and %25 for a % (and %40 for an @)"

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use data_encoding::BASE64;
-use http::StatusCode;
+use http::{HeaderValue, Response, StatusCode, header};
 use tungstenite::Bytes;
 
 use super::{Proxy, ProxyCredentials, ProxyProtocol};
@@ -16,8 +16,12 @@ use crate::net::connect::named;
 /// Why a proxy gives no connection.
 #[derive(Debug)]
 pub enum ProxyRefusal {
-    /// It wants other credentials, or some at all.
-    Credentials,
+    /// It wants credentials.
+    NoCredentials,
+    /// It wants other ones.
+    WrongCredentials,
+    /// It wants to know who asks by another way than user name and password.
+    OtherAuthentication,
     /// It answered CONNECT with this status.
     Status(StatusCode),
     /// It answered a SOCKS5 request with this code (RFC 1928 §6).
@@ -38,11 +42,16 @@ impl ProxyRefusal {
     /// What an operator might do.
     pub(crate) fn advice(&self) -> Advice {
         match self {
-            ProxyRefusal::Credentials => Advice::ProxyCredentials,
-            ProxyRefusal::Status(StatusCode::FORBIDDEN) | ProxyRefusal::Socks(2) => Advice::ProxyRules,
+            ProxyRefusal::NoCredentials | ProxyRefusal::WrongCredentials => Advice::ProxyCredentials,
+            ProxyRefusal::OtherAuthentication
+            | ProxyRefusal::Status(StatusCode::FORBIDDEN)
+            | ProxyRefusal::Socks(2) => Advice::ProxyRules,
             // It reaches the gateway no better than anybody.
             ProxyRefusal::Status(
-                StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT,
+                StatusCode::INTERNAL_SERVER_ERROR
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT,
             )
             | ProxyRefusal::Socks(3..=6) => Advice::GatewayAddress,
             ProxyRefusal::Status(_)
@@ -56,7 +65,11 @@ impl ProxyRefusal {
 impl fmt::Display for ProxyRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProxyRefusal::Credentials => f.write_str("it wants a user name and password, or other ones"),
+            ProxyRefusal::NoCredentials => f.write_str("it wants a user name and password"),
+            ProxyRefusal::WrongCredentials => f.write_str("it does not take this user name and password"),
+            ProxyRefusal::OtherAuthentication => {
+                f.write_str("it wants to know who asks in another way than by user name and password, which is not supported")
+            }
             ProxyRefusal::Status(status) => write!(f, "it answered CONNECT with {status}"),
             ProxyRefusal::Socks(code) => match socks_text(*code) {
                 Some(text) => f.write_str(text),
@@ -119,6 +132,7 @@ fn connect(
     stream.write_all(request.as_bytes())?;
     stream.flush()?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1 << 10]);
+    let mut interim = 0;
     loop {
         let head = parse_response(&Bytes::copy_from_slice(&answer), UPGRADE_HEAD_MAX)
             .map_err(|_| ProxyRefusal::NotAProxy("its answer is not HTTP"))?;
@@ -128,21 +142,46 @@ fn connect(
                 let is_all = length == answer.len();
                 return is_all.then_some(()).ok_or(ProxyRefusal::NotAProxy("it speaks unasked"));
             }
-            Some((_, response)) => {
-                return Err(match response.status() {
-                    // Some mean the former and say the latter.
-                    StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED => {
-                        ProxyRefusal::Credentials
-                    }
-                    status => ProxyRefusal::Status(status),
-                });
+            // What comes before the answer is none (RFC 9110 §15.2).
+            Some((length, response)) if is_interim(response.status()) && interim < INTERIM_MAX => {
+                interim += 1;
+                answer.drain(..length);
+                continue;
             }
+            Some((_, response)) => return Err(refusal(&response, credentials)),
             None => {}
         }
         match stream.read(&mut buffer)? {
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             read => answer.extend_from_slice(&buffer[..read]),
         }
+    }
+}
+
+/// Responses before the answer to CONNECT, at most.
+const INTERIM_MAX: u32 = 8;
+
+/// 101 would end the talk in HTTP.
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// What a response to CONNECT means that is no success.
+fn refusal<T>(response: &Response<T>, credentials: Option<&ProxyCredentials>) -> ProxyRefusal {
+    let status = response.status();
+    // Some mean the former and say the latter.
+    if !matches!(status, StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::UNAUTHORIZED) {
+        return ProxyRefusal::Status(status);
+    }
+    let is_basic = |way: &HeaderValue| {
+        let ways = way.to_str().unwrap_or_default().to_ascii_lowercase();
+        ways.split([',', ' ']).any(|word| word == "basic")
+    };
+    let mut ways = response.headers().get_all(header::PROXY_AUTHENTICATE).iter().peekable();
+    match credentials {
+        _ if ways.peek().is_some() && !ways.any(is_basic) => ProxyRefusal::OtherAuthentication,
+        None => ProxyRefusal::NoCredentials,
+        Some(_) => ProxyRefusal::WrongCredentials,
     }
 }
 
@@ -180,7 +219,8 @@ fn socks5(
     match (method, credentials) {
         (NO_AUTHENTICATION, _) => {}
         (USER_AND_PASSWORD, Some(credentials)) => authenticate(stream, credentials)?,
-        (NO_METHOD, _) => return Err(ProxyRefusal::Credentials),
+        (NO_METHOD, None) => return Err(ProxyRefusal::NoCredentials),
+        (NO_METHOD, Some(_)) => return Err(ProxyRefusal::OtherAuthentication),
         _ => return Err(ProxyRefusal::NotAProxy("it chose a way to authenticate that was not offered")),
     }
     let address = match host.trim_start_matches('[').trim_end_matches(']').parse() {
@@ -222,7 +262,7 @@ fn authenticate(
     send(stream, &[&[PASSWORD_VERSION], &length(user), user, &length(password), password])?;
     match receive(stream)? {
         [PASSWORD_VERSION, 0] => Ok(()),
-        [PASSWORD_VERSION, _] => Err(ProxyRefusal::Credentials),
+        [PASSWORD_VERSION, _] => Err(ProxyRefusal::WrongCredentials),
         _ => Err(ProxyRefusal::NotAProxy("its answer to the password is not SOCKS5")),
     }
 }
@@ -303,6 +343,7 @@ mod tests {
         for answer in [
             "HTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.0 200 Connection established\r\nProxy-agent: tinyproxy/1.11.1\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
             // It has no body, whatever it says (RFC 9110 §9.3.6).
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
         ] {
@@ -317,9 +358,20 @@ mod tests {
     #[test]
     fn refusals_of_connect() {
         let proxy = "http://proxy";
-        let credentials = "it wants a user name and password, or other ones";
+        let credentials = "it wants a user name and password";
         refused(proxy, b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", credentials);
         refused(proxy, b"HTTP/1.0 401 Unauthorized\r\nServer: tinyproxy/1.11.1\r\n\r\n", credentials);
+        let basic = b"HTTP/1.1 407 X\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: BASIC realm=\"x\"\r\n\r\n";
+        refused(proxy, basic, credentials);
+        refused("me:word@proxy", basic, "it does not take this user name and password");
+        let other =
+            "it wants to know who asks in another way than by user name and password, which is not supported";
+        for way in ["NTLM", "Digest realm=\"basics\", nonce=\"x\""] {
+            let answer = format!("HTTP/1.1 407 X\r\nProxy-Authenticate: {way}\r\n\r\n");
+            refused("me:word@proxy", answer.as_bytes(), other);
+        }
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(9);
+        refused(proxy, &interim, "it answered CONNECT with 100 Continue");
         refused(proxy, b"HTTP/1.1 403 Filtered\r\n\r\n", "it answered CONNECT with 403 Forbidden");
         refused(proxy, b"HTTP/1.1 101 Up\r\n\r\n", "it answered CONNECT with 101 Switching Protocols");
         refused(
@@ -380,9 +432,8 @@ mod tests {
     #[test]
     fn refusals_of_socks5() {
         let (plain, with) = ("socks5://proxy", "socks5://me:s3cret@proxy");
-        let credentials = "it wants a user name and password, or other ones";
-        refused(plain, b"\x05\xff", credentials);
-        refused(with, b"\x05\x02\x01\x01", credentials);
+        refused(plain, b"\x05\xff", "it wants a user name and password");
+        refused(with, b"\x05\x02\x01\x01", "it does not take this user name and password");
         refused(plain, b"HTTP/1.1 400 Bad Request\r\n\r\n", "it is no such proxy: its answer is not SOCKS5");
         let unoffered = "it is no such proxy: it chose a way to authenticate that was not offered";
         refused(plain, b"\x05\x02", unoffered);
