@@ -158,7 +158,8 @@ class Display:
 
     def line(self):
         now, done = time.monotonic(), self.counts.done.value
-        rate = (done - self.seen) / max(now - self.seen_at, 0.001)
+        # Of less than a moment nothing can be said.
+        rate = (done - self.seen) / (now - self.seen_at) if now - self.seen_at > 0.1 else 0
         self.seen, self.seen_at = done, now
         cut = f", {self.counts.cut.value} cut" if self.counts.killed.value else ""
         numbers = f"{done:>8} requests  {rate:>6.0f}/s  {self.counts.failed.value} failed{cut}"
@@ -298,7 +299,7 @@ def main():
         for number in range(2)
     ]
     balancer = start_balancer(options.balancer, folder, front, gateway_ports)
-    counts = Counts()
+    counts, has_failed = Counts(), True
     try:
         all_there = lambda: all(agents_of(port) == 2 for port in gateway_ports)
         wait_until("both agents are at both gateways", all_there)
@@ -337,11 +338,17 @@ def main():
             f"{options.restarts} of agents: {lost_to_restarts} failed; a gateway killed: {counts.cut.value} cut that "
             f"were under way, {lost_to_kill} others failed"
         )
-        return 1 if counts.failed.value or counts.cut.value > VISITORS else 0
+        has_failed = counts.failed.value > 0 or counts.cut.value > VISITORS
+        return 1 if has_failed else 0
     finally:
         balancer.terminate()
         for program in gateways + agents:
             program.process.kill()
+            program.process.wait()
+        balancer.wait()
+        # The logs are of use where something went wrong.
+        if not has_failed:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
