@@ -311,12 +311,14 @@ impl Builder {
         let local = self.named_servers().any(LocalUrl::is_secure);
         let names_file = |trust: &Trust| matches!(trust, Trust::File(_));
         let accepts_any = |trust: &Trust| *trust == Trust::AcceptAnyCertificate;
+        let is_here = self.gateways.iter().all(GatewayUrl::is_loopback);
         let warnings = [
             (self.tunnel_id.purpose().contains('_'), ConfigWarning::PurposeWithUnderscore),
             (accepts_any(&self.gateway_trust) && gateway, ConfigWarning::GatewayNotVerified),
             (names_file(&self.gateway_trust) && !gateway, ConfigWarning::GatewayAuthorityUnused),
             (self.token.is_some() && self.authorization_is_set(), ConfigWarning::AuthorizationUnused),
             (self.client_identity.is_some() && !gateway, ConfigWarning::ClientCertificateUnused),
+            (self.proxies.are_chosen() && is_here, ConfigWarning::ProxyUnused),
             (accepts_any(&self.local_trust) && local, ConfigWarning::LocalNotVerified),
             (names_file(&self.local_trust) && !local, ConfigWarning::LocalAuthorityUnused),
         ];
@@ -332,5 +334,54 @@ impl Builder {
             (prefix, address) => format!("{address} for {prefix}"),
         };
         servers.iter().map(describe).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Agent;
+
+    #[test]
+    fn what_has_no_effect_or_is_unsafe_is_said() {
+        let id = "agent_550e8400-e29b-41d4-a716-446655440000_prod";
+        let secure = ("gateway", "wss://gateway.test");
+        let here = ("gateway", "ws://127.0.0.1:3000");
+        let proxy = ("proxy", "http://proxy.test:3128");
+        for (options, warning) in [
+            (vec![secure, proxy], ""),
+            (vec![here, proxy], "the proxy has no effect: gateways on this machine are dialled directly"),
+            (vec![here, secure, proxy], ""),
+            (vec![here, ("proxy", "none")], ""),
+            (vec![here, ("insecure", "true")], ""),
+            (
+                vec![secure, ("insecure", "true")],
+                "the gateway's certificate is not verified: anybody can pose as the gateway",
+            ),
+            (
+                vec![here, ("ca_file", "/x.pem")],
+                "the certificate authorities for gateways have no effect: no gateway is wss://",
+            ),
+            (
+                vec![here, ("client_cert", "/x.pem"), ("client_key", "/x.key")],
+                "the client certificate has no effect: no gateway is wss://",
+            ),
+            (
+                vec![secure, ("token", "sesame"), ("upgrade_headers", "Authorization: Basic eA==")],
+                "the Authorization among the headers of the upgrade is left out: the token for the gateway is sent in its place",
+            ),
+            (
+                vec![here, ("local", "https://site.test"), ("local_insecure", "true")],
+                "the local server's certificate is not verified",
+            ),
+            (
+                vec![here, ("local_ca_file", "/x.pem")],
+                "the certificate authorities for local servers have no effect: no local server is https://",
+            ),
+        ] {
+            let mut builder = Agent::builder(id.parse().unwrap());
+            options.iter().for_each(|(name, value)| builder.set(name, value).unwrap());
+            let said: Vec<_> = builder.warnings().iter().map(ToString::to_string).collect();
+            assert_eq!(said.concat(), warning, "{options:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::{Clocks, LOOK_EVERY, after};
+use crate::net::Closer;
 use crate::session::SessionHandle;
 use crate::sync::{lock, wait_timeout};
 
@@ -24,6 +25,8 @@ struct State {
     drain_until: Option<Instant>,
     /// The sessions that run.
     sessions: HashMap<u64, SessionHandle>,
+    /// The connections that are to become sessions.
+    dials: HashMap<u64, Closer>,
     next_id: u64,
     /// How often the agent was told not to wait.
     hurried: u64,
@@ -36,6 +39,8 @@ impl Control {
         let until = state.drain_until.map_or(until, |earlier| earlier.min(until));
         state.drain_until = Some(until);
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
+        // There is nothing to finish yet.
+        state.dials.values().for_each(Closer::close);
         drop(state);
         self.changed.notify_all();
         sessions.iter().for_each(|session| session.drain(until, STOPPING));
@@ -62,6 +67,24 @@ impl Control {
             session.drain(until, STOPPING);
         }
         id
+    }
+
+    /// Calls this, which opens a connection and says so: a stop ends it meanwhile.
+    pub(super) fn dial<T>(&self, dial: impl FnOnce(&dyn Fn(Closer)) -> T) -> T {
+        let id = {
+            let mut state = self.lock();
+            state.next_id += 1;
+            state.next_id
+        };
+        let dialled = dial(&|closer| {
+            let mut state = self.lock();
+            if state.drain_until.is_some() {
+                closer.close();
+            }
+            state.dials.insert(id, closer);
+        });
+        self.lock().dials.remove(&id);
+        dialled
     }
 
     pub(super) fn detach(&self, id: u64) {

@@ -118,6 +118,7 @@ pub(crate) enum ConfigWarning {
     GatewayNotVerified,
     GatewayAuthorityUnused,
     ClientCertificateUnused,
+    ProxyUnused,
     AuthorizationUnused,
     LocalNotVerified,
     LocalAuthorityUnused,
@@ -137,6 +138,9 @@ impl fmt::Display for ConfigWarning {
             }
             ConfigWarning::ClientCertificateUnused => {
                 "the client certificate has no effect: no gateway is wss://"
+            }
+            ConfigWarning::ProxyUnused => {
+                "the proxy has no effect: gateways on this machine are dialled directly"
             }
             ConfigWarning::AuthorizationUnused => {
                 "the Authorization among the headers of the upgrade is left out: the token for the gateway is sent in its place"

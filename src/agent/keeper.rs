@@ -123,7 +123,7 @@ impl SlotKeeper {
             backoff.configure(settings.source.backoff);
             // A name's look-up has that time, too.
             self.pulse.expect_within(settings.source.timeouts.connect.saturating_mul(2));
-            let setback = match dialer.dial() {
+            let setback = match control.dial(|opened| dialer.dial_watched(opened)) {
                 Ok(link) => match self.serve(link, &settings, (number, grace), &backoff) {
                     Some(setback) => setback,
                     // The successor has given up meanwhile, and there is no session any more.
@@ -134,6 +134,7 @@ impl SlotKeeper {
                     // The slot is the successor's.
                     None => return Ok(()),
                 },
+                Err(_) if control.is_stopping() => break,
                 // What failed was configured otherwise.
                 Err(_) if !Arc::ptr_eq(&settings, &self.tunnel.settings()) => {
                     backoff = Backoff::new(self.tunnel.settings().source.backoff);

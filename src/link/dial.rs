@@ -224,6 +224,11 @@ impl Dialer {
 
     /// Connects, and waits for the upgrade. Blocks for at most the time-out.
     pub fn dial(&self) -> Result<Link, DialError> {
+        self.dial_watched(|_| ())
+    }
+
+    /// The same; `opened` is told of the connection as soon as there is one, and may keep what ends the dial.
+    pub(crate) fn dial_watched(&self, opened: impl FnOnce(Closer)) -> Result<Link, DialError> {
         let deadline = Instant::now() + self.config.timeout;
         self.config.tls.as_ref().inspect(|tls| tls.reload());
         let endpoint = self.endpoint();
@@ -232,6 +237,7 @@ impl Dialer {
             Some(sourced) => DialError::ReachProxy(sourced.to_string(), error),
             None => error.into(),
         })?;
+        opened(socket.closer());
         self.pass_proxy(&mut socket, deadline)?;
         if let Some(tls) = &endpoint.tls {
             socket = connect::secure(socket, endpoint.name, tls, deadline)?;

@@ -103,7 +103,7 @@ impl UpgradeHeaders {
 }
 
 impl SecretFile for UpgradeHeaders {
-    const NAME: &str = "file of upgrade headers";
+    const NAME: &str = "list of upgrade headers";
 
     fn from_file(path: &Path) -> io::Result<Self> {
         let text = read_secret(path)?;

@@ -206,9 +206,16 @@ mod with_tls {
             return Ok(Arc::new(builder.with_no_client_auth()));
         };
         let config = builder.with_client_auth_cert(certificates_from(certificates)?, key_from(key)?);
-        config.map(Arc::new).map_err(|error| {
-            TlsError::Identity(format!("{} and {}: {error}", certificates.display(), key.display()))
-        })
+        config.map(Arc::new).map_err(|error| not_a_pair(certificates, key, &error))
+    }
+
+    /// The error of a certificate and a key that cannot be used together.
+    fn not_a_pair(chain: &Path, key: &Path, error: &rustls::Error) -> TlsError {
+        let reason = match error {
+            rustls::Error::InconsistentKeys(_) => "the key is that of another certificate".to_owned(),
+            error => error.to_string(),
+        };
+        TlsError::Identity(format!("{} and {}: {reason}", chain.display(), key.display()))
     }
 
     /// Prepares a server from pairs of PEM files: certificates, and the key of the first. A client gets the first pair that
@@ -244,10 +251,7 @@ mod with_tls {
 
     fn certified(chain: &Path, key: &Path) -> Result<Arc<CertifiedKey>, TlsError> {
         let certified = CertifiedKey::from_der(certificates_from(chain)?, key_from(key)?, &provider());
-        let bad = |error: rustls::Error| {
-            TlsError::Identity(format!("{} and {}: {error}", chain.display(), key.display()))
-        };
-        certified.map(Arc::new).map_err(bad)
+        certified.map(Arc::new).map_err(|error| not_a_pair(chain, key, &error))
     }
 
     /// Certificates of a server, by the names that they have.
@@ -432,6 +436,9 @@ mod tests {
         let authorities = write("ca.pem", authority.pem());
         let pairs = [(identity.certificates.clone(), identity.key.clone())];
         let client = client(&Trust::AcceptAnyCertificate, Some(&identity)).unwrap();
+        let other = write("other.key", KeyPair::generate().unwrap().serialize_pem());
+        let error = server(&[(identity.certificates.clone(), other)], None).unwrap_err().to_string();
+        assert!(error.ends_with("other.key: the key is that of another certificate"), "{error}");
         let for_all = server(&pairs, None).unwrap();
         assert_eq!(handshake(&client, &for_all), Some(HandshakeKind::Full));
         assert_eq!(handshake(&client, &for_all), Some(HandshakeKind::Resumed));

@@ -344,6 +344,23 @@ fn a_second_signal_does_not_wait_for_a_server_that_hangs() {
 }
 
 #[test]
+fn a_stop_waits_for_no_gateway_that_is_silent() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gateway = silent.local_addr().unwrap();
+    let proxy = format!("socks5://{gateway}");
+    for (gateway, more) in [(gateway, &[][..]), ("192.0.2.7:80".parse().unwrap(), &["--proxy", &proxy])] {
+        let options = [&["--connect-timeout", "10m"], more].concat();
+        let mut agent = start_agent(TUNNEL_ID, gateway, start_site(), &options);
+        // What it asks for is read, and not answered.
+        let (mut dialled, _) = silent.accept().unwrap();
+        dialled.read_exact(&mut [0; 2]).unwrap();
+        agent.signal("TERM");
+        assert!(agent.wait().success());
+        assert!(!agent.log.iter().any(|line| line.contains("cannot reach")), "{:?}", agent.log);
+    }
+}
+
+#[test]
 fn a_gateway_that_stops_says_goodbye() {
     for mode in [&[][..], &["--legacy"]] {
         let (mut gateway, _, mut agent) = start(mode, &["--backoff-min", "50ms"], start_site());

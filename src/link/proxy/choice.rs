@@ -108,6 +108,11 @@ impl Proxies {
         }
     }
 
+    /// Whether the program named a proxy itself, not the environment.
+    pub(crate) fn are_chosen(&self) -> bool {
+        matches!(self.plain, Some(Ok(SourcedProxy { variable: None, .. })))
+    }
+
     /// Whether a proxy has a user name or password.
     #[cfg(feature = "cli")]
     pub(crate) fn have_credentials(&self) -> bool {
