@@ -60,7 +60,7 @@ fn source(path: &Path, text: &str) -> Source {
 }
 
 fn before_tests(text: &str) -> &str {
-    text.split("\nmod tests {").next().unwrap()
+    text.split("#[cfg(test)]\nmod tests").next().unwrap()
 }
 
 /// Takes comments and literals out of code.
