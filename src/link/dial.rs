@@ -23,6 +23,7 @@ use crate::clock::SharedInstant;
 use crate::http1::fields::has_token;
 use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
 use crate::net::connect::{self, ConnectError, Endpoint, Peer, named};
+use crate::net::local::without_brackets;
 use crate::net::resolve::Resolver;
 use crate::net::{Closer, Socket, TrustStore, WriteHalf, tls};
 
@@ -253,7 +254,7 @@ impl Dialer {
 
     /// The gateway's host, an IPv6 address without its brackets.
     fn host(&self) -> &str {
-        self.config.url.host().trim_start_matches('[').trim_end_matches(']')
+        without_brackets(self.config.url.host())
     }
 
     /// Has the proxy, if there is one at the other end, connect to the gateway.

@@ -1,10 +1,15 @@
-//! This machine's own names and addresses.
+//! Hosts as they are written, and this machine's own names and addresses.
 
 use std::net::IpAddr;
 
+/// A host, an IPv6 address without the brackets that it has in a URL (RFC 3986 §3.2.2).
+pub(crate) fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
 /// The address that a host states, an IPv6 one perhaps in its brackets.
-fn address_of(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+pub(crate) fn address_of(host: &str) -> Option<IpAddr> {
+    without_brackets(host).parse().ok()
 }
 
 /// Whether a host is a loopback address or `localhost`.

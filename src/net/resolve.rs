@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use super::Address;
+use super::local::without_brackets;
 use crate::sync::{lock, wait_timeout_while};
 
 /// Most addresses of one name that are tried.
@@ -52,7 +53,7 @@ impl Lookup {
 impl Resolver {
     /// For this host, a name or an address (an IPv6 one without its brackets).
     pub fn new(host: &str, port: u16) -> Self {
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = without_brackets(host).to_owned();
         Resolver { host, port, unix: None, shared: Arc::default() }
     }
 

@@ -2,10 +2,10 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::net::IpAddr;
 
 use super::{InvalidProxy, Proxy};
 use crate::link::GatewayUrl;
+use crate::net::local::address_of;
 use crate::net::network::Network;
 
 /// The proxies on the way to gateways. A gateway on this machine is always dialled directly.
@@ -144,7 +144,8 @@ impl Exceptions {
     fn parse(list: &str) -> Self {
         let mut exceptions = Exceptions { everything: list == "*", ..Exceptions::default() };
         for item in list.split([',', ' ', '\t']).filter(|item| !item.is_empty()) {
-            match without_brackets(item).parse() {
+            let bare = item.strip_prefix('[').and_then(|item| item.strip_suffix(']'));
+            match bare.unwrap_or(item).parse() {
                 Ok(network) => exceptions.networks.push(network),
                 Err(_) => {
                     let name = item.strip_prefix('.').unwrap_or(item);
@@ -157,7 +158,7 @@ impl Exceptions {
     }
 
     fn hold(&self, host: &str) -> bool {
-        if let Ok(address) = without_brackets(host).parse::<IpAddr>() {
+        if let Some(address) = address_of(host) {
             let address = address.to_canonical();
             return self.everything || self.networks.iter().any(|network| network.holds(address));
         }
@@ -167,10 +168,6 @@ impl Exceptions {
         };
         self.everything || self.names.iter().any(holds)
     }
-}
-
-fn without_brackets(host: &str) -> &str {
-    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::{Proxy, ProxyCredentials, ProxyProtocol};
 use crate::advice::Advice;
 use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
 use crate::net::connect::named;
+use crate::net::local::address_of;
 
 /// Why a proxy gives no connection.
 #[derive(Debug)]
@@ -223,10 +224,10 @@ fn socks5(
         (NO_METHOD, Some(_)) => return Err(ProxyRefusal::OtherAuthentication),
         _ => return Err(ProxyRefusal::NotAProxy("it chose a way to authenticate that was not offered")),
     }
-    let address = match host.trim_start_matches('[').trim_end_matches(']').parse() {
-        Ok(IpAddr::V4(address)) => [&[IPV4], address.octets().as_slice()].concat(),
-        Ok(IpAddr::V6(address)) => [&[IPV6], address.octets().as_slice()].concat(),
-        Err(_) => {
+    let address = match address_of(host) {
+        Some(IpAddr::V4(address)) => [&[IPV4], address.octets().as_slice()].concat(),
+        Some(IpAddr::V6(address)) => [&[IPV6], address.octets().as_slice()].concat(),
+        None => {
             let length = u8::try_from(host.len());
             let length = length.map_err(|_| ProxyRefusal::NotAProxy("SOCKS5 takes no name this long"))?;
             [&[NAME, length], host.as_bytes()].concat()
