@@ -14,8 +14,7 @@ fn start(gateway: &ScriptedGateway, local: &str, options: &[&str]) -> (Program, 
     let url = gateway.url();
     let whom = ["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--local", local, "--admin", "127.0.0.1:0"];
     let mut agent = Program::agent(&[&whom[..], options].concat());
-    let line = agent.wait_for("admin at http://");
-    let address = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let address = agent.admin();
     (agent, address)
 }
 
@@ -159,8 +158,7 @@ fn a_token_is_asked_for_where_there_is_one() {
     let whom = ["--tunnel-id", TUNNEL_ID, "--gateway", &url, "--admin", "127.0.0.1:0"];
     let token = [("ADMIN_TOKEN", "s3cret")];
     let mut agent = Program::start(env!("CARGO_BIN_EXE_agent"), &whom, &token);
-    let line = agent.wait_for("admin at http://");
-    let admin = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let admin = agent.admin();
     assert_eq!((get(admin, "/healthz").0, get(admin, "/status").0), (200, 401));
     for (shown, status) in [("s3cret", 200), ("wrong", 401)] {
         let request = format!(

@@ -66,17 +66,7 @@ fn one_file_serves_three_tunnels_at_three_names() {
     );
     let state = folder.path("state");
     let mut agent = agent(&["--config", &config], &[("XDG_STATE_HOME", state.to_str().unwrap())]);
-    let admin = agent.wait_for("admin at http://");
-    let admin: SocketAddr = admin
-        .split("http://")
-        .nth(1)
-        .unwrap()
-        .split(':')
-        .take(2)
-        .collect::<Vec<_>>()
-        .join(":")
-        .parse()
-        .unwrap();
+    let admin = agent.admin();
     for _ in 0..3 {
         agent.wait_for(" is open → ");
     }
@@ -474,9 +464,7 @@ fn the_drain_and_the_admin_token_are_renewed() {
     };
     let config = configure(&folder, &options("drain = 7s\n"));
     let mut agent = agent(&["--config", &config], &[]);
-    let line = agent.wait_for("admin at http://");
-    let admin: SocketAddr =
-        line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let admin = agent.admin();
     let status = |token: &str| {
         let request = format!(
             "GET /status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"

@@ -11,9 +11,8 @@ const TRACE: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0b
 /// A gateway with an admin server: itself, the visitors' address and the operators'.
 fn start(options: &[&str], environment: &[(&str, &str)]) -> (Program, SocketAddr, SocketAddr) {
     let admin = ["--admin", "0", "--hold", "0s"];
-    let (gateway, address) = Program::gateway_with(&[&admin[..], options].concat(), environment);
-    let line = gateway.log.iter().find(|line| line.contains("admin at http://")).unwrap();
-    let admin = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let (mut gateway, address) = Program::gateway_with(&[&admin[..], options].concat(), environment);
+    let admin = gateway.admin();
     (gateway, address, admin)
 }
 

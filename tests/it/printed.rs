@@ -25,13 +25,6 @@ fn samples(admin: SocketAddr) -> BTreeSet<String> {
     names
 }
 
-fn admin_address(program: &mut Program) -> SocketAddr {
-    let is_it = |line: &&String| line.contains("admin at http://");
-    let line = program.log.iter().find(is_it).cloned();
-    let line = line.unwrap_or_else(|| program.wait_for("admin at http://"));
-    line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
     let (mut gateway, address) = Program::gateway(&["--admin", "0"]);
@@ -39,8 +32,8 @@ fn alerts_and_dashboard_ask_for_metrics_that_there_are() {
     let mut agent = Program::agent(&["8000", "--tunnel-id", TUNNEL_ID, "--gateway", &url, "--admin", "0"]);
     // Some there are of sessions alone.
     agent.wait_for(" is open → ");
-    let mut known = samples(admin_address(&mut gateway));
-    known.extend(samples(admin_address(&mut agent)));
+    let mut known = samples(gateway.admin());
+    known.extend(samples(agent.admin()));
     for (what, least) in [("alerts", 8), ("dashboard", 16)] {
         let text = print(&[what]);
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';

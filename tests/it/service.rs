@@ -12,20 +12,22 @@ use nix::sys::ptrace;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use crate::support::{LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, ok, serve, serve_http, visit};
+use crate::support::{Folder, LIMIT, Program, ScriptedGateway, TUNNEL_ID, get, ok, serve, serve_http, visit};
 
 /// A service manager, as far as an agent hears of it.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
+    _folder: Folder,
 }
 
 impl Manager {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("ta-{name}-{}.sock", std::process::id()));
+    fn new() -> Self {
+        let folder = Folder::new();
+        let path = folder.path("notify.sock");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
-        Manager { socket, path }
+        Manager { socket, path, _folder: folder }
     }
 
     fn receive(&self) -> String {
@@ -55,15 +57,9 @@ impl Manager {
     }
 }
 
-impl Drop for Manager {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 #[test]
 fn the_manager_is_told_what_the_agent_does() {
-    let manager = Manager::new("told");
+    let manager = Manager::new();
     let (_gateway, address) = Program::gateway(&[]);
     let url = format!("ws://{address}");
     let mut agent = manager.start(&["--local", "9", "--gateway", &url], "200000");
@@ -84,7 +80,7 @@ fn the_manager_is_told_what_the_agent_does() {
 
 #[test]
 fn a_gateway_that_is_away_fails_no_boot() {
-    let manager = Manager::new("away");
+    let manager = Manager::new();
     let mut agent = manager.start(&["--local", "9", "--gateway", "ws://127.0.0.1:1"], "");
     assert_eq!(manager.receive(), "READY=1");
     assert_eq!(manager.receive(), "STATUS=no session → http://127.0.0.1:9; sessions: 0");
@@ -93,12 +89,11 @@ fn a_gateway_that_is_away_fails_no_boot() {
 }
 
 /// An agent, the address of its admin server, and its manager.
-fn watched(name: &str, gateway: &str, options: &[&str]) -> (Manager, Program, SocketAddr) {
-    let manager = Manager::new(name);
+fn watched(gateway: &str, options: &[&str]) -> (Manager, Program, SocketAddr) {
+    let manager = Manager::new();
     let usual = ["--gateway", gateway, "--admin", "127.0.0.1:0"];
     let mut agent = manager.start(&[&usual, options].concat(), "100000");
-    let line = agent.wait_for("admin at http://");
-    let admin = line.split("http://").nth(1).unwrap().split(": ").next().unwrap().parse().unwrap();
+    let admin = agent.admin();
     manager.wait_for("READY=1");
     manager.wait_for("WATCHDOG=1");
     (manager, agent, admin)
@@ -140,7 +135,7 @@ fn check_frozen(manager: &Manager, agent: &Program, admin: SocketAddr, thread: &
 #[test]
 fn the_watchdog_starves_when_the_thread_of_a_session_is_stuck() {
     let (_gateway, address) = Program::gateway(&[]);
-    let (manager, agent, admin) = watched("session", &format!("ws://{address}"), &["--local", "9"]);
+    let (manager, agent, admin) = watched(&format!("ws://{address}"), &["--local", "9"]);
     check_frozen(&manager, &agent, admin, "session", "a thread that keeps a session up");
 }
 
@@ -157,7 +152,7 @@ fn the_watchdog_starves_when_the_reader_is_stuck() {
         }
     });
     let quick = ["--local", "9", "--ping-interval", "100ms", "--pong-timeout", "1s", "--backoff-min", "10ms"];
-    let (manager, agent, admin) = watched("reader", &url, &quick);
+    let (manager, agent, admin) = watched(&url, &quick);
     check_frozen(&manager, &agent, admin, "reader", "a thread that keeps a session up");
     drop(agent);
     drop(playing);
@@ -171,7 +166,7 @@ fn the_watchdog_starves_when_requests_wait_and_nothing_starts_or_refuses_them() 
     let site = site.to_string();
     let one =
         ["--local", &site, "--max-in-flight", "1", "--queue-timeout", "50ms", "--response-timeout", "10m"];
-    let (manager, agent, admin) = watched("queue", &format!("ws://{address}"), &one);
+    let (manager, agent, admin) = watched(&format!("ws://{address}"), &one);
     let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     let _first = visit(address, request);
     while !get(admin, "/status").1.contains("\"in_flight\":1") {}
@@ -188,7 +183,7 @@ fn the_watchdog_starves_when_requests_wait_and_nothing_starts_or_refuses_them() 
 
 #[test]
 fn what_a_busy_manager_does_not_hear_is_said_again() {
-    let manager = Manager::new("busy");
+    let manager = Manager::new();
     let noise = UnixDatagram::unbound().unwrap();
     noise.set_nonblocking(true).unwrap();
     // Until no more fits.
@@ -204,7 +199,7 @@ fn what_a_busy_manager_does_not_hear_is_said_again() {
 
 #[test]
 fn a_reload_is_no_sign_of_an_agent_that_is_not_ready() {
-    let manager = Manager::new("early");
+    let manager = Manager::new();
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}", silent.local_addr().unwrap());
     // Its first try lasts.
@@ -229,15 +224,15 @@ fn health_is_an_exit_code() {
         (output.status.code().unwrap(), printed)
     };
     let (_gateway, address) = Program::gateway(&["--hold", "0s"]);
-    let token = std::env::temp_dir().join(format!("health-{}", std::process::id()));
-    std::fs::write(&token, "sesame").unwrap();
+    let folder = Folder::new();
+    let token = folder.write("token", "sesame");
     let token_file = ["--admin-token-file", token.to_str().unwrap()];
     let url = format!("ws://{address}");
     let options = ["--local", "9", "--gateway", &url, "--admin", "0.0.0.0:0"];
     let mut agent = Program::agent(&[&["--tunnel-id", TUNNEL_ID], &options[..], &token_file].concat());
-    let line = agent.wait_for("admin at http://");
-    let port = line.split("http://0.0.0.0:").nth(1).unwrap().split(": ").next().unwrap();
-    let admin = format!("0.0.0.0:{port}");
+    let admin = agent.admin();
+    assert!(admin.ip().is_unspecified());
+    let (port, admin) = (&*admin.port().to_string(), admin.to_string());
     // It needs no token for that.
     assert_eq!(health(&[&["--admin", &admin], &token_file[..]].concat()), (0, "ok\n".to_owned()));
     // Others may say that they are well: they are no agents.
@@ -252,5 +247,4 @@ fn health_is_an_exit_code() {
     assert!(printed.contains(&format!("no answer at http://127.0.0.1:{port}/healthz: ")), "{printed}");
     let (code, printed) = health(&[]);
     assert!(code == 2 && printed.contains("give the --admin that the agent runs with"), "{printed}");
-    std::fs::remove_file(token).unwrap();
 }

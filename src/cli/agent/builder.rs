@@ -96,7 +96,8 @@ impl Configuration {
         self.0.iter().any(|tunnel| !tunnel.has_id)
     }
 
-    /// Gives the tunnels without an ID the one that is kept for them, or a new one. Two sites never share one: their visitors would get either.
+    /// Gives the tunnels without an ID the one that is kept for them, or a new one. Two sites never share one: their
+    /// visitors would get either.
     pub(super) fn find_ids(
         &mut self,
         missing: &MissingId,

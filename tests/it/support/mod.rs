@@ -332,6 +332,15 @@ impl Program {
         }
     }
 
+    /// The address of its admin server.
+    #[track_caller]
+    pub(crate) fn admin(&mut self) -> SocketAddr {
+        let said = "admin at http://";
+        let line = self.log.iter().find(|line| line.contains(said)).cloned();
+        let line = line.unwrap_or_else(|| self.wait_for(said));
+        line.split(said).nth(1).unwrap().split(": ").next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().unwrap();
         assert!(status.success());
