@@ -115,10 +115,10 @@ impl Drop for Admin {
             state.open.values().for_each(|client| client.closer.close());
         }
         // The acceptor waits for a connection.
-        if TcpStream::connect_timeout(&self.address, WAKE_TIME).is_ok()
-            && let Some(acceptor) = self.acceptor.take()
-        {
-            let _ = acceptor.join();
+        if TcpStream::connect_timeout(&self.address, WAKE_TIME).is_ok() {
+            if let Some(acceptor) = self.acceptor.take() {
+                let _ = acceptor.join();
+            }
         }
         let threads = std::mem::take(&mut self.shared.state().threads);
         for thread in threads {
@@ -216,10 +216,10 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
             Ok(head) => head,
             Err(error) => return refuse(connection, error),
         };
-        if shared.is_allowed(head.request.headers())
-            && let Some(client) = shared.state().open.get_mut(&id)
-        {
-            client.standing = Standing::Known;
+        if shared.is_allowed(head.request.headers()) {
+            if let Some(client) = shared.state().open.get_mut(&id) {
+                client.standing = Standing::Known;
+            }
         }
         if let Err(error) = connection.skip_body(&head, 0) {
             return refuse(connection, error);

@@ -120,15 +120,14 @@ impl Builder {
     /// Sets the gateway and the local server that were not given.
     fn fill_in(&mut self) {
         if self.gateways.is_empty() {
-            // A constant that parses; a test says so.
+            // The constant parses, as a test shows.
             self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
         }
-        if let Answerer::Local(servers) = &mut self.answerer
-            && !servers.iter().any(|(prefix, _)| prefix.is_empty())
-        {
-            // Likewise.
-            let url = DEFAULT_LOCAL.parse().expect("the default local server is a URL");
-            servers.push((String::new(), UpstreamAddress::Url(url)));
+        if let Answerer::Local(servers) = &mut self.answerer {
+            if !servers.iter().any(|(prefix, _)| prefix.is_empty()) {
+                let url = DEFAULT_LOCAL.parse().expect("the default local server is a URL");
+                servers.push((String::new(), UpstreamAddress::Url(url)));
+            }
         }
     }
 

@@ -152,10 +152,10 @@ impl SlotKeeper {
 
     fn dial_failed(&self, error: &DialError) -> Result<Setback, RunError> {
         self.tunnel.metrics.dial_failed(error.kind());
-        if let DialError::Upgrade(error) = error
-            && let Some(status) = error.refusal()
-        {
-            return Err(RunError::Refused(status));
+        if let DialError::Upgrade(error) = error {
+            if let Some(status) = error.refusal() {
+                return Err(RunError::Refused(status));
+            }
         }
         let text = format!("cannot reach gateway {}: {error}", self.url());
         Ok(Setback { lived: Duration::ZERO, text, advice: Some(error.advice()) })
@@ -316,9 +316,7 @@ impl Supervisor for ActiveSession<'_> {
         tunnel.metrics.url_told(self.start, &told.url);
         let settings = tunnel.settings();
         info!("{} is open → {}", told.url, settings.served_by);
-        if told.wanted == Wanted::Taken
-            && let Some(name) = &self.settings.session.name
-        {
+        if let Some(name) = self.settings.session.name.as_ref().filter(|_| told.wanted == Wanted::Taken) {
             warn!(advice = Advice::TunnelName.name();
                 "the name {name} is another tunnel's, or the gateway's own: this one is {}", told.url);
         }

@@ -109,9 +109,8 @@ fn take_verb(verbs: &[Verb], arguments: &mut Vec<OsString>) -> Result<Invoked, U
         return Ok(None);
     };
     let first = first.to_string_lossy().into_owned();
-    if let Some(verb) = verbs.iter().find(|verb| verb.option.is_some())
-        && addresses::is_local(&first)
-    {
+    let implied = verbs.iter().find(|verb| verb.option.is_some()).filter(|_| addresses::is_local(&first));
+    if let Some(verb) = implied {
         arguments.insert(0, verb.name.into());
     } else if !verbs.iter().any(|verb| first == verb.name) {
         return if verbs.is_empty() { Ok(None) } else { Err(unknown_verb(verbs, &first)) };

@@ -74,10 +74,8 @@ impl QrCode {
     fn square(&mut self, x: usize, y: usize, radius: isize, is_dark: impl Fn(isize) -> bool) {
         for dy in -radius..=radius {
             for dx in -radius..=radius {
-                if let (Some(x), Some(y)) = (x.checked_add_signed(dx), y.checked_add_signed(dy))
-                    && x < self.size
-                    && y < self.size
-                {
+                let inside = |at: usize, by| at.checked_add_signed(by).filter(|at| *at < self.size);
+                if let (Some(x), Some(y)) = (inside(x, dx), inside(y, dy)) {
                     *self.fixed(x, y) = is_dark(dx.abs().max(dy.abs()));
                 }
             }

@@ -175,11 +175,10 @@ impl AgentSession {
         });
         if agent.mux.is_some() {
             agent.control(Outbound::Text(mux_limits().encode_welcome(url).into()));
-        } else if dialect == Dialect::Full
-            && agent.handshake.can(URL_CAPABILITY)
-            && let Some(url) = url
-        {
-            agent.control(Outbound::Text(url.encode().into()));
+        } else if dialect == Dialect::Full && agent.handshake.can(URL_CAPABILITY) {
+            if let Some(url) = url {
+                agent.control(Outbound::Text(url.encode().into()));
+            }
         }
         (agent, queue)
     }

@@ -69,10 +69,8 @@ fn write_all(
     mut pushed: Pushed,
 ) -> io::Result<WrittenAll> {
     loop {
-        while pushed == Pushed::More
-            && sink.waiting() < WRITE_BATCH
-            && let Ok(queued) = queue.try_recv()
-        {
+        while pushed == Pushed::More && sink.waiting() < WRITE_BATCH {
+            let Ok(queued) = queue.try_recv() else { break };
             pushed = push(agent, &mut sink, queued);
         }
         if pushed == Pushed::Last {

@@ -128,10 +128,10 @@ impl VisitorRequest<'_> {
         self.gateway.settings.proxies.set(headers, self.arrival);
         headers.remove(X_TUNNEL_ID);
         headers.remove(header::EXPECT);
-        if matches!(parts.method, Method::OPTIONS | Method::TRACE)
-            && let Some(remaining) = headers.get(MAX_FORWARDS).and_then(max_forwards)
-        {
-            headers.insert(MAX_FORWARDS, remaining.saturating_sub(1).into());
+        if matches!(parts.method, Method::OPTIONS | Method::TRACE) {
+            if let Some(remaining) = headers.get(MAX_FORWARDS).and_then(max_forwards) {
+                headers.insert(MAX_FORWARDS, remaining.saturating_sub(1).into());
+            }
         }
     }
 

@@ -253,7 +253,7 @@ impl ForwardedElement {
         for value in headers.get_all(header::FORWARDED) {
             let value = text(value);
             // Where a quote has no end, every comma counts: the nearest proxy's element is the last in any case.
-            let is_balanced = value.matches('"').count().is_multiple_of(2);
+            let is_balanced = value.matches('"').count() % 2 == 0;
             match is_balanced {
                 true => all.extend(split_unquoted(&value, ',').map(ForwardedElement::parse)),
                 false => all.extend(value.split(',').map(ForwardedElement::parse)),

@@ -338,14 +338,14 @@ impl Names {
         if let Some(presence) = guard.host.as_ref().and_then(|host| state.agent_hosts.get_mut(host)) {
             presence.leave(now);
         }
-        if let Some((name, tunnel)) = &guard.claimed
-            // It may be another tunnel's by now.
-            && let Some(claim) = state.claims.get_mut(name).filter(|claim| claim.tunnel == *tunnel)
-        {
-            claim.presence.leave(now);
-            // Nobody else can get a derived name.
-            if claim.presence.sessions == 0 && *name == TunnelName::derived(tunnel) {
-                state.claims.remove(name);
+        if let Some((name, tunnel)) = &guard.claimed {
+            // By now the name may be another tunnel's.
+            if let Some(claim) = state.claims.get_mut(name).filter(|claim| claim.tunnel == *tunnel) {
+                claim.presence.leave(now);
+                // No other tunnel can get a derived name.
+                if claim.presence.sessions == 0 && *name == TunnelName::derived(tunnel) {
+                    state.claims.remove(name);
+                }
             }
         }
         state.forget(now);

@@ -335,11 +335,10 @@ impl VisitorConnection {
         let mut state = self.visitors.state();
         // One that is not in the list has lost its place to another.
         let is_guest = |state: &State| state.list.get(&self.id).is_none_or(|entry| entry.is_guest);
-        if is_guest(&state)
-            && state.placed() < self.visitors.limits.places
-            && let Some(entry) = state.list.get_mut(&self.id)
-        {
-            entry.is_guest = false;
+        if is_guest(&state) && state.placed() < self.visitors.limits.places {
+            if let Some(entry) = state.list.get_mut(&self.id) {
+                entry.is_guest = false;
+            }
         }
         !is_guest(&state)
     }

@@ -81,7 +81,7 @@ pub fn names_loopback(host: &HeaderValue) -> bool {
 /// A port as RFC 3986 §3.2.3 has it, which may be empty, and no larger than ports are.
 fn is_port(digits: &[u8]) -> bool {
     let is_number = digits.iter().all(u8::is_ascii_digit);
-    let number = || str::from_utf8(digits).ok()?.parse::<u16>().ok();
+    let number = || std::str::from_utf8(digits).ok()?.parse::<u16>().ok();
     is_number && (digits.is_empty() || number().is_some())
 }
 

@@ -52,7 +52,7 @@ impl<'de> Visitor<'de> for PairsVisitor {
 
 /// Writes a body as text: itself when it is UTF-8, else as padded base64, and whether it is the latter.
 pub(super) fn body_to_text(body: &[u8]) -> (Cow<'_, str>, Option<&'static str>) {
-    match str::from_utf8(body) {
+    match std::str::from_utf8(body) {
         Ok(text) => (Cow::Borrowed(text), None),
         Err(_) => (Cow::Owned(BASE64.encode(body)), Some(BASE64_NAME)),
     }
@@ -73,7 +73,7 @@ pub(super) fn body_from_text(
 
 /// A header value as text: itself when it is UTF-8, else one character U+0000–U+00FF per byte.
 pub(super) fn value_to_text(value: &[u8]) -> Cow<'_, str> {
-    match str::from_utf8(value) {
+    match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(value.iter().map(|&byte| char::from(byte)).collect()),
     }

@@ -154,11 +154,11 @@ impl SessionState {
 
     /// The pong came of a ping that was sent so long after the session's start.
     pub(super) fn pong(&mut self, sent: Duration) {
-        if let SessionPhase::Draining { crossing, why, .. } = &mut self.phase
-            && matches!(crossing, Crossing::Asked(asked, _) if sent >= *asked)
-        {
-            *crossing = Crossing::Settled;
-            self.last_stream = Some(why);
+        if let SessionPhase::Draining { crossing, why, .. } = &mut self.phase {
+            if matches!(crossing, Crossing::Asked(asked, _) if sent >= *asked) {
+                *crossing = Crossing::Settled;
+                self.last_stream = Some(why);
+            }
         }
     }
 

@@ -211,10 +211,10 @@ impl Breaker {
 
     /// Records an inconclusive outcome: it says nothing of the server.
     pub(super) fn record_inconclusive(&mut self, permit: BreakerPermit, now: Instant) {
-        if let State::Open { next, .. } = &mut self.state
-            && permit.is_of(*next)
-        {
-            *next = ProbeTime::At(now);
+        if let State::Open { next, .. } = &mut self.state {
+            if permit.is_of(*next) {
+                *next = ProbeTime::At(now);
+            }
         }
     }
 }

@@ -145,9 +145,8 @@ impl Upstream {
     fn check(&self) -> Duration {
         let Some(checks) = &self.config.checks else { return Duration::MAX };
         // A response before the last failure shows nothing.
-        if let Some(since) = self.since_proven().filter(|since| *since < checks.interval)
-            && self.is_untroubled()
-        {
+        let proven = self.since_proven().filter(|since| *since < checks.interval);
+        if let Some(since) = proven.filter(|_| self.is_untroubled()) {
             self.checked(Ok(()));
             return checks.interval - since;
         }

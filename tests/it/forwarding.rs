@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -429,8 +430,8 @@ fn a_server_that_sends_back_what_it_reads_is_heard_to_the_end() {
 }
 
 /// A body that comes as the test sends it, and breaks off when it says so.
-fn streamed() -> (std::io::PipeWriter, Body) {
-    let (reader, writer) = std::io::pipe().unwrap();
+fn streamed() -> (UnixStream, Body) {
+    let (reader, writer) = UnixStream::pair().unwrap();
     (writer, Body::from_reader(reader, None))
 }
 

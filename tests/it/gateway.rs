@@ -65,10 +65,11 @@ impl Played {
     /// Waits for the head of a stream, and returns its number.
     fn stream(&mut self) -> u32 {
         loop {
-            if let Message::Binary(frame) = self.0.read().unwrap()
-                && frame[0] == 1
-            {
-                return u32::from_be_bytes(frame[2..6].try_into().unwrap());
+            match self.0.read().unwrap() {
+                Message::Binary(frame) if frame[0] == 1 => {
+                    return u32::from_be_bytes(frame[2..6].try_into().unwrap());
+                }
+                _ => {}
             }
         }
     }

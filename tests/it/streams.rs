@@ -2,6 +2,7 @@
 //! process with a service of the test's own.
 
 use std::io::{BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -176,14 +177,13 @@ fn a_body_arrives_as_it_is_sent_and_its_window_is_granted() {
 #[test]
 fn a_response_leaves_as_it_is_made() {
     let gateway = ScriptedGateway::start();
-    let (events, receiver) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
+    let (mut events, receiver) = UnixStream::pair().unwrap();
     let receiver = std::sync::Mutex::new(Some(receiver));
     let service = move |_: Request| {
         let receiver = receiver.lock().unwrap().take().unwrap();
         Ok(Response::new(Body::from_reader(receiver, None)))
     };
     let (agent, mut session) = start(&gateway, service);
-    let mut events = events;
     get(&mut session, 1, "/events");
     expect(&mut session, HEAD, OPEN, 1, "HTTP/1.1 200 OK\r\n\r\n");
     for event in ["data: one\n\n", "data: two\n\n"] {

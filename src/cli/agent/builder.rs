@@ -162,9 +162,8 @@ impl TunnelOptions {
         }
         let is_typed_proxy =
             |given: &&Given<'_>| given.opt.name == "proxy" && given.from == Provenance::CommandLine;
-        if let Some(given) = options.effective().find(is_typed_proxy)
-            && builder.proxies.have_credentials()
-        {
+        let typed = options.effective().find(is_typed_proxy);
+        if let Some(given) = typed.filter(|_| builder.proxies.have_credentials()) {
             let text = "every user of this machine can read a password there: give the proxy in the variable \
                         TUNNEL_AGENT_PROXY or in the configuration file";
             return Err(options.error(given, text));

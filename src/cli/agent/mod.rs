@@ -188,9 +188,8 @@ fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings
 fn log_level(options: &Options<'_>) -> Result<Option<String>, UsageError> {
     let is_own = |given: &&Given<'_>| given.from != Provenance::OwnVariable;
     let given = options.effective().find(|given| given.opt.name == "log_level");
-    if let Some(given) = given.filter(is_own)
-        && given.text.parse::<log::LevelFilter>().is_err()
-    {
+    let is_level = |text: &str| text.parse::<log::LevelFilter>().is_ok();
+    if let Some(given) = given.filter(is_own).filter(|given| !is_level(&given.text)) {
         return Err(options.error(given, "expected off, error, warn, info, debug or trace"));
     }
     Ok(given.map(|given| given.text.clone()))

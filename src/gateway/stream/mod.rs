@@ -199,8 +199,10 @@ impl StreamedExchange<'_> {
         }
         // What the second thread reset because of its visitor needs no answer but a reason.
         let by_visitor = matches!(error, StreamError::Closed(StreamEnd::ByUs(Reset { code, .. })) if *code != ResetCode::Protocol);
-        if by_visitor && let Some(end) = self.upload.take_back(LINGER) {
-            return self.end_after(end);
+        if by_visitor {
+            if let Some(end) = self.upload.take_back(LINGER) {
+                return self.end_after(end);
+            }
         }
         if *error == StreamError::TimedOut {
             stream.reset(Reset::new(ResetCode::Timeout, "no answer in time"));
@@ -217,7 +219,7 @@ impl StreamedExchange<'_> {
         let Ok(mut parts) = parsed else { return self.refuse_answer(stream) };
         self.request.finish_head(&mut parts.headers);
         let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        if switched && let Some(upgrade) = &self.upgrade {
+        if let Some(upgrade) = self.upgrade.as_ref().filter(|_| switched) {
             return match upgrade.check(&parts.headers) {
                 Ok(()) => self.answer_upgrade(stream, parts).map(|()| None),
                 Err(_) => self.refuse_answer(stream),
@@ -229,16 +231,15 @@ impl StreamedExchange<'_> {
         };
         let no_body = has_no_body(parts.status) || self.request.head.request.method() == Method::HEAD;
         let whole = if no_body { None } else { stream.whole() };
-        if let (Some(whole), Some(stated)) = (&whole, stated)
-            && whole.len() as u64 != stated
-        {
+        let received = whole.as_ref().map(|whole| whole.len() as u64);
+        if received.zip(stated).is_some_and(|(received, stated)| received != stated) {
             return self.refuse_answer(stream);
         }
         if is_event_stream(&parts.headers) {
             self.begin_lasting();
         }
         let persistence = self.begin_response(parts.status);
-        let length = whole.as_ref().map(|whole| whole.len() as u64).or(stated);
+        let length = received.or(stated);
         let result = if no_body {
             self.output.start(Some(self.request.head), parts, None, persistence).finish()
         } else {

@@ -263,9 +263,8 @@ impl Mux {
     /// Moves all the control that waits to the sink of the connection's writer: what comes next must not overtake it.
     pub fn collect_control(&self, sink: &mut MessageSink) {
         let mut state = self.state();
-        while state.streams.control_bytes() > 0
-            && let Some(message) = state.next_message()
-        {
+        while state.streams.control_bytes() > 0 {
+            let Some(message) = state.next_message() else { break };
             sink.push_binary(&message);
         }
     }

@@ -52,7 +52,7 @@ impl Enveloped {
     fn encode(&self, response: Response, context: &Context<'_>) -> Result<(Vec<u8>, Served), Failure> {
         let (mut parts, mut body) = self.collect(response, context)?;
         if !self.ticket.session().reads_base64()
-            && str::from_utf8(&body).is_err()
+            && std::str::from_utf8(&body).is_err()
             && !make_utf8(&mut parts.headers, &mut body)
         {
             return Err(Failure::new(FailureKind::TextOnly, TEXT_ONLY));
@@ -134,10 +134,8 @@ impl Reply for Enveloped {
         let headers = request.headers_mut();
         remove_hop_by_hop(headers);
         headers.remove(header::EXPECT);
-        if headers.remove(header::CONTENT_LENGTH).is_some()
-            && let Some(length) = length
-        {
-            // The true length, where one was stated.
+        let was_stated = headers.remove(header::CONTENT_LENGTH).is_some();
+        if let Some(length) = length.filter(|_| was_stated) {
             headers.insert(header::CONTENT_LENGTH, length.into());
         }
         Ok(request)

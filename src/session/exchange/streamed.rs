@@ -235,9 +235,8 @@ impl Reply for Streamed {
         if let Some(max) = context.config.max_streamed_body.filter(|max| known > *max) {
             return Err(Unserved::Refused(Refusal::BodyTooLarge(max)));
         }
-        if let (Some(stated), Some(length), None) = (stated, body.length(), &self.upgrade)
-            && stated != length
-        {
+        let lengths = stated.zip(body.length()).filter(|_| self.upgrade.is_none());
+        if let Some((stated, length)) = lengths.filter(|(stated, length)| stated != length) {
             let text = format!("the request's body has {length} bytes instead of {stated}");
             return Err(Unserved::Failed(Failure::new(FailureKind::Truncated, text)));
         }

@@ -222,10 +222,10 @@ impl Origin {
         headers.remove(header::EXPECT);
         if let Some(host) = &self.host {
             headers.insert(header::HOST, host.clone());
-        } else if !headers.contains_key(header::HOST)
-            && let Ok(host) = HeaderValue::from_str(self.local.authority())
-        {
-            headers.insert(header::HOST, host);
+        } else if !headers.contains_key(header::HOST) {
+            if let Ok(host) = HeaderValue::from_str(self.local.authority()) {
+                headers.insert(header::HOST, host);
+            }
         }
         let had_length = headers.remove(header::CONTENT_LENGTH).is_some();
         headers.remove(header::TRANSFER_ENCODING);

@@ -87,9 +87,8 @@ impl FromStr for LocalUrl {
     type Err = InvalidLocalUrl;
 
     fn from_str(text: &str) -> Result<Self, InvalidLocalUrl> {
-        if let Some((scheme, rest)) = text.split_once(':')
-            && scheme.eq_ignore_ascii_case("unix")
-        {
+        let parts = text.split_once(':');
+        if let Some((_, rest)) = parts.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("unix")) {
             return LocalUrl::at_socket(rest);
         }
         let uri: Uri = text.parse().map_err(|_| InvalidLocalUrl::Syntax)?;
