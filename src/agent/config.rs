@@ -291,7 +291,7 @@ impl Builder {
         PoolLimits {
             core_threads: self.worker_count(),
             warm_threads: warm_threads(),
-            max_threads: self.stream_count(),
+            max_threads: self.stream_count().max(self.worker_count()),
             max_running: self.process.max_in_flight.unwrap_or(usize::MAX),
             queue_len: self.process.queue,
             queue_bytes: largest_message.saturating_mul(QUEUED_MESSAGES),

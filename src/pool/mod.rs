@@ -1,8 +1,9 @@
 //! Threads for blocking work, and how much of it there may be.
 //!
-//! Each worker waits on a channel of its own. A job goes to the worker that became idle last, whose caches
-//! are warm, and wakes no other; when none is idle it waits in the queue. (One channel shared by all workers
-//! means a lock around its receiver, and a second wake-up per job to hand that lock on.)
+//! Each worker waits on a channel of its own. A few start with the pool, the others when a job wants one. A job goes to the
+//! worker that became idle last, whose caches are warm, and wakes no other; when none is idle, and no more may start, it
+//! waits in the queue. (One channel shared by all workers means a lock around its receiver, and a second wake-up per job to
+//! hand that lock on.)
 //!
 //! A job that finds as many jobs just begun as keep the processors busy waits for one of them to end, for a millisecond at
 //! most: a fast server needs a few warm threads, a slow one soon has all.
@@ -100,7 +101,7 @@ impl<J: Send + 'static> Pool<J> {
         let state = Mutex::new(PoolThreads { jobs, threads: Vec::new(), scheduler_deadline: None });
         let shared = PoolShared { state, scheduled: Condvar::new(), run: Box::new(run), refuse };
         let pool = Pool(Submitter(Arc::new(shared)));
-        match pool.0.start_threads(limits.core_threads) {
+        match pool.0.start_threads(limits.core_threads.min(limits.warm_threads)) {
             Ok(()) => Ok(pool),
             Err(error) => {
                 pool.join();

@@ -17,7 +17,8 @@ const STALE_EVERY: Duration = Duration::from_millis(100);
 /// How many workers there are, and what may wait for one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolLimits {
-    /// Threads that always exist, and permits.
+    /// Permits, and threads that may be idle. As many as are warm exist from the start; the others start when a job
+    /// wants one, and stay.
     pub(crate) core_threads: usize,
     /// Jobs that are about to end for which another job waits rather than for one more thread.
     pub(crate) warm_threads: usize,
@@ -152,7 +153,7 @@ impl<J, W> PoolState<J, W> {
             brief: VecDeque::with_capacity(limits.core_threads),
             started: 0,
             idle: Vec::with_capacity(limits.core_threads),
-            count: limits.core_threads,
+            count: 0,
             stopping: false,
             is_stale,
             looked_for_stale: None,
@@ -161,6 +162,7 @@ impl<J, W> PoolState<J, W> {
 
     /// A worker has started, and waits.
     pub(super) fn add_idle(&mut self, worker: W) {
+        self.count += 1;
         self.idle.push(worker);
     }
 
@@ -313,13 +315,12 @@ impl<J, W> PoolState<J, W> {
     /// Lets a job wait, if it may.
     fn enqueue(&mut self, job: J, spec: JobSpec, now: Instant) -> Result<(), J> {
         // Those for which there may be a worker in a moment do not count.
-        let spare = if spec.kind == JobKind::Lasting {
-            self.limits.max_threads.saturating_sub(self.count) + self.idle.len()
-        } else {
-            let places = self.limits.core_threads.saturating_sub(self.steady + self.brief.len());
-            self.idle.len().min(places)
+        let workers = self.limits.max_threads.saturating_sub(self.count) + self.idle.len();
+        let permits = match spec.kind {
+            JobKind::Steady => self.limits.core_threads.saturating_sub(self.steady + self.brief.len()),
+            JobKind::Lasting => usize::MAX,
         };
-        let spare = spare.min(self.limits.max_running.saturating_sub(self.running));
+        let spare = workers.min(permits).min(self.limits.max_running.saturating_sub(self.running));
         if self.is_full(spec.weight, spare)
             && self.looked_for_stale.is_none_or(|last| now >= last + STALE_EVERY)
         {
@@ -416,8 +417,13 @@ mod tests {
 
     impl Test {
         fn new(limits: PoolLimits) -> Self {
+            Test::with_idle(limits, limits.core_threads)
+        }
+
+        /// A pool of which so many threads have started.
+        fn with_idle(limits: PoolLimits, idle: usize) -> Self {
             let mut state = PoolState::new(limits, |job| *job >= STALE);
-            (0..limits.core_threads).for_each(|_| state.add_idle(()));
+            (0..idle).for_each(|_| state.add_idle(()));
             Test { state, start: Instant::now(), running: Vec::new() }
         }
 
@@ -498,6 +504,25 @@ mod tests {
 
     /// Six threads, of which two are warm.
     const WARM: PoolLimits = PoolLimits { core_threads: 6, warm_threads: 2, max_threads: 8, ..LIMITS };
+
+    #[test]
+    fn threads_start_when_a_job_wants_one_and_stay() {
+        let mut t = Test::with_idle(LIMITS, 0);
+        t.comes(0, 1, KEEPS, "new");
+        t.ends(0, 1, "wait");
+        t.comes(1, 2, KEEPS, "idle");
+        t.comes(1, 3, KEEPS, "new");
+        // As many are queued as when all had been there from the start.
+        t.comes(1, 4, KEEPS, "waits");
+        t.comes(1, 5, KEEPS, "waits");
+        t.comes(1, 6, KEEPS, "full");
+        t.ends(2, 2, "4");
+        t.ends(2, 3, "5");
+        t.ends(3, 4, "wait");
+        t.ends(3, 5, "wait");
+        t.comes(4, 7, LASTS, "idle");
+        t.comes(4, 8, LASTS, "idle");
+    }
 
     #[test]
     fn a_fast_server_keeps_a_few_threads_warm() {
