@@ -4,11 +4,12 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 GATEWAY_URL ?= ws://127.0.0.1:3000/ws
 LOCAL_URL ?= http://127.0.0.1:8000
-MUSL := x86_64-unknown-linux-musl
+TARGET ?= x86_64-unknown-linux-musl
+TARGETS ?= x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
+	arm-unknown-linux-musleabihf riscv64gc-unknown-linux-musl
 BUILT := $(or $(CARGO_TARGET_DIR),target)
-STATIC := $(BUILT)/$(MUSL)/small/agent
 
-.PHONY: help build run gateway demo fleet test lint fuzz bench musl install clean
+.PHONY: help build run gateway demo fleet test lint fuzz bench musl dist deb install clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -65,8 +66,14 @@ fuzz: ## arbitrary input for decoders and sessions; needs a C++ compiler [FUZZ_S
 bench: ## what the agent costs, beside plain ureq [BENCH_SECONDS=3]
 	$(CARGO) bench --bench tunnel
 
-musl: ## a fully static agent for x86_64 Linux
-	@CARGO='$(CARGO)' sh tests/musl.sh '$(STATIC)'
+musl: ## both programs, fully static [TARGET=x86_64-unknown-linux-musl, and four more: see make dist]
+	@CARGO='$(CARGO)' sh tests/static/build.sh '$(TARGET)' agent gateway
+
+dist: ## archives for five kinds of CPU, their checksums and a list of the crates in them [TARGETS=…]
+	@CARGO='$(CARGO)' sh tests/static/dist.sh $(TARGETS)
+
+deb: ## a Debian package of the static programs [TARGET=x86_64-unknown-linux-musl]
+	@CARGO='$(CARGO)' sh tests/static/deb.sh '$(TARGET)'
 
 install: build ## the binaries into PREFIX/bin
 	install -d '$(DESTDIR)$(PREFIX)/bin'

@@ -28,6 +28,11 @@ const UNHEALTHY: u8 = 1;
 /// The request that `explain` was asked about would not pass.
 const REFUSED_REQUEST: u8 = 1;
 
+/// See the crate's `Cargo.toml` for why the static build has an allocator of its own.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match read() {
         Ok(Command::Help) => print(&help()),

@@ -8,6 +8,11 @@ use tunnel_agent::cli::gateway::{GatewaySettings, help, read};
 use tunnel_agent::cli::{Command, Signal, descriptors, handle_signals, logging, print, program, refuse};
 use tunnel_agent::gateway::BoundGateway;
 
+/// See the crate's `Cargo.toml` for why the static build has an allocator of its own.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match read() {
         Ok(Command::Help) => print(&help()),

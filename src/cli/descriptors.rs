@@ -5,7 +5,6 @@
 //! shell that asks first: the process stays the same.
 
 use std::env;
-use std::process::Command;
 
 use crate::gateway::PLACES;
 
@@ -50,6 +49,7 @@ fn parse(limits: &str) -> Option<(u64, u64)> {
 #[cfg(unix)]
 fn begin_anew() {
     use std::os::unix::process::CommandExt;
+    use std::process::Command;
     const SCRIPT: &str = "ulimit -S -n \"$(ulimit -H -n)\" && exec \"$@\"";
     let Ok(program) = env::current_exe() else { return };
     let mut shell = Command::new("/bin/sh");

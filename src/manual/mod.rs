@@ -9,6 +9,7 @@
 //! | [`monitoring`] | Health, metrics and logs. |
 //! | [`gateway`] | The reference gateway, proxies and balancers. |
 //! | [`services`] | Under systemd and others, in containers. |
+//! | [`builds`] | Static programs, packages, systems, and what they cost. |
 //! | [`fleets`] | Several gateways: restarts, losses, and what many tunnels cost. |
 //! | [`protocol`] | The messages, and the responses of the programs' own. |
 //! | [`performance`] | What a tunnel costs. |
@@ -16,6 +17,7 @@
 //! | [`limits`] | What does not pass, and how much passes. |
 //! | [`architecture`] | Layers, threads, a request's way. |
 //! | [`glossary`] | The words. |
+//! | [`changelog`] | What changed. |
 
 /// Shows the pages, with links that rustdoc understands in place of those between files.
 macro_rules! pages {
@@ -27,6 +29,7 @@ macro_rules! pages {
         #[doc = "[monitoring]: crate::manual::monitoring"]
         #[doc = "[gateway]: crate::manual::gateway"]
         #[doc = "[services]: crate::manual::services"]
+        #[doc = "[builds]: crate::manual::builds"]
         #[doc = "[fleets]: crate::manual::fleets"]
         #[doc = "[performance]: crate::manual::performance"]
         #[doc = "[limits]: crate::manual::limits"]
@@ -44,6 +47,7 @@ pages! {
     monitoring "monitoring.md";
     gateway "gateway.md";
     services "services.md";
+    builds "builds.md";
     fleets "fleets.md";
     protocol "protocol.md";
     performance "performance.md";
@@ -51,4 +55,5 @@ pages! {
     limits "limits.md";
     architecture "architecture.md";
     glossary "glossary.md";
+    changelog "changelog.md";
 }

@@ -1,0 +1,30 @@
+# What build.sh and other-systems.sh need, to be read by them (`.`): sets ZIG, RUSTC and SOURCES, or says what is missing.
+
+# zig: $ZIG, or on the PATH, or Python's package.
+if [ -z "${ZIG:-}" ]; then
+    for candidate in zig "$PWD/target/zig/bin/python -m ziglang" 'python3 -m ziglang'; do
+        if $candidate version >/dev/null 2>&1; then ZIG=$candidate; break; fi
+    done
+fi
+if [ -z "${ZIG:-}" ]; then
+    echo "$0: zig is missing, which compiles C and links for other systems. One of:" >&2
+    echo '  python3 -m venv target/zig && target/zig/bin/pip install ziglang==0.15.2' >&2
+    echo '  https://ziglang.org/download, and ZIG=path/to/zig' >&2
+    exit 1
+fi
+
+# A Rust compiler that has the sources of std: the usual one, or Debian's.
+for RUSTC in "${RUSTC:-rustc}" /usr/bin/rustc; do
+    SOURCES=$("$RUSTC" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library
+    [ ! -f "$SOURCES/std/Cargo.toml" ] || break
+    RUSTC=
+done
+if [ -z "$RUSTC" ]; then
+    echo "$0: the sources of Rust's std are missing. One of:" >&2
+    echo '  rustup component add rust-src' >&2
+    echo '  apt-get install rustc-web rust-web-src' >&2
+    exit 1
+fi
+
+# To build std is cargo's, but not yet stable.
+export ZIG RUSTC RUSTC_BOOTSTRAP=1

@@ -1,0 +1,49 @@
+#!/bin/sh
+# Installs a package into a Debian 13 of its own, has systemd's tools judge its unit, starts its programs by hand, sends a
+# request through them, and purges it: try-deb.sh PACKAGE. Needs root; ROOT is the Debian (see tests/debian13.sh).
+set -eu
+package=$(realpath "$1")
+cd "$(dirname "$0")/../.."
+root=${ROOT:-$PWD/target/debian13}
+[ -x "$root/usr/bin/systemd-analyze" ] || sh tests/debian13.sh "$root"
+say() { echo "deb: $*"; }
+fail() { echo "deb: $*" >&2; exit 1; }
+in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+
+cp "$package" "$root/package.deb"
+in_root dpkg --install /package.deb >/dev/null
+rm "$root/package.deb"
+in_root tunnel-agent --version
+in_root tunnel-gateway --version
+
+# systemd-analyze reads /proc, and asks no running systemd.
+mount -t proc proc "$root/proc"
+running=
+trap 'for one in $running; do kill "$one" 2>/dev/null; done; umount "$root/proc"' EXIT
+in_root systemd-analyze verify --man=no /usr/lib/systemd/system/tunnel-agent.service
+level=$(in_root systemd-analyze security --offline=true --no-pager tunnel-agent.service | sed -n 's/.*Overall exposure level.*: \([0-9.]*\).*/\1/p')
+say "the unit verifies; its exposure level is $level"
+[ "$(echo "$level <= 2.0" | awk '{ print ($1 <= $3) }')" = 1 ] || fail "an exposure level above 2.0"
+
+log=$root/tmp
+in_root tunnel-gateway --listen 127.0.0.1:0 --own-paths new 2>"$log/gateway" & running="$running $!"
+waited=0
+until address=$(sed -n 's#.*listening on http://\([0-9.:]*\).*#\1#p' "$log/gateway") && [ -n "$address" ]; do
+    waited=$((waited + 1)); [ $waited -lt 600 ] || fail "no gateway: $(cat "$log/gateway")"; sleep 0.1
+done
+# The local server is the gateway's own pages, and the rest of the configuration is the package's.
+sed -i "s#^gateway = .*#gateway = ws://$address#; s#^local = .*#local = http://$address/.tunnel#; s#^admin = .*#admin = 127.0.0.1:0#" \
+    "$root/etc/tunnel-agent/agent.conf"
+in_root env XDG_STATE_HOME=/var/lib RUST_LOG=info tunnel-agent --config /etc/tunnel-agent/agent.conf 2>"$log/agent" &
+running="$running $!"
+until answer=$(curl -sS --max-time 20 "http://$address/health") && grep -q 'is open' "$log/agent"; do
+    waited=$((waited + 1)); [ $waited -lt 600 ] || fail "no tunnel: $(cat "$log/agent")"; sleep 0.1
+done
+say "through the installed programs: $answer"
+for one in $running; do kill "$one"; wait "$one" || fail "exit code $?: $(cat "$log/agent" "$log/gateway")"; done
+running=
+
+in_root dpkg --purge tunnel-agent >/dev/null
+left=$(find "$root/etc" "$root/usr" "$root/var/lib" -name '*tunnel*' -not -path '*/linux/*' | head)
+[ -z "$left" ] || fail "purged, and there are still $left"
+say 'purged, without a trace'
