@@ -13,7 +13,7 @@ use crate::sync::{lock, wait_timeout_while};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The state of the connection to the gateways.
+    /// Whether there is a session with a gateway.
     pub connection: ConnectionState,
     /// Where visitors reach the tunnel, as the gateway of an open session has said; of several, the one that was opened last.
     /// `None` where none has.

@@ -174,7 +174,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// TrustedProxies whose `X-Forwarded-*` fields are trusted; replaces those of an earlier call. Default: none.
+    /// Proxies whose `X-Forwarded-*` fields are trusted; replaces those of an earlier call. Default: none.
     pub fn trusted_proxies(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.proxies.networks = networks.into_iter().collect();
         self

@@ -21,18 +21,20 @@
 //! | `acceptor` | [`BoundGateway::run`] | accepts connections at one address, and starts a thread for each |
 //! | `connection` | the acceptor | reads requests and writes their responses; after an agent's upgrade it reads the agent's messages |
 //! | `agent-writer` | an agent's connection | writes what is sent to the agent |
+//! | `admin` | [`BoundGateway::run`] | answers the operator, where there is an address for that |
 //! | `visitor` | a connection whose request lasts | reads the rest of the request's body, and notices that the visitor disconnects |
 //!
 //! | module | the question it answers |
 //! | --- | --- |
 //! | `builder`, `config` | what a gateway can be told, and what that comes to |
-//! | `connection` | what happens on a visitor's connection, request by request |
+//! | `acceptor`, `shutdown` | how connections come in, and how the gateway ends |
+//! | `connection`, `visitor_request` | what happens on a visitor's connection, request by request |
 //! | `routing` | which requests the gateway answers, and which an agent |
 //! | `handshake` | how a connection becomes an agent's session |
-//! | `stream`, `uploader` | how a request and its response pass as a mux stream |
-//! | `agent_session` | what is sent to one agent, and which answer belongs to which request |
+//! | `stream`, `uploader`, `upload_path` | how a request and its response pass as a mux stream |
+//! | `agent_session`, `agent_writer` | what is sent to one agent, and which answer belongs to which request |
 //! | `door` | at which addresses it listens, and who comes in there |
-//! | `domain`, `names`, `reservations`, `cookies` | which host name is which tunnel's, and whose a cookie is |
+//! | `domain`, `names`, `reservations` | which host name is which tunnel's |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
 //! | `pages`, `responses` | what the gateway answers by itself |

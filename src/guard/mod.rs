@@ -121,7 +121,8 @@ impl Gate {
         }
     }
 
-    /// Lets a request by that shows a password where one is wanted, and takes it out: it is not the local server's.
+    /// Refuses a request without the password that its path wants. The password is removed: it is not meant for the local
+    /// server.
     fn check_password(&self, candidate: &mut Candidate<'_>) -> Result<(), Refusal> {
         if !self.wants_password(candidate.method, candidate.path)? {
             return Ok(());

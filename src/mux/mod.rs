@@ -1,4 +1,5 @@
-//! mux/2: many streams over one WebSocket, without I/O and without a clock.
+//! mux/2: many streams over one WebSocket. Frames, states and windows are without I/O and without a clock; `blocking` has
+//! threads share them, and a socket.
 //!
 //! Each request is a stream of [frames](Frame): a HEAD, then DATA both ways, each direction within a window
 //! that the other side extends as it consumes. [`Streams`] keeps the state of all of them for one side of a

@@ -21,10 +21,10 @@ pub struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads one text frame. `None` when it is no envelope: not a JSON object, or one without a
+    /// Reads one text message. `None` when it is no envelope: not a JSON object, or one without a
     /// `message_type` that is a string.
-    pub fn parse(frame: &'a str) -> Option<Self> {
-        let fields: Fields<'a> = serde_json::from_str(frame).ok()?;
+    pub fn parse(message: &'a str) -> Option<Self> {
+        let fields: Fields<'a> = serde_json::from_str(message).ok()?;
         Some(Envelope {
             message_type: string(fields.message_type?)?,
             id: fields.id.and_then(RequestId::from_json),

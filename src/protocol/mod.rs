@@ -1,7 +1,7 @@
 //! Which messages exist, and what bytes they are: the wire protocol, without I/O.
 //!
-//! Every text frame is an [envelope], a JSON object with a `message_type` and a `payload`. Two
-//! frames are none: the connection ID that the gateway sends first (a bare UUID), and the agent's
+//! Every text message is an [envelope], a JSON object with a `message_type` and a `payload`. Two
+//! messages are none: the connection ID that the gateway sends first (a bare UUID), and the agent's
 //! [`Handshake`].
 //!
 //! ```text
@@ -9,10 +9,10 @@
 //! agent → gateway   handshake,     then `response` and `error` envelopes
 //! ```
 //!
-//! Streams in binary frames, part 3 of the protocol, are in [`mux`](crate::mux).
+//! Streams in binary messages, part 3 of the protocol, are in [`mux`](crate::mux).
 //!
 //! Both directions of both sides are here, since the reference gateway is built from them too. Decoding
-//! borrows from the frame where it can; nothing here panics, whatever the bytes.
+//! borrows from the message where it can; nothing here panics, whatever the bytes.
 
 pub mod answer;
 mod charset;

@@ -1,4 +1,4 @@
-//! The outbox: the queue of the thread that writes, and budgets in bytes that hold workers back.
+//! The way out: the queue of the thread that writes, and budgets in bytes that hold workers back.
 //!
 //! | message | budget | waits |
 //! | --- | --- | --- |

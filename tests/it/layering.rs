@@ -318,3 +318,24 @@ fn the_readme_stays_short() {
     let length = fs::read(root().join("README.md")).unwrap().len();
     assert!(length <= 8 << 10, "{length} bytes");
 }
+
+#[test]
+fn links_between_pages_of_the_manual_work_on_docs_rs_too() {
+    let pages = root().join("src/manual");
+    let known = fs::read_to_string(pages.join("mod.rs")).unwrap();
+    for entry in fs::read_dir(&pages).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains(".md)"), "{}: links are at the end of the page", path.display());
+        for line in text.lines().filter(|line| line.starts_with('[') && line.ends_with(".md")) {
+            let (name, file) = line.split_once(": ").unwrap();
+            assert!(pages.join(file).is_file(), "{}: {line}", path.display());
+            let module = file.trim_end_matches(".md");
+            let link = format!("{name}: crate::manual::{module}\"");
+            assert!(known.contains(&link), "{}: rustdoc needs {link}", path.display());
+        }
+    }
+}

@@ -30,7 +30,8 @@ mkdir -p "$build/static-$target"
 
 # A panic aborts, so nothing unwinds; std names an unwinder all the same. Empty functions stand in for it.
 unwinder=$build/static-$target/unwind.o
-for name in _Unwind_Backtrace _Unwind_GetIP _Unwind_GetIPInfo _Unwind_GetCFA _Unwind_FindEnclosingFunction; do
+for name in _Unwind_Backtrace _Unwind_GetIP _Unwind_GetIPInfo _Unwind_GetCFA _Unwind_FindEnclosingFunction \
+    _Unwind_VRS_Get; do
     echo "void *$name(void) { return 0; }"
 done > "$build/static-$target/unwind.c"
 (cd "$build/static-$target" && sh "$here/zig-cc" -Os -c -o unwind.o unwind.c)

@@ -20,6 +20,8 @@ cargo build --quiet --locked --bin agent
 cp "$build/debug/agent" "$build/deb/program/tunnel-agent"
 sh tests/static/texts.sh "$build/deb/program/tunnel-agent" "$build/deb"
 cp tests/static/debian/postrm "$build/deb"
+# For the gateway's token. The unit loads the file, so it has to be there; as long as it is empty, agent.conf does not name it.
+: > "$build/deb/token"
 # Packages install into /usr, not /usr/local.
 sed 's#/usr/local/bin/#/usr/bin/#' "$build/deb/systemd/tunnel-agent.service" > "$build/deb/tunnel-agent.service"
 cargo deb --quiet --no-build --no-strip --profile small --target "$target" --output "$build/dist/"

@@ -39,5 +39,6 @@ done
 
 # What is in them, as a bill of materials; one serves all targets.
 cargo cyclonedx --quiet --format json --spec-version 1.5 --all --target all --override-filename tunnel-agent
-mv tunnel-agent.json "$dist/tunnel-agent-$version.cdx.json"
+sed "s#file://$PWD#file:///tunnel-agent#" tunnel-agent.json > "$dist/tunnel-agent-$version.cdx.json"
+rm tunnel-agent.json
 (cd "$dist" && sha256sum -- *.tar.gz *.cdx.json > SHA256SUMS && cat SHA256SUMS)

@@ -8,7 +8,8 @@ root=${ROOT:-$PWD/target/debian13}
 [ -x "$root/usr/bin/systemd-analyze" ] || sh tests/debian13.sh "$root"
 say() { echo "deb: $*"; }
 fail() { echo "deb: $*" >&2; exit 1; }
-in_root() { chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+become() { exec chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
+in_root() { (become "$@"); }
 
 cp "$package" "$root/package.deb"
 in_root dpkg --install /package.deb >/dev/null
@@ -26,24 +27,36 @@ say "the unit verifies; its exposure level is $level"
 [ "$(echo "$level <= 2.0" | awk '{ print ($1 <= $3) }')" = 1 ] || fail "an exposure level above 2.0"
 
 log=$root/tmp
-in_root tunnel-gateway --listen 127.0.0.1:0 --own-paths new 2>"$log/gateway" & running="$running $!"
+start_gateway() { # NAME
+    (become tunnel-gateway --listen 127.0.0.1:0 --own-paths new) 2>"$log/$1" & running="$running $!"
+    until address=$(sed -n 's#.*listening on http://\([0-9.:]*\);.*#\1#p' "$log/$1") && [ -n "$address" ]; do
+        wait_more "no gateway: $(cat "$log/$1")"
+    done
+}
 waited=0
-until address=$(sed -n 's#.*listening on http://\([0-9.:]*\).*#\1#p' "$log/gateway") && [ -n "$address" ]; do
-    waited=$((waited + 1)); [ $waited -lt 600 ] || fail "no gateway: $(cat "$log/gateway")"; sleep 0.1
-done
-# The local server is the gateway's own pages, and the rest of the configuration is the package's.
-sed -i "s#^gateway = .*#gateway = ws://$address#; s#^local = .*#local = http://$address/.tunnel#; s#^admin = .*#admin = 127.0.0.1:0#" \
+wait_more() { # TEXT
+    waited=$((waited + 1))
+    [ $waited -lt 300 ] || fail "$1"
+    sleep 0.1
+}
+# The local server is another gateway with its health page; the rest of the configuration is the package's.
+start_gateway site
+site=$address
+start_gateway gateway
+sed -i "s#^gateway = .*#gateway = ws://$address#; s#^local = .*#local = http://$site#; s#^admin = .*#admin = 127.0.0.1:0#" \
     "$root/etc/tunnel-agent/agent.conf"
-in_root env XDG_STATE_HOME=/var/lib RUST_LOG=info tunnel-agent --config /etc/tunnel-agent/agent.conf 2>"$log/agent" &
+(become XDG_STATE_HOME=/var/lib RUST_LOG=info tunnel-agent --config /etc/tunnel-agent/agent.conf) 2>"$log/agent" &
 running="$running $!"
-until answer=$(curl -sS --max-time 20 "http://$address/health") && grep -q 'is open' "$log/agent"; do
-    waited=$((waited + 1)); [ $waited -lt 600 ] || fail "no tunnel: $(cat "$log/agent")"; sleep 0.1
-done
-say "through the installed programs: $answer"
+until grep -q 'is open' "$log/agent"; do wait_more "no tunnel: $(cat "$log/agent")"; done
+answer=$(curl -sS --max-time 20 -H "Host: $(sed -n 's#.*http://\([^ ]*\) is open.*#\1#p' "$log/agent")" "http://$address/.tunnel/health")
+case $answer in
+    *'"status":"ok"'*) say "through the installed programs: $answer" ;;
+    *) fail "not the local server's answer: $answer" ;;
+esac
 for one in $running; do kill "$one"; wait "$one" || fail "exit code $?: $(cat "$log/agent" "$log/gateway")"; done
 running=
 
 in_root dpkg --purge tunnel-agent >/dev/null
-left=$(find "$root/etc" "$root/usr" "$root/var/lib" -name '*tunnel*' -not -path '*/linux/*' | head)
+left=$(find "$root/etc" "$root/usr" "$root/var/lib" \( -name '*tunnel-agent*' -o -name '*tunnel-gateway*' \) | head)
 [ -z "$left" ] || fail "purged, and there are still $left"
 say 'purged, without a trace'

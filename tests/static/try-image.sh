@@ -4,6 +4,7 @@ set -eu
 program=$1
 root=$(mktemp -d)
 running=
+chroot=$(PATH=$PATH:/usr/sbin command -v chroot)
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -rf "$root"' EXIT
 install -m 755 "$program" "$root/tunnel-agent"
 chmod 755 "$root"
@@ -12,7 +13,7 @@ user=$("$program" print dockerfile | sed -n 's/^USER //p')
 variables=$("$program" print dockerfile | sed -n 's/^ENV //p')
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 # shellcheck disable=SC2086 # Variables, each a word.
-in_image() { exec env -i $variables TUNNEL_AGENT_ADMIN="127.0.0.1:$port" chroot --userspec="$user" "$root" /tunnel-agent "$@"; }
+in_image() { exec env -i $variables TUNNEL_AGENT_ADMIN="127.0.0.1:$port" "$chroot" --userspec="$user" "$root" /tunnel-agent "$@"; }
 
 (in_image --tunnel-id agent_550e8400-e29b-41d4-a716-446655440000_image --gateway ws://127.0.0.1:1) 2>"$root/log" & running=$!
 tries=0
@@ -25,4 +26,5 @@ echo "image: as $user in an empty root, health says: $said"
 kill "$running"
 wait "$running" || { echo "image: exit code $?: $(cat "$root/log")" >&2; exit 1; }
 running=
+chroot=$(PATH=$PATH:/usr/sbin command -v chroot)
 echo 'image: it ended with exit code 0'

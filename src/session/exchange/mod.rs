@@ -7,7 +7,7 @@
 //!                └─────────────────────────────────┘          └───────────────────────────────┘
 //! ```
 //!
-//! The two implementations of [`Reply`] are the only code that knows envelopes or streams. The outcome is recorded
+//! Of the steps, the two implementations of [`Reply`] alone know envelopes or streams. The outcome is recorded
 //! once, since recording consumes the [`Record`]: of an envelope before it is sent, of a stream as soon as its end
 //! is.
 
