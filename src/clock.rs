@@ -29,8 +29,8 @@ impl Clocks {
         Clocks { wall, monotonic }
     }
 
-    /// Whether the machine slept since the last look.
-    pub(crate) fn slept(&mut self, wall: SystemTime, monotonic: Instant) -> bool {
+    /// Looks at both clocks: true when the machine slept since the last look.
+    pub(crate) fn take_sleep(&mut self, wall: SystemTime, monotonic: Instant) -> bool {
         let passed = monotonic.saturating_duration_since(self.monotonic);
         // A wall clock that was set back tells nothing.
         let slept = wall.duration_since(self.wall).is_ok_and(|moved| moved > passed + SLEPT);
@@ -81,13 +81,13 @@ mod tests {
         let (wall, monotonic) = (SystemTime::now(), Instant::now());
         let second = |seconds| Duration::from_secs(seconds);
         let mut clocks = Clocks::new(wall, monotonic);
-        assert!(!clocks.slept(wall + second(2), monotonic + second(2)));
+        assert!(!clocks.take_sleep(wall + second(2), monotonic + second(2)));
         // Set right by a little.
-        assert!(!clocks.slept(wall + second(8), monotonic + second(4)));
-        assert!(clocks.slept(wall + second(3608), monotonic + second(5)));
-        assert!(!clocks.slept(wall + second(3610), monotonic + second(7)));
+        assert!(!clocks.take_sleep(wall + second(8), monotonic + second(4)));
+        assert!(clocks.take_sleep(wall + second(3608), monotonic + second(5)));
+        assert!(!clocks.take_sleep(wall + second(3610), monotonic + second(7)));
         // Set back, and forward from there.
-        assert!(!clocks.slept(wall, monotonic + second(9)));
-        assert!(!clocks.slept(wall + second(2), monotonic + second(11)));
+        assert!(!clocks.take_sleep(wall, monotonic + second(9)));
+        assert!(!clocks.take_sleep(wall + second(2), monotonic + second(11)));
     }
 }

@@ -103,7 +103,7 @@ impl Control {
             if state.hurried != before {
                 return Some("asked not to wait");
             }
-            if clocks.slept(SystemTime::now(), now) {
+            if clocks.take_sleep(SystemTime::now(), now) {
                 return Some("this machine seems to have slept");
             }
             let remaining = until.saturating_duration_since(now);

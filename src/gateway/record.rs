@@ -89,7 +89,7 @@ impl<'a> RequestRecord<'a> {
     }
 
     /// Records that the response is the gateway's own, with this code.
-    pub(super) fn is_problem(&self, code: &'static str, name: RequestName) {
+    pub(super) fn record_problem(&self, code: &'static str, name: RequestName) {
         self.problem.set(Some(code));
         self.named(name);
     }

@@ -84,7 +84,7 @@ impl UploadPath {
     }
 
     /// Waits for another stream than this one, which has ended. False when there will be none.
-    pub(super) fn has_turned(&self, from: &Stream, error: &StreamError) -> bool {
+    pub(super) fn wait_for_turn(&self, from: &Stream, error: &StreamError) -> bool {
         if !is_given_back(error) {
             return false;
         }

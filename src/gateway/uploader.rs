@@ -289,7 +289,7 @@ impl VisitorReader {
             let Some(stream) = self.way.stream() else { return Ok(false) };
             let room = match stream.capacity() {
                 Ok(room) => room.min(PIECE),
-                Err(error) if self.way.has_turned(&stream, &error) => continue,
+                Err(error) if self.way.wait_for_turn(&stream, &error) => continue,
                 Err(error) => return Ok(give_up(&stream, &error)),
             };
             let mut buffer = stream.buffer(room);
@@ -309,7 +309,7 @@ impl VisitorReader {
             match sent {
                 Ok(()) => {}
                 // It was kept, and is sent to the other stream with the rest.
-                Err(error) if self.way.has_turned(&now, &error) => {}
+                Err(error) if self.way.wait_for_turn(&now, &error) => {}
                 Err(error) => return Ok(give_up(&now, &error)),
             }
         }

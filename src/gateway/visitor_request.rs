@@ -39,7 +39,7 @@ impl VisitorRequest<'_> {
     /// The response that tells of a problem with the request of this name.
     pub(super) fn named_problem(&self, problem: Problem, name: RequestName) -> Response<Vec<u8>> {
         let request = &self.head.request;
-        self.record.is_problem(problem.code, name);
+        self.record.record_problem(problem.code, name);
         let is_page = problem_page::is_asked_for(request.method(), request.headers());
         if is_page { problem.page(name) } else { problem.response(name) }
     }

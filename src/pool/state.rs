@@ -191,6 +191,7 @@ impl<J, W> PoolState<J, W> {
     /// What comes of a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
         self.admit_due(now);
+        self.expire_permits(now);
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
         if is_first && self.may_start(spec.kind, now) {
             return Some(self.place(job, spec.kind, now));
@@ -207,6 +208,7 @@ impl<J, W> PoolState<J, W> {
             let waiting = self.pop()?;
             return Some(Dispatch::Refused(waiting.job, RefusalReason::Expired));
         }
+        self.expire_permits(now);
         let waiting = if self.may_start(kind, now) { self.dequeue(now) } else { None }?;
         Some(self.place(waiting.job, kind, now))
     }
@@ -214,7 +216,7 @@ impl<J, W> PoolState<J, W> {
     /// When to look at what waits again, though no job has ended.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let first = self.queue.front().map(|first| {
-            let starts = match self.has_place() {
+            let starts = match self.has_permit() {
                 true => self.warm_until(first.spec.kind),
                 false => self.brief.front().map(|(_, since)| *since + LASTING),
             };
@@ -268,23 +270,22 @@ impl<J, W> PoolState<J, W> {
         }
     }
 
-    /// Whether one more job may run beside the others.
-    fn find_place(&mut self, now: Instant) -> bool {
+    /// Takes the permits of jobs that have lasted.
+    fn expire_permits(&mut self, now: Instant) {
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
-        self.has_place()
     }
 
-    fn has_place(&self) -> bool {
+    /// Whether one more job may run beside the others.
+    fn has_permit(&self) -> bool {
         self.steady + self.brief.len() < self.limits.core_threads && self.running < self.limits.max_running
     }
 
     /// Whether a job is to start on a thread that waits, or on a new one.
-    fn may_start(&mut self, kind: JobKind, now: Instant) -> bool {
-        let has_place = self.find_place(now);
+    fn may_start(&self, kind: JobKind, now: Instant) -> bool {
         let is_warm = self.warm_until(kind).is_some_and(|until| now < until);
-        has_place && !is_warm && (kind == JobKind::Lasting || self.has_worker())
+        self.has_permit() && !is_warm && (kind == JobKind::Lasting || self.has_worker())
     }
 
     /// Until when enough threads are about to be free for a job to wait for one of them: each thread that is woken
@@ -361,9 +362,10 @@ impl<J, W> PoolState<J, W> {
     /// The job that has waited longest, if it may start.
     fn dequeue(&mut self, now: Instant) -> Option<QueuedJob<J>> {
         self.admit_due(now);
+        self.expire_permits(now);
         let first = self.queue.front()?;
         // One that has waited for too long is the scheduler's to refuse.
-        if now < first.expires && self.find_place(now) { self.pop() } else { None }
+        if now < first.expires && self.has_permit() { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<QueuedJob<J>> {

@@ -291,7 +291,7 @@ impl Writer<'_> {
     fn look_at_clocks(&mut self, now: Instant) {
         if now >= self.next_look {
             self.next_look = now + LOOK_EVERY;
-            if self.clocks.slept(SystemTime::now(), now) {
+            if self.clocks.take_sleep(SystemTime::now(), now) {
                 info!("this machine seems to have slept; asking whether the gateway is still there");
                 self.state.woke(now);
             }

@@ -161,19 +161,19 @@ impl Upstream {
     pub(super) fn is_ready(&self) -> bool {
         match self.availability() {
             Availability::Up => true,
-            Availability::Probing => self.is_reachable(),
+            Availability::Probing => self.try_to_reach(),
             Availability::Open | Availability::Down | Availability::NotFound => false,
         }
     }
 
-    /// Whether a connection can be opened, as was found within the last second. False while another thread finds out:
-    /// however many ask, one connection at a time is opened.
-    fn is_reachable(&self) -> bool {
+    /// Opens a connection, unless that was tried within the last second. Returns whether it can be opened; false while
+    /// another thread tries: however many ask, one connection at a time is opened.
+    fn try_to_reach(&self) -> bool {
         let Ok(mut last) = self.reachable.try_lock() else { return false };
         match *last {
             Some(Reachability { at, is_reachable }) if at.elapsed() < REACHABLE_FOR => is_reachable,
             _ => {
-                let is_reachable = self.server().is_some_and(|server| server.is_reachable());
+                let is_reachable = self.server().is_some_and(|server| server.reach().is_ok());
                 *last = Some(Reachability { at: Instant::now(), is_reachable });
                 is_reachable
             }

@@ -105,7 +105,7 @@ impl Upstream {
     /// succeeded.
     fn knock(&self) -> bool {
         let Some(server) = self.server() else { return false };
-        let is_back = server.is_reachable();
+        let is_back = server.reach().is_ok();
         if is_back {
             self.reached(&server);
         }

@@ -57,11 +57,6 @@ impl UpstreamServer {
         self.origin.call(request).map(|response| response.status())
     }
 
-    /// Whether a connection can be opened.
-    pub(super) fn is_reachable(&self) -> bool {
-        self.reach().is_ok()
-    }
-
     /// Opens a connection, and closes it.
     pub(super) fn reach(&self) -> Result<(), ConnectError> {
         let endpoint = self.origin.endpoint();
