@@ -13,6 +13,7 @@
 //! that last keep no others out. What depends on time alone, such as a job that has waited for too long, is the
 //! scheduler's: a thread that sleeps until then.
 
+mod spec;
 mod state;
 
 use std::io;
@@ -22,8 +23,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+pub(crate) use self::spec::{JobSpec, PoolLimits, RefusalReason};
 use self::state::{AfterJob, Dispatch, PoolPermit, PoolState, Started};
-pub(crate) use self::state::{JobSpec, PoolLimits, RefusalReason};
 use crate::sync::{lock, wait, wait_timeout};
 
 /// The scheduler does little more than refuse.
@@ -35,12 +36,12 @@ const WARM_MIN: usize = 4;
 /// A worker's stack. What runs on it are HTTP exchanges and JSON, neither of which recurses deeply.
 const STACK: usize = 512 << 10;
 
-/// How many threads keep all processors busy while others of theirs wait for a fast server.
+/// How many threads keep all processors busy while others of theirs wait for a fast server. A pool starts with them.
 pub(crate) fn warm_threads() -> usize {
     thread::available_parallelism().map_or(WARM_MIN, |cores| WARM_MIN.max(2 * cores.get()))
 }
 
-/// Worker threads behind a bounded queue: a fixed number of them, and more for jobs that may last, each of
+/// Worker threads behind a bounded queue: up to a fixed number of them, and more for jobs that may last, each of
 /// which ends when its job is done and enough others are idle.
 ///
 /// Jobs are plain data; what is done with one is decided once, when the pool starts. A panic in a job costs
@@ -90,7 +91,7 @@ impl<J> Clone for Submitter<J> {
 }
 
 impl<J: Send + 'static> Pool<J> {
-    /// Starts the workers. A job that has waited, and does not run after all, is passed to `refuse`.
+    /// Starts the pool with its warm workers. A job that has waited, and does not run after all, is passed to `refuse`.
     pub(crate) fn start(
         limits: PoolLimits,
         is_stale: fn(&J) -> bool,
@@ -218,27 +219,26 @@ impl<J: Send + 'static> Submitter<J> {
             Dispatch::New(started) => match self.start_worker() {
                 Ok(worker) => (worker, started),
                 Err(error) => {
-                    log::warn!("no thread for a request: {error}");
-                    self.spawn_failed(started.place);
-                    return Err((started.job, RefusalReason::Full));
+                    log::warn!("no thread for a request, which waits for another one: {error}");
+                    return self.spawn_failed(started);
                 }
             },
         };
         // It waits for exactly this, and its channel has room for one.
         match worker.try_send(Work::Run(started)) {
-            Err(TrySendError::Full(Work::Run(refused)) | TrySendError::Disconnected(Work::Run(refused))) => {
-                self.spawn_failed(refused.place);
-                Err((refused.job, RefusalReason::Full))
+            Err(TrySendError::Full(Work::Run(started)) | TrySendError::Disconnected(Work::Run(started))) => {
+                self.spawn_failed(started)
             }
             _ => Ok(()),
         }
     }
 
-    /// Gives back the place of a job that has no thread; what waits may have it.
-    fn spawn_failed(&self, place: PoolPermit) {
+    /// Has a job without a thread wait for another worker. Gives it back when there is none.
+    fn spawn_failed(&self, started: Started<J>) -> Result<(), (J, RefusalReason)> {
         let mut state = self.state();
-        state.jobs.spawn_failed(place);
+        let waits = state.jobs.spawn_failed(started, Instant::now());
         self.tell_scheduler(&mut state);
+        waits.map_err(|job| (job, RefusalReason::Full))
     }
 
     /// Has the scheduler look in time.

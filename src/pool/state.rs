@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::spec::{JobKind, JobSpec, PoolLimits, RefusalReason};
 use crate::vitals::GRACE;
 
 /// A job that has run for this long counts as one that lasts.
@@ -11,64 +12,11 @@ pub(super) const LASTING: Duration = Duration::from_millis(20);
 /// A job that has run for less than this is probably about to end.
 const YOUNG: Duration = Duration::from_millis(1);
 
+/// How long no thread is asked for after the system gave none.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
 /// Between two searches for stale jobs: each goes through the whole queue.
 const STALE_EVERY: Duration = Duration::from_millis(100);
-
-/// How many workers there are, and what may wait for one.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolLimits {
-    /// Permits, and threads that may be idle. As many as are warm exist from the start; the others start when a job
-    /// wants one, and stay.
-    pub(crate) core_threads: usize,
-    /// Jobs that are about to end for which another job waits rather than for one more thread.
-    pub(crate) warm_threads: usize,
-    /// Threads at most, with those for lasting jobs.
-    pub(crate) max_threads: usize,
-    /// Jobs that run at once, at most, whether they last or not.
-    pub(crate) max_running: usize,
-    /// Queued jobs at most.
-    pub(crate) queue_len: usize,
-    /// The weight of all queued jobs at most, in bytes; one job always fits.
-    pub(crate) queue_bytes: usize,
-    /// How long a job may be queued.
-    pub(crate) queue_timeout: Duration,
-}
-
-/// What a job asks for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct JobSpec {
-    /// What the job counts as while it is queued, in bytes.
-    pub(crate) weight: usize,
-    pub(crate) kind: JobKind,
-    /// The job does not start before this time.
-    pub(crate) not_before: Option<Instant>,
-}
-
-/// What a job does with its permit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JobKind {
-    /// It keeps the permit until it ends.
-    Steady,
-    /// It returns the permit once it has lasted.
-    Lasting,
-}
-
-impl JobSpec {
-    /// A job without weight that keeps its permit.
-    pub(crate) const STEADY: JobSpec = JobSpec { weight: 0, kind: JobKind::Steady, not_before: None };
-
-    /// A job without weight that may last.
-    pub(crate) const LASTING: JobSpec = JobSpec { kind: JobKind::Lasting, ..JobSpec::STEADY };
-}
-
-/// Why a job is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RefusalReason {
-    /// As many jobs run and wait as may.
-    Full,
-    /// It has waited for as long as it may.
-    Expired,
-}
 
 /// The jobs `J` that wait, and the workers `W` that do.
 pub(super) struct PoolState<J, W> {
@@ -92,6 +40,8 @@ pub(super) struct PoolState<J, W> {
     idle: Vec<W>,
     /// Workers that there are or that are being started.
     count: usize,
+    /// Until when no more threads start, since the system gave none.
+    shortage: Option<Instant>,
     stopping: bool,
     /// Whether a job is not wanted any more.
     is_stale: fn(&J) -> bool,
@@ -154,6 +104,7 @@ impl<J, W> PoolState<J, W> {
             started: 0,
             idle: Vec::with_capacity(limits.core_threads),
             count: 0,
+            shortage: None,
             stopping: false,
             is_stale,
             looked_for_stale: None,
@@ -217,7 +168,7 @@ impl<J, W> PoolState<J, W> {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let first = self.queue.front().map(|first| {
             let starts = match self.has_permit() {
-                true => self.warm_until(first.spec.kind),
+                true => self.warm_until(first.spec.kind).max(self.short_until()),
                 false => self.brief.front().map(|(_, since)| *since + LASTING),
             };
             starts.map_or(first.expires, |starts| starts.min(first.expires))
@@ -245,10 +196,23 @@ impl<J, W> PoolState<J, W> {
         AfterJob::Wait
     }
 
-    /// There is no thread for a job after all: that of a new worker did not start, or an old one is gone.
-    pub(super) fn spawn_failed(&mut self, place: PoolPermit) {
+    /// There is no thread for a job after all: that of a new worker did not start, or an old one is gone. The job is the
+    /// next to run on another worker, without its weight; where there is none, it is given back.
+    pub(super) fn spawn_failed(&mut self, started: Started<J>, now: Instant) -> Result<(), J> {
+        let Started { job, place } = started;
         self.count -= 1;
         self.end(place);
+        self.shortage = Some(now + SHORTAGE);
+        if self.count == 0 || self.stopping {
+            return Err(job);
+        }
+        let kind = match place {
+            PoolPermit::Steady => JobKind::Steady,
+            PoolPermit::Brief(_) => JobKind::Lasting,
+        };
+        let spec = JobSpec { kind, ..JobSpec::STEADY };
+        self.queue.push_front(QueuedJob { job, spec, expires: now + self.limits.queue_timeout });
+        Ok(())
     }
 
     fn start(&mut self, job: J, kind: JobKind, now: Instant) -> Started<J> {
@@ -285,7 +249,8 @@ impl<J, W> PoolState<J, W> {
     /// Whether a job is to start on a thread that waits, or on a new one.
     fn may_start(&self, kind: JobKind, now: Instant) -> bool {
         let is_warm = self.warm_until(kind).is_some_and(|until| now < until);
-        self.has_permit() && !is_warm && (kind == JobKind::Lasting || self.has_worker())
+        let may_be_refused = kind == JobKind::Lasting && !self.lacks_threads(now);
+        self.has_permit() && !is_warm && (may_be_refused || self.has_worker(now))
     }
 
     /// Until when enough threads are about to be free for a job to wait for one of them: each thread that is woken
@@ -297,15 +262,26 @@ impl<J, W> PoolState<J, W> {
     }
 
     /// Whether a worker is idle, or one more may come.
-    fn has_worker(&self) -> bool {
-        !self.idle.is_empty() || (self.count < self.limits.max_threads && !self.stopping)
+    fn has_worker(&self, now: Instant) -> bool {
+        let may_come = self.count < self.limits.max_threads && !self.stopping && !self.lacks_threads(now);
+        !self.idle.is_empty() || may_come
+    }
+
+    /// Until when a job waits that could have a thread of its own if the system gave one.
+    fn short_until(&self) -> Option<Instant> {
+        self.shortage.filter(|_| self.idle.is_empty() && self.count < self.limits.max_threads)
+    }
+
+    /// Whether the system has just given no thread, while there are workers for which a job can wait.
+    fn lacks_threads(&self, now: Instant) -> bool {
+        self.count > 0 && self.shortage.is_some_and(|until| now < until)
     }
 
     /// Decides about a job for which there is a place, if there is a worker.
     fn place(&mut self, job: J, kind: JobKind, now: Instant) -> Dispatch<J, W> {
         match self.idle.pop() {
             Some(worker) => Dispatch::Idle(worker, self.start(job, kind, now)),
-            None if !self.has_worker() => Dispatch::Refused(job, RefusalReason::Full),
+            None if !self.has_worker(now) => Dispatch::Refused(job, RefusalReason::Full),
             None => {
                 self.count += 1;
                 Dispatch::New(self.start(job, kind, now))
@@ -524,6 +500,34 @@ mod tests {
         t.ends(3, 5, "wait");
         t.comes(4, 7, LASTS, "idle");
         t.comes(4, 8, LASTS, "idle");
+    }
+
+    #[test]
+    fn a_job_waits_for_another_worker_while_the_system_gives_no_thread() {
+        for kind in [KEEPS, LASTS] {
+            let mut t = Test::with_idle(LIMITS, 1);
+            t.comes(0, 1, kind, "idle");
+            t.comes(0, 2, kind, "new");
+            let started = t.running.pop().unwrap();
+            assert_eq!(t.state.spawn_failed(started, t.at(0)), Ok(()));
+            t.comes(1, 3, kind, "waits");
+            t.looks(1, "nothing");
+            // The first to come is the first to run.
+            t.ends(2, 1, "2");
+            t.looks(3, "nothing");
+            // A thread is asked for again, without a job's having ended.
+            assert_eq!(t.state.next_deadline(), Some(t.at(1000)));
+            t.looks(1000, "new");
+        }
+    }
+
+    #[test]
+    fn a_job_is_refused_when_there_is_no_thread_at_all() {
+        let mut t = Test::with_idle(LIMITS, 0);
+        t.comes(0, 1, LASTS, "new");
+        let started = t.running.pop().unwrap();
+        assert_eq!(t.state.spawn_failed(started, t.at(0)), Err(1));
+        t.comes(1, 2, LASTS, "new");
     }
 
     #[test]
@@ -769,10 +773,15 @@ mod tests {
             let mut t = Test::new(limits);
             t.comes(0, 1, LASTS, "idle");
             t.comes(30, 2, spec, "new");
-            let place = t.running.pop().unwrap().place;
+            let started = t.running.pop().unwrap();
             t.comes(60, 3, KEEPS, "full");
-            t.state.spawn_failed(place);
-            t.comes(60, 3, KEEPS, "new");
+            assert_eq!(t.state.spawn_failed(started, t.at(60)), Ok(()));
+            t.ends(61, 1, "2");
+            t.ends(62, 2, "wait");
+            t.comes(62, 3, KEEPS, "idle");
+            t.ends(90, 3, "wait");
+            t.comes(1100, 4, LASTS, "idle");
+            t.comes(1200, 5, LASTS, "new");
         }
     }
 
