@@ -8,7 +8,7 @@ if ! command -v debootstrap >/dev/null || [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 mkdir -p "$(dirname "$root")"
-rm -rf "$root.new"
+rm -rf --one-file-system "$root.new"
 debootstrap --variant=minbase --include=rustc,cargo,gcc,libc6-dev,systemd trixie "$root.new" \
     "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
 mv "$root.new" "$root"

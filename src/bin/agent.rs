@@ -2,6 +2,7 @@
 //! code: 0 asked to stop, 1 gave up on the gateway, 2 wrong usage or configuration, 3 refused by the gateway for good.
 
 use std::cell::Cell;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ fn perform(settings: AgentSettings) -> ExitCode {
         Task::Explain(method, path) => explain(&settings.agent, method, path),
         Task::Discover => print(&LocalServerTable(&settings.agent.discover()).to_string()),
         Task::Check => {
-            settings.warnings.iter().for_each(|warning| eprintln!("{}: {warning}", program("agent")));
+            settings.warnings.iter().for_each(|warning| complain(warning));
             check(settings.agent)
         }
         Task::Print(text) => print(text),
@@ -104,11 +105,16 @@ fn explain(agent: &Agent, method: &str, path: &str) -> ExitCode {
     }
 }
 
+/// Says on standard error, for the agent's own part, what is not as it should be.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}: {text}", program("agent"));
+}
+
 fn ask_health(agent: &Agent) -> ExitCode {
     match agent.ask_health() {
         Some(Ok(line)) => print(&format!("{line}\n")),
         Some(Err(line)) => {
-            eprintln!("{}: {line}", program("agent"));
+            complain(&line);
             ExitCode::from(UNHEALTHY)
         }
         None => {

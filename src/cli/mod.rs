@@ -18,7 +18,7 @@ mod signals;
 mod table;
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -153,10 +153,16 @@ fn unknown_verb(verbs: &[Verb], word: &str) -> UsageError {
     UsageError(text)
 }
 
-/// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error.
+/// Prints to standard output. That it is closed, as of `agent --help | head -1`, is no error; that it is full is one.
 pub fn print(text: &str) -> ExitCode {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::SUCCESS
+    let mut output = std::io::stdout();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
 }
 
 /// The name that the program was called by: it may be installed under another than it was built with.

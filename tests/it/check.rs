@@ -32,6 +32,18 @@ fn nobody() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_printed_is_an_error() {
+    for arguments in [&["new-id"][..], &["print", "unit"], &["--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let agent = Command::new(env!("CARGO_BIN_EXE_agent")).args(arguments).stdout(full).output().unwrap();
+        let said = String::from_utf8(agent.stderr).unwrap();
+        assert!(said.starts_with("cannot write to standard output: No space left"), "{said}");
+        assert_eq!(agent.status.code(), Some(1));
+    }
+}
+
 #[test]
 fn a_check_goes_through_all_steps() {
     let (mut gateway, address) = Program::gateway(&[]);

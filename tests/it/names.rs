@@ -3,9 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 
 use crate::support::{
-    LIMIT, OTHER_TUNNEL_ID, Program, ScriptedGateway, TUNNEL_ID, http, ok, serve_http, split,
+    Folder, LIMIT, OTHER_TUNNEL_ID, Program, ScriptedGateway, TUNNEL_ID, http, ok, serve_http, split,
 };
 use serde_json::Value;
 use tungstenite::Message;
@@ -108,6 +109,23 @@ fn a_name_that_is_another_tunnels_is_not_given_twice() {
     assert!(line.contains("--name"), "{line}");
     assert_eq!(ask(address, "shop.localhost", "/"), (200, "first /".to_owned()));
     assert_eq!(ask(address, &format!("{derived}.localhost"), "/"), (200, "second /".to_owned()));
+}
+
+#[test]
+fn a_check_without_a_tunnel_id_keeps_no_name_from_the_agent() {
+    let (_gateway, address) = Program::gateway(&[]);
+    let folder = Folder::new();
+    let gateway = format!("ws://{address}");
+    let checked = Command::new(env!("CARGO_BIN_EXE_agent"))
+        .env_clear()
+        .env("XDG_STATE_HOME", folder.path(""))
+        .args(["check", "1", "--name", "shop", "--gateway", &gateway])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(checked.stdout).unwrap();
+    assert!(printed.contains("kept for 1 s"), "{printed}");
+    let mut shop = agent(TUNNEL_ID, address, "shop", &["--name", "shop"]);
+    assert_eq!(host_of(&mut shop), format!("shop.localhost:{}", address.port()));
 }
 
 #[test]

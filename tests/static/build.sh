@@ -2,9 +2,9 @@
 # Builds the programs for TARGET, statically, and says how large they are: build.sh TARGET agent [gateway]
 #
 # Rust's std is built from source, smaller than the usual one; zig compiles the C of the TLS library and of the
-# allocator, links, and brings musl. FEATURES are cargo's options for them; BUILD_DIR is where cargo builds.
+# allocator, links, and brings musl. STATIC_FEATURES are options of cargo's for other features than the usual ones.
 set -eu
-cd "$(dirname "$0")/../.."
+cd -P "$(dirname "$0")/../.."
 here=$PWD/tests/static
 
 target=$1
@@ -23,9 +23,11 @@ esac
 
 . tests/static/tools.sh
 export ZIG_TARGET
+# Only whether it could be built.
+[ $# -gt 0 ] || exit 0
 
-build=${BUILD_DIR:-${CARGO_TARGET_DIR:-$PWD/target}}
-export CARGO_TARGET_DIR="$build"
+build=${CARGO_TARGET_DIR:-$PWD/target}
+case $build in /*) ;; *) build=$PWD/$build ;; esac
 mkdir -p "$build/static-$target"
 
 # A panic aborts, so nothing unwinds; std names an unwinder all the same. Empty functions stand in for it.
@@ -39,7 +41,7 @@ done > "$build/static-$target/unwind.c"
 name=$(echo "$target" | tr a-z- A-Z_)
 under=$(echo "$target" | tr - _)
 # No path of this machine gets into the binaries.
-maps="--remap-path-prefix=$PWD=. --remap-path-prefix=$SOURCES=std --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+maps="--remap-path-prefix=$PWD=. --remap-path-prefix=$build=target --remap-path-prefix=$SOURCES=std --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 export "CC_$under=$here/zig-cc" "AR_$under=$here/zig-ar" "CARGO_TARGET_${name}_LINKER=$here/zig-cc"
 export "CFLAGS_$under=-fno-asynchronous-unwind-tables -fno-unwind-tables -ffile-prefix-map=$PWD=. -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=cargo"
 export "CARGO_TARGET_${name}_RUSTFLAGS=-C target-feature=+crt-static -C link-self-contained=no -C relocation-model=static -C force-unwind-tables=no -C link-arg=$unwinder $maps"
@@ -47,16 +49,17 @@ export "CARGO_TARGET_${name}_RUSTFLAGS=-C target-feature=+crt-static -C link-sel
 programs=
 for program in "$@"; do programs="$programs --bin $program"; done
 # shellcheck disable=SC2086 # Options, each a word.
-${CARGO:-cargo} build --locked --profile small $programs ${FEATURES:-} --target "$target" \
+${CARGO:-cargo} build --locked --profile small $programs ${STATIC_FEATURES:-} --target "$target" \
     -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
 
 for program in "$@"; do
     binary=$build/$target/small/$program
+    [ -f "$binary" ] || { echo "make musl: there is no $binary" >&2; exit 1; }
     echo "musl: $binary, $(wc -c < "$binary") bytes"
-    # The program header of a dynamic linker says that there is one.
-    if readelf --program-headers --wide "$binary" | grep -q INTERP; then
-        echo "make musl: $binary is not static" >&2
-        exit 1
-    fi
+    # The header names the program's dynamic linker, if it has one.
+    headers=$(readelf --program-headers --wide "$binary")
+    case $headers in
+        *INTERP*) echo "make musl: $binary is not static" >&2; exit 1 ;;
+    esac
 done
 echo 'musl: static'

@@ -15,5 +15,7 @@ for pair in 'aarch64-apple-darwin aarch64-macos' 'x86_64-pc-windows-gnu x86_64-w
     chmod +x target/dlltool/x86_64-w64-mingw32-dlltool
     PATH=$PWD/target/dlltool:$PATH RUSTFLAGS='-D warnings' \
         ${CARGO:-cargo} check --quiet --locked --lib --bins --target "$target" -Zbuild-std=std,panic_unwind
+    PATH=$PWD/target/dlltool:$PATH \
+        ${CARGO:-cargo} check --quiet --locked --lib --no-default-features --target "$target" -Zbuild-std=std,panic_unwind
     echo "other systems: it compiles for $target"
 done

@@ -6,10 +6,13 @@ root=$(mktemp -d)
 running=
 chroot=$(PATH=$PATH:/usr/sbin command -v chroot)
 trap '[ -z "$running" ] || kill "$running" 2>/dev/null; rm -rf "$root"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 install -m 755 "$program" "$root/tunnel-agent"
 chmod 755 "$root"
 # The variables and the user of the Dockerfile, on a port that is free.
 user=$("$program" print dockerfile | sed -n 's/^USER //p')
+[ -n "$user" ] || { echo 'image: the Dockerfile names no user' >&2; exit 1; }
 variables=$("$program" print dockerfile | sed -n 's/^ENV //p')
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 # shellcheck disable=SC2086 # Variables, each a word.
@@ -26,5 +29,4 @@ echo "image: as $user in an empty root, health says: $said"
 kill "$running"
 wait "$running" || { echo "image: exit code $?: $(cat "$root/log")" >&2; exit 1; }
 running=
-chroot=$(PATH=$PATH:/usr/sbin command -v chroot)
 echo 'image: it ended with exit code 0'

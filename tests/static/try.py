@@ -25,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 TUNNEL = "agent_550e8400-e29b-41d4-a716-446655440000_try"
 LIMIT = 60  # seconds that one step may take, also where each instruction is emulated
 LARGE = 8 << 20
+ENVIRONMENT = {"PATH": os.environ["PATH"], "RUST_LOG": "info"}
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -78,7 +79,7 @@ class Program:
 
     def __init__(self, command):
         self.command = command
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env={**os.environ, "RUST_LOG": "info"})
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=ENVIRONMENT)
         atexit.register(self.process.kill)
         self.log, self.changed = [], threading.Condition()
         threading.Thread(target=self.read, daemon=True).start()
@@ -146,8 +147,8 @@ def try_tunnel(agent, gateway, kind, certificate, key):
     trust = ["--ca-file", certificate, "--local-ca-file", certificate] if certificate else []
     s = "s" if certificate else ""
     options = ["--tunnel-id", TUNNEL, "--gateway", f"ws{s}://127.0.0.1:{port}", "--local", f"http{s}://127.0.0.1:{site}", *trust]
-    checked = subprocess.run([*agent, "check", *options], capture_output=True, text=True, timeout=LIMIT)
-    expect(f"{kind}: agent check", (checked.returncode, checked.stdout if checked.returncode else ""), (0, ""))
+    checked = subprocess.run([*agent, "check", *options], capture_output=True, text=True, timeout=LIMIT, env=ENVIRONMENT)
+    expect(f"{kind}: agent check", (checked.returncode, checked.stdout + checked.stderr if checked.returncode else ""), (0, ""))
     agent = Program([*agent, *options])
     gateway.wait_for("connected, version")
 

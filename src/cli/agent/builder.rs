@@ -117,9 +117,13 @@ impl Configuration {
                     return Err(UsageError(text.to_owned()));
                 }
             };
-            let (id, note) = own_id::own_id(&kept_as, keeping, &|name| std::env::var_os(name))?;
-            tunnel.builder.tunnel_id = id;
-            remarks.notes.push(note);
+            let own = own_id::own_id(&kept_as, keeping, &|name| std::env::var_os(name))?;
+            tunnel.builder.tunnel_id = own.id;
+            remarks.notes.push(own.note);
+            // The gateway would keep the name for an ID that nobody has.
+            if !own.is_kept {
+                tunnel.builder.name = None;
+            }
         }
         Ok(())
     }

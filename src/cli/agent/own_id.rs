@@ -96,19 +96,28 @@ pub(super) enum Keeping {
     Forgotten,
 }
 
-/// The ID that is kept, or one that is made, and kept from now on; and what the log says of it.
+/// The ID of a tunnel that was given none.
+#[derive(Debug)]
+pub(super) struct OwnId {
+    pub(super) id: TunnelId,
+    /// What the log says of it.
+    pub(super) note: String,
+    pub(super) is_kept: bool,
+}
+
+/// The ID that is kept, or one that is made, and kept from now on if it is to be.
 pub(super) fn own_id(
     kept_as: &KeptAs,
     keeping: Keeping,
     environment: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<(TunnelId, String), UsageError> {
+) -> Result<OwnId, UsageError> {
     let name = if let KeptAs::Name(name) = kept_as { Some(name.as_str()) } else { None };
     let file = file_of(kept_as, environment);
     if keeping == Keeping::Forgotten && !file.as_deref().is_some_and(Path::exists) {
         let id: Result<TunnelId, _> = new_id(name).parse();
         let id = id.map_err(|error| UsageError(error.to_string()))?;
         let note = format!("there is no tunnel ID for this yet: {id} is for this once");
-        return Ok((id, note));
+        return Ok(OwnId { id, note, is_kept: false });
     }
     let Some(path) = file else {
         let text = "which tunnel? There is no home directory to keep a new tunnel ID in: give --tunnel-id";
@@ -129,7 +138,7 @@ pub(super) fn own_id(
         true => format!("made a tunnel ID, {id}, and keeps it in {}", path.display()),
         false => format!("the tunnel ID, {id}, is that in {}", path.display()),
     };
-    Ok((id, note))
+    Ok(OwnId { id, note, is_kept: true })
 }
 
 /// Writes a file that nobody else may read, unless there is one. It is there whole, or not at all.
@@ -207,7 +216,7 @@ mod tests {
                     })
                 };
                 let agents: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
-                agents.into_iter().map(|agent| agent.join().unwrap().unwrap().0).collect::<Vec<_>>()
+                agents.into_iter().map(|agent| agent.join().unwrap().unwrap().id).collect::<Vec<_>>()
             });
             assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
             assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
@@ -225,7 +234,7 @@ mod tests {
                 (variable == "XDG_STATE_HOME").then(|| folder.clone().into_os_string())
             })
             .unwrap()
-            .0
+            .id
         };
         let first = id(Keeping::Forgotten);
         assert_ne!(first.expose(), id(Keeping::Forgotten).expose());
