@@ -25,8 +25,9 @@ fi
 
 # A Rust compiler that has the sources of std: the usual one, or Debian's.
 for RUSTC in "${RUSTC:-rustc}" /usr/bin/rustc; do
-    SOURCES=$("$RUSTC" --print sysroot 2>/dev/null || true)/lib/rustlib/src/rust/library
-    [ ! -f "$SOURCES/std/Cargo.toml" ] || break
+    sysroot=$("$RUSTC" --print sysroot 2>/dev/null) || sysroot=
+    SOURCES=$sysroot/lib/rustlib/src/rust/library
+    if [ -n "$sysroot" ] && [ -f "$SOURCES/std/Cargo.toml" ]; then break; fi
     RUSTC=
 done
 if [ -z "$RUSTC" ]; then
@@ -37,7 +38,7 @@ if [ -z "$RUSTC" ]; then
     exit 1
 fi
 
-echo "$0: with $("$RUSTC" --version | cut -d'(' -f1)and zig $($ZIG version)"
+echo "$0: with $("$RUSTC" --version | cut -d' ' -f1,2) and zig $($ZIG version)"
 
 # They would be taken in place of ours.
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
