@@ -14,7 +14,7 @@ use std::{io, thread};
 
 use super::budget::Share;
 use super::upload_path::{Kept, PathState, UploadPath};
-use crate::http1::{Decoder, Framing, Input, RequestError};
+use crate::http1::{Decoder, Framing, Input, RequestError, or_end};
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError};
 use crate::sync::Waiters;
 
@@ -258,9 +258,9 @@ impl VisitorReader {
         if self.input.unread().is_empty() {
             let read = wait_at_most(&mut self.input, None).and_then(|()| self.input.fill_after_pause());
             let switched_now = || switched.as_ref().is_some_and(|switched| switched.try_recv().is_ok());
-            match read {
+            match or_end(read) {
                 Ok(1..) => {}
-                // Its last word in the other protocol is its first.
+                // The protocol has changed, and the visitor has sent nothing in the other one.
                 Ok(0) if switched_now() => {
                     self.way.stream().map(|stream| stream.send_end());
                     return UploadEnd::Left;
@@ -325,7 +325,7 @@ impl VisitorReader {
                 return UploadEnd::Left;
             }
             self.input.consume(self.input.unread().len());
-            match self.input.fill() {
+            match or_end(self.input.fill()) {
                 Ok(0) => {
                     let _ = stream.send_end();
                     return UploadEnd::Left;

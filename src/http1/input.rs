@@ -22,6 +22,12 @@ pub struct Input {
     unread: Range<usize>,
 }
 
+/// What a read of another protocol than HTTP comes to: its end is one with TLS's close_notify and without, which many
+/// servers and browsers do not send. Such a protocol says itself whether it is complete.
+pub fn or_end(read: io::Result<usize>) -> io::Result<usize> {
+    read.or_else(|error| if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error) })
+}
+
 impl Input {
     /// Reads from this socket.
     pub fn new(socket: Socket) -> Self {

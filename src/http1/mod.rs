@@ -25,7 +25,7 @@ pub use self::decode::{Decoder, Framing};
 pub use self::encode::{LAST_CHUNK, chunk_head, write_request_head, write_response_head};
 pub use self::error::RequestError;
 pub use self::head::{Head, Persistence};
-pub use self::input::Input;
+pub use self::input::{Input, or_end};
 pub use self::limits::{
     FORWARDED_HEADER_BYTES_MAX, FORWARDED_HEADERS_MAX, FORWARDED_LINE_MAX, HEAD_MAX, HEADERS_MAX,
     MUX_HEAD_MAX, READ_HEADERS_MAX, UPGRADE_HEAD_MAX,

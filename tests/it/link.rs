@@ -237,6 +237,34 @@ fn a_large_upload_is_not_cut_short_by_what_only_tls_has_to_say() {
 }
 
 #[test]
+fn another_protocol_may_end_without_close_notify() {
+    let folder = Folder::new();
+    let authority = Authority::new();
+    // It closes its connection as many servers do: nothing of TLS says so.
+    let site = serve_tls(&folder, authority.issue("localhost", Validity::Current), |mut socket| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let switched =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nlast word";
+        socket.write_all(switched).and_then(|()| socket.flush()).unwrap();
+    });
+    let trust = ca_file(&folder, &authority);
+    let local = format!("https://localhost:{}", site.port()).parse().unwrap();
+    let origin = Origin::new(local, None, Some(TrustStore::open(trust, None).unwrap()), Timeouts::default());
+    let mut request = Request::new(Body::empty());
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
+    headers.insert(http::header::UPGRADE, http::HeaderValue::from_static("chat"));
+    let response = origin.call(request).unwrap();
+    assert_eq!(response.status(), http::StatusCode::SWITCHING_PROTOCOLS);
+    assert_eq!(response.into_body().into_bytes(100).unwrap(), b"last word");
+}
+
+#[test]
 fn the_programs_speak_tls_on_every_leg() {
     let folder = Folder::new();
     let authority = Authority::new();

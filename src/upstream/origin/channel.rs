@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Timeouts;
 use super::exchange_error::{ExchangeError, Stalled};
 use super::upload::{Upload, UploadState, UploadWatch};
-use crate::http1::{BadResponse, Framing, Input, mend_head};
+use crate::http1::{BadResponse, Framing, Input, mend_head, or_end};
 use crate::net::{Closer, Socket, WriteHalf};
 use crate::service::{Body, Failure, FailureKind};
 use crate::sync::lock;
@@ -326,7 +326,7 @@ impl Channel {
     pub(super) fn read_raw(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.input.unread().is_empty() {
             self.input.shrink();
-            return self.input.socket_mut().read(buffer);
+            return or_end(self.input.socket_mut().read(buffer));
         }
         let read = buffer.len().min(self.input.unread().len());
         buffer[..read].copy_from_slice(&self.input.unread()[..read]);
