@@ -31,20 +31,23 @@ case $build in /*) ;; *) build=$PWD/$build ;; esac
 mkdir -p "$build/static-$target"
 
 # A panic aborts, so nothing unwinds; std names an unwinder all the same. Empty functions stand in for it.
-unwinder=$build/static-$target/unwind.o
+UNWINDER=$build/static-$target/unwind.o
 for name in _Unwind_Backtrace _Unwind_GetIP _Unwind_GetIPInfo _Unwind_GetCFA _Unwind_FindEnclosingFunction \
     _Unwind_VRS_Get; do
     echo "void *$name(void) { return 0; }"
 done > "$build/static-$target/unwind.c"
 (cd "$build/static-$target" && sh "$here/zig-cc" -Os -c -o unwind.o unwind.c)
+export UNWINDER
 
 name=$(echo "$target" | tr a-z- A-Z_)
 under=$(echo "$target" | tr - _)
 # No path of this machine gets into the binaries.
-maps="--remap-path-prefix=$PWD=. --remap-path-prefix=$build=target --remap-path-prefix=$SOURCES=std --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+home=${CARGO_HOME:-$HOME/.cargo}
+export RUSTC_WRAPPER="$here/rustc-anywhere"
+export PATH_MAPS="--remap-path-prefix=$PWD=. --remap-path-prefix=$build=target --remap-path-prefix=$SOURCES=std --remap-path-prefix=$home=cargo"
 export "CC_$under=$here/zig-cc" "AR_$under=$here/zig-ar" "CARGO_TARGET_${name}_LINKER=$here/zig-cc"
-export "CFLAGS_$under=-fno-asynchronous-unwind-tables -fno-unwind-tables -ffile-prefix-map=$PWD=. -ffile-prefix-map=${CARGO_HOME:-$HOME/.cargo}=cargo"
-export "CARGO_TARGET_${name}_RUSTFLAGS=-C target-feature=+crt-static -C link-self-contained=no -C relocation-model=static -C force-unwind-tables=no -C link-arg=$unwinder $maps"
+export "CFLAGS_$under=-fno-asynchronous-unwind-tables -fno-unwind-tables -ffile-prefix-map=$PWD=. -ffile-prefix-map=$home=cargo"
+export "CARGO_TARGET_${name}_RUSTFLAGS=-C target-feature=+crt-static -C link-self-contained=no -C relocation-model=static -C force-unwind-tables=no"
 
 programs=
 for program in "$@"; do programs="$programs --bin $program"; done
