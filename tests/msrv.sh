@@ -7,12 +7,12 @@ version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 if rustup toolchain list 2>/dev/null | grep -q "^$version-"; then
     echo "msrv: with rustup's $version"
-    exec cargo "+$version" check --quiet --locked --all-targets
+    cargo "+$version" check --quiet --locked --all-targets
+    exec cargo "+$version" check --quiet --locked --lib --no-default-features
 fi
 
 root=${DEBIAN_ROOT:-$PWD/target/debian13}
-[ "$(realpath -m "$root")" != / ] || { echo 'msrv: DEBIAN_ROOT is this system itself' >&2; exit 1; }
-[ -x "$root/usr/bin/cargo" ] || sh tests/debian13.sh "$root"
+sh tests/debian13.sh "$root"
 found=$(chroot "$root" rustc --version | cut -d' ' -f2)
 case $found in
     "$version".*) echo "msrv: with Debian's rustc $found" ;;

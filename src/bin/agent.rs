@@ -29,7 +29,7 @@ const UNHEALTHY: u8 = 1;
 /// The request that `explain` was asked about would not pass.
 const REFUSED_REQUEST: u8 = 1;
 
-/// See the crate's `Cargo.toml` for why the static build has an allocator of its own.
+/// The static build has an allocator of its own; `Cargo.toml` says why.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -8,7 +8,7 @@ use tunnel_agent::cli::gateway::{GatewaySettings, help, read};
 use tunnel_agent::cli::{Command, Signal, descriptors, handle_signals, logging, print, program, refuse};
 use tunnel_agent::gateway::BoundGateway;
 
-/// See the crate's `Cargo.toml` for why the static build has an allocator of its own.
+/// The static build has an allocator of its own; `Cargo.toml` says why.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

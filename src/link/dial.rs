@@ -228,7 +228,8 @@ impl Dialer {
         self.dial_watched(|_| ())
     }
 
-    /// The same; `opened` is told of the connection as soon as there is one, and may keep what ends the dial.
+    /// Connects, and waits for the upgrade, as [`Dialer::dial`] does. `opened` gets what ends the connection, and with it
+    /// the dial, as soon as there is one.
     pub(crate) fn dial_watched(&self, opened: impl FnOnce(Closer)) -> Result<Link, DialError> {
         let deadline = Instant::now() + self.config.timeout;
         self.config.tls.as_ref().inspect(|tls| tls.reload());

@@ -141,8 +141,7 @@ impl<J, W> PoolState<J, W> {
 
     /// What comes of a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
-        self.admit_due(now);
-        self.expire_permits(now);
+        self.advance(now);
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
         if is_first && self.may_start(spec.kind, now) {
             return Some(self.place(job, spec.kind, now));
@@ -152,14 +151,13 @@ impl<J, W> PoolState<J, W> {
 
     /// What comes of the job that has waited longest, if something does now.
     pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
-        self.admit_due(now);
+        self.advance(now);
         let first = self.queue.front()?;
         let kind = first.spec.kind;
         if first.expires <= now {
             let waiting = self.pop()?;
             return Some(Dispatch::Refused(waiting.job, RefusalReason::Expired));
         }
-        self.expire_permits(now);
         let waiting = if self.may_start(kind, now) { self.dequeue(now) } else { None }?;
         Some(self.place(waiting.job, kind, now))
     }
@@ -185,6 +183,7 @@ impl<J, W> PoolState<J, W> {
         now: Instant,
     ) -> AfterJob<J> {
         self.end(place);
+        self.advance(now);
         if let Some(waiting) = self.dequeue(now) {
             return AfterJob::Run(self.start(waiting.job, waiting.spec.kind, now));
         }
@@ -234,8 +233,11 @@ impl<J, W> PoolState<J, W> {
         }
     }
 
-    /// Takes the permits of jobs that have lasted.
-    fn expire_permits(&mut self, now: Instant) {
+    /// Lets the jobs wait for a worker that may start by now, and takes the permits of those that have lasted.
+    fn advance(&mut self, now: Instant) {
+        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            self.queue.push_back(first.remove());
+        }
         while self.brief.front().is_some_and(|(_, since)| now.duration_since(*since) >= LASTING) {
             self.brief.pop_front();
         }
@@ -321,13 +323,6 @@ impl<J, W> PoolState<J, W> {
         Ok(())
     }
 
-    /// Lets the jobs wait for a worker that may start by now.
-    fn admit_due(&mut self, now: Instant) {
-        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
-            self.queue.push_back(first.remove());
-        }
-    }
-
     /// Whether a job waits that should have been started or refused long ago.
     pub(super) fn is_overdue(&self, now: Instant) -> bool {
         let first = self.queue.front().map(|first| first.expires);
@@ -337,8 +332,6 @@ impl<J, W> PoolState<J, W> {
 
     /// The job that has waited longest, if it may start.
     fn dequeue(&mut self, now: Instant) -> Option<QueuedJob<J>> {
-        self.admit_due(now);
-        self.expire_permits(now);
         let first = self.queue.front()?;
         // One that has waited for too long is the scheduler's to refuse.
         if now < first.expires && self.has_permit() { self.pop() } else { None }

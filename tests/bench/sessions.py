@@ -27,10 +27,10 @@ PER_AGENT = 256
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def memory(pid):
-    """Resident memory in KiB."""
+def memory(pid, name="VmRSS"):
+    """Memory in KiB: resident now, or at most (VmHWM)."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"^VmRSS:\s+(\d+)", status, re.MULTILINE)[1])
+    return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
 
 
 def cpu(pid):

@@ -14,21 +14,11 @@ import subprocess
 import tempfile
 import time
 
+from sessions import AGENT, BUILT, GATEWAY, cpu, memory
+
+STATIC = BUILT.parent / "x86_64-unknown-linux-musl/small/agent"
 TUNNEL = "agent_550e8400-e29b-41d4-a716-446655440000_bench"
-TICK = os.sysconf("SC_CLK_TCK")
 LOADS = [("512 bytes, 64 visitors", "/small", 64), ("512 bytes, 256 visitors", "/small", 256), ("10 MB, 4 visitors", "/large", 4)]
-ARCHITECTURES = ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf",
-                 "arm-unknown-linux-musleabihf", "riscv64gc-unknown-linux-musl"]
-
-
-def cpu(pid):
-    """Seconds of CPU that the process has used."""
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def memory(pid, name):
-    return int(re.search(rf"{name}:\s+(\d+) kB", open(f"/proc/{pid}/status").read())[1]) / 1024
 
 
 class Site:
@@ -59,18 +49,18 @@ def wait_for(log, pattern):
     raise SystemExit(f"no '{pattern}' in {open(log).read()}")
 
 
-def measure(agent, gateway, site, load, seconds, folder):
+def measure(agent, site, load, seconds, folder):
     """CPU in µs a request and MiB at most, of a fresh agent under a load."""
     _, path, visitors = load
     log = f"{folder}/gateway.log"
     with open(log, "w") as file:
-        server = subprocess.Popen([gateway, "--listen", "127.0.0.1:0"], stderr=file)
+        server = subprocess.Popen([GATEWAY, "--listen", "127.0.0.1:0"], stderr=file)
     address = wait_for(log, r"listening on http://([0-9.:]+)")[1]
     client = subprocess.Popen([agent, "--tunnel-id", TUNNEL, "--gateway", f"ws://{address}", "--local", f"http://127.0.0.1:{site}"],
                               stderr=subprocess.DEVNULL, env={**os.environ, "RUST_LOG": "warn"})
     wait_for(log, "connected, version")
     time.sleep(0.5)
-    idle = memory(client.pid, "VmRSS")
+    idle = memory(client.pid) / 1024
     wrk = lambda time: subprocess.run(["wrk", "-t2", f"-c{visitors}", f"-d{time}", f"http://{address}{path}"],
                                       capture_output=True, text=True, check=True).stdout
     wrk(1)
@@ -78,7 +68,7 @@ def measure(agent, gateway, site, load, seconds, folder):
     said = wrk(seconds)
     used = cpu(client.pid) - before
     requests = int(re.search(r"(\d+) requests in", said)[1])
-    peak = memory(client.pid, "VmHWM")
+    peak = memory(client.pid, "VmHWM") / 1024
     for process in (client, server):
         process.send_signal(signal.SIGTERM)
         process.wait()
@@ -90,14 +80,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--site-port", type=int, default=18999)
-    parser.add_argument("--target", default="target", help="where cargo builds")
     options = parser.parse_args()
-    ordinary = f"{options.target}/release/agent"
-    agents = {"ordinary": ordinary, "static": f"{options.target}/x86_64-unknown-linux-musl/small/agent"}
-    for triple in ARCHITECTURES:
-        sizes = [f"{options.target}/{triple}/small/{name}" for name in ("agent", "gateway")]
-        if all(map(os.path.exists, sizes)):
-            print(f"| `{triple}` | " + " | ".join(f"{os.path.getsize(size) / 1e6:.2f} MB" for size in sizes) + " |")
+    agents = {"ordinary": AGENT, "static": str(STATIC)}
+    for agent in sorted(BUILT.parent.glob("*-linux-musl*/small/agent")):
+        sizes = (agent, agent.with_name("gateway"))
+        print(f"| `{agent.parent.parent.name}` | " + " | ".join(f"{size.stat().st_size / 1e6:.2f} MB" for size in sizes) + " |")
     with tempfile.TemporaryDirectory() as folder:
         site = Site(folder, options.site_port)
         try:
@@ -106,8 +93,7 @@ def main():
                 for round in range(options.rounds):
                     order = list(agents) if round % 2 == 0 else list(agents)[::-1]
                     for name in order:
-                        results[name].append(measure(agents[name], f"{options.target}/release/gateway", options.site_port,
-                                                     load, options.seconds, folder))
+                        results[name].append(measure(agents[name], options.site_port, load, options.seconds, folder))
                 ratio = statistics.median(b[0] / a[0] for a, b in zip(results["ordinary"], results["static"]))
                 for name, rows in results.items():
                     used, idle, peak, rate = (statistics.median(column) for column in zip(*rows))

@@ -18,10 +18,8 @@ sh tests/static/build.sh "$target" agent gateway
 # What the package's metadata in Cargo.toml names, beside the programs; it does so by fixed paths.
 files=target/deb
 rm -rf "$files" "$build/dist/"*.deb
-mkdir -p "$files/program" "$build/dist"
-env -u CARGO_BUILD_TARGET $cargo build --quiet --locked --bin agent
-cp "$build/debug/agent" "$files/program/tunnel-agent"
-sh tests/static/texts.sh "$files/program/tunnel-agent" "$files"
+mkdir -p "$build/dist"
+sh tests/static/texts.sh "$files"
 cp tests/static/debian/postrm "$files"
 # For the gateway's token. The unit loads the file, so it has to be there; as long as it is empty, agent.conf does not name it.
 : > "$files/token"

@@ -19,12 +19,9 @@ for target in "$@"; do sh tests/static/build.sh "$target" >/dev/null; done
 mkdir -p "$dist"
 rm -rf "$dist"/tunnel-agent-* "$dist/SHA256SUMS"
 
-# The texts are the same for every target: those that a program of this machine prints, by the name that it is installed as.
 texts=$(mktemp -d)
 trap 'rm -rf "$texts" tunnel-agent.json' EXIT
-env -u CARGO_BUILD_TARGET $cargo build --quiet --locked --bin agent
-cp "$build/debug/agent" "$texts/tunnel-agent"
-sh tests/static/texts.sh "$texts/tunnel-agent" "$texts/share"
+sh tests/static/texts.sh "$texts"
 
 for target in "$@"; do
     sh tests/static/build.sh "$target" agent gateway
@@ -32,7 +29,7 @@ for target in "$@"; do
     folder=$dist/$name
     mkdir "$folder"
     cp LICENSE-APACHE LICENSE-MIT README.md "$folder"
-    cp -R "$texts/share/." "$folder"
+    cp -R "$texts/." "$folder"
     install -m 755 "$build/$target/small/agent" "$folder/tunnel-agent"
     install -m 755 "$build/$target/small/gateway" "$folder/tunnel-gateway"
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \

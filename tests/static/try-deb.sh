@@ -5,8 +5,7 @@ set -eu
 package=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 root=${DEBIAN_ROOT:-$PWD/target/debian13}
-[ "$(realpath -m "$root")" != / ] || { echo 'deb: DEBIAN_ROOT is this system itself' >&2; exit 1; }
-[ -x "$root/usr/bin/systemd-analyze" ] || sh tests/debian13.sh "$root"
+sh tests/debian13.sh "$root"
 say() { echo "deb: $*"; }
 fail() { echo "deb: $*" >&2; exit 1; }
 become() { exec chroot "$root" env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
