@@ -1,10 +1,10 @@
-//! What an operator might do about a failure, as data.
+//! Advice to operators about a failure, as data.
 //!
 //! The library does not know how it was configured: by a program's flags, by variables, or by another program's
 //! code. So its errors carry an [`Advice`], its log records name one in their field `advice`, and the programs
 //! that show them add what to type.
 
-/// What an operator might do.
+/// A remedy that an operator might try.
 #[cfg_attr(
     not(any(feature = "cli", feature = "gateway")),
     expect(dead_code, reason = "the gateway gives some")

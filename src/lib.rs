@@ -35,7 +35,7 @@
 //! The library installs no logger, no signal handler and no panic hook. Only [`Agent::spawn`], [`Agent::run`],
 //! [`Agent::check`] and [`Agent::discover`] start threads; none is left behind after [`RunningAgent::join`], but for
 //! a name look-up that the system does not finish. Several agents can live in one process. It logs through the `log`
-//! facade: one line per request (`info`; a failure `warn`, a visitor who left `debug`), never with a query, header,
+//! facade: one line per request (`info`; a failure `warn`, a disconnected visitor `debug`), never with a query, header,
 //! body, token or whole tunnel ID. The libraries below it say more: cap the targets `ureq`, `ureq_proto`, `tungstenite`
 //! and `rustls` at `warn`, as the programs do.
 //!

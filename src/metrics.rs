@@ -172,7 +172,7 @@ impl Histogram {
     }
 }
 
-/// What [`Status`] and the metrics are made of.
+/// The counters behind [`Status`] and the metrics.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     started: Instant,

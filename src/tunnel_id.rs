@@ -11,7 +11,7 @@ const PURPOSE_MAX: usize = 64;
 
 /// A tunnel ID of the form `agent_{uuid}_{purpose}`.
 ///
-/// It is a credential: anybody who knows it can serve the tunnel. So [`Display`](fmt::Display) and
+/// It is a credential: any program that knows it can serve the tunnel. So [`Display`](fmt::Display) and
 /// [`Debug`] show a masked form, and only [`expose`](Self::expose) gives the whole.
 ///
 /// ```
@@ -102,7 +102,7 @@ pub enum InvalidTunnelId {
     Prefix,
     /// Nothing follows the UUID.
     NoPurpose,
-    /// What follows `agent_` is no UUID in its 8-4-4-4-12 form.
+    /// The part behind `agent_` is no UUID in its 8-4-4-4-12 form.
     Uuid,
     /// The purpose is empty, longer than 64 characters, or holds something else than ASCII letters,
     /// digits and underscores.

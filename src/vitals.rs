@@ -16,10 +16,10 @@ pub(crate) const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Vitals(Mutex<Vec<Weak<Pulse>>>);
 
-/// What one thread says. Dropping it means that the thread has ended in good order.
+/// The sign of life of one thread. Dropping it means that the thread has ended in good order.
 #[derive(Debug)]
 pub(crate) struct Pulse {
-    /// What the thread is for.
+    /// The purpose of the thread.
     of: &'static str,
     epoch: Instant,
     /// When it comes round at the latest, in milliseconds after the epoch.

@@ -1,4 +1,4 @@
-//! What the programs report to operators: a small HTTP server, its pages, and the agent's report.
+//! The report to operators: a small HTTP server, its pages, and the agent's part of it.
 
 mod pages;
 mod prometheus;

@@ -7,10 +7,10 @@ use crate::http1::{json_response, response};
 
 /// A program whose state operators ask for.
 pub(crate) trait Reported {
-    /// What it is: `agent`, say.
+    /// The program: `agent`, say.
     fn name(&self) -> &'static str;
 
-    /// What of it does not go on as it should: the process lives, and its work does not.
+    /// The part that is stuck, if one is: the process lives, and its work does not go on.
     fn stuck(&self) -> Option<&'static str> {
         None
     }
@@ -21,7 +21,7 @@ pub(crate) trait Reported {
     /// How it is doing, for people and programs.
     fn status(&self) -> Value;
 
-    /// The same for Prometheus, in its text format.
+    /// The metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 
     /// The page at this path, if there is one.

@@ -7,7 +7,7 @@ use crate::metrics::{Histogram, LabeledCounters};
 
 /// A page of metrics in the Prometheus text format, version 0.0.4.
 pub(crate) struct MetricsPage {
-    /// What the names of all metrics begin with.
+    /// The beginning of all metrics' names.
     prefix: &'static str,
     text: String,
 }

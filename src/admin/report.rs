@@ -14,7 +14,7 @@ use crate::upstream::{Circuit, UpstreamStatus};
 /// The sources of a report.
 pub(crate) struct Report {
     pub(crate) is_stopping: Box<dyn Fn() -> bool + Send + Sync>,
-    /// What does not go on as it should.
+    /// The part of the agent that is stuck, if one is.
     pub(crate) stuck: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
     pub(crate) queue: WorkQueue,
     /// The tunnels that there are now: one at least.
@@ -77,7 +77,7 @@ fn write_requests(page: &mut MetricsPage, tunnels: Reports<'_>) -> fmt::Result {
     page.by_label(("failures_total", "code", help), tunnels, |tunnel| &tunnel.metrics.failures)?;
     let help = "Requests that the agent refused by itself, by code";
     page.by_label(("refused_total", "code", help), tunnels, |tunnel| &tunnel.metrics.refusals)?;
-    let help = "Requests whose visitor left before the answer was complete, or whose session was lost while they \
+    let help = "Requests whose visitor disconnected before the answer was complete, or whose session was lost while they \
                 waited";
     let cancelled = |tunnel: &TunnelReport| Some(tunnel.metrics.status().cancelled);
     page.each(("cancelled_total", "counter", help), tunnels, cancelled)?;

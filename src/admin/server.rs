@@ -58,7 +58,7 @@ struct State {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What is known of a client.
+/// The trust in a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     /// It has made no request that it may make.

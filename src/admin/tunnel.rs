@@ -1,4 +1,4 @@
-//! What is reported of one tunnel.
+//! The report of one tunnel.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::metrics::{ConnectionState, Metrics};
 use crate::upstream::{Circuit, UpstreamStatus, Upstreams};
 
-/// What is reported of one tunnel.
+/// The report of one tunnel.
 pub(crate) struct TunnelReport {
     /// Its name, where there are several.
     pub(crate) label: Option<String>,

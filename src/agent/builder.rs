@@ -50,7 +50,7 @@ pub struct Builder {
     pub(super) local_trust: Trust,
     pub(super) addresses: AddressRules,
     pub(super) passwords: Option<Passwords>,
-    /// What needs no password.
+    /// The requests that need no password.
     pub(super) open: Vec<Pattern>,
     pub(crate) rules: Rules,
     pub(super) rate: Option<Rate>,

@@ -324,7 +324,7 @@ impl Builder {
         warnings.into_iter().filter(|(applies, _)| *applies).map(|(_, warning)| warning).collect()
     }
 
-    /// What answers, for the log.
+    /// The local servers, or the service, for the log.
     fn served_by(&self) -> String {
         let Answerer::Local(servers) = &self.answerer else { return "this program".to_owned() };
         let describe = |(prefix, address): &(String, UpstreamAddress)| match (prefix.as_str(), address) {

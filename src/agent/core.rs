@@ -1,4 +1,4 @@
-//! What the threads of an agent and its handles share.
+//! The state that the threads of an agent and its handles share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ pub(super) struct AgentCore {
     pub(super) admin_token: Arc<Replaceable<Option<Token>>>,
     /// Whether the threads go on.
     vitals: Arc<Vitals>,
-    /// The queue, for those who look whether it goes on.
+    /// The queue, for the watchdog.
     watched_queue: OnceLock<WorkQueue>,
     /// The services that answer no new requests, and may have some under way.
     replaced: Mutex<Vec<Weak<dyn Service>>>,
@@ -56,7 +56,7 @@ impl AgentCore {
         }
     }
 
-    /// What does not go on as it should, if anything.
+    /// The part of the agent that is stuck, if one is.
     pub(super) fn stuck(&self) -> Option<&'static str> {
         let now = Instant::now();
         let is_queue_stuck = || self.watched_queue.get().is_some_and(|queue| queue.is_overdue(now));

@@ -111,7 +111,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// What is unsafe or has no effect in a configuration, for the log.
+/// A setting that is unsafe or has no effect, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConfigWarning {
     PurposeWithUnderscore,

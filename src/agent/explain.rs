@@ -1,4 +1,4 @@
-//! What would become of a request, without sending it.
+//! The way of a request through the agent, told without sending it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::service::FailureKind;
 pub struct Explanation {
     /// The tunnel's name, where the agent serves several.
     pub tunnel: Option<String>,
-    /// What is asked of the visitor before the rules, and what limits the request after them, a line each, in the order in
-    /// which it is asked.
+    /// The guards before the rules and the limits after them, a line each, in the order in
+    /// which they are applied.
     pub guards: Vec<String>,
     /// The rule that decided, or the lack of one.
     pub decided_by: String,
@@ -90,7 +90,7 @@ impl Agent {
 }
 
 impl TunnelSettings {
-    /// What each guard does with a request, but for the rules.
+    /// The effect of each guard on a request, but for the rules.
     fn guards(&self, method: &Method, path: &str) -> Vec<String> {
         let options = &self.source;
         let list =

@@ -45,7 +45,7 @@ impl Agent {
     }
 }
 
-/// What an answer says.
+/// The meaning of an answer.
 enum HealthAnswer {
     Lives(String),
     Fails(String),
@@ -63,7 +63,7 @@ fn reachable(listens: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listens.port())
 }
 
-/// What the server at this address says, with the first line of its body.
+/// The answer of the server at this address, with the first line of its body.
 fn ask(address: SocketAddr) -> io::Result<HealthAnswer> {
     let mut socket = TcpStream::connect_timeout(&address, ANSWER_TIME)?;
     socket.set_read_timeout(Some(ANSWER_TIME))?;

@@ -1,4 +1,4 @@
-//! What keeps up a slot's session: with one gateway, one session after the other.
+//! The keeper of a slot's session: with one gateway, one session after the other.
 //!
 //! ```text
 //!  dial ──▶ session ──▶ lost ──▶ backoff ──▶ dial …
@@ -27,10 +27,10 @@ use crate::vitals::{Pulse, Vitals};
 /// A session that ends sooner than this, before it served anything, was probably refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the thread of a keeper is called where it is stuck.
+/// The name of a keeper's thread in reports that it is stuck.
 pub(super) const KEEPER: &str = "a thread that keeps a session up";
 
-/// What keeps a slot's session up, on a thread of its own.
+/// The keeper of a slot's session, which has a thread of its own.
 #[derive(Clone)]
 pub(super) struct SlotKeeper {
     pub(super) control: Arc<Control>,
@@ -99,7 +99,7 @@ impl SlotKeeper {
         }
     }
 
-    /// What the log's lines of one of several tunnels begin with.
+    /// The beginning of the log's lines of one of several tunnels.
     fn of_tunnel(&self) -> String {
         let label = self.tunnel.settings().source.label.clone();
         label.map(|label| format!("{label}: ")).unwrap_or_default()
@@ -135,7 +135,7 @@ impl SlotKeeper {
                     None => return Ok(()),
                 },
                 Err(_) if control.is_stopping() => break,
-                // What failed was configured otherwise.
+                // The configuration that failed has been replaced.
                 Err(_) if !Arc::ptr_eq(&settings, &self.tunnel.settings()) => {
                     backoff = Backoff::new(self.tunnel.settings().source.backoff);
                     continue;

@@ -68,7 +68,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Option<Advice> {
         match self {
             RunError::Refused(_) => Some(Advice::AgentToken),
@@ -172,7 +172,7 @@ impl Agent {
     }
 }
 
-/// What the admin server tells of a tunnel.
+/// The admin server's report of a tunnel.
 fn report_of(tunnel: &Tunnel) -> TunnelReport {
     let settings = tunnel.settings();
     TunnelReport {
@@ -246,7 +246,7 @@ impl fmt::Debug for Handle {
 pub struct TunnelStatus {
     /// Which tunnel it is.
     pub tunnel_id: TunnelId,
-    /// What answers its requests: the URLs of local servers, separated by commas, say.
+    /// The source of its responses: the URLs of local servers, separated by commas, say.
     pub served_by: String,
     /// How it is doing.
     pub status: Status,
@@ -278,7 +278,7 @@ impl Handle {
         self.0.reload(builder.clone())
     }
 
-    /// What of the agent does not go on as it should, if anything: a thread that keeps up a session and has not come round
+    /// The part of the agent that is stuck, if one is: a thread that keeps up a session and has not come round
     /// for 10 s longer than its wait, dial or backoff may take, or a request that has waited for a worker so much longer
     /// than it may. A program that is asked whether it lives, by a supervisor's watchdog, say, does better to say no then.
     pub fn stuck(&self) -> Option<&'static str> {

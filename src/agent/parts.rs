@@ -10,7 +10,7 @@ use crate::link::{SecretFile, SecretSource, Token, UpgradeHeaders};
 use crate::service::Service;
 use crate::upstream::UpstreamAddress;
 
-/// What all tunnels of an agent share, and what stays as it is while the agent runs.
+/// The parts that all tunnels of an agent share, and that stay as they are while the agent runs.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct ProcessOptions {
     pub(super) workers: Option<usize>,
@@ -51,7 +51,7 @@ impl ProcessOptions {
     }
 }
 
-/// What answers requests.
+/// The source of responses.
 #[derive(Clone)]
 pub(super) enum Answerer {
     /// Local servers, each with the prefix of its paths.

@@ -82,7 +82,7 @@ impl Slot {
         self.state().failure = Some(failure);
     }
 
-    /// Why it has given up. Whoever takes this keeps it up again, or ends the agent.
+    /// The reason why it has given up. The caller keeps it up again, or ends the agent.
     pub(super) fn take_failure(&self) -> Option<RunError> {
         self.state().failure.take()
     }

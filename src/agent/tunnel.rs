@@ -29,13 +29,13 @@ const LONG_GRACE: Duration = Duration::from_secs(60 * 60);
 /// How long a session may finish its requests once it has a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Grace {
-    /// The time of the hand-over: its gateway is about to stop, or nobody wants it.
+    /// The time of the hand-over: its gateway is about to stop, or the slot is not wanted any more.
     Drain,
     /// An hour: it is replaced because its configuration has changed.
     Long,
 }
 
-/// What a tunnel's configuration comes to.
+/// The effect of a tunnel's configuration.
 pub(super) struct TunnelSettings {
     /// One for each gateway.
     pub(super) dialers: Vec<Dialer>,
@@ -43,7 +43,7 @@ pub(super) struct TunnelSettings {
     pub(super) exchange: Arc<ExchangeConfig>,
     /// The service, where it is local servers.
     pub(super) upstreams: Option<Arc<Upstreams>>,
-    /// What answers, for the log.
+    /// The local servers, or the service, for the log.
     pub(super) served_by: String,
     /// Ports of this machine that are the tunnel's own.
     pub(super) own_ports: Vec<u16>,
@@ -93,7 +93,7 @@ pub(super) struct Tunnel {
     monitors: Mutex<Option<Monitors>>,
 }
 
-/// What came of the slots.
+/// The result of arranging the slots.
 pub(super) struct Arrangement {
     pub(super) new: Vec<Arc<Slot>>,
     pub(super) kept: Vec<Arc<Slot>>,
@@ -114,7 +114,7 @@ impl Tunnel {
         }
     }
 
-    /// What the log calls the tunnel.
+    /// The tunnel's name in the log.
     pub(super) fn title(&self) -> String {
         match &self.settings().source.label {
             Some(label) => format!("{label} ({})", self.tunnel_id),

@@ -1,4 +1,4 @@
-//! What to type: the library's advice in the words of the programs' command lines.
+//! The library's advice in the words of the programs' command lines: options to type.
 
 use crate::advice::Advice;
 use crate::{CheckStep, RunError};

@@ -1,4 +1,4 @@
-//! What a person who has started the agent in a terminal wants to see.
+//! The banner for a person who has started the agent in a terminal.
 
 use std::fmt::Write;
 use std::io::IsTerminal;

@@ -178,7 +178,7 @@ fn settings(o: &Options<'_>) -> Result<GatewaySettings, UsageError> {
     Ok(GatewaySettings { gateway, log_format, log_level, notes })
 }
 
-/// What an option of the builder is called on the command line.
+/// The command line's name of a builder's option.
 fn option_name(option: &str) -> String {
     match option {
         "max_enveloped_body" => "--max-body".to_owned(),

@@ -38,7 +38,7 @@ use crate::agent::values::duration;
 use crate::agent::values::{number, size};
 use crate::{ConfigError, ConfigProblem};
 
-/// What a program was asked to do.
+/// The task that a program was given.
 #[derive(Debug)]
 pub enum Command<T> {
     /// To print its help.
@@ -52,15 +52,15 @@ pub enum Command<T> {
 /// A command of a program that does more than one thing, and what follows it: operands, before any option.
 #[derive(Debug, Clone, Copy)]
 pub struct Verb {
-    /// What is typed.
+    /// The word to type.
     pub name: &'static str,
-    /// What its operands stand for.
+    /// The placeholders of its operands.
     pub operands: &'static [&'static str],
-    /// What further operands stand for, which may be left out.
+    /// The placeholders of further operands, which are optional.
     pub further: &'static [&'static str],
     /// The option whose value is an operand that is an address. The first such command may be left out.
     pub option: Option<&'static str>,
-    /// What it is for.
+    /// The description.
     pub help: &'static str,
 }
 
@@ -70,7 +70,7 @@ impl Verb {
         Verb { name, operands: &[], further: &[], option: None, help }
     }
 
-    /// What is typed, with what its operands stand for.
+    /// The word to type, with the placeholders of its operands.
     fn usage(&self) -> String {
         let operands = self.operands.iter().map(ToString::to_string);
         let further = self.further.iter().map(|operand| format!("[{operand}]"));

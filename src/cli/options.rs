@@ -1,4 +1,4 @@
-//! What was typed, what the environment says and what a file says, by the table of a program's options.
+//! The command line, the environment and a file, read by the table of a program's options.
 //!
 //! One table per program says which options there are; the help, the environment variables and the hints all come from
 //! it. A flag beats its variable beats the file beats the default; an empty variable counts as unset.
@@ -15,7 +15,7 @@ use crate::agent::options::switch;
 #[derive(Clone)]
 pub struct Options<'a> {
     table: &'a [Opt],
-    /// What variables begin with that are meant for this program and no other: `TUNNEL_AGENT_`, say.
+    /// The prefix of variables that are meant for this program and no other: `TUNNEL_AGENT_`, say.
     prefix: &'static str,
     given: Vec<Given<'a>>,
 }
@@ -40,7 +40,7 @@ pub(super) enum Provenance {
     BareVariable,
     /// A section of a file.
     Section,
-    /// What a file says of all its sections.
+    /// The part of a file that holds for all its sections.
     File,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Options<'a> {
             word.ok().flatten().map(OsString::into_string)
         };
         while let Some(word) = next() {
-            // What is not UTF-8 may be a secret, and is not repeated.
+            // An argument that is not UTF-8 may be a secret, and is not repeated.
             let word = word.map_err(|_| UsageError("an argument is not valid UTF-8".to_owned()))?;
             let (flag, value) = match word.split_once('=') {
                 Some((flag, value)) => (flag, Some(value.to_owned())),
@@ -289,7 +289,7 @@ impl<'a> Options<'a> {
         self.values(key).filter_map(|given| read(&given.text).ok()).collect()
     }
 
-    /// What the log says of variables that were obeyed though other programs may use their names.
+    /// A note for the log on variables that were obeyed though other programs may use their names.
     pub fn bare_variables(&self) -> Option<String> {
         let bare = self.effective().filter(|given| given.from == Provenance::BareVariable);
         let named = |given: &Given<'_>| {
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(key(&[], &[], &[(1, "f")]), Ok((None, text("f"))));
         assert_eq!(key(&[], &[("MY_KEY", "v")], &[(1, "f")]), Ok((text("v"), None)));
         assert_eq!(key(&["--key-file", "t"], &[("MY_KEY", "v")], &[(0, "f")]), Ok((None, text("t"))));
-        // What no other program means beats what one may.
+        // A variable of this program alone beats one that others may use.
         assert_eq!(key(&[], &[("MY_KEY_FILE", "m"), ("KEY", "b")], &[]), Ok((None, text("m"))));
         let both = |first: &str, second: &str| {
             Err(UsageError(format!("{first} and {second} are both given; give one")))

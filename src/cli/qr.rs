@@ -280,7 +280,7 @@ fn product(a: u8, b: u8) -> u8 {
 mod tests {
     use super::*;
 
-    /// What another implementation reads.
+    /// The text that another implementation reads.
     fn read(code: &QrCode) -> String {
         const SCALE: usize = 4;
         const EDGE: usize = 4;

@@ -1,4 +1,4 @@
-//! What the service manager is told: systemd's notifications (sd_notify), by std alone.
+//! Notifications to the service manager, systemd's (sd_notify), by std alone.
 //!
 //! | message | when |
 //! | --- | --- |

@@ -13,9 +13,9 @@ pub struct Opt {
     pub flag: &'static str,
     /// The environment variable; empty when there is none.
     pub variable: &'static str,
-    /// What stands for its value in the help; empty when it takes none.
+    /// The placeholder of its value in the help; empty when it takes none.
     pub value: &'static str,
-    /// What it is for, with its default.
+    /// The description, with the default.
     pub help: &'static str,
     /// How often it may be given.
     pub occurrence: Occurrence,
@@ -113,7 +113,7 @@ pub(super) fn flag(option: &str) -> String {
     format!("--{}", option.replace('_', "-"))
 }
 
-/// What a variable is called that no other program uses: the prefix and the flag's name, or the short variable's own, unless
+/// The names of the variable that no other program uses: the prefix and the flag's name, or the short variable's own, unless
 /// that is the name of another option's.
 pub(super) fn own_names(table: &[Opt], prefix: &str, opt: &Opt) -> Vec<String> {
     if opt.variable.is_empty() {

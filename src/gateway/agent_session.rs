@@ -57,7 +57,7 @@ pub(super) enum Retirement {
 #[derive(Debug)]
 pub(super) struct AgentSession {
     pub(super) connection_id: String,
-    /// What the names of its requests begin with.
+    /// The connection number, which its requests' names begin with.
     connection: u32,
     pub(super) handshake: Handshake,
     /// Where its visitors come to, as it was told.
@@ -76,7 +76,7 @@ pub(super) struct AgentSession {
     pending: Mutex<PendingRequests>,
 }
 
-/// What came of a request: a response, with its share of the memory for bodies, or why there is none.
+/// The result of a request: a response, with its share of the memory for bodies, or why there is none.
 pub(super) type AgentReply = Result<(Response<Vec<u8>>, Share), NoReply>;
 
 /// Why a reply has no response.
@@ -88,7 +88,7 @@ pub(super) enum NoReply {
     OutOfMemory,
 }
 
-/// What envelopes may take up.
+/// The limits of envelopes.
 pub(super) struct EnvelopeLimits<'a> {
     pub(super) max_message: usize,
     pub(super) timeout: Duration,
@@ -384,7 +384,7 @@ fn mux_limits() -> MuxLimits {
     MuxLimits { max_streams: PLACES as u32, ..MuxLimits::default() }
 }
 
-/// What a request takes up while it waits; control takes up nothing worth counting.
+/// The bytes that a request takes up while it waits; those of control are not worth counting.
 fn length(message: &Outbound) -> usize {
     if let Outbound::Text(text) = message { text.len() } else { 0 }
 }

@@ -18,7 +18,7 @@ pub(super) fn write(agent: &AgentSession, queue: &Receiver<Queued>, sink: Box<Me
     let mut sink = Some(sink);
     let mut next = queue.recv_timeout(PING_INTERVAL);
     loop {
-        // What the threads of visitors wrote meanwhile went out through it.
+        // The threads of visitors wrote through it meanwhile.
         let Some(mut own) = sink.take().or_else(|| agent.mux().and_then(|mux| mux.reclaim())) else { return };
         let pushed = match next {
             Ok(queued) => push(agent, &mut own, queued),

@@ -88,7 +88,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Another address, at which agents connect and nobody else; the first is the visitors' alone then. Default: none.
+    /// Another address, at which agents alone connect; the first is the visitors' alone then. Default: none.
     pub fn listen_agents(mut self, address: SocketAddr) -> Self {
         self.listen_agents = Some(address);
         self

@@ -1,4 +1,4 @@
-//! What a gateway was told, checked.
+//! The configuration of a gateway, checked.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -53,7 +53,7 @@ pub(super) fn serve(
         // At a tunnel's own host every path is its application's; but no application is shown the gateway's token.
         let is_tunnels =
             matches!(meaning, HostMeaning::Tunnel(_)) && !gateway.settings.credentials.are_shown_by(headers);
-        // At the agents' own address there is nobody else, whatever the host.
+        // At the agents' own address there are agents alone, whatever the host.
         let may_be_agent = door == Door::Agents || !has_tunnel_id && !is_tunnels;
         let is_agent = may_be_agent && handshake::is_agent(&head, &gateway.settings.agent_path);
         let answer = (is_agent && door != Door::Visitors).then(|| handshake::respond(&head, gateway));
@@ -191,7 +191,7 @@ impl VisitorRequest<'_> {
         match connection.skip_body(self.head, self.gateway.settings.max_enveloped_body) {
             Ok(()) => {}
             Err(RequestError::Io(error)) => return Err(error),
-            // What is wrong with the rest changes nothing.
+            // A fault in the rest changes nothing.
             Err(_) => return self.end_with(connection, response).map(|()| None),
         }
         self.respond(connection, response)

@@ -15,10 +15,10 @@ use crate::sync::{Replaceable, read, write};
 /// The tokens, and the files that hold them.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
-    /// What agents must show.
+    /// The token of agents.
     pub(super) token: Option<Token>,
     pub(super) token_file: Option<PathBuf>,
-    /// What operators must show.
+    /// The token of operators.
     pub(super) admin_token: Option<Token>,
     pub(super) admin_token_file: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub(super) struct Credentials {
 pub(super) struct TlsFiles {
     /// Those of certificates, each with its key's.
     pub(super) certificates: Vec<(PathBuf, PathBuf)>,
-    /// The authorities of agents, who need a certificate then.
+    /// The authorities of agents' certificates, which are required where it is given.
     pub(super) client_ca: Option<PathBuf>,
 }
 
@@ -63,7 +63,7 @@ struct Current {
     tls: Option<DoorsTls>,
 }
 
-/// What TLS needs at each door.
+/// The TLS configuration of each door.
 #[derive(Clone)]
 struct DoorsTls {
     visitors: ServerTls,
@@ -112,7 +112,7 @@ impl Credentials {
         self.current().tls.is_some()
     }
 
-    /// What TLS needs at this door, if there is TLS.
+    /// The TLS configuration of this door, if there is TLS.
     pub(super) fn tls(&self, door: Door) -> Option<ServerTls> {
         let current = self.current();
         let tls = current.tls.as_ref()?;

@@ -11,7 +11,7 @@ use crate::http1::is_host;
 /// The domain under which tunnels have their host names: `tunnel.example`, `https://tunnel.example` or
 /// `tunnel.example:8443`.
 ///
-/// Scheme and port are what visitors use, who may come through a proxy. Without a scheme they are those of the gateway's
+/// Scheme and port are those that visitors use, perhaps through a proxy. Without a scheme they are those of the gateway's
 /// own address; with a scheme alone the port is the scheme's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain {

@@ -1,10 +1,10 @@
-//! The addresses at which a gateway listens, and who comes in there.
+//! The doors of a gateway: the addresses at which it listens, for visitors, agents or both.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-/// Who comes in at an address.
+/// The clients that an address is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Door {
     /// Agents and visitors.

@@ -75,7 +75,7 @@ impl Scheme {
 pub(super) struct Arrival {
     /// The other end of the connection.
     pub(super) peer: IpAddr,
-    /// The same, as a field's value: all requests on the connection share it.
+    /// The peer's address as a field's value, which all requests on the connection share.
     peer_value: HeaderValue,
     pub(super) scheme: Scheme,
 }
@@ -166,7 +166,7 @@ fn chain_value(mut said: Vec<String>, arrival: &Arrival) -> HeaderValue {
     HeaderValue::from_str(&said.join(", ")).unwrap_or_else(|_| arrival.peer_value.clone())
 }
 
-/// What a trusted proxy says.
+/// The claims of a trusted proxy.
 #[derive(Default)]
 struct ProxyClaims {
     chain: Vec<String>,
@@ -319,7 +319,7 @@ mod tests {
         headers
     }
 
-    /// What becomes of these fields from this peer, with `10.0.0.0/8` and `::1` trusted.
+    /// The fields that come of these ones from this peer, with `10.0.0.0/8` and `::1` trusted.
     #[track_caller]
     fn check(peer: &str, scheme: Scheme, lines: &[(&str, &str)], expected: &[(&str, &str)]) {
         let proxies = TrustedProxies {
@@ -422,7 +422,7 @@ mod tests {
                 ("x-real-ip", "192.0.2.1"),
             ],
         );
-        // What it does not say, or says in a way that cannot be, is said by the gateway.
+        // The gateway fills in whatever is missing or impossible.
         check(
             "::1",
             Scheme::Http,

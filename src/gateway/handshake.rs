@@ -59,7 +59,7 @@ pub(super) fn upgrade(
     serve_agent(upgraded, visitor, gateway)
 }
 
-/// What is answered to an upgrade: the response, or why there is no session.
+/// The answer to an upgrade: the response, or why there is no session.
 pub(super) fn respond(head: &Head, gateway: &GatewayCore) -> Result<http::Response<()>, Problem> {
     if !gateway.agents.accepts_agents() {
         return Err(Problem::unavailable("stopping", "this gateway is stopping; there may be another one"));
@@ -99,7 +99,7 @@ fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCo
 /// A connection that has become a WebSocket.
 struct Upgraded<'a> {
     socket: Socket,
-    /// What came behind the head.
+    /// The bytes behind the head.
     rest: Vec<u8>,
     half: WriteHalf,
     /// The host that the agent has asked for.
@@ -152,7 +152,7 @@ fn serve_agent(
             gateway.metrics.session_began();
             let (outcome, end) = read_agent(reader, &agent);
             gateway.metrics.session_ended(outcome);
-            info!("agent {tunnel_id} left: {end}");
+            info!("agent {tunnel_id} disconnected: {end}");
             gateway.agents.remove(&agent);
         }
         Err(Unwelcome::Stopping) => {}
@@ -189,7 +189,7 @@ fn read_handshake(reader: &mut MessageReader) -> Result<Handshake, String> {
             Ok(Received::Text(text)) => return Handshake::decode(&text),
             Ok(Received::Ping(_) | Received::Pong(_) | Received::Binary(_)) => {}
             Ok(Received::Close(_)) | Err(ReadError::Eof) => {
-                return Err("it left before its handshake".to_owned());
+                return Err("it disconnected before its handshake".to_owned());
             }
             Err(ReadError::Io(error)) => return Err(error.to_string()),
             Err(ReadError::Violation(_, what)) => return Err(what),

@@ -1,4 +1,4 @@
-//! What a gateway counts.
+//! The metrics of a gateway.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ pub(super) struct GatewayMetrics {
     pub(super) responses: LabeledCounters,
     /// From a request's head to the end of its response, but for those that last.
     pub(super) durations: Histogram,
-    /// Requests whose visitor left before there was a response.
+    /// Requests whose visitor disconnected before there was a response.
     cancelled: AtomicU64,
     /// Responses that broke off.
     cut: AtomicU64,
@@ -67,7 +67,7 @@ impl GatewayMetrics {
                 self.responses.count(class(status));
                 self.cut.fetch_add(1, Ordering::Relaxed);
             }
-            RequestEnd::Left => drop(self.cancelled.fetch_add(1, Ordering::Relaxed)),
+            RequestEnd::Cancelled => drop(self.cancelled.fetch_add(1, Ordering::Relaxed)),
         }
     }
 

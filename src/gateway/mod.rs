@@ -33,7 +33,7 @@
 //! | `handshake` | how a connection becomes an agent's session |
 //! | `stream`, `uploader`, `upload_path` | how a request and its response pass as a mux stream |
 //! | `agent_session`, `agent_writer` | what is sent to one agent, and which answer belongs to which request |
-//! | `door` | at which addresses it listens, and who comes in there |
+//! | `door` | at which addresses it listens, for visitors, agents or both |
 //! | `domain`, `names`, `reservations` | which host name is which tunnel's |
 //! | `registry` | which agents are connected, and which of them gets a request |
 //! | `visitor_connections` | how many connections there may be, and which one makes room |
@@ -134,7 +134,7 @@ pub struct BoundGateway {
     admin: Option<Admin>,
 }
 
-/// What all threads of a gateway share.
+/// The state that all threads of a gateway share.
 struct GatewayCore {
     settings: GatewayConfig,
     agents: Registry,
@@ -145,7 +145,7 @@ struct GatewayCore {
     metrics: GatewayMetrics,
     connections: ConnectionThreads,
     shutdown: Shutdown,
-    /// What the names of requests begin with that no agent gets.
+    /// The connection number in the names of requests that no agent gets.
     name: u32,
     /// How many there were.
     named: AtomicU64,

@@ -1,7 +1,7 @@
-//! The host names of tunnels: which tunnel has which name, and which names are nobody's.
+//! The host names of tunnels: which tunnel has which name, and which names no tunnel has.
 //!
 //! Each tunnel has the name that it asked for, where that was free, else the one that is derived from its ID. A name stays
-//! a tunnel's while an agent of it is connected, and for ten minutes after the last one has left. What an operator has
+//! a tunnel's while an agent of it is connected, and for ten minutes after the last one has disconnected. What an operator has
 //! [reserved](Reservations) goes before all.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub(super) struct Names {
     /// The operator has named the domain.
     is_configured: bool,
     domain: String,
-    /// What stands before a host name in a URL, and behind it.
+    /// The parts of a URL before a host name, and behind it.
     around: (&'static str, String),
     /// Hosts that are the gateway's own.
     own: Vec<String>,
@@ -93,14 +93,14 @@ impl Presence {
     }
 }
 
-/// What a `Host` means.
+/// The meaning of a `Host`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HostMeaning {
     /// Nothing: the gateway answers as it does without names.
     Gateway,
     /// This tunnel's.
     Tunnel(TunnelId),
-    /// A tunnel's whose agent is not here, if there is such a tunnel: nobody else's.
+    /// Kept for a tunnel whose agent is not connected, if there is such a tunnel.
     Absent,
 }
 
@@ -162,7 +162,7 @@ impl Names {
     /// Obeys these reservations from now on.
     pub(super) fn reserve(&self, reserved: Reservations) {
         let mut state = self.state();
-        // A reservation ousts whoever has the name.
+        // A reservation ousts the tunnel that has the name.
         state.claims.retain(|name, claim| {
             let tunnel = reserved.tunnel_of(&format!("{name}.{}", self.domain));
             tunnel.is_none_or(|tunnel| *tunnel == claim.tunnel)
@@ -234,7 +234,7 @@ impl Names {
         start.is_some_and(|start| start > 0 && name[start..].eq_ignore_ascii_case(self.domain.as_bytes()))
     }
 
-    /// What this `Host` means. A name under the domain that an operator has named is a tunnel's, even while no agent of it
+    /// The meaning of this `Host`. A name under the domain that an operator has named is a tunnel's, even while no agent of it
     /// is connected: its visitors and their cookies go to no other tunnel.
     pub(super) fn meaning(&self, host: &HeaderValue) -> HostMeaning {
         if self.policy.file.is_none() && !self.may_be_under_domain(host) {
@@ -329,7 +329,7 @@ impl Names {
             || self.own.contains(&host)
             || state.agent_hosts.contains_key(&host);
         let owner = state.claims.get(name).map(|claim| &claim.tunnel);
-        // Who has come is not given up for who comes.
+        // A tunnel that has connected is not forgotten for one that connects now.
         !is_own && owner.map_or(state.gone_count() < KEPT_MAX, |owner| owner == tunnel)
     }
 
@@ -353,7 +353,7 @@ impl Names {
 }
 
 impl State {
-    /// Gives up what nobody has used for long.
+    /// Forgets the names that were not used for long.
     fn forget(&mut self, now: Instant) {
         self.claims.retain(|_, claim| claim.presence.is_kept(now));
         self.agent_hosts.retain(|_, presence| presence.is_kept(now));
@@ -480,7 +480,7 @@ mod tests {
         for host in others {
             assert_eq!(of(host), None, "{host:?}");
         }
-        // Its requests are nobody else's while the name is kept.
+        // No other tunnel gets its requests while the name is kept.
         drop(shop);
         assert_eq!(of("shop.localhost"), Some(id(1)));
     }
@@ -533,7 +533,7 @@ mod tests {
             HostMeaning::Tunnel(tunnel) => Some(tunnel),
             HostMeaning::Gateway | HostMeaning::Absent => None,
         };
-        // Even a name that nobody gets by asking, and a host of its own.
+        // Even a name that no tunnel gets by asking, and a host of its own.
         assert_eq!(enter(1, None).url.url, "http://www.localhost:3000");
         assert_eq!(of("shop.example:80"), Some(id(1)));
         assert_eq!(enter(2, Some("www")).url.wanted, Wanted::Taken);
@@ -580,7 +580,7 @@ mod tests {
         for own in own {
             assert_eq!(meaning(&names, own), HostMeaning::Gateway, "{own}");
         }
-        // Where nobody has named a domain, an application may have such hosts of its own.
+        // Where no domain is configured, an application may have such hosts of its own.
         let names = self::names(None);
         assert_eq!(meaning(&names, "app.localhost"), HostMeaning::Gateway);
         assert_eq!(meaning(&names, "prod--t7pwrbk2jfc2hc3n.localhost"), HostMeaning::Absent);
@@ -597,7 +597,7 @@ mod tests {
             names.enter(&id(number), None, None, now);
         }
         assert_eq!(names.state().claims.len(), KEPT_MAX);
-        // Who came first is not given up for who comes.
+        // The first tunnel is not forgotten for one that connects now.
         assert_eq!(
             (ask(1, "n0"), ask(0, "n0"), ask(1, "n5000")),
             (Wanted::Taken, Wanted::Granted, Wanted::Taken)

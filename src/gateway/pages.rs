@@ -15,7 +15,7 @@ use crate::admin::ready;
 use crate::http1::{Head, json_response, names_loopback};
 use crate::protocol::X_TUNNEL_ID;
 
-/// What the gateway's own paths begin with.
+/// The prefix of the gateway's own paths.
 const PREFIX: &str = "/.tunnel/";
 
 /// A page of the gateway's own.
@@ -48,7 +48,7 @@ pub(super) fn page(head: &Head, settings: &GatewayConfig) -> Option<Page> {
             _ => Page::Missing,
         });
     }
-    // What a page asks for is its application's.
+    // The requests of a page belong to its application.
     let headers = head.request.headers();
     let is_of_page = headers.contains_key(header::ORIGIN) || headers.contains_key(X_TUNNEL_ID);
     match path {

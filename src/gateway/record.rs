@@ -1,4 +1,4 @@
-//! What is counted and logged of a visitor's request, once.
+//! The record of a visitor's request: its metrics and its line in the log, once.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub(super) struct RequestRecord<'a> {
     head: &'a Head,
     visitor: IpAddr,
     traffic: Arc<Traffic>,
-    /// What the connection had sent before.
+    /// The bytes that the connection had sent before.
     sent_before: u64,
     arrived: Instant,
     /// The status of the response, once it begins.
@@ -45,8 +45,8 @@ pub(super) enum RequestEnd {
     Answered(StatusCode, Option<Duration>),
     /// In the middle of its response.
     Cut(StatusCode),
-    /// Before there was a response: its visitor left.
-    Left,
+    /// Before there was a response: its visitor disconnected.
+    Cancelled,
 }
 
 impl<'a> RequestRecord<'a> {
@@ -102,7 +102,9 @@ impl<'a> RequestRecord<'a> {
     /// Records that the response has ended: what comes next on the connection is another request's.
     pub(super) fn finish(&self) {
         let took = Some(self.arrived.elapsed()).filter(|_| !self.lasts.get());
-        self.end(self.status.get().map_or(RequestEnd::Left, |status| RequestEnd::Answered(status, took)));
+        self.end(
+            self.status.get().map_or(RequestEnd::Cancelled, |status| RequestEnd::Answered(status, took)),
+        );
     }
 
     fn end(&self, end: RequestEnd) {
@@ -129,17 +131,17 @@ impl<'a> RequestRecord<'a> {
         let (visitor, method) = (self.visitor, request.method().as_str());
         let path = &*shown_path(request.uri().path());
         let shown = path.escape_debug();
-        // What is no host is not repeated.
+        // An invalid host is not repeated.
         let host =
             request.headers().get(HOST).filter(|host| host.len() <= HOST_MAX && is_host(host.as_bytes()));
         let host = host.and_then(|host| host.to_str().ok()).unwrap_or("-");
         let bytes = self.traffic.sent() - self.sent_before;
         let took = (self.arrived.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        // What did not end well has a code in place of a status that would look like a success.
+        // A failure has a code in place of a status that would look like a success.
         let (answer, status, code) = match end {
             RequestEnd::Answered(status, _) => (status.as_u16().to_string(), Some(status), ""),
             RequestEnd::Cut(status) => (format!("{} cut", status.as_u16()), None, "cut"),
-            RequestEnd::Left => ("left".to_owned(), None, "left"),
+            RequestEnd::Cancelled => ("cancelled".to_owned(), None, "cancelled"),
         };
         let name = self.name.get().map(|name| name.to_string()).unwrap_or_default();
         let of = if name.is_empty() { String::new() } else { format!(" [{name}]") };
@@ -158,7 +160,7 @@ impl<'a> RequestRecord<'a> {
 
 impl Drop for RequestRecord<'_> {
     fn drop(&mut self) {
-        self.end(self.status.get().map_or(RequestEnd::Left, RequestEnd::Cut));
+        self.end(self.status.get().map_or(RequestEnd::Cancelled, RequestEnd::Cut));
     }
 }
 

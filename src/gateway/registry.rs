@@ -39,7 +39,7 @@ struct State {
     gone: HashMap<TunnelId, Instant>,
     /// Requests that wait for an agent.
     waiting: usize,
-    /// How often an agent has come or left.
+    /// How often an agent has come or gone.
     changes: u64,
 }
 
@@ -236,12 +236,12 @@ impl Registry {
         !is_missing(&state)
     }
 
-    /// How often an agent has come or left.
+    /// How often an agent has come or gone.
     pub(super) fn changes(&self) -> u64 {
         self.state().changes
     }
 
-    /// Waits until an agent has come or left since there were so many changes, no longer than until this time. False when
+    /// Waits until an agent has come or gone since there were so many changes, no longer than until this time. False when
     /// none has, or too many others wait.
     pub(super) fn wait_for_change(&self, before: u64, until: Instant) -> bool {
         let mut state = self.state();

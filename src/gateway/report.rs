@@ -138,7 +138,7 @@ impl GatewayReport {
         for (code, count) in metrics.problems() {
             page.sample("problems_total", &[("code", code)], count)?;
         }
-        let help = "Requests whose visitor left before there was a response";
+        let help = "Requests whose visitor disconnected before there was a response";
         page.one(("cancelled_total", "counter", help), metrics.cancelled_count())?;
         let help = "Responses that broke off before their end, on either side";
         page.one(("cut_total", "counter", help), metrics.cut_count())?;

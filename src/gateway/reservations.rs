@@ -13,7 +13,7 @@ use std::{fmt, fs, io};
 use super::domain::host_name;
 use crate::tunnel_id::TunnelId;
 
-/// What is reserved.
+/// The reserved names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Reservations {
     tunnels: BTreeMap<String, TunnelId>,

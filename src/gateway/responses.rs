@@ -12,7 +12,7 @@ use crate::protocol::problem_page::{self, PageSource};
 use crate::protocol::{RequestName, X_TUNNEL_SOURCE};
 use crate::service::FORWARD_FAILED;
 
-/// What is wrong with a request, or with its answer.
+/// A problem of a request, or of its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
@@ -70,7 +70,7 @@ impl Problem {
         marked(json_response(self.status, &body), self.header)
     }
 
-    /// The same, for a browser to show.
+    /// The response as a page for browsers.
     pub(super) fn page(self, name: RequestName) -> Response<Vec<u8>> {
         let page = problem_page::page(PageSource::Gateway, self.status, (self.code, &self.text), name);
         marked(response(self.status, "text/html; charset=utf-8", page), self.header)

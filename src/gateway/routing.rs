@@ -18,7 +18,7 @@ use crate::tunnel_id::TunnelId;
 
 pub(super) const MAX_FORWARDS: header::HeaderName = header::HeaderName::from_static("max-forwards");
 
-/// What answers a request.
+/// The responder to a request.
 pub(super) enum Responder {
     Gateway(Response<Vec<u8>>),
     Agent(Destination),
@@ -61,7 +61,7 @@ impl VisitorRequest<'_> {
         }
     }
 
-    /// Who answers the request.
+    /// Chooses the responder to the request.
     pub(super) fn route(&self, place: Place) -> Responder {
         let page = match self.host {
             HostMeaning::Tunnel(_) => None,

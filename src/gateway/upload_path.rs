@@ -21,10 +21,10 @@ pub(super) struct PathState {
     pub(super) kept: Option<Kept>,
     /// All of the body was passed on.
     pub(super) complete: bool,
-    /// What was kept is being sent to another stream.
+    /// The kept bytes are being sent to another stream.
     pub(super) turning: bool,
     /// The visitor has disconnected.
-    pub(super) left: bool,
+    pub(super) is_visitor_gone: bool,
     /// There will be no other stream.
     pub(super) closed: bool,
 }
@@ -97,7 +97,7 @@ impl UploadPath {
     /// Resets whatever stream the request has, since its visitor is gone.
     pub(super) fn leave(&self, text: &str) {
         let mut state = self.state();
-        state.left = true;
+        state.is_visitor_gone = true;
         let stream = state.stream.clone();
         drop(state);
         if let Some(stream) = stream {

@@ -4,7 +4,7 @@
 //! that lasts there is a second thread: it passes the body on as it comes, notices when the visitor leaves, and
 //! carries what the visitor says in another protocol.
 //!
-//! What was passed on is kept until the agent has asked for more of it. So a request that an agent gives back can go to
+//! The bytes that were passed on are kept until the agent has asked for more. So a request that an agent gives back can go to
 //! another one, whole: the answering thread sends it there what was kept, and the second thread goes on behind it.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -38,7 +38,7 @@ pub(super) struct Uploader {
     reading: ReadingSide,
     /// When all of the request was passed on, by either thread.
     sent: Arc<OnceLock<Instant>>,
-    /// What was passed on; shared with the second thread.
+    /// The bytes that were passed on; shared with the second thread.
     way: Arc<UploadPath>,
 }
 
@@ -64,12 +64,12 @@ pub(super) struct Again {
     pub(super) complete: bool,
 }
 
-/// What the second thread came to.
+/// The result of the second thread.
 pub(super) enum UploadEnd {
     /// The connection is as it was before; there may be another request on it.
     Returned(Input),
     /// The visitor has disconnected.
-    Left,
+    VisitorGone,
     /// The body cannot be read.
     Unreadable(RequestError),
 }
@@ -82,7 +82,7 @@ impl Uploader {
             kept: Some(Kept { bytes: Vec::new(), share }),
             complete: false,
             turning: false,
-            left: false,
+            is_visitor_gone: false,
             closed: false,
         };
         Uploader {
@@ -122,12 +122,12 @@ impl Uploader {
         Ok(complete.then_some(length))
     }
 
-    /// What a first or another stream is to be sent; nothing when some of it may be at work already. Until that stream is
+    /// The bytes for a first or another stream; nothing when some of them may be at work already. Until that stream is
     /// [there](Self::turn_to), nothing else is passed on.
     pub(super) fn again(&self) -> Option<Again> {
         let mut state = self.way.state();
         let is_granted = state.stream.as_ref().is_some_and(Stream::is_granted);
-        let again = state.kept.as_ref().filter(|_| !is_granted && !state.left)?;
+        let again = state.kept.as_ref().filter(|_| !is_granted && !state.is_visitor_gone)?;
         let again = Again { body: again.bytes.clone(), complete: state.complete };
         state.turning = true;
         Some(again)
@@ -137,7 +137,7 @@ impl Uploader {
     pub(super) fn can_turn(&self) -> bool {
         let state = self.way.state();
         let is_granted = state.stream.as_ref().is_some_and(Stream::is_granted);
-        state.kept.is_some() && !is_granted && !state.left
+        state.kept.is_some() && !is_granted && !state.is_visitor_gone
     }
 
     /// Passes the body on to this stream from now on.
@@ -145,10 +145,10 @@ impl Uploader {
         let mut state = self.way.state();
         state.stream = Some(stream.clone());
         state.turning = false;
-        let left = state.left;
+        let is_visitor_gone = state.is_visitor_gone;
         self.way.waiters.release(state);
-        if left {
-            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
+        if is_visitor_gone {
+            stream.reset(Reset::new(ResetCode::Cancelled, "the visitor disconnected"));
         }
     }
 
@@ -204,13 +204,13 @@ impl Uploader {
         let Helper { end, switch } = match std::mem::replace(&mut self.reading, ReadingSide::Gone) {
             ReadingSide::Here(input, _) => return Some(UploadEnd::Returned(input)),
             ReadingSide::There(helper) => helper,
-            ReadingSide::Gone => return Some(UploadEnd::Left),
+            ReadingSide::Gone => return Some(UploadEnd::VisitorGone),
         };
         drop(switch);
         match end.recv_timeout(limit) {
             Ok(end) => Some(end),
             Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(UploadEnd::Left),
+            Err(RecvTimeoutError::Disconnected) => Some(UploadEnd::VisitorGone),
         }
     }
 }
@@ -235,7 +235,7 @@ fn wait_at_most(input: &mut Input, limit: Option<Duration>) -> io::Result<()> {
     input.socket().set_read_timeout(limit)
 }
 
-/// What the second thread has.
+/// The state of the second thread.
 struct VisitorReader {
     input: Input,
     way: Arc<UploadPath>,
@@ -250,7 +250,7 @@ impl VisitorReader {
             Err(error) => {
                 self.way.leave("the client's body broke off");
                 return match error {
-                    RequestError::Io(_) => UploadEnd::Left,
+                    RequestError::Io(_) => UploadEnd::VisitorGone,
                     error => UploadEnd::Unreadable(error),
                 };
             }
@@ -263,9 +263,9 @@ impl VisitorReader {
                 // The protocol has changed, and the visitor has sent nothing in the other one.
                 Ok(0) if switched_now() => {
                     self.way.stream().map(|stream| stream.send_end());
-                    return UploadEnd::Left;
+                    return UploadEnd::VisitorGone;
                 }
-                Ok(0) | Err(_) => return self.left(),
+                Ok(0) | Err(_) => return self.visitor_gone(),
             }
         }
         // Waits for the head of the response, which decides what the bytes are.
@@ -275,9 +275,9 @@ impl VisitorReader {
         }
     }
 
-    fn left(self) -> UploadEnd {
-        self.way.leave("the client left");
-        UploadEnd::Left
+    fn visitor_gone(self) -> UploadEnd {
+        self.way.leave("the visitor disconnected");
+        UploadEnd::VisitorGone
     }
 
     /// Passes the rest of the body on. False when it is not wanted any more.
@@ -319,19 +319,19 @@ impl VisitorReader {
     }
 
     fn pass_on_raw(mut self) -> UploadEnd {
-        let Some(stream) = self.way.stream() else { return UploadEnd::Left };
+        let Some(stream) = self.way.stream() else { return UploadEnd::VisitorGone };
         loop {
             if stream.send_all(self.input.unread(), Fin::More).is_err() {
-                return UploadEnd::Left;
+                return UploadEnd::VisitorGone;
             }
             self.input.consume(self.input.unread().len());
             match or_end(self.input.fill()) {
                 Ok(0) => {
                     let _ = stream.send_end();
-                    return UploadEnd::Left;
+                    return UploadEnd::VisitorGone;
                 }
                 Ok(_) => {}
-                Err(_) => return self.left(),
+                Err(_) => return self.visitor_gone(),
             }
         }
     }

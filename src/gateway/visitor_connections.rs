@@ -62,7 +62,7 @@ pub(super) struct Census {
 struct State {
     draining: bool,
     next_id: u64,
-    /// What connections that have ended had received and sent.
+    /// The bytes that connections that have ended had received and sent.
     received_before: u64,
     sent_before: u64,
     list: BTreeMap<u64, Entry>,
@@ -71,7 +71,7 @@ struct State {
 
 struct Entry {
     place: Arc<ConnectionPlace>,
-    /// What is counted; nothing for those that may come as often as they like.
+    /// The address that is counted; none where connections are not limited.
     address: Option<IpAddr>,
     stage: Stage,
     /// It is in the anteroom: there was no place for it.
@@ -85,7 +85,7 @@ struct Entry {
     looks: Vec<(Instant, u64)>,
 }
 
-/// What a connection's thread and the registry both know.
+/// The state that a connection's thread shares with the registry.
 struct ConnectionPlace {
     closer: Closer,
     /// Another connection has its place.
@@ -514,7 +514,7 @@ mod tests {
         let one = Some("192.0.2.1".parse().unwrap());
         let through: Vec<_> = (0..3).map(|_| test.comes(0, None).unwrap()).collect();
         assert_eq!([0, 1, 2].map(|index: usize| through[index].0.count_as(one)), [true, true, false]);
-        // The same one's next request on the connection is in its own place.
+        // The visitor's next request on the connection is in its own place.
         assert!(through[1].0.count_as(one));
         // And a connection that waits for another request is counted for no visitor.
         through[0].0.enter(Stage::Served);

@@ -23,7 +23,7 @@ use crate::protocol::problem_page;
 pub(super) struct VisitorRequest<'a> {
     pub(super) head: &'a Head,
     pub(super) arrival: &'a Arrival,
-    /// What the host means that the request came to.
+    /// The meaning of the request's `Host`.
     pub(super) host: &'a HostMeaning,
     pub(super) visitor: &'a VisitorConnection,
     pub(super) record: &'a RequestRecord<'a>,
@@ -54,7 +54,7 @@ impl VisitorRequest<'_> {
         }
     }
 
-    /// Logs that a response was cut, unless its visitor has left: then it is nobody's loss.
+    /// Logs that a response was cut, unless its visitor has disconnected.
     pub(super) fn log_cut(&self, name: RequestName, error: &io::Error) {
         if !error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<StreamError>) {
             return debug!("a response broke off: {error}");

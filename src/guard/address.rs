@@ -87,7 +87,7 @@ mod tests {
         assert!(check(&["10.0.0.0/8"], &[], "10.0.0.1") && !check(&["10.0.0.0/8"], &[], "11.0.0.1"));
         assert!(!check(&["10.0.0.0/8"], &["10.0.0.1"], "10.0.0.1"));
         assert!(check(&[], &["10.0.0.1"], "10.0.0.2") && !check(&[], &["2001:db8::/32"], "2001:db8::1"));
-        // Nobody is taken for somebody.
+        // An unknown address matches no network.
         assert!(!check(&["0.0.0.0/0"], &[], "unknown") && !check(&[], &["10.0.0.1"], "unknown"));
     }
 
@@ -101,7 +101,7 @@ mod tests {
             guesses.record(one, at(second));
         }
         assert_eq!(guesses.wait(one, at(10)), Some(Duration::from_secs(50)));
-        // All of its network is one visitor, and nobody else.
+        // All of its network is one visitor, and no other network is.
         assert!(guesses.wait("2001:db8::ffff".parse().unwrap(), at(10)).is_some());
         assert_eq!(guesses.wait(other, at(10)), None);
         assert_eq!(guesses.wait(one, at(60)), None);

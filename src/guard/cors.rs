@@ -81,14 +81,14 @@ pub enum CorsCredentials {
     Allow,
 }
 
-/// What pages of another origin may do.
+/// The rights of pages of another origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Cors {
     pub(crate) origin: AllowedOrigin,
     pub(crate) credentials: CorsCredentials,
 }
 
-/// What a response says of the page that asked.
+/// The origin that a response names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CorsGrant {
     /// Another origin, or none: nothing is allowed.
@@ -96,7 +96,7 @@ pub(crate) enum CorsGrant {
     Allowed(Cors),
 }
 
-/// What the response to one request says.
+/// The CORS fields of the response to one request.
 #[derive(Debug)]
 pub(crate) struct CorsAnswer {
     pub(crate) grant: CorsGrant,
@@ -105,13 +105,13 @@ pub(crate) struct CorsAnswer {
 }
 
 impl Cors {
-    /// What the response to a request with these fields says.
+    /// The CORS fields of the response to a request with these fields.
     pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> CorsAnswer {
         let preflight = self.is_preflight(method, headers).then(|| Self::preflight(headers));
         CorsAnswer { grant: self.grant(headers), preflight }
     }
 
-    /// What is granted to a request with these fields.
+    /// The rights of the page that sends a request with these fields.
     pub(super) fn grant(&self, headers: &HeaderMap) -> CorsGrant {
         let mut origins = headers.get_all(ORIGIN).iter();
         match (origins.next(), origins.next()) {

@@ -40,7 +40,7 @@ pub(crate) struct Gate {
     cors: Option<Cors>,
 }
 
-/// What is asked of visitors.
+/// The conditions for visitors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct VisitorRules {
     pub(crate) addresses: AddressRules,
@@ -61,7 +61,7 @@ pub(crate) struct Candidate<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PasswordGuard {
     passwords: Passwords,
-    /// What is open is allowed here.
+    /// The requests that need no password are those that these rules allow.
     open: Rules,
 }
 
@@ -91,12 +91,12 @@ impl Gate {
         Gate { guesses: previous.guesses.clone(), rate, ..self }
     }
 
-    /// The visitor who sent a request with these fields, for a response of the agent's own.
+    /// The recipient of the agent's own response to a request with these fields.
     pub(crate) fn recipient(&self, name: RequestName, method: &Method, headers: &HeaderMap) -> Recipient {
         Recipient::of(name, method, headers, self.cors.as_ref())
     }
 
-    /// What the response to a request that was admitted with these fields says to pages of another origin.
+    /// The CORS fields of the response to a request that was admitted with these fields.
     pub(crate) fn cors_answer(&self, method: &Method, headers: &HeaderMap) -> Option<CorsAnswer> {
         self.cors.as_ref().map(|cors| cors.answer(method, headers))
     }
@@ -226,12 +226,12 @@ mod tests {
         assert_eq!(admit(Method::GET, "/", "Bearer x"), (Some(Refusal::Unauthorized), true));
         assert_eq!(admit(Method::GET, "/secret", "Bearer x"), (Some(Refusal::Unauthorized), true));
         assert_eq!(admit(Method::GET, "/secret", right), (Some(Refusal::Filtered), false));
-        // What is open keeps its own.
+        // A path that needs no password keeps its `Authorization`.
         assert_eq!(admit(Method::POST, "/webhook/x", "Bearer x"), (None, true));
         assert_eq!(admit(Method::GET, "/webhook/x", "Bearer x").0, Some(Refusal::Unauthorized));
         let ambiguous = admit(Method::POST, "/webhook/..%2fx", right).0;
         assert!(matches!(ambiguous, Some(Refusal::AmbiguousPath(_))), "{ambiguous:?}");
-        // One who guesses is not even told when it is right.
+        // After too many guesses the right password is refused, too.
         let visitor = Some(IpAddr::from([10, 0, 0, 1]));
         for _ in 0..10 {
             assert_eq!(visit(Method::GET, "/", "Basic eDp5", visitor).0, Some(Refusal::Unauthorized));

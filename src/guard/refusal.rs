@@ -52,7 +52,7 @@ impl Refusal {
         Refusal::BadRequest(Cow::Borrowed(what))
     }
 
-    /// What the rules' verdict refuses a request with, if it does.
+    /// The refusal of the rules' verdict, if it is one.
     pub(crate) fn by(verdict: &Verdict<'_>) -> Option<Self> {
         match verdict {
             Verdict::Ambiguous(why) => Some(Refusal::AmbiguousPath(why)),
@@ -140,7 +140,7 @@ impl Refusal {
         }
     }
 
-    /// What an operator might change.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Option<Advice> {
         match self {
             Refusal::QueueFull => Some(Advice::QueueLength),
@@ -170,7 +170,7 @@ impl Refusal {
     }
 }
 
-/// Who gets a response of the agent's own, and in which form.
+/// The recipient of a response of the agent's own, and its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recipient {
     /// The request.
@@ -193,7 +193,7 @@ impl Recipient {
         Recipient { name, form: ProblemForm::Json, cors: None }
     }
 
-    /// The visitor who sent a request with these fields.
+    /// The recipient of the response to a request with these fields.
     pub(super) fn of(name: RequestName, method: &Method, headers: &HeaderMap, cors: Option<&Cors>) -> Self {
         let is_page = problem_page::is_asked_for(method, headers);
         let form = if is_page { ProblemForm::Page } else { ProblemForm::Json };

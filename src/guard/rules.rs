@@ -198,7 +198,7 @@ fn matches_glob(glob: &str, segment: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// What a rule does with what it matches.
+/// The effect of a rule on the requests that it matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// The request passes.
@@ -210,7 +210,7 @@ pub enum Action {
 /// A pattern, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// What to do.
+    /// The effect.
     pub action: Action,
     /// The requests that it applies to.
     pub pattern: Pattern,

@@ -1,4 +1,4 @@
-//! What HTTP allows, within the limits of size. Pure; for both ways in which a request comes.
+//! The rules of HTTP for a request, and the limits of its size. Pure; for both ways in which a request comes.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::uri::PathAndQuery;

@@ -36,7 +36,7 @@ enum State {
     Done,
 }
 
-/// What the next bytes are.
+/// The meaning of the next bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeStep {
     /// Framing.

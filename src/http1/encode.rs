@@ -44,7 +44,7 @@ pub fn chunk_head(size: usize) -> String {
     format!("{size:x}\r\n")
 }
 
-/// What ends a chunked body.
+/// The end of a chunked body (RFC 9112 §7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A response whose head is encoded.

@@ -1,4 +1,4 @@
-//! What headers say, and which of them pass through an intermediary (RFC 9110 §7.6.1), for both directions and both programs.
+//! The meaning of headers, and which of them pass through an intermediary (RFC 9110 §7.6.1), for both directions and programs.
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -85,7 +85,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// What a request asks for: a `GET` without a body. Not HTTP in another guise, over TLS (RFC 2817) or as HTTP/2,
+    /// The upgrade that a request asks for: a `GET` without a body. Not HTTP in another guise, over TLS (RFC 2817) or as HTTP/2,
     /// which would tunnel past every rule.
     pub fn asked_for(method: &Method, headers: &HeaderMap) -> Option<Self> {
         let lengths = headers.get_all(header::CONTENT_LENGTH);

@@ -95,8 +95,8 @@ fn blanks(bytes: &[u8]) -> usize {
     bytes.iter().take_while(|&&byte| byte != b'\n').filter(|&&byte| byte == b' ').count()
 }
 
-/// What httparse found in these bytes as a map, or what HTTP does not allow in it. The values are parts of `kept`, which is
-/// the same bytes: they share its memory.
+/// The fields that httparse found in these bytes as a map, or the fault that HTTP does not allow. The values are parts of
+/// `kept`, which is the same bytes: they share its memory.
 pub(super) fn header_map(
     parsed: &[httparse::Header<'_>],
     bytes: &[u8],

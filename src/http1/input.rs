@@ -6,10 +6,10 @@ use std::ops::Range;
 use super::decode::Decoder;
 use crate::net::Socket;
 
-/// What is read at once when it is not known how much to expect.
+/// The size of a read when it is not known how much to expect, in bytes.
 const STEP: usize = 16 << 10;
 
-/// What is read at once while a connection is idle, and the buffer that it keeps: most heads fit.
+/// The size of a read while a connection is idle, and of the buffer that it keeps, in bytes: most heads fit.
 const IDLE_STEP: usize = 2 << 10;
 
 /// The reading side of a connection.
@@ -22,7 +22,7 @@ pub struct Input {
     unread: Range<usize>,
 }
 
-/// What a read of another protocol than HTTP comes to: its end is one with TLS's close_notify and without, which many
+/// The result of a read of another protocol than HTTP: its end is one with TLS's close_notify and without, which many
 /// servers and browsers do not send. Such a protocol says itself whether it is complete.
 pub fn or_end(read: io::Result<usize>) -> io::Result<usize> {
     read.or_else(|error| if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error) })
@@ -51,12 +51,12 @@ impl Input {
         (self.socket, self.buffer)
     }
 
-    /// What was read and not used yet.
+    /// The bytes that were read and not used yet.
     pub fn unread(&self) -> &[u8] {
         &self.buffer[self.unread.clone()]
     }
 
-    /// What was read and not used yet, to be changed in place.
+    /// The bytes that were read and not used yet, to be changed in place.
     pub fn unread_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.unread.clone()]
     }

@@ -1,4 +1,4 @@
-//! What a path may mean to a server that decodes and normalises it.
+//! The meanings of a path for a server that decodes and normalises it.
 
 /// Decodes a path that every decoder reads in one way, or says why it is ambiguous.
 pub(crate) fn decode(path: &str) -> Result<String, &'static str> {
@@ -25,7 +25,7 @@ pub(crate) fn decode(path: &str) -> Result<String, &'static str> {
     String::from_utf8(decoded).map_err(|_| "an encoding that is not UTF-8")
 }
 
-/// What makes a path ambiguous, given as it came and decoded.
+/// The reason why a path is ambiguous, given as it came and decoded.
 pub(crate) fn ambiguity(raw: &[u8], decoded: &[u8]) -> Option<&'static str> {
     let slashes = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'/').count();
     let mut segments = decoded.strip_prefix(b"/").unwrap_or(decoded).split(|byte| *byte == b'/').rev();

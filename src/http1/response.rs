@@ -76,7 +76,7 @@ pub fn mend_head(received: &mut [u8]) -> Result<(), BadResponse> {
     Ok(())
 }
 
-/// What there is of a head.
+/// The part of a head that has come.
 struct HeadScan {
     /// Its length with the empty line, if that has come.
     length: Option<usize>,

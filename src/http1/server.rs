@@ -111,7 +111,7 @@ impl ServerConnection {
     ) -> Result<Vec<u8>, RequestError> {
         let mut body = Vec::new();
         if let Framing::Length(length) = head.framing {
-            // What grows by doubling takes up twice what it holds. Memory that nothing is written to costs nothing.
+            // A buffer that grows by doubling takes up twice its content; memory that nothing is written to costs nothing.
             body.reserve_exact(usize::try_from(length).unwrap_or(max).min(max));
         }
         self.read_pieces(head, max, |piece| {

@@ -36,7 +36,7 @@ impl fmt::Display for TraceId {
     }
 }
 
-/// What a line of the log says of a trace, if there is one.
+/// The text of a trace in a line of the log, if there is one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InTrace(pub(crate) Option<TraceId>);
 

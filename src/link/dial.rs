@@ -41,7 +41,7 @@ pub struct Dialer {
     resolver: Resolver,
 }
 
-/// What a gateway is dialled with.
+/// The parts of a dial.
 #[derive(Debug)]
 pub struct DialConfig {
     /// The gateway's URL.
@@ -134,7 +134,7 @@ impl UpgradeError {
         }
     }
 
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Advice {
         match self {
             error if error.refusal().is_some() => Advice::AgentToken,
@@ -166,7 +166,7 @@ impl DialError {
         }
     }
 
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Advice {
         match self {
             DialError::Connect(error) => error.advice(Peer::Gateway),
@@ -291,7 +291,7 @@ impl Dialer {
         Ok(Link { reader, writer, heard, closer })
     }
 
-    /// What the upgrade shows, as it is now.
+    /// The credentials of the upgrade, as they are now.
     fn secrets(&self) -> UpgradeSecrets {
         (
             self.config.token.as_ref().map(SecretSource::read),

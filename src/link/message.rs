@@ -12,10 +12,10 @@ use tungstenite::{Bytes, Error, Message, Utf8Bytes, WebSocket};
 
 use crate::net::socket::Socket;
 
-/// What is read from a socket at once.
+/// The size of a read from a socket, in bytes.
 const READ_BUFFER: usize = 16 << 10;
 
-/// What is handed to the kernel at once, so that progress is seen in steps of this size.
+/// The size of a write, in bytes, so that progress is seen in steps of this size.
 const WRITE_STEP: usize = 64 << 10;
 
 /// A write buffer that has grown past this is given back when it is empty.
@@ -34,7 +34,7 @@ fn config(max_message: usize) -> WebSocketConfig {
         .max_frame_size(Some(max_message))
 }
 
-/// What the other side sent.
+/// A message that the other side sent.
 #[derive(Debug)]
 pub enum Received {
     /// A text message.
@@ -160,7 +160,7 @@ fn classify(error: Error) -> ReadError {
     }
 }
 
-/// What is sent.
+/// A message to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outbound {
     /// A text message; its maker vouches for the UTF-8.
@@ -287,7 +287,7 @@ impl MessageWriter {
         self.written = 0;
     }
 
-    /// What is waiting, as bytes.
+    /// The waiting messages, as bytes.
     #[cfg(test)]
     fn bytes(&self) -> &[u8] {
         &self.buffer[self.written..]

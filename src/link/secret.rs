@@ -31,7 +31,7 @@ pub(crate) fn read_secret(path: &Path) -> io::Result<String> {
 
 /// A secret that a file may hold.
 pub trait SecretFile: Clone {
-    /// What the log calls it.
+    /// The secret's name in the log.
     const NAME: &str;
 
     /// Reads it.

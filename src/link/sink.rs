@@ -10,7 +10,7 @@ use crate::net::WriteHalf;
 /// Frames are collected up to this many bytes before they are written, so that many small ones cost one system call.
 pub(crate) const WRITE_BATCH: usize = 64 << 10;
 
-/// The writing half of a WebSocket. Whoever holds it may write, and nothing else can.
+/// The writing half of a WebSocket. Its one owner alone can write.
 #[derive(Debug)]
 pub struct MessageSink {
     frames: MessageWriter,

@@ -26,7 +26,7 @@ pub fn names_visitors(payload: &str) -> bool {
     serde_json::from_str::<VisitorIn<'_>>(payload).is_ok_and(|wire| wire.visitor.0 == REAL_IP)
 }
 
-/// What a gateway allows on a connection.
+/// The limits that a gateway sets on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MuxLimits {
     /// Bytes of body that either side may send on a new stream: 16 KiB to 4 MiB, by default 256 KiB.
@@ -43,7 +43,7 @@ impl Default for MuxLimits {
     }
 }
 
-/// What a gateway's `welcome` comes to.
+/// The meaning of a gateway's `welcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Welcome {
     /// It speaks mux/2 within these limits.

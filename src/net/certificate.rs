@@ -1,4 +1,4 @@
-//! What a person wants to know of a certificate: whose it is, by whom, and for how long.
+//! The few facts of a certificate that people want to know: its subject, its issuer, and its last day.
 //!
 //! Reads just that out of X.509 (RFC 5280 §4.1) and believes nothing: trust is rustls' business. A library
 //! for all of X.509 would bring a dozen crates for one line of `agent check`.

@@ -53,7 +53,7 @@ impl ConnectError {
         }
     }
 
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self, peer: Peer) -> Advice {
         if peer == Peer::Proxy {
             return Advice::ProxyAddress;

@@ -65,7 +65,7 @@ impl Network {
     }
 }
 
-/// What counts as one visitor's address: an IPv6 network gives each of its users more addresses than there are places.
+/// The address that a visitor is counted by: an IPv6 network gives each of its users more addresses than there are places.
 pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

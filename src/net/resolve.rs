@@ -37,7 +37,7 @@ struct Lookup {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What was found last.
+    /// The addresses that were found last.
     known: Option<Vec<Address>>,
     running: bool,
     /// Why the last look-up found nothing, if it did not.

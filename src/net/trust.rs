@@ -8,7 +8,7 @@ use log::warn;
 use super::tls::{self, ClientIdentity, ClientTls, TlsError, Trust};
 use crate::sync::{read, write};
 
-/// What the files held: of the authorities, of the certificate and of its key.
+/// The contents of the files: of the authorities, of the certificate and of its key.
 type FileContents = Vec<Vec<u8>>;
 
 /// The authorities whose certificates are believed, and the certificate that is shown, if there is one. Clones share them.
@@ -19,7 +19,7 @@ pub struct TrustStore(Arc<Store>);
 struct Store {
     trust: Trust,
     identity: Option<ClientIdentity>,
-    /// What the files held.
+    /// The contents of the files when they were read, and the configuration made of them.
     current: RwLock<(FileContents, ClientTls)>,
 }
 
@@ -54,7 +54,7 @@ impl TrustStore {
     }
 }
 
-/// What the files hold.
+/// The contents of the files now.
 fn contents(trust: &Trust, identity: Option<&ClientIdentity>) -> Result<FileContents, TlsError> {
     let authorities = if let Trust::File(path) = trust { Some(path) } else { None };
     let own = identity.into_iter().flat_map(|identity| [&identity.certificates, &identity.key]);

@@ -22,17 +22,17 @@ pub(crate) struct PoolLimits {
     pub(crate) queue_timeout: Duration,
 }
 
-/// What a job asks for.
+/// The needs of a job.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JobSpec {
-    /// What the job counts as while it is queued, in bytes.
+    /// The bytes that the job takes up while it is queued.
     pub(crate) weight: usize,
     pub(crate) kind: JobKind,
     /// The job does not start before this time.
     pub(crate) not_before: Option<Instant>,
 }
 
-/// What a job does with its permit.
+/// The use that a job makes of its permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JobKind {
     /// It keeps the permit until it ends.

@@ -62,7 +62,7 @@ pub(super) struct Started<J> {
     pub(super) place: PoolPermit,
 }
 
-/// What a job that runs takes up.
+/// The place that a running job takes up.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PoolPermit {
     /// A place until it ends.
@@ -71,7 +71,7 @@ pub(super) enum PoolPermit {
     Brief(u64),
 }
 
-/// What comes of a job.
+/// The decision on a job.
 #[derive(Debug)]
 pub(super) enum Dispatch<J, W> {
     /// This worker takes it.
@@ -81,7 +81,7 @@ pub(super) enum Dispatch<J, W> {
     Refused(J, RefusalReason),
 }
 
-/// What a worker does that has done its job.
+/// The next step of a worker that has done its job.
 #[derive(Debug)]
 pub(super) enum AfterJob<J> {
     Run(Started<J>),
@@ -132,14 +132,14 @@ impl<J, W> PoolState<J, W> {
         self.queue.len() + self.delayed.len()
     }
 
-    /// What still waits.
+    /// Takes the jobs that still wait.
     pub(super) fn take_queued(&mut self) -> Vec<J> {
         self.queued_weight = 0;
         let delayed = std::mem::take(&mut self.delayed).into_values();
         self.queue.drain(..).chain(delayed).map(|waiting| waiting.job).collect()
     }
 
-    /// What comes of a new job; nothing when it waits.
+    /// Decides on a new job; nothing when it waits.
     pub(super) fn submit(&mut self, job: J, spec: JobSpec, now: Instant) -> Option<Dispatch<J, W>> {
         self.advance(now);
         let is_first = self.queue.is_empty() && spec.not_before.is_none_or(|time| time <= now);
@@ -149,7 +149,7 @@ impl<J, W> PoolState<J, W> {
         self.enqueue(job, spec, now).err().map(|job| Dispatch::Refused(job, RefusalReason::Full))
     }
 
-    /// What comes of the job that has waited longest, if something does now.
+    /// Decides on the job that has waited longest; nothing when it goes on waiting.
     pub(super) fn dispatch_next(&mut self, now: Instant) -> Option<Dispatch<J, W>> {
         self.advance(now);
         let first = self.queue.front()?;
@@ -175,7 +175,7 @@ impl<J, W> PoolState<J, W> {
         first.into_iter().chain(delayed).min()
     }
 
-    /// What the worker does next that has done the job with this place.
+    /// The next step of the worker that has done the job with this place.
     pub(super) fn done(
         &mut self,
         place: PoolPermit,

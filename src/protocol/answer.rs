@@ -47,7 +47,7 @@ pub struct ResponseMessage<'a> {
     pub head: &'a http::response::Parts,
     /// The whole body.
     pub body: &'a [u8],
-    /// What the agent has to say, of a response of its own; else the documented sentence for a response of the local
+    /// The agent's own words, of a response of its own; else the documented sentence for a response of the local
     /// server.
     pub message: Option<&'a str>,
 }
@@ -79,7 +79,7 @@ impl ResponseMessage<'_> {
     }
 }
 
-/// What the envelope says about a response of the local server.
+/// The envelope's sentence about a response of the local server.
 fn sentence(status: StatusCode) -> Cow<'static, str> {
     if status.as_u16() < 400 {
         return Cow::Borrowed("Request processed successfully");
@@ -110,7 +110,7 @@ pub fn encode_error(id: Option<&RequestId>, text: &str) -> Vec<u8> {
     envelope::plain(ERROR, id, text)
 }
 
-/// What an agent answered, as the gateway reads it.
+/// An agent's answer, as the gateway reads it.
 #[derive(Debug)]
 pub struct DecodedAnswer {
     /// The request's ID, when it had one.

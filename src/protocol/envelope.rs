@@ -13,7 +13,7 @@ use super::id::RequestId;
 /// a field that comes twice the last counts, so that no envelope with a readable `message_type` is lost.
 #[derive(Debug)]
 pub struct Envelope<'a> {
-    /// What the payload is: `request`, `response`, `error`, …
+    /// The type of the payload: `request`, `response`, `error`, …
     pub message_type: Cow<'a, str>,
     /// The `id` beside `message_type`, which only an `error` of an agent carries.
     pub id: Option<RequestId>,

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::name::{TunnelName, URL_CAPABILITY};
-use crate::TunnelId;
+use crate::tunnel_id::TunnelId;
 
 /// The name of part 3 of the protocol, among the capabilities and in a `welcome`.
 pub const MUX_PROTOCOL: &str = "mux/2";
 
-/// What this agent can do beyond part 1: request IDs, base64 bodies, streams, and hearing of its URL.
+/// This agent's capabilities beyond part 1: request IDs, base64 bodies, streams, and hearing of its URL.
 pub const CAPABILITIES: [&str; 4] = ["id", "base64", MUX_PROTOCOL, URL_CAPABILITY];
 
 /// Longest handshake that a gateway reads, in bytes: what is in it is kept, logged and shown.
@@ -77,7 +77,10 @@ impl Handshake {
         let wire: In =
             serde_json::from_str(frame).map_err(|_| "the first message is no handshake".to_owned())?;
         Ok(Handshake {
-            tunnel_id: wire.tunnel_id.parse().map_err(|error: crate::InvalidTunnelId| error.to_string())?,
+            tunnel_id: wire
+                .tunnel_id
+                .parse()
+                .map_err(|error: crate::tunnel_id::InvalidTunnelId| error.to_string())?,
             agent_version: wire.agent_version,
             capabilities: wire.capabilities,
             instance: wire.instance,

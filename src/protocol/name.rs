@@ -10,8 +10,8 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::envelope;
 use super::text::Text;
-use crate::TunnelId;
 use crate::http1::is_host;
+use crate::tunnel_id::TunnelId;
 
 /// The capability of an agent that wants to know its tunnel's URL.
 pub const URL_CAPABILITY: &str = "url";
@@ -125,7 +125,7 @@ pub struct TunnelUrl {
     pub wanted: Wanted,
 }
 
-/// What became of the name that a tunnel asked for.
+/// The gateway's decision on the name that a tunnel asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// It has it, or asked for none.

@@ -5,7 +5,7 @@ use http::{Method, StatusCode};
 
 use super::RequestName;
 
-/// Whether whoever asks reads pages: a browser that navigates, and no program.
+/// Whether the client shows pages: a browser that navigates, and no program.
 pub(crate) fn is_asked_for(method: &Method, headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).iter();
     let mut types = accepts.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -49,7 +49,7 @@ pub(crate) fn page(
     )
 }
 
-/// What the owner of the tunnel, or its visitor, can do.
+/// A remedy for the owner of the tunnel, or for its visitor.
 fn what_to_do(code: &str) -> &'static str {
     match code {
         "no_agent" | "agent_gone" => {

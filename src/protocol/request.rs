@@ -36,7 +36,7 @@ pub struct RequestMessage<'a> {
 pub struct MalformedRequest {
     /// The ID, if one can be read.
     pub id: Option<RequestId>,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: String,
 }
 
@@ -93,7 +93,7 @@ fn decode_payload(payload: &str) -> Result<RequestMessage<'_>, String> {
     })
 }
 
-/// What serde_json says, without what it quotes of the input: that may be a secret.
+/// The words of serde_json, without its quotations from the input: those may be secrets.
 fn describe(error: &serde_json::Error) -> String {
     let kind = match error.classify() {
         serde_json::error::Category::Data => "a field is missing, repeated or of the wrong type",

@@ -112,12 +112,12 @@ impl Failure {
         Failure { advice: Some(advice), ..self }
     }
 
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Option<Advice> {
         self.advice
     }
 
-    /// What kind it is.
+    /// The kind of the failure.
     pub fn kind(&self) -> FailureKind {
         self.kind
     }

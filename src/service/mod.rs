@@ -1,4 +1,4 @@
-//! What answers requests: a local server, or the embedding program itself.
+//! The service that answers requests: a local server, or the embedding program itself.
 
 mod body;
 mod cancellation;

@@ -1,6 +1,6 @@
 //! The bytes that answers of a session may take up.
 
-/// What bytes are counted as.
+/// The budget that bytes are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BudgetKind {
     Direct,

@@ -96,7 +96,7 @@ pub(crate) struct ExchangeConfig {
     pub(crate) label: Option<String>,
     /// Which requests pass.
     pub(crate) gate: Gate,
-    /// What answers them.
+    /// The service that answers them.
     pub(crate) service: Arc<dyn Service>,
     pub(crate) failure_reply: FailureReply,
     pub(crate) server_timing: ServerTiming,

@@ -1,4 +1,4 @@
-//! What a ping carries: when it was sent. So its pong, however late and among however many, tells which one it answers.
+//! The payload of a ping: the time when it was sent. So its pong, however late and among however many, tells which it answers.
 
 use std::time::Duration;
 

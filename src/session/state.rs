@@ -48,7 +48,7 @@ impl Default for Heartbeat {
     }
 }
 
-/// What the writer does next.
+/// The next step of the writer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     /// Sends this.
@@ -239,7 +239,7 @@ impl SessionState {
         matches!(self.phase, SessionPhase::Closing { reply: CloseReply::None, .. })
     }
 
-    /// What to do next, when `outstanding` requests are not answered yet.
+    /// The next step, when `outstanding` requests are not answered yet.
     pub(super) fn step(&mut self, now: Instant, outstanding: u64) -> NextStep {
         if let Some(why) = self.last_stream.take() {
             return NextStep::LastStream(why);
@@ -254,7 +254,7 @@ impl SessionState {
             SessionPhase::Draining { until, why, crossing }
                 if now >= *until || (outstanding == 0 && *crossing == Crossing::Settled) =>
             {
-                // What is answered but not written yet has the rest of the time.
+                // Answers that are not written yet have the rest of the time.
                 let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
                 self.start_closing(
                     (close::GOING_AWAY, why),
@@ -486,7 +486,7 @@ mod tests {
         t.pings(1.0);
         assert_eq!(t.state.step(t.at(2.0), 0), NextStep::LastStream(STOPPING));
         t.sends(2.0, Outbound::Close(1001, STOPPING));
-        // Who may not wait does not.
+        // A drain without time does not wait.
         let mut t = Transcript::new();
         t.state.drain(t.at(0.0), STOPPING, Crossing::Unasked);
         t.sends(0.0, Outbound::Close(1001, STOPPING));

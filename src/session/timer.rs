@@ -145,7 +145,7 @@ struct Writer<'a> {
     written: u64,
     /// The newest ping that is not answered yet; older ones need no answer (RFC 6455 §5.5.3).
     pong: Option<Bytes>,
-    /// What the answers in `frames` take up, with the place in the stream where each ends; given back once
+    /// The room that the answers in `frames` take up, with the place in the stream where each ends; given back once
     /// they are written that far.
     in_frames: VecDeque<(u64, Reservation)>,
     /// Since when a write has made no progress.
@@ -194,7 +194,7 @@ impl Writer<'_> {
     fn reclaim(&mut self) {
         if self.sink.is_none() {
             self.sink = self.inbox.session.mux().and_then(|mux| mux.reclaim());
-            // What went out meanwhile was not waited for.
+            // Bytes that went out meanwhile were not waited for.
             let written = self.sink.as_ref().map_or(0, |sink| sink.written() - self.written);
             self.pace.wrote(written, Duration::ZERO).inspect(|speed| self.set_speed(*speed));
         }

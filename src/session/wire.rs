@@ -31,7 +31,7 @@ pub(super) const CONTROL_MAX: usize = 1 << 20;
 /// The field in which a gateway names the visitor's address.
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// What an event takes up beside its payload, in bytes, rounded up.
+/// The bytes that an event takes up beside its payload, rounded up.
 const EVENT_BYTES: usize = 128;
 
 /// An event for the thread that writes.
@@ -137,7 +137,7 @@ struct SessionShared {
     issued: AtomicU64,
     /// Places given out to requests without an ID.
     places: AtomicU64,
-    /// What the gateway calls the connection, in short; zero until it has said so.
+    /// The gateway's number for the connection, in short; zero until it has come.
     connection: AtomicU32,
     /// The gateway has shown that it knows part 2 of the protocol, and with it base64.
     base64: AtomicBool,
@@ -180,7 +180,7 @@ impl SessionHandle {
         self.tell(WireEvent::Drain(until, Departure::Stop, why));
     }
 
-    /// The same for a session that has a successor: a gateway that cannot be told of that goes on to be served until nothing
+    /// Drains a session that has a successor: a gateway that cannot be told of that goes on to be served until nothing
     /// is under way.
     pub(crate) fn hand_over(&self, until: Instant, why: &'static str) {
         self.tell(WireEvent::Drain(until, Departure::HandOver, why));
@@ -256,14 +256,14 @@ impl SessionHandle {
         }
     }
 
-    // What the gateway has said of itself.
+    // Facts that the gateway has told of itself.
 
     /// The name of the connection's request of this number.
     pub(super) fn name(&self, number: u64) -> RequestName {
         RequestName { connection: self.shared.connection.load(Ordering::Relaxed), number }
     }
 
-    /// Records what the gateway calls the connection.
+    /// Records the gateway's number for the connection.
     pub(super) fn set_connection(&self, number: u32) {
         self.shared.connection.store(number, Ordering::Relaxed);
     }
@@ -346,7 +346,7 @@ impl SessionHandle {
         self.mux().inspect(|mux| mux.go_away(mux.last(), why));
     }
 
-    // What waits to be written.
+    // Room for answers and control that wait to be written.
 
     fn credit(&self) -> MutexGuard<'_, Credit> {
         lock(&self.shared.credit)

@@ -54,7 +54,7 @@ enum State {
     Open { failures: u32, last: Fault, since: Instant, delay: Duration, next: ProbeTime },
 }
 
-/// What is wrong with a server.
+/// A fault of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Nothing takes connections there.
@@ -135,7 +135,7 @@ impl Breaker {
     pub(super) fn circuit(&self, now: Instant) -> Circuit {
         match &self.state {
             State::Closed { .. } => Circuit::Closed,
-            State::Open { next, .. } if next.left(now).is_none() => Circuit::HalfOpen,
+            State::Open { next, .. } if next.remaining(now).is_none() => Circuit::HalfOpen,
             State::Open { .. } => Circuit::Open,
         }
     }
@@ -150,10 +150,10 @@ impl Breaker {
         let State::Open { failures, last, next, .. } = &mut self.state else {
             return Ok(BreakerPermit::Closed);
         };
-        if let Some(left) = next.left(now) {
+        if let Some(remaining) = next.remaining(now) {
             // Whether it takes connections again is found out meanwhile.
             let soonest = if *last == Fault::Unreachable { FOUND_BACK_WITHIN } else { Duration::MAX };
-            let next_in = matches!(next, ProbeTime::At(_)).then_some(left.min(soonest));
+            let next_in = matches!(next, ProbeTime::At(_)).then_some(remaining.min(soonest));
             return Err(OpenCircuit { failures: *failures, next_in });
         }
         self.probes += 1;
@@ -222,7 +222,7 @@ impl Breaker {
 impl ProbeTime {
     /// How long it is until another request may try, unless one may now. One that probes for too long is no reason to
     /// wait: it may be a visitor that sends slowly.
-    fn left(self, now: Instant) -> Option<Duration> {
+    fn remaining(self, now: Instant) -> Option<Duration> {
         let at = match self {
             ProbeTime::At(time) => time,
             ProbeTime::Probing(_, since) => since + PROBE_TIME,
@@ -242,8 +242,8 @@ impl BreakerPermit {
 mod tests {
     use super::*;
 
-    /// What happens at these seconds: `?` a request comes (`+` passes, else the text); of the one that passed last
-    /// `f` it cannot reach the server, `t` it gets no answer in time, `n` it ends without a word; the same of one from
+    /// Plays events at these seconds: `?` a request comes (`+` passes, else the text); of the one that passed last
+    /// `f` it cannot reach the server, `t` it gets no answer in time, `n` it ends without a word; for one from
     /// before the circuit opened `F`, `T`, `N`; `s` one succeeds, `r` one reaches the server.
     #[track_caller]
     fn check(failures: u32, events: &[(f64, char, &str)]) {
@@ -314,8 +314,8 @@ mod tests {
         let mut now = 0.0;
         for (failures, delay) in [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0].into_iter().enumerate() {
             let plural = if failures == 0 { "" } else { "s" };
-            let left = format!("circuit open after {} failure{plural}, next try in 1 s", failures + 1);
-            events.push((now + delay - 0.5, '?', left));
+            let text = format!("circuit open after {} failure{plural}, next try in 1 s", failures + 1);
+            events.push((now + delay - 0.5, '?', text));
             now += delay;
             events.push((now, '?', "+".to_owned()));
             events.push((now, 'f', String::new()));

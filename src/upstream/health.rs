@@ -45,7 +45,7 @@ pub(super) fn verdict(result: Result<StatusCode, Failure>, load: Load) -> Option
     }
 }
 
-/// What is known of one server.
+/// The health of one server.
 #[derive(Debug)]
 pub(super) struct Health {
     /// Failed checks in a row, and when the first of them failed.
@@ -56,7 +56,7 @@ pub(super) struct Health {
     is_unreachable: bool,
 }
 
-/// What changed with a check.
+/// A change that a check brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HealthChange {
     /// It is down, after so many failed checks.

@@ -58,16 +58,16 @@ impl fmt::Display for UpstreamAddress {
     }
 }
 
-/// What becomes of the site's name where a local server has a `Host` of its own.
+/// The treatment of the site's name where a local server has a `Host` of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum SiteNames {
-    /// `Origin`, redirects and cookies name it as those do who read them.
+    /// `Origin`, redirects and cookies are translated between the two names.
     #[default]
     Translated,
     Kept,
 }
 
-/// What all upstreams have in common.
+/// The configuration that all upstreams share.
 pub(crate) struct UpstreamConfig {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) tls: Option<TrustStore>,

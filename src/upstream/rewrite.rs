@@ -1,4 +1,4 @@
-//! What an agent's owner changes in the headers of requests.
+//! The changes that an agent's owner makes to the headers of requests.
 
 use http::header::{HeaderMap, HeaderName};
 

@@ -17,7 +17,7 @@ const SEARCH_EVERY: Duration = Duration::from_secs(30);
 /// Between two looks whether the preferred server is back.
 const PREFERRED_EVERY: Duration = Duration::from_secs(10);
 
-/// What is known of the upstream's current server.
+/// The state of the upstream's current server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wellness {
     /// It has answered last.
@@ -38,7 +38,7 @@ pub(super) trait LocalPorts {
     fn is_listening(&self, address: SocketAddr) -> bool;
 }
 
-/// What becomes of the current server.
+/// The decision on the current server.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     /// It stays.

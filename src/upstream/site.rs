@@ -20,7 +20,7 @@ pub(super) struct VisitorSite {
     authority: String,
     /// `Origin` is the site's own.
     has_own_origin: bool,
-    /// What follows the site's name in `Referer`.
+    /// The part behind the site's name in `Referer`.
     referer: Option<String>,
 }
 
@@ -87,7 +87,7 @@ impl VisitorSite {
         (is_own && has_scheme).then(|| format!("{prefix}//{}{rest}", self.authority))
     }
 
-    /// The same of `5; url=http://…`, where browsers read it: with spaces, with quotes, or without `url=`.
+    /// Translates the URL in `5; url=http://…`, wherever browsers find it: with spaces, with quotes, or without `url=`.
     fn translated_refresh(&self, refresh: &str, host: &str, local: &LocalUrl) -> Option<String> {
         let (time, target) = refresh.split_once([';', ','])?;
         let target = target.trim();

@@ -23,7 +23,7 @@ enum SignalState {
     Stopped,
 }
 
-/// What the waiting thread is to do.
+/// The task of the waiting thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
     Continue,

@@ -52,7 +52,7 @@ fn a_check_goes_through_all_steps() {
     for said in ["127.0.0.1 is 127.0.0.1", "kept for 1 s; mux/2", "answered with 200 OK", "agent_550e…"] {
         assert!(printed.contains(said), "{said} in {printed}");
     }
-    gateway.wait_for("left");
+    gateway.wait_for("disconnected: ");
 }
 
 #[test]

@@ -246,7 +246,7 @@ fn a_request_that_names_no_tunnel_among_several_is_nobodys() {
         assert_eq!(problem(get(address, "/")).1["code"], "which_tunnel");
         // The other tunnel is remembered while it is away.
         two.signal("KILL");
-        gateway.wait_for("other left");
+        gateway.wait_for("other disconnected");
         two = agent(OTHER_TUNNEL_ID, address, &site("two"), &[]);
         gateway.wait_for("other connected");
     }

@@ -202,6 +202,17 @@ fn imports_point_down_the_layers() {
 }
 
 #[test]
+fn types_are_imported_from_their_modules() {
+    // The root shows types of all layers: a path through it would hide which layer is meant. The command line is above all.
+    let is_type = |path: &Module| path.len() == 1 && path[0].starts_with(|c: char| c.is_ascii_uppercase());
+    let is_above = |module: &Module| module[0] == "cli" || ABOVE.contains(&module[0].as_str());
+    for source in sources().iter().filter(|source| !is_above(&source.module)) {
+        let found = paths(source).into_iter().find(is_type);
+        assert_eq!(found, None, "{}", source.module.join("::"));
+    }
+}
+
+#[test]
 fn no_files_import_each_other_in_a_circle() {
     let imports = Library::read().imports();
     let edges = |from: &Module| -> Vec<&Module> {
@@ -260,6 +271,23 @@ fn questions_change_nothing() {
                 }
                 assert!(!head.contains("&mut self"), "{place}");
             }
+        }
+    }
+}
+
+#[test]
+fn documentation_begins_with_a_noun_or_a_verb() {
+    let riddles = ["What ", "The same", "Who ", "Whoever ", "Nobody "];
+    for path in files(&root().join("src")) {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut is_first = true;
+        for (number, line) in text.lines().map(str::trim_start).enumerate() {
+            let sentence = ["/// ", "//! "].into_iter().find_map(|start| line.strip_prefix(start));
+            if let Some(sentence) = sentence.filter(|_| is_first) {
+                let riddle = riddles.iter().find(|riddle| sentence.starts_with(**riddle));
+                assert_eq!(riddle, None, "{}:{}", path.display(), number + 1);
+            }
+            is_first = !line.starts_with("///") && !line.starts_with("//!");
         }
     }
 }

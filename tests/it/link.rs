@@ -523,7 +523,7 @@ fn agents_come_in_by_a_door_of_their_own_with_a_certificate() {
     // Whatever the host: one that is reserved for a tunnel, and no token.
     agent.signal("TERM");
     agent.wait();
-    gateway.wait_for("left");
+    gateway.wait_for("disconnected: ");
     let shown =
         tls::ClientIdentity { certificates: folder.0.join("agent.pem"), key: folder.0.join("agent.key") };
     let upgrade = "GET /ws HTTP/1.1\r\nHost: shop.tunnel.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -102,7 +102,7 @@ fn a_gateway_tells_how_it_is_doing() {
     assert!(!report.to_string().contains("446655440000"));
     agent.signal("KILL");
     agent.wait();
-    gateway.wait_for("left");
+    gateway.wait_for("disconnected: ");
     until("the session is lost", || {
         metrics(admin, "tunnel_gateway")["tunnel_gateway_sessions_lost_total"] == 1.0
     });
@@ -179,7 +179,7 @@ fn the_log_has_a_line_for_each_request_where_that_is_wanted() {
     let stream = TcpStream::connect(address).unwrap();
     agent.signal("KILL");
     agent.wait();
-    gateway.wait_for("left");
+    gateway.wait_for("disconnected: ");
     get(address, "/c");
     gateway.wait_for("127.0.0.1 localhost GET /c 503 ");
     drop(stream);

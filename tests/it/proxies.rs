@@ -110,7 +110,7 @@ fn an_agent_gets_through_an_http_proxy_by_option_or_variable() {
         assert_eq!(heads.len(), 1, "{heads:?}");
         agent.signal("TERM");
         assert!(agent.wait().success());
-        gateway.wait_for("left");
+        gateway.wait_for("disconnected: ");
     }
 }
 
@@ -127,7 +127,7 @@ fn an_agent_gets_through_a_socks_proxy_and_dials_again_when_that_dies() {
         connection.shutdown(Shutdown::Both).unwrap();
     }
     agent.wait_for("trying again");
-    gateway.wait_for("left");
+    gateway.wait_for("disconnected: ");
     gateway.wait_for("connected");
     assert_eq!(get(address, "/"), (200, "hello".to_owned()));
     assert_eq!(asked.lock().unwrap().len(), 2);

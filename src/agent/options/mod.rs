@@ -27,9 +27,9 @@ use crate::upstream::{UpstreamAddress, prefix};
 pub(crate) struct AgentOption {
     /// The name, with underscores.
     pub(crate) name: &'static str,
-    /// What stands for the value in a help text; empty for a switch.
+    /// The placeholder of the value in a help text; empty for a switch.
     pub(crate) value: &'static str,
-    /// What it is for, with its default.
+    /// The description, with the default.
     pub(crate) help: &'static str,
     /// Whether it may be given more than once.
     pub(crate) repeats: bool,
@@ -41,7 +41,7 @@ pub(crate) struct AgentOption {
     set: fn(&mut Builder, &str) -> Result<(), String>,
 }
 
-/// What an option belongs to.
+/// The scope of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OptionOwner {
     /// The whole agent, with all its tunnels.

@@ -15,7 +15,7 @@ use crate::{
     InvalidTunnelId, Proxies, Rule, TunnelName,
 };
 
-/// What the log is told of a configuration.
+/// The notes on a configuration for the log.
 #[derive(Debug, Default)]
 pub(super) struct Remarks {
     pub(super) warnings: Vec<String>,
@@ -46,7 +46,7 @@ struct TunnelOptions {
 pub(super) struct Configuration(Vec<TunnelOptions>);
 
 impl Configuration {
-    /// What the options and a file describe.
+    /// Reads the tunnels that the options and a file describe.
     pub(super) fn read(
         mut options: Options<'static>,
         file: Option<ConfigFile>,
@@ -65,7 +65,7 @@ impl Configuration {
         if sections.is_empty() {
             return Ok(Configuration(vec![TunnelOptions::read(None, options, remarks)?]));
         }
-        // What is given outside of the file cannot say which tunnel it means.
+        // An option outside of the file cannot say which tunnel it means.
         let is_outside = |given: &&Given<'_>| given.from < Provenance::File && !is_of_agent(given.opt);
         if let Some(given) = options.effective().find(is_outside) {
             let text = "is one tunnel's, and the file has sections: give it in one, or read no file with --config none";
@@ -120,7 +120,7 @@ impl Configuration {
             let own = own_id::own_id(&kept_as, keeping, &|name| std::env::var_os(name))?;
             tunnel.builder.tunnel_id = own.id;
             remarks.notes.push(own.note);
-            // The gateway would keep the name for an ID that nobody has.
+            // The gateway would keep the name for an ID that no tunnel has.
             if !own.is_kept {
                 tunnel.builder.name = None;
             }
@@ -152,7 +152,7 @@ impl TunnelOptions {
         remarks: &mut Remarks,
     ) -> Result<Self, UsageError> {
         leave_what_is_of_others(&mut options, remarks);
-        // One of nobody, until it has its own: not two are the same.
+        // A placeholder until it has its own; no two are equal.
         let id = own_id::new_id(name).parse();
         let mut builder = Agent::builder(id.map_err(|error: InvalidTunnelId| UsageError(error.to_string()))?);
         builder.proxies = Proxies::from_environment();
@@ -190,7 +190,7 @@ impl TunnelOptions {
         Ok(TunnelOptions { name: name.map(str::to_owned), builder, options, has_id })
     }
 
-    /// What the library calls the tunnel among several.
+    /// The tunnel's label among several.
     fn label(&self) -> Option<String> {
         self.name.as_ref()?;
         self.builder.name.as_ref().map(ToString::to_string)
@@ -233,7 +233,7 @@ fn leave_what_is_of_others(options: &mut Options<'static>, remarks: &mut Remarks
     }
 }
 
-/// What an option of the builder is called on the command line.
+/// The command line's name of a builder's option.
 fn option_name(option: &str) -> String {
     match option {
         "sessions_per_gateway" => "--connections".to_owned(),
@@ -248,7 +248,7 @@ fn option_name(option: &str) -> String {
     }
 }
 
-/// What is wrong with a value, without the option's name.
+/// The fault of a value, without the option's name.
 fn problem(error: ConfigError) -> String {
     match error.problem() {
         ConfigProblem::Invalid(what) => what.clone(),
@@ -256,7 +256,7 @@ fn problem(error: ConfigError) -> String {
     }
 }
 
-/// What to type in place of a value that is wrong in this way.
+/// An example of a right value in place of one that is wrong in this way.
 fn hint(option: &str, what: &str) -> &'static str {
     let is = |error: &dyn ToString| error.to_string() == what;
     match option {
@@ -268,7 +268,7 @@ fn hint(option: &str, what: &str) -> &'static str {
     }
 }
 
-/// What the log says of a method that looks like a misspelt one: its rule would match nothing.
+/// A warning of a method that looks like a misspelt one: its rule would match nothing.
 fn misspelt(method: &str, rule: &Rule) -> Option<String> {
     const USUAL: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
     let method = method.to_ascii_uppercase();

@@ -23,10 +23,10 @@ use crate::cli::{Opt, UsageError};
 /// The largest file that is read, in bytes.
 const SIZE_MAX: u64 = 1 << 20;
 
-/// What a file says.
+/// The content of a configuration file.
 pub(super) struct ConfigFile {
     pub(super) path: PathBuf,
-    /// What holds for all tunnels.
+    /// The settings of all tunnels.
     pub(super) common: Vec<Given<'static>>,
     pub(super) sections: Vec<Section>,
 }
@@ -119,7 +119,7 @@ impl ConfigFile {
         Ok(full.to_string_lossy().into_owned())
     }
 
-    /// What the log warns of, where a file that holds credentials can be read by others.
+    /// A warning for the log where other users can read a file that holds credentials.
     pub(super) fn warning(&self) -> Option<String> {
         let all = self.common.iter().chain(self.sections.iter().flat_map(|section| &section.given));
         // A proxy is a credential where it has a password.

@@ -68,7 +68,7 @@ pub enum Task {
     Discover,
     /// Try each step by itself.
     Check,
-    /// Print a tunnel ID that nobody has.
+    /// Print a new tunnel ID.
     NewId(String),
     /// Ask a running agent whether it lives.
     Health,
@@ -79,7 +79,7 @@ pub enum Task {
 /// The prefix of variables that only this program reads.
 const PREFIX: &str = "TUNNEL_AGENT_";
 
-/// What the program does, in one line.
+/// The purpose of the program, in one line.
 const SUMMARY: &str =
     "Answers a gateway's HTTP requests from a local web server, over one outgoing WebSocket";
 

@@ -18,7 +18,7 @@ const PURPOSE: &str = "tunnel";
 /// Characters of a purpose at most.
 const PURPOSE_MAX: usize = 64;
 
-/// A tunnel ID that nobody has, for a tunnel with this name, perhaps.
+/// A new tunnel ID, with a suffix that shows the tunnel's name if there is one.
 pub(super) fn new_id(name: Option<&str>) -> String {
     // The oldest gateways take no underscore.
     let purpose: String =
@@ -38,7 +38,7 @@ fn secret_uuid() -> String {
     }
 }
 
-/// What a tunnel ID is kept for: two of them never share one.
+/// The purpose that a tunnel ID is kept for: no two share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum KeptAs {
     /// A tunnel's name.
@@ -92,7 +92,7 @@ fn file_of(kept_as: &KeptAs, environment: &dyn Fn(&str) -> Option<OsString>) -> 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeping {
     Kept,
-    /// It serves a rehearsal, and nobody is to find it.
+    /// It serves a rehearsal, and is not kept.
     Forgotten,
 }
 
@@ -100,7 +100,7 @@ pub(super) enum Keeping {
 #[derive(Debug)]
 pub(super) struct OwnId {
     pub(super) id: TunnelId,
-    /// What the log says of it.
+    /// The log's text about it.
     pub(super) note: String,
     pub(super) is_kept: bool,
 }
@@ -141,7 +141,7 @@ pub(super) fn own_id(
     Ok(OwnId { id, note, is_kept: true })
 }
 
-/// Writes a file that nobody else may read, unless there is one. It is there whole, or not at all.
+/// Writes a file that other users may not read, unless there is one. It is there whole, or not at all.
 fn keep(path: &Path, id: &str) -> io::Result<()> {
     if path.exists() {
         return Err(ErrorKind::AlreadyExists.into());

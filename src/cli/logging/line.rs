@@ -13,7 +13,7 @@ use crate::cli::advised;
 /// Longest line, in bytes; what is longer is cut.
 pub(super) const LINE_MAX: usize = 8 << 10;
 
-/// What a line looks like.
+/// The format of a line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
     /// Time, level and message.
@@ -114,7 +114,7 @@ fn escaped(json: &str) -> String {
     out
 }
 
-/// What a record says besides its message.
+/// The key-value pairs of a record.
 struct LogFields(Map<String, Value>);
 
 impl<'a> kv::VisitSource<'a> for LogFields {

@@ -1,4 +1,4 @@
-//! What writes the lines: simple_logger those that are texts, and this those that are JSON.
+//! The output of lines: by simple_logger where they are texts, by this module where they are JSON.
 
 use std::io::Write;
 

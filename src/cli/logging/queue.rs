@@ -84,7 +84,7 @@ impl LogQueue {
         (std::mem::take(&mut state.lines), std::mem::take(&mut state.dropped))
     }
 
-    /// What was taken is written.
+    /// Records that the lines that were taken are written.
     pub(super) fn written(&self) {
         // The thread that waits for this is woken when the next look finds nothing more.
         self.state().writing = false;

@@ -41,7 +41,7 @@ impl Repeated {
     }
 }
 
-/// What becomes of a line.
+/// The verdict on a line.
 pub(super) struct RepeatVerdict {
     /// Lines of its kind in an elapsed second, which were only counted.
     pub(super) ended: Option<Repeated>,
@@ -84,7 +84,7 @@ impl Repeats {
         Some(if first < second { Duration::ZERO } else { Duration::from_secs(1) })
     }
 
-    /// What was not written in the seconds before this one.
+    /// The lines that were not written in the seconds before this one.
     pub(super) fn ended(&mut self, second: u64) -> Vec<Repeated> {
         let ended = self.0.values_mut().filter(|kind| kind.second < second && kind.said > SAME_MAX);
         ended.filter_map(|kind| kind.end(second)).collect()

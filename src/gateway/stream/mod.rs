@@ -87,7 +87,7 @@ pub(super) fn forward(
 enum NotAnswered {
     /// It was not sent.
     Unsent(NoAnswer),
-    /// What became of its stream.
+    /// The end of its stream.
     By(Stream, StreamError),
 }
 
@@ -197,7 +197,7 @@ impl StreamedExchange<'_> {
         if self.request.visitor.is_evicted() {
             return self.end_with(Problem::too_slow());
         }
-        // What the second thread reset because of its visitor needs no answer but a reason.
+        // A stream that the second thread reset because of its visitor needs no answer but a reason.
         let by_visitor = matches!(error, StreamError::Closed(StreamEnd::ByUs(Reset { code, .. })) if *code != ResetCode::Protocol);
         if by_visitor {
             if let Some(end) = self.upload.take_back(LINGER) {
@@ -214,7 +214,7 @@ impl StreamedExchange<'_> {
     fn answer(mut self, stream: &Stream, head: Bytes) -> io::Result<Option<ServerConnection>> {
         self.upload.forget();
         let parsed = decode_response_head(&head);
-        // What is left of it keeps the memory that it was read into: a response may last.
+        // The rest of it would keep the memory that it was read into for as long as the response lasts.
         drop(head);
         let Ok(mut parts) = parsed else { return self.refuse_answer(stream) };
         self.request.finish_head(&mut parts.headers);
@@ -249,7 +249,7 @@ impl StreamedExchange<'_> {
             Ok(persistence) => self.end(persistence),
             Err(error) => {
                 self.request.log_cut(self.name, &error);
-                stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
+                stream.reset(Reset::new(ResetCode::Cancelled, "the visitor disconnected"));
                 self.closer.abort();
                 Ok(None)
             }
@@ -313,7 +313,7 @@ impl StreamedExchange<'_> {
 
     /// Ends a request whose visitor disconnected before it was sent.
     fn end_left(mut self) -> io::Result<Option<ServerConnection>> {
-        let end = self.upload.take_back(LINGER).unwrap_or(UploadEnd::Left);
+        let end = self.upload.take_back(LINGER).unwrap_or(UploadEnd::VisitorGone);
         self.end_after(end)
     }
 
@@ -333,7 +333,7 @@ impl StreamedExchange<'_> {
     fn end_after(self, end: UploadEnd) -> io::Result<Option<ServerConnection>> {
         match end {
             UploadEnd::Unreadable(error) => self.end_unread(error),
-            UploadEnd::Left | UploadEnd::Returned(_) => Ok(None),
+            UploadEnd::VisitorGone | UploadEnd::Returned(_) => Ok(None),
         }
     }
 

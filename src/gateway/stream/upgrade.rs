@@ -38,7 +38,7 @@ impl StreamedExchange<'_> {
             }
         };
         if result.is_err() || stream.ended() != StreamError::Closed(StreamEnd::Ended) {
-            stream.reset(Reset::new(ResetCode::Cancelled, "the client left"));
+            stream.reset(Reset::new(ResetCode::Cancelled, "the visitor disconnected"));
             self.closer.abort();
         } else {
             self.request.record.finish();

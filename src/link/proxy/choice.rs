@@ -272,7 +272,7 @@ mod tests {
             let proxies = environment(&[("ALL_PROXY", "p:1"), ("NO_PROXY", list)]);
             check(&proxies, "wss://anything.example", through);
         }
-        // What the program names itself has no exceptions but this machine.
+        // A proxy that the program itself names has no exceptions but this machine.
         check(&Proxies::all("p:1".parse().unwrap()), "ws://10.1.2.3", "http://p:1");
         check(&Proxies::none(), "ws://10.1.2.3", "");
     }

@@ -21,7 +21,7 @@ pub enum ProxyRefusal {
     NoCredentials,
     /// It wants other ones.
     WrongCredentials,
-    /// It wants to know who asks by another way than user name and password.
+    /// It asks for another authentication than user name and password.
     OtherAuthentication,
     /// It answered CONNECT with this status.
     Status(StatusCode),
@@ -40,7 +40,7 @@ impl From<io::Error> for ProxyRefusal {
 }
 
 impl ProxyRefusal {
-    /// What an operator might do.
+    /// A remedy that an operator might try.
     pub(crate) fn advice(&self) -> Advice {
         match self {
             ProxyRefusal::NoCredentials | ProxyRefusal::WrongCredentials => Advice::ProxyCredentials,
@@ -101,7 +101,7 @@ fn socks_text(code: u8) -> Option<&'static str> {
 
 impl Proxy {
     /// Has the proxy at the other end of this connection open one to a host, which may be an IPv6 address in its brackets.
-    /// What is sent and received from then on is the host's.
+    /// Opens a tunnel to the host, for all that is sent and received from then on.
     pub(in crate::link) fn pass(
         &self,
         stream: &mut (impl Read + Write),
@@ -143,7 +143,7 @@ fn connect(
                 let is_all = length == answer.len();
                 return is_all.then_some(()).ok_or(ProxyRefusal::NotAProxy("it speaks unasked"));
             }
-            // What comes before the answer is none (RFC 9110 §15.2).
+            // An interim response comes before the final one (RFC 9110 §15.2).
             Some((length, response)) if is_interim(response.status()) && interim < INTERIM_MAX => {
                 interim += 1;
                 answer.drain(..length);
@@ -167,7 +167,7 @@ fn is_interim(status: StatusCode) -> bool {
     status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// What a response to CONNECT means that is no success.
+/// The meaning of a response to CONNECT that is no success.
 fn refusal<T>(response: &Response<T>, credentials: Option<&ProxyCredentials>) -> ProxyRefusal {
     let status = response.status();
     // Some mean the former and say the latter.

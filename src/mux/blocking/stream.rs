@@ -241,7 +241,7 @@ impl Stream {
         self.0.mux.act_for_writer(|streams| streams.reset(self.0.number, reset));
     }
 
-    /// What was received, as a body that waits for what comes, as long as `timeout` says.
+    /// The received data, as a body that waits for more as long as `timeout` says.
     pub fn reader(&self, timeout: Option<Duration>) -> impl io::Read + Send + 'static {
         StreamReader { stream: self.clone(), timeout }
     }

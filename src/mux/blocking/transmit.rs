@@ -1,4 +1,4 @@
-//! Who writes: one thread at a time has the sink, and owes the writing until nothing is queued.
+//! The right to write: one thread at a time has the sink, and owes the writing until nothing is queued.
 //!
 //! ```text
 //!              takes it, to write what it queued         gives it back: nothing is queued
@@ -35,13 +35,13 @@ const TAKEN_MAX: usize = 16;
 pub(super) enum SinkPlace {
     /// The connection's writer has it, or keeps it elsewhere.
     AtWriter,
-    /// Whoever has something to send may take it.
+    /// Any thread that has something to send may take it.
     Free(Box<MessageSink>),
     /// A thread that had something to send is writing.
     Taken,
 }
 
-/// What the connection's writer does.
+/// The state of the connection's writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WriterState {
     /// It looks at what is queued before it waits.
@@ -101,7 +101,7 @@ impl State {
     /// Whether there is something for the connection's writer to do.
     fn is_writer_needed(&self) -> bool {
         let has_output = match &self.sink {
-            // Whoever has it looks at what is queued before giving it back.
+            // The thread that has it looks at the queue before giving it back.
             SinkPlace::Taken => false,
             SinkPlace::AtWriter => !self.streams.is_idle(),
             SinkPlace::Free(sink) => !self.streams.is_idle() || !sink.is_empty(),
@@ -364,7 +364,7 @@ mod tests {
         })
     }
 
-    /// What the connection's writer does: it writes when it is woken, and lends the sink.
+    /// The loop of the connection's writer: it writes when it is woken, and lends the sink.
     fn write_when_woken(mux: &Mux, words: &Receiver<Word>, sink: Box<MessageSink>) {
         let mut sink = Some(sink);
         loop {

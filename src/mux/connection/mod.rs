@@ -20,7 +20,7 @@ use super::stream::{Closing, Side, StreamEnd, StreamState};
 use super::welcome::MuxLimits;
 use crate::mux::head::closing_behind;
 
-/// What a frame came to.
+/// The effect of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MuxEvent {
     /// Nothing that a caller waits for.
@@ -140,12 +140,12 @@ impl<T> Streams<T> {
         self.open
     }
 
-    /// What the caller attached to a stream.
+    /// The value that the caller attached to a stream.
     pub fn attached(&self, stream: u32) -> Option<&T> {
         self.table.get(&stream).map(|entry| &entry.attached)
     }
 
-    /// What the caller attached to all streams.
+    /// The values that the caller attached to all streams.
     pub fn all_attached(&self) -> impl Iterator<Item = &T> {
         self.table.values().map(|entry| &entry.attached)
     }
@@ -326,7 +326,7 @@ impl<T> Streams<T> {
         self.table.get(&stream).is_some_and(|entry| entry.send.is_granted())
     }
 
-    /// What is still to be read of a stream's body, once all of it has come.
+    /// The unread rest of a stream's body, once all of it has come.
     pub fn take_rest(&mut self, stream: u32) -> Option<Vec<u8>> {
         let entry = self.table.get_mut(&stream)?;
         entry.state.is_received().then(|| entry.receive.take())

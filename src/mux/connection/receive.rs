@@ -1,4 +1,4 @@
-//! What received frames do to the streams.
+//! The effect of received frames on the streams.
 
 use tungstenite::Bytes;
 

@@ -1,4 +1,4 @@
-//! What is sent, in which order.
+//! The order in which frames are sent.
 
 use tungstenite::Bytes;
 

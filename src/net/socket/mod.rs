@@ -30,7 +30,7 @@ pub use self::write_half::WriteHalf;
 use super::tls::{ClientTls, ServerTls};
 use crate::clock::SharedInstant;
 
-/// What the kernel may hold unsent before a write waits, in bytes; what is under way comes on top.
+/// The bytes that the kernel may hold unsent before a write waits; those under way come on top.
 pub(crate) const UNSENT_FAST: u32 = 128 << 10;
 
 /// Unsent bytes in the kernel of a slow connection, where all of them delay what comes behind them.
@@ -291,11 +291,11 @@ impl Socket {
     /// them. So a reset does not overtake what was sent last.
     pub fn discard(&mut self, max: usize) {
         let mut buffer = [0; 16 << 10];
-        let mut left = max;
-        while left > 0 {
+        let mut remaining = max;
+        while remaining > 0 {
             match self.receive(&mut buffer) {
                 Ok(0) | Err(_) => return,
-                Ok(read) => left = left.saturating_sub(read),
+                Ok(read) => remaining = remaining.saturating_sub(read),
             }
         }
     }

@@ -30,19 +30,19 @@ impl SetTimeout {
 
     /// Lets the next reads of a socket end when this time has come, or somewhat later.
     pub(super) fn read_until(&self, stream: &SystemSocket, deadline: Instant) -> io::Result<()> {
-        self.set(Some(step(time_left(deadline)?)), |timeout| stream.set_read_timeout(timeout))
+        self.set(Some(step(remaining_time(deadline)?)), |timeout| stream.set_read_timeout(timeout))
     }
 
     /// Lets the next writes of a socket end when this time has come, or somewhat later.
     pub(super) fn write_until(&self, stream: &SystemSocket, deadline: Instant) -> io::Result<()> {
-        self.set(Some(step(time_left(deadline)?)), |timeout| stream.set_write_timeout(timeout))
+        self.set(Some(step(remaining_time(deadline)?)), |timeout| stream.set_write_timeout(timeout))
     }
 }
 
 /// The time until `deadline`, or an error when it has passed.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+fn remaining_time(deadline: Instant) -> io::Result<Duration> {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(remaining) }
 }
 
 /// A time rounded up, by at most an eighth: so deadlines that are about as far away as those before need no system call.
@@ -82,7 +82,7 @@ mod tests {
             set(time).unwrap();
             assert_eq!(calls.get(), expected);
         }
-        // What failed is not taken for set.
+        // A time-out whose setting failed is not taken for set.
         let failed = timeout.set(None, |_| Err(io::ErrorKind::Other.into()));
         assert!(failed.is_err());
         set(None).unwrap();

@@ -84,7 +84,7 @@ impl WriteHalf {
 pub(crate) struct WithoutWaiting<'a>(&'a mut WriteHalf);
 
 impl WriteHalf {
-    /// The same half for writes that do not wait.
+    /// The writing half for writes that do not wait.
     pub(crate) fn without_waiting(&mut self) -> WithoutWaiting<'_> {
         WithoutWaiting(self)
     }

@@ -1,4 +1,4 @@
-//! What the errors of rustls mean to people.
+//! The errors of rustls in words for people.
 
 /// Whether the peer answered a ClientHello with something that is not TLS.
 pub(in crate::net) fn is_not_tls(error: &std::io::Error) -> bool {
@@ -38,7 +38,7 @@ pub(crate) fn wants_certificate(error: &std::io::Error) -> bool {
     }
 }
 
-/// What is wrong with a certificate, where there is a remedy of its own.
+/// A flaw of a certificate that has a remedy of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "only rustls finds any"))]
 pub(in crate::net) enum CertificateFlaw {
@@ -48,7 +48,7 @@ pub(in crate::net) enum CertificateFlaw {
     NotYetValid,
 }
 
-/// What is wrong with the certificate, if it is that.
+/// The flaw of the certificate, if that is the error.
 pub(in crate::net) fn flaw(error: &std::io::Error) -> Option<CertificateFlaw> {
     #[cfg(feature = "tls")]
     {
@@ -68,7 +68,7 @@ pub(in crate::net) fn flaw(error: &std::io::Error) -> Option<CertificateFlaw> {
     }
 }
 
-/// What went wrong, in words where rustls has only its own.
+/// The error in plain words where rustls has only its own.
 pub(crate) fn describe(error: &std::io::Error) -> String {
     if is_not_tls(error) {
         return "the other side does not speak TLS there".to_owned();

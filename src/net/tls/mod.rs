@@ -21,7 +21,7 @@ pub enum Trust {
     AcceptAnyCertificate,
 }
 
-/// The files with which a client proves who it is: a PEM certificate chain, and the private key of its first certificate.
+/// The files of a client's identity: a PEM certificate chain, and the private key of its first certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// The file of the chain.
@@ -81,10 +81,10 @@ mod with_tls {
 
     use super::{ClientIdentity, TlsError, Trust};
 
-    /// What a client needs to open TLS connections.
+    /// The TLS configuration of a client.
     pub type ClientTls = Arc<ClientConfig>;
 
-    /// What a server needs to accept TLS connections.
+    /// The TLS configuration of a server.
     pub type ServerTls = Arc<ServerConfig>;
 
     fn provider() -> Arc<CryptoProvider> {

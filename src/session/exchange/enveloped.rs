@@ -150,7 +150,7 @@ impl Reply for Enveloped {
     }
 
     fn judge(&self, outcome: Outcome, _: &Context<'_>) -> Outcome {
-        // A failure, too, has nobody left who could be told.
+        // No side is there any more that could be told of a failure.
         if self.ticket.is_dead() { Err(Unserved::Abandoned(StreamEnd::Lost)) } else { outcome }
     }
 

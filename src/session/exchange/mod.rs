@@ -49,11 +49,11 @@ const PANICKED: &str = "the service panicked";
 pub(crate) struct Exchange {
     reply: Box<dyn Reply>,
     record: Record,
-    /// What the response says to pages of another origin, where it is for the agent to say.
+    /// The CORS fields of the response, where they are for the agent to set.
     cors: Option<Box<CorsAnswer>>,
 }
 
-/// What the service's response came to.
+/// The size and status of a response that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Served {
     status: StatusCode,
@@ -104,7 +104,7 @@ trait Reply: fmt::Debug + Send {
     fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>);
 }
 
-/// What all steps of an exchange need.
+/// The data that all steps of an exchange need.
 struct Context<'a> {
     config: &'a ExchangeConfig,
     metrics: &'a Arc<Metrics>,

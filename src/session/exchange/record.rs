@@ -1,4 +1,4 @@
-//! What is counted and logged of an exchange, once.
+//! The record of an exchange: its metrics and its line in the log, once.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -159,7 +159,7 @@ impl Record {
         let (level, code, what) = match end {
             // A visitor that disconnects is no error.
             StreamEnd::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
-                (Level::Debug, "cancelled", "the visitor left".to_owned())
+                (Level::Debug, "cancelled", "the visitor disconnected".to_owned())
             }
             StreamEnd::ByPeer(reset) => {
                 let text = format!("the gateway gave it up: {reset}");

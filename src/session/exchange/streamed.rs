@@ -311,7 +311,7 @@ pub(crate) fn encode_own(method: &Method, response: Response, metrics: &Metrics)
     (encode_response_head(&parts).into(), bytes)
 }
 
-/// What follows the head of a response.
+/// The data that follows the head of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum BodyKind {
     None,

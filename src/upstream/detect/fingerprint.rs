@@ -1,4 +1,4 @@
-//! What a local server says of itself: name, title, framework.
+//! The fingerprint of a local server: name, title, framework.
 
 use std::io::Read;
 use std::net::SocketAddr;

@@ -114,7 +114,7 @@ pub(super) enum RequestPhase {
     Sent,
 }
 
-/// What an exchange sends beside what ureq writes.
+/// The part of a request that is sent beside ureq's own writing.
 #[derive(Debug, Default)]
 pub(super) struct OwnParts {
     /// A head that is sent in place of ureq's.
@@ -303,17 +303,17 @@ impl Channel {
         wait: Duration,
         mut read: impl FnMut(&mut Input) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut left = wait;
+        let mut remaining = wait;
         loop {
-            self.limit_reads(Some(left))?;
+            self.limit_reads(Some(remaining))?;
             let result = read(&mut self.input);
             match (&result, self.exchange.upload.as_ref().map(UploadWatch::state)) {
                 (Err(error), Some(_)) if error.kind() != io::ErrorKind::TimedOut => return result,
                 // It has limits of its own.
-                (Err(_), Some(UploadState::Sending)) => left = wait,
+                (Err(_), Some(UploadState::Sending)) => remaining = wait,
                 (Err(_), Some(UploadState::Sent(at))) => {
-                    left = wait.saturating_sub(at.elapsed());
-                    if left.is_zero() {
+                    remaining = wait.saturating_sub(at.elapsed());
+                    if remaining.is_zero() {
                         return result;
                     }
                 }

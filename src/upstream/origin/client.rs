@@ -168,7 +168,7 @@ impl Connection {
         self.desk.keep_reason(&mut parts);
         let head = ResponseHead::judge(http::Response::from_parts(parts, ()), method);
         let mut head = head.map_err(ExchangeError::BadResponse)?;
-        // What the server still waits for would be taken out of the next request. One that was asked for another protocol
+        // The server would take the rest that it still waits for out of the next request. One that was asked for another protocol
         // has a connection of its own, or each such request would leave one more behind.
         let may_persist = Persistence::from(self.desk.is_all_sent() && upgrade.is_none());
         head.persistence = head.persistence.and(may_persist);

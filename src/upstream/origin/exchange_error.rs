@@ -14,13 +14,13 @@ pub(super) enum ExchangeError {
     Closed { received: bool, error: io::Error },
     /// The server was too slow.
     Stalled(Stalled),
-    /// What came is no response.
+    /// The server sent something that is no response.
     BadResponse(BadResponse),
     /// There is something wrong with the request's body.
     Request(Failure),
 }
 
-/// What the server was too slow with.
+/// The step that the server was too slow with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stalled {
     /// With reading the request.

@@ -149,7 +149,7 @@ impl Origin {
                         reached();
                         send(connection, head, body, Some(sent))
                     }
-                    // The server may have had the request before it went away: nobody else is to have it.
+                    // The server may have had the request before it went away: no other server is to get it.
                     Err(gone) => return Err(AttemptError::sent(error.explain(&self.timeouts), &gone)),
                 }
             }
@@ -252,8 +252,8 @@ impl Origin {
         let known = self.resolver.cached(self.timeouts.connect).map_err(ConnectError::Resolve)?;
         connect::open(&known, name, tls.as_ref(), deadline).or_else(|error| {
             // The name may have moved since it was looked up.
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.resolver.look_up(left) {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            match self.resolver.look_up(remaining) {
                 Ok(now) if now != known => connect::open(&now, name, tls.as_ref(), deadline),
                 _ => Err(error),
             }
@@ -346,7 +346,7 @@ fn is_exhausted(error: &io::Error) -> bool {
     is_files || kinds.contains(&error.kind())
 }
 
-/// What ureq has to know of a request whose head was encoded before.
+/// The parts that ureq has to know of a request whose head was encoded before.
 fn method_and_url(head: &http::request::Parts) -> http::request::Parts {
     let (mut parts, ()) = http::Request::new(()).into_parts();
     (parts.method, parts.uri) = (head.method.clone(), head.uri.clone());

@@ -150,7 +150,7 @@ impl Read for ResponseBody {
                 self.count(read)
             }
             ResponseSource::Switched(channel) => {
-                // What was agreed on may be silent for as long as it likes.
+                // Another protocol may be silent for as long as it likes.
                 let read = channel.limit_reads(None).and_then(|()| channel.read_raw(buffer));
                 let read = read.map_err(|error| self.explain(error))?;
                 if read == 0 {

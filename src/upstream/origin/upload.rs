@@ -11,7 +11,7 @@ use crate::net::{Closer, WriteHalf};
 use crate::service::{Body, Failure, FailureKind};
 use crate::sync::lock;
 
-/// What is sent at once.
+/// The size of a write, in bytes.
 const PIECE: usize = 64 << 10;
 
 /// Enough to copy bytes, and for TLS.

@@ -1,4 +1,4 @@
-//! What shells complete: commands, options, and values that are files or one of a few words.
+//! Completions for shells: commands, options, and values that are files or one of a few words.
 
 use super::super::{PRINT, TABLE, VERBS};
 use super::PRINTABLE;
@@ -21,7 +21,7 @@ const WORDS: [(&str, &[&str]); 4] = [
     ("--log-level", &["off", "error", "warn", "info", "debug", "trace"]),
 ];
 
-/// What an option is followed by.
+/// The value that follows an option.
 enum Value {
     Nothing,
     File,
@@ -61,7 +61,7 @@ fn verbs() -> Vec<&'static str> {
     VERBS.iter().map(|verb| verb.name).collect()
 }
 
-/// What may follow `print`: first words, and those that follow the first one.
+/// The operands of `print`: first words, and those that follow the first one.
 fn things() -> Vec<(&'static str, &'static str)> {
     let mut things: Vec<_> = PRINTABLE
         .iter()

@@ -1,4 +1,4 @@
-//! What `print` prints: files that belong to a service, a container, a shell or monitoring, for people who have only the
+//! The texts of `print`: files that belong to a service, a container, a shell or monitoring, for people who have only the
 //! binary.
 
 mod completions;
@@ -17,7 +17,7 @@ struct Printable {
 enum Content {
     /// A file, as it is.
     File(&'static str),
-    /// What is made of the tables of options and commands, for a program with this name.
+    /// Made from the tables of options and commands, for a program with this name.
     Made(fn(&str) -> String),
 }
 
@@ -52,7 +52,7 @@ static PRINTABLE: [Printable; 13] = [
     made("completions fish", "what fish completes", |program| completions::script(Shell::Fish, program)),
 ];
 
-/// What has this name, such as `completions bash`, for a program that is called so.
+/// The text with this name, such as `completions bash`, for a program that is called so.
 pub(super) fn text(name: &str, program: &str) -> Result<String, UsageError> {
     let Some(printable) = PRINTABLE.iter().find(|printable| printable.name == name) else {
         let names: Vec<_> = PRINTABLE.iter().map(|printable| printable.name).collect();
