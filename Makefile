@@ -56,6 +56,7 @@ lint: ## formatting, clippy and docs, with warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --quiet --all-targets -- -D warnings
 	$(CARGO) clippy --quiet --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --quiet --lib --no-default-features --features tls -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --no-deps
 
 FUZZ_SECONDS ?= 60

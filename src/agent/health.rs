@@ -4,11 +4,11 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use tungstenite::Bytes;
 
 use super::Agent;
-use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
+use crate::http1::{UPGRADE_HEAD_MAX, end_head, parse_response, write_header, write_request_line};
 use crate::protocol::X_TUNNEL_SOURCE;
 
 /// How long the answer may take: it is made without waiting.
@@ -67,8 +67,12 @@ fn reachable(listens: SocketAddr) -> SocketAddr {
 fn ask(address: SocketAddr) -> io::Result<HealthAnswer> {
     let mut socket = TcpStream::connect_timeout(&address, ANSWER_TIME)?;
     socket.set_read_timeout(Some(ANSWER_TIME))?;
-    let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes())?;
+    let mut request = Vec::new();
+    write_request_line(&mut request, &Method::GET, "/healthz");
+    write_header(&mut request, "Host", address.to_string().as_bytes());
+    write_header(&mut request, "Connection", b"close");
+    end_head(&mut request);
+    socket.write_all(&request)?;
     let mut answer = Vec::new();
     let read = socket.take(ANSWER_MAX).read_to_end(&mut answer);
     // Another program's may keep the connection.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use http::header::{self, HeaderMap};
-use http::{Method, Response, StatusCode, Uri, request};
+use http::{Method, Response, Uri, request};
 use log::warn;
 
 use super::agent_session::{AgentSession, EnvelopeLimits, NoReply};
@@ -169,7 +169,7 @@ impl VisitorRequest<'_> {
             }
             Ok(Err(NoReply::Failed(text))) => {
                 agent.record_failure();
-                (problem(Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)), None)
+                (problem(Problem::agent_error(text)), None)
             }
             Ok(Err(NoReply::OutOfMemory)) => (problem(Problem::out_of_memory()), None),
             Err(no_answer) => (problem(no_answer.problem()), None),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::http1::fields::X_REAL_IP;
 use crate::http1::is_host;
 use crate::net::network::Network;
 use crate::protocol::X_FORWARDED_PROTO;
@@ -14,12 +15,12 @@ use crate::protocol::X_FORWARDED_PROTO;
 pub(super) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REAL_IP: HeaderName = HeaderName::from_static(X_REAL_IP);
 
 /// Fields of the family that do not begin with `x-forwarded`.
 const OTHERS: [&str; 16] = [
     "forwarded",
-    "x-real-ip",
+    X_REAL_IP,
     "front-end-https",
     "x-client-ip",
     "client-ip",

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use log::{debug, info, warn};
 use tungstenite::protocol::Role;
@@ -62,38 +61,23 @@ pub(super) fn upgrade(
 /// The answer to an upgrade: the response, or why there is no session.
 pub(super) fn respond(head: &Head, gateway: &GatewayCore) -> Result<http::Response<()>, Problem> {
     if !gateway.agents.accepts_agents() {
-        return Err(Problem::unavailable("stopping", "this gateway is stopping; there may be another one"));
+        return Err(Problem::stopping());
     }
-    if let Err((status, text)) =
-        authorize(head.request.headers(), gateway.settings.credentials.token().as_ref())
-    {
-        warn!("refused an agent: {text}");
-        let problem = Problem::new(status, "unauthorized", text);
-        return Err(if status == StatusCode::UNAUTHORIZED {
-            problem.with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
-        } else {
-            problem
-        });
-    }
+    authorize(head.request.headers(), gateway.settings.credentials.token().as_ref())
+        .inspect_err(|problem| warn!("refused an agent: {problem}"))?;
     let created = tungstenite::handshake::server::create_response(&head.request);
     created.map_err(|error| match error {
-        // Which one is spoken is to be said (RFC 6455 §4.2.2).
         tungstenite::Error::Protocol(tungstenite::error::ProtocolError::MissingSecWebSocketVersionHeader) => {
-            let text = "the only version of WebSocket here is 13";
-            Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
-                .with(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+            Problem::websocket_version()
         }
-        error => Problem::new(StatusCode::BAD_REQUEST, "bad_request", error.to_string()),
+        error => Problem::bad_request(error.to_string()),
     })
 }
 
-/// 401 without a token, 403 with a wrong one.
-fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), (StatusCode, &'static str)> {
+fn authorize(headers: &HeaderMap, token: Option<&Token>) -> Result<(), Problem> {
     let Some(token) = token else { return Ok(()) };
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return Err((StatusCode::UNAUTHORIZED, "this gateway wants a token"));
-    };
-    if token.is_shown_by(value) { Ok(()) } else { Err((StatusCode::FORBIDDEN, "wrong token")) }
+    let value = headers.get(header::AUTHORIZATION).ok_or_else(Problem::token_missing)?;
+    if token.is_shown_by(value) { Ok(()) } else { Err(Problem::token_wrong()) }
 }
 
 /// A connection that has become a WebSocket.

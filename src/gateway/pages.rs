@@ -1,6 +1,6 @@
 //! The gateway's own pages: how it is doing, for balancers and operators.
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -70,20 +70,9 @@ pub(super) fn answer(page: Page, request: &VisitorRequest<'_>) -> Response<Vec<u
         Page::Connections => {
             connections(head.request.headers(), arrival, gateway).map(|list| (StatusCode::OK, list))
         }
-        Page::AgentPath => {
-            let text = format!("{} is for agents: a WebSocket upgrade", gateway.settings.agent_path);
-            let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
-            Err(problem.with(header::UPGRADE, HeaderValue::from_static("websocket")))
-        }
-        Page::NotAllowed => {
-            let text = "not with this method";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
-            Err(problem.with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST")))
-        }
-        Page::Forward | Page::Missing => {
-            let text = "there are /.tunnel/health, /.tunnel/ready, /.tunnel/connections and /.tunnel/forward";
-            Err(Problem::new(StatusCode::NOT_FOUND, "not_found", text))
-        }
+        Page::AgentPath => Err(Problem::agent_path(&gateway.settings.agent_path)),
+        Page::NotAllowed => Err(Problem::method_not_allowed("not with this method", "GET, HEAD, POST")),
+        Page::Forward | Page::Missing => Err(Problem::not_found()),
     };
     match result {
         Ok((status, json)) => json_response(status, &json),
@@ -112,8 +101,7 @@ fn connections(headers: &HeaderMap, arrival: &Arrival, gateway: &GatewayCore) ->
     let is_named = headers.get(header::HOST).is_none_or(names_loopback);
     let is_local = arrival.peer.is_loopback() && !is_passed_on && is_named;
     if !shows_token && !is_local {
-        let text = "the agents are shown to this machine, or with the token";
-        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", text));
+        return Err(Problem::forbidden());
     }
     let list: Vec<_> = gateway.agents.list().iter().map(|agent| describe(agent)).collect();
     Ok(json!({ "count": list.len(), "connections": list }))

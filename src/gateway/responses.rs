@@ -1,6 +1,6 @@
 //! The responses that the gateway itself makes when something is wrong: a small JSON object, marked as its own.
 
-use std::io;
+use std::{fmt, io};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -23,40 +23,132 @@ pub(super) struct Problem {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
+/// The words of all of them, by their statuses. Codes are names for programs, and stay.
 impl Problem {
-    pub(super) fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: &'static str, text: impl Into<String>) -> Self {
         Problem { status, code, text: text.into(), header: None }
     }
 
     /// No agent can answer now; another attempt may succeed.
-    pub(super) fn unavailable(code: &'static str, text: impl Into<String>) -> Self {
+    fn unavailable(code: &'static str, text: impl Into<String>) -> Self {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, text);
-        problem.with(header::RETRY_AFTER, HeaderValue::from_static("1"))
+        problem.with(header::RETRY_AFTER, "1")
     }
 
-    /// Bodies of all visitors together take up as much memory as they may.
+    fn with(self, name: HeaderName, value: &'static str) -> Self {
+        Problem { header: Some((name, HeaderValue::from_static(value))), ..self }
+    }
+
+    /// 400: HTTP does not allow this.
+    pub(super) fn bad_request(text: impl Into<String>) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)
+    }
+
+    /// 400: the `X-Tunnel-Id` is none.
+    pub(super) fn bad_tunnel_id() -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID")
+    }
+
+    /// 401: an agent shows no token.
+    pub(super) fn token_missing() -> Self {
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", "this gateway wants a token");
+        problem.with(header::WWW_AUTHENTICATE, "Bearer")
+    }
+
+    /// 403: an agent shows another token.
+    pub(super) fn token_wrong() -> Self {
+        Problem::new(StatusCode::FORBIDDEN, "unauthorized", "wrong token")
+    }
+
+    /// 403: the list of agents is not for this client.
+    pub(super) fn forbidden() -> Self {
+        let text = "the agents are shown to this machine, or with the token";
+        Problem::new(StatusCode::FORBIDDEN, "forbidden", text)
+    }
+
+    /// 404: no tunnel is named.
+    pub(super) fn which_tunnel() -> Self {
+        let text = "there are several tunnels here, and none of them has the request's host name, or is named by \
+                    X-Tunnel-Id";
+        Problem::new(StatusCode::NOT_FOUND, "which_tunnel", text)
+    }
+
+    /// 404: no page of the gateway's own has this path.
+    pub(super) fn not_found() -> Self {
+        let text = "there are /.tunnel/health, /.tunnel/ready, /.tunnel/connections and /.tunnel/forward";
+        Problem::new(StatusCode::NOT_FOUND, "not_found", text)
+    }
+
+    /// 405: these methods are allowed.
+    pub(super) fn method_not_allowed(text: &str, allowed: &'static str) -> Self {
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text).with(header::ALLOW, allowed)
+    }
+
+    /// 426: this path is for agents.
+    pub(super) fn agent_path(path: &str) -> Self {
+        let text = format!("{path} is for agents: a WebSocket upgrade");
+        Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text)
+            .with(header::UPGRADE, "websocket")
+    }
+
+    /// 426: an agent does not say which version of WebSocket it speaks (RFC 6455 §4.2.2).
+    pub(super) fn websocket_version() -> Self {
+        let text = "the only version of WebSocket here is 13";
+        let problem = Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text);
+        problem.with(header::SEC_WEBSOCKET_VERSION, "13")
+    }
+
+    /// 431: the head does not fit into a frame.
+    pub(super) fn head_too_large() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Problem::new(status, "headers_too_large", "the head is too large")
+    }
+
+    /// 502: the agent reported an error, in these words.
+    pub(super) fn agent_error(text: impl Into<String>) -> Self {
+        Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)
+    }
+
+    /// 503: there is no agent.
+    pub(super) fn no_agent() -> Self {
+        Problem::unavailable("no_agent", "no agent is connected")
+    }
+
+    /// 503: there is no agent of the tunnel that the request is for.
+    pub(super) fn no_agent_of_tunnel() -> Self {
+        Problem::unavailable("no_agent", "no agent of this tunnel is connected")
+    }
+
+    /// 503: there are as many connections as may be.
+    pub(super) fn no_place() -> Self {
+        let text = "the gateway has as many visitors as it takes, or as many of yours; try again";
+        Problem::unavailable("no_place", text)
+    }
+
+    /// 503: the gateway is stopping.
+    pub(super) fn stopping() -> Self {
+        Problem::unavailable("stopping", "this gateway is stopping; there may be another one")
+    }
+
+    /// 503: bodies of all visitors together take up as much memory as they may.
     pub(super) fn out_of_memory() -> Self {
         Problem::unavailable("out_of_memory", "the gateway holds as many bodies as it takes; try again")
     }
 
-    /// An agent has come to the visitors' address (RFC 9110 §15.5.20).
+    /// 421: an agent has come to the visitors' address (RFC 9110 §15.5.20).
     pub(super) fn agents_elsewhere() -> Self {
         let text = "agents connect at another address of this gateway";
         Problem::new(StatusCode::MISDIRECTED_REQUEST, "agents_elsewhere", text)
     }
 
-    /// A visitor has come to the agents' address.
+    /// 421: a visitor has come to the agents' address.
     pub(super) fn agents_only() -> Self {
         Problem::new(StatusCode::MISDIRECTED_REQUEST, "agents_only", "this address is for agents")
     }
 
-    /// The visitor moved next to nothing while others waited for its place.
+    /// 408: the visitor moved next to nothing while others waited for its place.
     pub(super) fn too_slow() -> Self {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the request took too long")
-    }
-
-    pub(super) fn with(self, name: HeaderName, value: HeaderValue) -> Self {
-        Problem { header: Some((name, value)), ..self }
     }
 
     /// The problem with another status.
@@ -74,6 +166,12 @@ impl Problem {
     pub(super) fn page(self, name: RequestName) -> Response<Vec<u8>> {
         let page = problem_page::page(PageSource::Gateway, self.status, (self.code, &self.text), name);
         marked(response(self.status, "text/html; charset=utf-8", page), self.header)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -124,8 +222,7 @@ pub(super) fn no_response(error: &StreamError) -> Problem {
         StreamError::Closed(StreamEnd::Lost) => NoAnswer::Gone.problem(),
         StreamError::TimedOut => NoAnswer::TimedOut.problem(),
         StreamError::Closed(StreamEnd::ByUs(_) | StreamEnd::Ended) => {
-            let text = "the agent's answer cannot be passed on";
-            Problem::new(StatusCode::BAD_GATEWAY, "agent_error", text)
+            Problem::agent_error("the agent's answer cannot be passed on")
         }
     }
 }

@@ -74,10 +74,7 @@ impl VisitorRequest<'_> {
         };
         let here = |problem: Problem| Responder::Gateway(self.problem(problem));
         if place == Place::Missing {
-            return here(Problem::unavailable(
-                "no_place",
-                "the gateway has as many visitors as it takes, or as many of yours; try again",
-            ));
+            return here(Problem::no_place());
         }
         if let Some(response) = ended_here(self.head) {
             return response.map_or_else(here, Responder::Gateway);
@@ -107,11 +104,8 @@ fn find_agent(request: &VisitorRequest<'_>) -> Result<Arc<AgentSession>, Problem
             false => gateway.agents.wait_for(wanted.as_ref(), until),
         };
         if !has_come {
-            let text = match named.is_some() || meaning != HostMeaning::Gateway {
-                true => "no agent of this tunnel is connected",
-                false => "no agent is connected",
-            };
-            return Err(Problem::unavailable("no_agent", text));
+            let is_of_tunnel = named.is_some() || meaning != HostMeaning::Gateway;
+            return Err(if is_of_tunnel { Problem::no_agent_of_tunnel() } else { Problem::no_agent() });
         }
         // The tunnel of a request depends on the connected agents, but where its ID is named.
         meaning = host.map_or(HostMeaning::Gateway, |host| gateway.names.meaning(host));
@@ -126,9 +120,7 @@ fn wanted_tunnel(
 ) -> Result<Option<TunnelId>, Problem> {
     if let Some(value) = named {
         let id = value.to_str().ok().and_then(|value| value.parse().ok());
-        let problem =
-            || Problem::new(StatusCode::BAD_REQUEST, "bad_tunnel_id", "X-Tunnel-Id is not a tunnel ID");
-        return id.map(Some).ok_or_else(problem);
+        return id.map(Some).ok_or_else(Problem::bad_tunnel_id);
     }
     let at_host = if let HostMeaning::Tunnel(id) = host { Some(id) } else { None };
     if let Some(id) = at_host.or(gateway.settings.default_tunnel.as_ref()) {
@@ -137,11 +129,7 @@ fn wanted_tunnel(
     match gateway.agents.tunnels() {
         Tunnels::One(id) => Ok(Some(id)),
         Tunnels::None => Ok(None),
-        Tunnels::Several => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "which_tunnel",
-            "there are several tunnels here, and none of them has the request's host name, or is named by X-Tunnel-Id",
-        )),
+        Tunnels::Several => Err(Problem::which_tunnel()),
     }
 }
 
@@ -149,8 +137,7 @@ fn wanted_tunnel(
 fn ended_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
     let method = head.request.method();
     if *method == Method::TRACE && head.framing != Framing::Length(0) {
-        let text = "a TRACE request has no content";
-        return Some(Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", text)));
+        return Some(Err(Problem::bad_request("a TRACE request has no content")));
     }
     let is_last = head.request.headers().get(MAX_FORWARDS).and_then(max_forwards) == Some(0);
     match *method {
@@ -160,10 +147,8 @@ fn ended_here(head: &Head) -> Option<Result<Response<Vec<u8>>, Problem>> {
             Some(Ok(response))
         }
         Method::TRACE if is_last => {
-            let text = "TRACE ends here, and is not answered";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
-            Some(Err(problem
-                .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS"))))
+            let allowed = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+            Some(Err(Problem::method_not_allowed("TRACE ends here, and is not answered", allowed)))
         }
         _ => None,
     }

@@ -10,22 +10,37 @@ use super::fields::{keep_one_length, remove_hop_by_hop};
 use super::head::{Head, Persistence};
 use super::response::{Reason, has_no_body};
 
+/// The end of a line, and behind the last header that of a head.
+const LINE_END: &[u8] = b"\r\n";
+
+/// Writes a request line (RFC 9112 §3).
+pub fn write_request_line(out: &mut Vec<u8>, method: &Method, target: &str) {
+    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Writes a header line (RFC 9112 §5).
+pub fn write_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, LINE_END] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Writes the empty line behind the last header.
+pub fn end_head(out: &mut Vec<u8>) {
+    out.extend_from_slice(LINE_END);
+}
+
 /// Writes header lines, and the empty line behind them.
 fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
-    for (name, value) in headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
+    headers.iter().for_each(|(name, value)| write_header(out, name.as_str(), value.as_bytes()));
+    end_head(out);
 }
 
 /// Writes a request's head.
-pub fn write_request_head(out: &mut Vec<u8>, method: &Method, path: &str, headers: &HeaderMap) {
-    for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
-        out.extend_from_slice(part.as_bytes());
-    }
+pub fn write_request_head(out: &mut Vec<u8>, method: &Method, target: &str, headers: &HeaderMap) {
+    write_request_line(out, method, target);
     write_headers(out, headers);
 }
 
@@ -39,9 +54,11 @@ pub fn write_response_head(out: &mut Vec<u8>, parts: &http::response::Parts) {
     write_headers(out, &parts.headers);
 }
 
-/// The line before a chunk of this size, which two bytes of line end follow.
-pub fn chunk_head(size: usize) -> String {
-    format!("{size:x}\r\n")
+/// Writes a chunk of a body (RFC 9112 §7.1); one without bytes would end it.
+pub fn write_chunk(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(LINE_END);
 }
 
 /// The end of a chunked body (RFC 9112 §7.1).

@@ -7,6 +7,9 @@ use tungstenite::handshake::derive_accept_key;
 /// Begins HTTP/2 in an upgrade (RFC 7540 §3.2.1); it never passes.
 pub const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// The field in which a gateway names the address of the request's visitor.
+pub const X_REAL_IP: &str = "x-real-ip";
+
 /// Headers that concern one connection only, whatever `Connection` says.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -179,7 +182,7 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| {
             let name = name.as_str();
-            let says_whence = matches!(name, "forwarded" | "x-real-ip") || name.starts_with("x-forwarded-");
+            let says_whence = matches!(name, "forwarded" | X_REAL_IP) || name.starts_with("x-forwarded-");
             name != "host" && !name.starts_with("content-") && !says_whence
         })
         .collect()

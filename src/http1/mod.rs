@@ -22,7 +22,10 @@ mod target;
 mod trace;
 
 pub use self::decode::{Decoder, Framing};
-pub use self::encode::{LAST_CHUNK, chunk_head, write_request_head, write_response_head};
+pub use self::encode::{
+    LAST_CHUNK, end_head, write_chunk, write_header, write_request_head, write_request_line,
+    write_response_head,
+};
 pub use self::error::RequestError;
 pub use self::head::{Head, Persistence};
 pub use self::input::{Input, or_end};

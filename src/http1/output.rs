@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::response::Parts;
 
 use super::decode::Framing;
-use super::encode::{EncodedHead, LAST_CHUNK, chunk_head, encode_head};
+use super::encode::{EncodedHead, LAST_CHUNK, encode_head, write_chunk};
 use super::head::{Head, Persistence};
 use super::limits::transfer_time;
 use crate::net::WriteHalf;
@@ -85,15 +85,17 @@ impl BodyWriter<'_> {
             Some(Framing::Length(remaining)) => {
                 let too_long = || io::Error::other("the response is longer than it says");
                 *remaining = remaining.checked_sub(bytes.len() as u64).ok_or_else(too_long)?;
-                self.waiting.extend_from_slice(bytes);
             }
-            Some(Framing::UntilEnd) => self.waiting.extend_from_slice(bytes),
+            Some(Framing::UntilEnd) => {}
             Some(Framing::Chunked) => {
-                self.waiting.extend_from_slice(chunk_head(bytes.len()).as_bytes());
-                self.waiting.extend_from_slice(bytes);
-                self.waiting.extend_from_slice(b"\r\n");
+                write_chunk(&mut self.waiting, bytes);
+                return self.flush();
             }
         }
+        if self.waiting.is_empty() {
+            return self.output.send(bytes);
+        }
+        self.waiting.extend_from_slice(bytes);
         self.flush()
     }
 

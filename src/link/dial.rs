@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Method, StatusCode};
 use tungstenite::Bytes;
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
@@ -21,7 +21,7 @@ use super::url::GatewayUrl;
 use crate::advice::Advice;
 use crate::clock::SharedInstant;
 use crate::http1::fields::has_token;
-use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
+use crate::http1::{UPGRADE_HEAD_MAX, end_head, parse_response, write_header, write_request_line};
 use crate::net::connect::{self, ConnectError, Endpoint, Peer, named};
 use crate::net::local::without_brackets;
 use crate::net::resolve::Resolver;
@@ -302,21 +302,27 @@ impl Dialer {
     /// RFC 6455 §4.1.
     fn upgrade_request(&self, key: &str, (token, headers): &UpgradeSecrets) -> Vec<u8> {
         let (host, path) = (self.config.url.authority(), self.config.url.path());
-        let mut request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
-        )
-        .into_bytes();
-        if let Some(headers) = headers {
-            let ours: &[_] = if token.is_some() { &[header::AUTHORIZATION] } else { &[] };
-            headers.write(&mut request, ours);
+        let mut request = Vec::new();
+        write_request_line(&mut request, &Method::GET, path);
+        for (name, value) in [
+            ("Host", host),
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", key),
+        ] {
+            write_header(&mut request, name, value.as_bytes());
+        }
+        let beside_token = |name: &HeaderName| token.is_none() || *name != header::AUTHORIZATION;
+        for header in
+            headers.iter().flat_map(UpgradeHeaders::iter).filter(|header| beside_token(&header.name))
+        {
+            write_header(&mut request, header.name.as_str(), header.value.as_bytes());
         }
         if let Some(token) = token {
-            request.extend_from_slice(b"Authorization: ");
-            request.extend_from_slice(token.header().as_bytes());
-            request.extend_from_slice(b"\r\n");
+            write_header(&mut request, "Authorization", token.header().as_bytes());
         }
-        request.extend_from_slice(b"\r\n");
+        end_head(&mut request);
         request
     }
 }

@@ -3,15 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::http1::fields::X_REAL_IP;
 use crate::protocol::name::{TunnelUrl, UrlFields};
 use crate::protocol::text::Text;
 use crate::protocol::{MUX_PROTOCOL, envelope};
 
 /// `message_type` of this message.
 pub const WELCOME: &str = "welcome";
-
-/// The value of `visitor` in a `welcome`.
-const REAL_IP: &str = "x-real-ip";
 
 /// Most bytes of its envelope.
 pub const WELCOME_MAX: usize = 4 << 10;
@@ -23,7 +21,7 @@ pub fn names_visitors(payload: &str) -> bool {
         #[serde(borrow)]
         visitor: Text<'a>,
     }
-    serde_json::from_str::<VisitorIn<'_>>(payload).is_ok_and(|wire| wire.visitor.0 == REAL_IP)
+    serde_json::from_str::<VisitorIn<'_>>(payload).is_ok_and(|wire| wire.visitor.0 == X_REAL_IP)
 }
 
 /// The limits that a gateway sets on a connection.
@@ -111,7 +109,7 @@ impl MuxLimits {
             window: self.window,
             max_streams: self.max_streams,
             max_frame: self.max_frame,
-            visitor: REAL_IP,
+            visitor: X_REAL_IP,
             url: url.map(TunnelUrl::fields).unwrap_or_default(),
         };
         // A few bytes, which fit.

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `reader`, one per session | the reading half | the next message |
 //! | timer and writer, the caller of [`Session::run`] | the writing half, the [`state`], the [order] of answers | the next event or deadline |
-//! | `worker`, shared by all sessions | one [`exchange`] each | the local server; room in the [`wire`] |
+//! | `worker`, shared by all sessions | one [`exchange`] each | the local server; room in the [`credit`] |
 //!
 //! ```text
 //! message ──▶ reader ── Exchange ──▶ worker ── service ──▶ Reply ──▶ wire ──▶ writer ──▶ message

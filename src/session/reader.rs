@@ -8,9 +8,10 @@ use http::{HeaderMap, Method, Uri};
 use log::{debug, info, warn};
 use tungstenite::Bytes;
 
-use super::exchange::{Exchange, encode_own, log_refusal};
+use super::credit::CONTROL_MAX;
+use super::exchange::{Exchange, encode_own, record_refusal};
 use super::ticket::Ticket;
-use super::wire::{CONTROL_MAX, SessionHandle, WireEvent};
+use super::wire::{SessionHandle, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, ping};
 use crate::advice::Advice;
 use crate::guard::{Candidate, Recipient, Refusal, validate, validate_head};
@@ -21,7 +22,7 @@ use crate::mux::{self, Fin, Mux, MuxEvent, ProtocolError, RequestHead, Reset, Re
 use crate::net::Closer;
 use crate::pool::{JobSpec, RefusalReason, Submitter};
 use crate::protocol::name::TUNNEL_URL;
-use crate::protocol::{Envelope, TunnelUrl, answer, connection_number, request};
+use crate::protocol::{Envelope, RequestName, TunnelUrl, answer, connection_number, request};
 use crate::service::Request;
 use crate::sync::Replaceable;
 
@@ -116,7 +117,7 @@ impl SessionReader {
                 let now = self.began.elapsed();
                 if let Some(sent) = ping::sent(&payload, now) {
                     self.metrics.pong_took(now - sent);
-                    self.session.tell_pong(sent);
+                    return self.session.tell_pong(sent);
                 }
                 Ok(())
             }
@@ -144,10 +145,7 @@ impl SessionReader {
                 Err(violation(format!("its `welcome` is longer than {} KiB", mux::WELCOME_MAX >> 10)))
             }
             mux::WELCOME => self.take_welcome(&envelope.payload().unwrap_or_default()),
-            TUNNEL_URL => {
-                self.take_url(&envelope.payload().unwrap_or_default());
-                Ok(())
-            }
+            TUNNEL_URL => self.take_url(&envelope.payload().unwrap_or_default()),
             _ => {
                 debug!("ignored an envelope of a type that this agent does not know");
                 Ok(())
@@ -166,7 +164,7 @@ impl SessionReader {
                 if mux::names_visitors(payload) {
                     self.session.set_names_visitors();
                 }
-                self.take_url(payload);
+                self.take_url(payload)?;
                 self.session.tell(WireEvent::Opened);
                 Ok(())
             }
@@ -183,9 +181,10 @@ impl SessionReader {
     }
 
     /// Takes what a gateway tells of the tunnel's URL, if it does.
-    fn take_url(&self, payload: &str) {
-        if let Some(told) = TunnelUrl::decode(payload) {
-            self.session.tell(WireEvent::Named(told));
+    fn take_url(&self, payload: &str) -> Result<(), SessionEnd> {
+        match TunnelUrl::decode(payload) {
+            Some(told) => self.session.tell_control(payload.len(), |room| WireEvent::Named(told, room)),
+            None => Ok(()),
         }
     }
 
@@ -195,55 +194,60 @@ impl SessionReader {
             return Ok(());
         };
         match mux.receive(message).map_err(|ProtocolError(what)| violation(what))? {
-            MuxEvent::Opened { stream, head, fin } => {
-                self.take_stream(mux, stream, &head, fin);
-                if mux.control_bytes() > CONTROL_MAX { Err(SessionEnd::NotReading) } else { Ok(()) }
-            }
+            MuxEvent::Opened { stream, head, fin } => self.take_stream(mux, stream, &head, fin),
             MuxEvent::GoAway { text, .. } => {
-                self.session.tell(WireEvent::GoesAway(self.masked(&text)));
-                Ok(())
+                let text = self.masked(&text);
+                self.session.tell_control(text.len(), |room| WireEvent::GoesAway(text, room))?;
             }
-            MuxEvent::Nothing | MuxEvent::Changed(_) | MuxEvent::Reset(_) => Ok(()),
+            // The frames that come most often have nothing sent.
+            MuxEvent::Nothing | MuxEvent::Changed(_) => return Ok(()),
+            MuxEvent::Reset(_) => {}
         }
+        if mux.control_bytes() > CONTROL_MAX { Err(SessionEnd::NotReading) } else { Ok(()) }
     }
 
     /// Admits a stream, or says at once why not.
     fn take_stream(&self, mux: &Arc<Mux>, number: u32, head: &[u8], fin: Fin) {
-        let refuse = |code, text: &str| mux.refuse(number, Reset::new(code, text));
+        let name = self.session.name(number.into());
         if self.session.is_draining() {
-            log_refusal(&self.exchanges.get(), self.session.name(number.into()), None, &Refusal::Draining);
-            self.metrics.request_refused(Refusal::Draining.code());
-            return refuse(ResetCode::Refused, "the agent is stopping");
+            self.record_refusal((name, None), &Refusal::Draining);
+            return mux.refuse(number, Reset::new(ResetCode::Refused, "the agent is stopping"));
         }
         // A copy, so that a request that waits does not keep all of what was read together with it.
         let head = Bytes::copy_from_slice(head);
         let parsed = match RequestHead::parse(&head) {
             Ok(parsed) => parsed,
-            Err(what) => return refuse(ResetCode::Protocol, what),
+            Err(what) => {
+                self.record_refusal((name, None), &Refusal::BadRequest(what.into()));
+                return mux.refuse(number, Reset::new(ResetCode::Protocol, what));
+            }
         };
         let config = self.exchanges.get();
         let mut head = match validate_head(&parsed) {
             Ok(head) => head,
             Err(refusal) => {
                 let method = Method::from_bytes(parsed.method.as_bytes()).unwrap_or_default();
-                let recipient = Recipient::unknown(self.session.name(number.into()));
+                let recipient = Recipient::unknown(name);
                 return self.refuse_stream((mux, number, fin), &refusal, (&method, None), &recipient);
             }
         };
         let not_before = match self.admit(&config, &head.method, &head.uri, &mut head.headers) {
             Ok(not_before) => not_before,
             Err(refusal) => {
-                let name = self.session.name(number.into());
                 let recipient = config.gate.recipient(name, &head.method, &head.headers);
                 let asked = (&head.method, Some(head.uri.path()));
                 return self.refuse_stream((mux, number, fin), &refusal, asked, &recipient);
             }
         };
+        // None when the session has just ended.
         let Some(stream) = mux.accept(number, fin) else { return config.gate.refund() };
-        let name = self.session.name(number.into());
         let exchange = Exchange::streamed((name, head), (stream, fin), &config, &self.metrics);
         // A stream that is refused for lack of room takes up no control that is not counted.
         let _ = self.submit(exchange, JobSpec { weight: 0, not_before, ..JobSpec::LASTING });
+    }
+
+    fn record_refusal(&self, request: (RequestName, Option<(&Method, &str)>), refusal: &Refusal) {
+        record_refusal(&self.exchanges.get(), &self.metrics, request, refusal);
     }
 
     /// Answers a stream with the agent's own response, and discards the request's body.
@@ -254,8 +258,7 @@ impl SessionReader {
         (method, path): (&Method, Option<&str>),
         recipient: &Recipient,
     ) {
-        log_refusal(&self.exchanges.get(), recipient.name, path.map(|path| (method, path)), refusal);
-        self.metrics.request_refused(refusal.code());
+        self.record_refusal((recipient.name, path.map(|path| (method, path))), refusal);
         let (head, body) = encode_own(method, refusal.response(recipient), &self.metrics);
         mux.answer(number, fin, head, &body);
     }
@@ -345,8 +348,7 @@ impl SessionReader {
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), SessionEnd> {
         let head = request.map(|request| (request.method(), request.uri().path()));
-        log_refusal(&self.exchanges.get(), ticket.name(), head, refusal);
-        self.metrics.request_refused(refusal.code());
+        self.record_refusal((ticket.name(), head), refusal);
         let recipient = match request {
             Some(request) => {
                 self.exchanges.get().gate.recipient(ticket.name(), request.method(), request.headers())

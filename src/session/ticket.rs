@@ -51,7 +51,7 @@ impl Ticket {
 
     /// Takes the room for an encoded envelope. Blocks while there is none. `None` when the session has ended.
     pub(super) fn reserve(&self, envelope: Vec<u8>) -> Option<EncodedReply> {
-        let room = self.session.reserve(self.place, envelope.len())?;
+        let room = self.session.credits().reserve(self.place, envelope.len())?;
         Some(EncodedReply { place: self.place, text: envelope.into(), room: Some(room) })
     }
 
@@ -95,7 +95,7 @@ impl Ticket {
         let (room, fits) = match self.place {
             Some(_) => (None, Ok(())),
             None => {
-                let (room, fits) = self.session.reserve_control(envelope.len());
+                let (room, fits) = self.session.credits().reserve_control(envelope.len());
                 (Some(room), fits)
             }
         };
@@ -138,7 +138,8 @@ mod tests {
     use tungstenite::Bytes;
 
     use super::*;
-    use crate::session::wire::{Inbox, Reservation, channel};
+    use crate::session::credit::Reservation;
+    use crate::session::wire::{Inbox, channel};
 
     /// The next answer's text.
     #[track_caller]

@@ -10,12 +10,13 @@ use log::{debug, info};
 use tungstenite::Bytes;
 use tungstenite::protocol::Role;
 
+use super::credit::Reservation;
 use super::exchange::Exchange;
 use super::order::Order;
 use super::pace::{Pace, Speed};
 use super::reader::SessionReader;
 use super::state::{Crossing, NextStep, SessionState, Unsent};
-use super::wire::{self, Departure, EncodedReply, Inbox, Reservation, WireEvent};
+use super::wire::{self, Departure, EncodedReply, Inbox, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
@@ -351,19 +352,19 @@ impl Writer<'_> {
             WireEvent::Answer(answer) => self.answers.push_back(answer),
             WireEvent::Ping(payload, _room) => self.pong = Some(payload),
             WireEvent::End(end) => self.state.end(end, now),
-            WireEvent::Pong(sent) => self.state.pong(sent),
+            WireEvent::Pong(sent, _room) => self.state.pong(sent),
             // Requests may be behind a `welcome` that is on its way.
             WireEvent::Drain(until, departure, why) if !self.inbox.session.is_settled() && until > now => {
                 let earlier = self.early_drain.map_or(until, |(earlier, ..)| earlier.min(until));
                 self.early_drain = Some((earlier, departure, why));
             }
             WireEvent::Drain(until, departure, why) => self.drain(until, departure, why),
-            WireEvent::Named(told) => self.supervisor.named(&told),
+            WireEvent::Named(told, _room) => self.supervisor.named(&told),
             WireEvent::Opened => {
                 self.limit_frames();
                 self.opened();
             }
-            WireEvent::GoesAway(reason) => self.supervisor.goes_away(&reason),
+            WireEvent::GoesAway(reason, _room) => self.supervisor.goes_away(&reason),
             WireEvent::Renew => self.supervisor.renew(),
             // They are looked at after the events.
             WireEvent::Streams => {}
@@ -375,7 +376,7 @@ impl Writer<'_> {
         drop(answer.room.take_if(|room| room.is_control()));
         let Some(place) = answer.place else { return self.enqueue(answer) };
         let ready = self.order.fill(place, answer, self.inbox.session.newest());
-        self.inbox.session.set_turn(self.order.done());
+        self.inbox.session.credits().set_turn(self.order.done());
         for answer in ready {
             self.enqueue(answer);
         }

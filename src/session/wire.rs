@@ -1,35 +1,19 @@
-//! The way out: the queue of the thread that writes, and budgets in bytes that hold workers back.
-//!
-//! | message | budget | waits |
-//! | --- | --- | --- |
-//! | answers with an ID, and the one whose turn it is | 2 × max-message | workers |
-//! | answers held back for their turn | 2 × max-message of their own | workers |
-//! | control: pongs, refusals of requests with an ID | [`CONTROL_MAX`], then the session ends | no thread |
-//! | refusals of requests without an ID | their number | no thread |
-//!
-//! One answer always fits, and the answer whose turn it is never waits: those behind it could keep it out otherwise.
-//! Workers that wait are woken when the session ends.
+//! The way out: a session as its threads, its workers and the agent hold it, and the queue of the thread that writes.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 use tungstenite::Bytes;
 
 use super::SessionEnd;
-use super::credit::{BudgetKind, Credit};
+use super::credit::{Credits, Reservation};
+use crate::http1::fields::X_REAL_IP;
 use crate::mux::{Mux, MuxLimits, Side};
 use crate::protocol::{RequestId, RequestName, TunnelUrl};
-use crate::sync::{Waiters, lock};
-
-/// More queued control than this, in bytes, means that the gateway has stopped reading.
-pub(super) const CONTROL_MAX: usize = 1 << 20;
-
-/// The field in which a gateway names the visitor's address.
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// The bytes that an event takes up beside its payload, rounded up.
 const EVENT_BYTES: usize = 128;
@@ -44,15 +28,15 @@ pub(super) enum WireEvent {
     /// The session ends: a close frame was received, for example, or nothing more can be.
     End(SessionEnd),
     /// The pong came of a ping that was sent so long after the session's start.
-    Pong(Duration),
+    Pong(Duration, Reservation),
     /// Finish until this time at most, and why.
     Drain(Instant, Departure, &'static str),
     /// The gateway has told where visitors reach the tunnel.
-    Named(TunnelUrl),
+    Named(TunnelUrl, Reservation),
     /// The gateway takes requests for this session, or may do so from now on.
     Opened,
     /// The gateway is about to stop.
-    GoesAway(String),
+    GoesAway(String, Reservation),
     /// The session is to have a successor.
     Renew,
     /// Streams have something to send.
@@ -67,33 +51,6 @@ pub(super) struct EncodedReply {
     pub(super) text: Bytes,
     /// The room that the answer takes up until it is written; that of control is given back when the writer has it.
     pub(super) room: Option<Reservation>,
-}
-
-/// Bytes of a budget, given back when it is dropped.
-#[derive(Debug)]
-pub(super) struct Reservation {
-    session: SessionHandle,
-    budget: BudgetKind,
-    bytes: usize,
-}
-
-impl Reservation {
-    /// Whether the bytes are of the budget for control.
-    pub(super) fn is_control(&self) -> bool {
-        self.budget == BudgetKind::Control
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        match self.budget {
-            BudgetKind::Control => {
-                self.session.shared.control_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-            }
-            BudgetKind::Direct => self.session.change(|credit| credit.direct -= self.bytes),
-            BudgetKind::Held => self.session.change(|credit| credit.held -= self.bytes),
-        }
-    }
 }
 
 /// Why a session ends in good order.
@@ -121,11 +78,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct SessionShared {
-    credit: Mutex<Credit>,
-    freed: Waiters,
-    /// The largest envelope, in bytes.
-    max_message: usize,
-    control_bytes: AtomicUsize,
+    credits: Arc<Credits>,
     alive: AtomicBool,
     /// The gateway was told to send no more requests.
     leaving: AtomicBool,
@@ -151,10 +104,7 @@ struct SessionShared {
 pub(super) fn channel(max_message: usize) -> Inbox {
     let (sender, events) = mpsc::channel();
     let shared = Arc::new(SessionShared {
-        credit: Mutex::default(),
-        freed: Waiters::default(),
-        max_message,
-        control_bytes: AtomicUsize::new(0),
+        credits: Credits::new(max_message),
         alive: AtomicBool::new(true),
         leaving: AtomicBool::new(false),
         settled: AtomicBool::new(false),
@@ -219,7 +169,7 @@ impl SessionHandle {
 
     /// The largest envelope either way, in bytes.
     pub(super) fn max_message(&self) -> usize {
-        self.shared.max_message
+        self.shared.credits.max_message()
     }
 
     /// Whether requests come as streams.
@@ -241,19 +191,30 @@ impl SessionHandle {
         let _ = self.events.send(event);
     }
 
-    /// Tells the writer of a ping. Fails when too much control is queued.
-    pub(super) fn tell_ping(&self, payload: &[u8]) -> Result<(), SessionEnd> {
-        let (room, fits) = self.reserve_control(payload.len() + EVENT_BYTES);
-        // A copy: the original keeps the reader's whole buffer alive.
-        self.tell(WireEvent::Ping(Bytes::copy_from_slice(payload), room));
+    /// Tells the writer of something that the gateway may send as often as it likes, with this many bytes. Fails when too
+    /// much of it is queued.
+    pub(super) fn tell_control(
+        &self,
+        bytes: usize,
+        event: impl FnOnce(Reservation) -> WireEvent,
+    ) -> Result<(), SessionEnd> {
+        let (room, fits) = self.credits().reserve_control(bytes + EVENT_BYTES);
+        self.tell(event(room));
         fits
     }
 
-    /// Tells the writer of a pong, where it waits for one.
-    pub(super) fn tell_pong(&self, sent: Duration) {
-        if self.shared.leaving.load(Ordering::Acquire) {
-            self.tell(WireEvent::Pong(sent));
+    /// Tells the writer of a ping. Fails when too much control is queued.
+    pub(super) fn tell_ping(&self, payload: &[u8]) -> Result<(), SessionEnd> {
+        // A copy: the original keeps the reader's whole buffer alive.
+        self.tell_control(payload.len(), |room| WireEvent::Ping(Bytes::copy_from_slice(payload), room))
+    }
+
+    /// Tells the writer of a pong, where it waits for one. Fails when too much control is queued.
+    pub(super) fn tell_pong(&self, sent: Duration) -> Result<(), SessionEnd> {
+        if !self.shared.leaving.load(Ordering::Acquire) {
+            return Ok(());
         }
+        self.tell_control(0, |room| WireEvent::Pong(sent, room))
     }
 
     // Facts that the gateway has told of itself.
@@ -327,7 +288,7 @@ impl SessionHandle {
 
     /// Requests without an ID whose answer has not gone out.
     pub(super) fn waiting_without_id(&self) -> u64 {
-        self.shared.places.load(Ordering::Acquire) - self.credit().turn
+        self.shared.places.load(Ordering::Acquire) - self.shared.credits.turn()
     }
 
     /// Whether new requests are refused.
@@ -346,48 +307,16 @@ impl SessionHandle {
         self.mux().inspect(|mux| mux.go_away(mux.last(), why));
     }
 
-    // Room for answers and control that wait to be written.
-
-    fn credit(&self) -> MutexGuard<'_, Credit> {
-        lock(&self.shared.credit)
-    }
-
-    /// Changes the credit, and wakes the workers that wait for it.
-    fn change(&self, change: impl FnOnce(&mut Credit)) {
-        let mut credit = self.credit();
-        change(&mut credit);
-        self.shared.freed.release(credit);
-    }
-
-    /// Records that it is this place's turn.
-    pub(super) fn set_turn(&self, turn: u64) {
-        self.change(|credit| credit.turn = turn);
-    }
-
-    /// Waits for room. `None` when the session ended meanwhile.
-    pub(super) fn reserve(&self, place: Option<u64>, bytes: usize) -> Option<Reservation> {
-        let mut credit = self.credit();
-        while self.is_alive() {
-            if let Some(budget) = credit.take(place, bytes, self.shared.max_message.saturating_mul(2)) {
-                return Some(Reservation { session: self.clone(), budget, bytes });
-            }
-            credit = self.shared.freed.wait(credit, None);
-        }
-        None
-    }
-
-    /// Takes room for control. Fails when the gateway has stopped reading: more is queued than may be. Never blocks.
-    pub(super) fn reserve_control(&self, bytes: usize) -> (Reservation, Result<(), SessionEnd>) {
-        let queued = self.shared.control_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let fits = if queued <= CONTROL_MAX { Ok(()) } else { Err(SessionEnd::NotReading) };
-        (Reservation { session: self.clone(), budget: BudgetKind::Control, bytes }, fits)
+    /// The room for answers and control that wait to be written.
+    pub(super) fn credits(&self) -> &Arc<Credits> {
+        &self.shared.credits
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        // Under the lock, so that no worker misses it between looking and waiting.
-        self.session.change(|_| self.session.shared.alive.store(false, Ordering::Release));
+        self.session.shared.alive.store(false, Ordering::Release);
+        self.session.shared.credits.close();
         self.session.mux().inspect(|mux| mux.close());
     }
 }
@@ -395,45 +324,25 @@ impl Drop for Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MAX: usize = 100;
-
-    #[test]
-    fn one_answer_always_fits_and_more_up_to_the_limit() {
-        let mut credit = Credit::default();
-        assert_eq!(credit.take(None, 1000, MAX), Some(BudgetKind::Direct));
-        assert_eq!(credit.take(None, 1, MAX), None);
-        credit.direct = 99;
-        assert_eq!(credit.take(None, 1, MAX), Some(BudgetKind::Direct));
-        assert_eq!(credit.take(None, 1, MAX), None);
-    }
-
-    #[test]
-    fn held_answers_have_a_budget_of_their_own() {
-        let mut credit = Credit { direct: MAX, turn: 3, ..Credit::default() };
-        assert_eq!(credit.take(Some(5), 60, MAX), Some(BudgetKind::Held));
-        assert_eq!(credit.take(Some(4), 60, MAX), None);
-        assert_eq!(credit.take(None, 1, MAX), None);
-    }
-
-    #[test]
-    fn the_answer_whose_turn_it_is_never_waits() {
-        let mut credit = Credit { direct: MAX, held: MAX, turn: 3 };
-        assert_eq!(credit.take(Some(3), 1000, MAX), Some(BudgetKind::Direct));
-        assert_eq!(credit.take(Some(4), 1, MAX), None);
-        credit.turn = 4;
-        assert_eq!(credit.take(Some(4), 1, MAX), Some(BudgetKind::Direct));
-    }
+    use crate::session::credit::CONTROL_MAX;
 
     #[test]
     fn control_is_counted_until_it_has_reached_the_writer() {
         let inbox = channel(10);
-        let mut sent = 0;
-        while inbox.session.tell_ping(b"payload").is_ok() {
-            sent += 7 + EVENT_BYTES;
+        let goes_away = |room| WireEvent::GoesAway("payload".to_owned(), room);
+        for tell in
+            [&(|| inbox.session.tell_ping(b"payload")) as &dyn Fn() -> Result<(), SessionEnd>, &|| {
+                inbox.session.tell_control(7, goes_away)
+            }]
+        {
+            let mut sent = 0;
+            while tell().is_ok() {
+                sent += 7 + EVENT_BYTES;
+            }
+            assert!((CONTROL_MAX - 7 - EVENT_BYTES..=CONTROL_MAX).contains(&sent), "{sent}");
+            inbox.events.try_iter().for_each(drop);
+            assert!(tell().is_ok());
+            inbox.events.try_iter().for_each(drop);
         }
-        assert!((CONTROL_MAX - 7 - EVENT_BYTES..=CONTROL_MAX).contains(&sent), "{sent}");
-        inbox.events.try_iter().for_each(drop);
-        assert!(inbox.session.tell_ping(b"payload").is_ok());
     }
 }

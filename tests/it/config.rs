@@ -351,7 +351,7 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     begin_reload(&folder, &agent, other, &local);
     agent.wait_for(&format!(":{} is open → ", other.port()));
     assert_eq!(get(other, "/x"), (200, "site /x".to_owned()));
-    first.wait_for(" left: close code 1001");
+    first.wait_for(" disconnected: close code 1001");
     // One that cannot be reached leaves the session as it is.
     configure(&folder, &format!("tunnel-id = {TUNNEL_ID}\ngateway = ws://127.0.0.1:1\n{local}"));
     agent.signal("HUP");
@@ -361,7 +361,7 @@ fn a_reload_moves_to_another_gateway_before_it_leaves_the_first() {
     agent.wait_for(&format!(":{} is open → ", address.port()));
     assert_eq!(get(address, "/x"), (200, "site /x".to_owned()));
     // Not even now is it left over.
-    second.wait_for(" left: close code 1001");
+    second.wait_for(" disconnected: close code 1001");
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn a_tunnel_that_is_removed_ends_though_its_gateway_had_changed_to_one_that_is_n
     assert_eq!(ask(address, "blog.localhost", "/x"), (200, "blog /x".to_owned()));
     configure(&folder, &shop);
     agent.signal("HUP");
-    gateway.wait_for("agent agent_123e…_other left: close code 1001");
+    gateway.wait_for("agent agent_123e…_other disconnected: close code 1001");
     assert_eq!(ask(address, "shop.localhost", "/x"), (200, "shop /x".to_owned()));
 }
 

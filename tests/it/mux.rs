@@ -356,6 +356,24 @@ fn no_more_streams_are_opened_than_may_be() {
 }
 
 #[test]
+fn an_agent_refuses_streams_beyond_the_limit() {
+    let mut streams = agent();
+    let opened = |stream| MuxEvent::Opened { stream, head: Bytes::from_static(GET), fin: Fin::Last };
+    for stream in 1..=4 {
+        receives(&mut streams, bytes(1, 1, stream, GET), opened(stream));
+        streams.accept(stream, (), Fin::Last);
+    }
+    receives(&mut streams, bytes(1, 0, 5, GET), MuxEvent::Reset(5));
+    sends(&mut streams, bytes(3, 0, 5, b"\x05more streams than `max_streams`"));
+    // Its body crossed on the wire.
+    receives(&mut streams, bytes(2, 1, 5, b"body"), MuxEvent::Nothing);
+    assert_eq!((streams.next_message(), streams.open_count()), (None, 4));
+    // The end of a response makes room.
+    streams.send_head(2, Bytes::from_static(OK), Fin::Last).unwrap();
+    receives(&mut streams, bytes(1, 1, 6, GET), opened(6));
+}
+
+#[test]
 fn streams_that_an_agent_does_not_serve_any_more_are_refused() {
     let mut streams = gateway();
     for _ in 0..2 {

@@ -263,7 +263,7 @@ fn what_is_cut_does_not_look_whole_and_what_is_not_sent_is_not_counted() {
     gateway.wait_for("127.0.0.1 - GET /cut 200 cut ");
     let (visitor, _) = visit(address, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
     drop(visitor);
-    gateway.wait_for("127.0.0.1 x GET /slow left ");
+    gateway.wait_for("127.0.0.1 x GET /slow cancelled ");
     go_on.send(());
     let samples = metrics(admin, "tunnel_gateway");
     let sample = |name: &str| samples[&format!("tunnel_gateway_{name}")];

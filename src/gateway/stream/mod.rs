@@ -77,8 +77,7 @@ pub(super) fn forward(
     set_length(&mut parts.headers, head.framing, length);
     let bytes = Bytes::from(encode_request_head(&parts));
     if bytes.len() > MUX_HEAD_MAX {
-        let (status, text) = (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large");
-        return exchange.end_with(Problem::new(status, "headers_too_large", text));
+        return exchange.end_with(Problem::head_too_large());
     }
     exchange.run(&bytes, first)
 }

@@ -5,12 +5,14 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use data_encoding::BASE64;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use tungstenite::Bytes;
 
 use super::{Proxy, ProxyCredentials, ProxyProtocol};
 use crate::advice::Advice;
-use crate::http1::{UPGRADE_HEAD_MAX, parse_response};
+use crate::http1::{
+    UPGRADE_HEAD_MAX, end_head, is_interim, parse_response, write_header, write_request_line,
+};
 use crate::net::connect::named;
 use crate::net::local::address_of;
 
@@ -101,7 +103,7 @@ fn socks_text(code: u8) -> Option<&'static str> {
 
 impl Proxy {
     /// Has the proxy at the other end of this connection open one to a host, which may be an IPv6 address in its brackets.
-    /// Opens a tunnel to the host, for all that is sent and received from then on.
+    /// All that is sent and received from then on is the host's.
     pub(in crate::link) fn pass(
         &self,
         stream: &mut (impl Read + Write),
@@ -121,16 +123,16 @@ fn connect(
     port: u16,
     credentials: Option<&ProxyCredentials>,
 ) -> Result<(), ProxyRefusal> {
-    let mut request = format!(
-        "CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: tunnel-agent/{}\r\n",
-        env!("CARGO_PKG_VERSION")
-    );
+    let (target, mut request) = (format!("{host}:{port}"), Vec::new());
+    write_request_line(&mut request, &Method::CONNECT, &target);
+    write_header(&mut request, "Host", target.as_bytes());
+    write_header(&mut request, "User-Agent", USER_AGENT.as_bytes());
     if let Some(ProxyCredentials { user, password }) = credentials {
         let basic = BASE64.encode(&[user, b":".as_slice(), password].concat());
-        request += &format!("Proxy-Authorization: Basic {basic}\r\n");
+        write_header(&mut request, "Proxy-Authorization", format!("Basic {basic}").as_bytes());
     }
-    request += "\r\n";
-    stream.write_all(request.as_bytes())?;
+    end_head(&mut request);
+    stream.write_all(&request)?;
     stream.flush()?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 1 << 10]);
     let mut interim = 0;
@@ -144,7 +146,7 @@ fn connect(
                 return is_all.then_some(()).ok_or(ProxyRefusal::NotAProxy("it speaks unasked"));
             }
             // An interim response comes before the final one (RFC 9110 §15.2).
-            Some((length, response)) if is_interim(response.status()) && interim < INTERIM_MAX => {
+            Some((length, _)) if is_interim(&answer[..length]) && interim < INTERIM_MAX => {
                 interim += 1;
                 answer.drain(..length);
                 continue;
@@ -159,13 +161,11 @@ fn connect(
     }
 }
 
+/// The agent's name for a proxy.
+const USER_AGENT: &str = concat!("tunnel-agent/", env!("CARGO_PKG_VERSION"));
+
 /// Responses before the answer to CONNECT, at most.
 const INTERIM_MAX: u32 = 8;
-
-/// 101 would end the talk in HTTP.
-fn is_interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
-}
 
 /// The meaning of a response to CONNECT that is no success.
 fn refusal<T>(response: &Response<T>, credentials: Option<&ProxyCredentials>) -> ProxyRefusal {

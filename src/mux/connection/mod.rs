@@ -36,7 +36,7 @@ pub enum MuxEvent {
     },
     /// There is something to read on this stream, or room to send.
     Changed(u32),
-    /// This stream was reset.
+    /// This stream was reset, or refused since the peer holds more open than it may.
     Reset(u32),
     /// The peer accepts or opens no more streams.
     GoAway {

@@ -81,6 +81,10 @@ impl<T> Streams<T> {
                 return Err(ProtocolError("a new stream whose number is not above the last"));
             }
             self.last = stream;
+            if self.open >= self.limits.max_streams as usize {
+                self.refuse(stream, Reset::new(ResetCode::Refused, "more streams than `max_streams`"));
+                return Ok(MuxEvent::Reset(stream));
+            }
             return Ok(MuxEvent::Opened { stream, head, fin });
         }
         self.on_open(stream, |entry| {

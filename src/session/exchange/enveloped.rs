@@ -7,14 +7,13 @@ use http::{Method, header, response};
 use time::OffsetDateTime;
 
 use super::{
-    Context, Outcome, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
+    Abandonment, Context, Outcome, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
     strip_hop_by_hop,
 };
 use crate::advice::Advice;
 use crate::guard::{Recipient, Refusal, failure_response};
 use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
 use crate::metrics::Metrics;
-use crate::mux::StreamEnd;
 use crate::protocol::{EnvelopeTooLarge, ResponseMessage, answer, make_utf8};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
 use crate::session::ticket::Ticket;
@@ -143,7 +142,7 @@ impl Reply for Enveloped {
 
     fn pass_on(&mut self, response: Response, context: &Context<'_>) -> Outcome {
         let (envelope, served) = self.encode(response, context)?;
-        let reply = self.ticket.reserve(envelope).ok_or(Unserved::Abandoned(StreamEnd::Lost))?;
+        let reply = self.ticket.reserve(envelope).ok_or(Unserved::Abandoned(Abandonment::SessionLost))?;
         self.reply = Some(reply);
         context.metrics.sent(served.bytes);
         Ok(served)
@@ -151,7 +150,7 @@ impl Reply for Enveloped {
 
     fn judge(&self, outcome: Outcome, _: &Context<'_>) -> Outcome {
         // No side is there any more that could be told of a failure.
-        if self.ticket.is_dead() { Err(Unserved::Abandoned(StreamEnd::Lost)) } else { outcome }
+        if self.ticket.is_dead() { Err(Unserved::Abandoned(Abandonment::SessionLost)) } else { outcome }
     }
 
     fn finish(self: Box<Self>, outcome: Outcome, context: &Context<'_>) {

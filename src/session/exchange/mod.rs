@@ -26,7 +26,7 @@ use http::{Method, StatusCode, request, response};
 use self::enveloped::Enveloped;
 pub use self::record::ACCESS_LOG;
 use self::record::Record;
-pub(crate) use self::record::log_refusal;
+pub(super) use self::record::record_refusal;
 use self::streamed::Streamed;
 pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
@@ -35,7 +35,7 @@ use crate::guard::{CorsAnswer, Refusal};
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::{append_server_timing, has_no_body};
 use crate::metrics::Metrics;
-use crate::mux::{Fin, Stream, StreamEnd};
+use crate::mux::{Fin, Stream};
 use crate::pool::RefusalReason;
 use crate::protocol::RequestName;
 use crate::service::{Failure, FailureKind, Request, Response};
@@ -68,7 +68,20 @@ enum Unserved {
     /// The request itself is at fault.
     Refused(Refusal),
     /// The answer is not awaited any more.
-    Abandoned(StreamEnd),
+    Abandoned(Abandonment),
+}
+
+/// Why an answer is not awaited any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Abandonment {
+    /// The visitor disconnected.
+    VisitorGone,
+    /// The gateway's time limit expired; its words.
+    GatewayTimeout(String),
+    /// The gateway gave the request up for another reason; its words.
+    GivenUp(String),
+    /// The session has ended.
+    SessionLost,
 }
 
 impl From<Failure> for Unserved {

@@ -6,11 +6,10 @@ use std::time::Instant;
 use http::{HeaderMap, Method};
 use log::{Level, info, log};
 
-use super::{Outcome, Unserved};
+use super::{Abandonment, Outcome, Unserved};
 use crate::guard::Refusal;
 use crate::http1::{InTrace, TraceId, shown_path};
 use crate::metrics::Metrics;
-use crate::mux::{Reset, ResetCode, StreamEnd};
 use crate::protocol::RequestName;
 use crate::service::{FORWARD_FAILED, Failure, FailureKind};
 use crate::session::ExchangeConfig;
@@ -84,8 +83,8 @@ impl Record {
     }
 
     fn note_refusal(&self, refusal: &Refusal) {
-        log_refusal(&self.config, self.name, Some((&self.method, &self.path)), refusal);
-        self.metrics.request_refused(refusal.code());
+        let head = Some((&self.method, &*self.path));
+        record_refusal(&self.config, &self.metrics, (self.name, head), refusal);
     }
 
     /// Records what came of the exchange.
@@ -102,14 +101,14 @@ impl Record {
                 self.metrics.request_answered(Err(failure.kind().code()), took);
             }
             Err(Unserved::Refused(refusal)) => self.note_refusal(refusal),
-            Err(Unserved::Abandoned(end)) => {
-                self.log_abandoned(end);
-                match end {
-                    StreamEnd::ByPeer(Reset { code: ResetCode::Timeout, .. }) => {
+            Err(Unserved::Abandoned(why)) => {
+                self.log_abandoned(why);
+                match why {
+                    Abandonment::GatewayTimeout(_) => {
                         self.metrics.request_answered(Err(FailureKind::Timeout.code()), took);
                     }
-                    StreamEnd::Lost => self.metrics.answer_dropped(),
-                    StreamEnd::Ended | StreamEnd::ByPeer(_) | StreamEnd::ByUs(_) => {
+                    Abandonment::SessionLost => self.metrics.answer_dropped(),
+                    Abandonment::VisitorGone | Abandonment::GivenUp(_) => {
                         self.metrics.request_cancelled();
                     }
                 }
@@ -153,19 +152,17 @@ impl Record {
             "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]{in_trace}");
     }
 
-    fn log_abandoned(&self, end: &StreamEnd) {
+    fn log_abandoned(&self, why: &Abandonment) {
         let Record { name, method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
-        let (level, code, what) = match end {
+        let (level, code, what) = match why {
             // A visitor that disconnects is no error.
-            StreamEnd::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => {
-                (Level::Debug, "cancelled", "the visitor disconnected".to_owned())
-            }
-            StreamEnd::ByPeer(reset) => {
-                let text = format!("the gateway gave it up: {reset}");
+            Abandonment::VisitorGone => (Level::Debug, "cancelled", "the visitor disconnected".to_owned()),
+            Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
+                let text = format!("the gateway gave it up: {words}");
                 (Level::Warn, "given_up", self.config.tunnel_id.mask_in(&text))
             }
-            _ => (Level::Info, "session_lost", "lost with its session".to_owned()),
+            Abandonment::SessionLost => (Level::Info, "session_lost", "lost with its session".to_owned()),
         };
         let (tunnel, of) = config.label();
         let (trace, in_trace) = self.trace();
@@ -183,13 +180,14 @@ impl Drop for Record {
     }
 }
 
-/// Logs a refusal, with the request's method and path where they could be read.
-pub(crate) fn log_refusal(
+/// Counts and logs the refusal of a request, with its method and path where they could be read.
+pub(in crate::session) fn record_refusal(
     config: &ExchangeConfig,
-    name: RequestName,
-    head: Option<(&Method, &str)>,
+    metrics: &Metrics,
+    (name, head): (RequestName, Option<(&Method, &str)>),
     refusal: &Refusal,
 ) {
+    metrics.request_refused(refusal.code());
     let (tunnel, of) = config.label();
     let (status, code) = (refusal.status().as_u16(), refusal.code());
     let advice = refusal.advice().map_or("", |advice| advice.name());

@@ -9,8 +9,8 @@ use tungstenite::Bytes;
 
 use super::limit::{LimitedBody, exceeds, too_large};
 use super::{
-    Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
-    strip_hop_by_hop,
+    Abandonment, Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get,
+    refuse_interim, strip_hop_by_hop,
 };
 use crate::guard::{Recipient, Refusal, failure_response};
 use crate::http1::MUX_HEAD_MAX;
@@ -18,7 +18,7 @@ use crate::http1::fields::{
     HTTP2_SETTINGS, InvalidLength, Upgrade, remove_hop_by_hop, set_upgrade, stated_length,
 };
 use crate::metrics::Metrics;
-use crate::mux::{Fin, Reset, ResetCode, Stream, StreamError, encode_response_head};
+use crate::mux::{Fin, Reset, ResetCode, Stream, StreamEnd, StreamError, encode_response_head};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
 use crate::session::{FailureReply, SessionEnd};
 
@@ -270,7 +270,7 @@ impl Reply for Streamed {
             Err(unserved) => unserved,
         };
         Err(match (unserved, self.stream.abandoned(), context.config.max_streamed_body) {
-            (_, Some(end), _) => Unserved::Abandoned(end),
+            (_, Some(end), _) => Unserved::Abandoned(abandonment(end)),
             (Unserved::Failed(_), None, Some(max))
                 if self.has_exceeded.load(Ordering::Acquire) && self.progress == Progress::Open =>
             {
@@ -336,6 +336,18 @@ fn state_framing(parts: &mut response::Parts, body: &Body, kind: BodyKind) {
     parts.headers.remove(header::CONTENT_LENGTH);
     if let Some(length) = body.length().filter(|_| kind == BodyKind::Ordinary) {
         parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
+/// Why the answer of a stream that ended like this is not awaited any more.
+fn abandonment(end: StreamEnd) -> Abandonment {
+    match end {
+        StreamEnd::ByPeer(Reset { code: ResetCode::Cancelled, .. }) => Abandonment::VisitorGone,
+        StreamEnd::ByPeer(reset) if reset.code == ResetCode::Timeout => {
+            Abandonment::GatewayTimeout(reset.to_string())
+        }
+        StreamEnd::ByPeer(reset) => Abandonment::GivenUp(reset.to_string()),
+        StreamEnd::Ended | StreamEnd::ByUs(_) | StreamEnd::Lost => Abandonment::SessionLost,
     }
 }
 

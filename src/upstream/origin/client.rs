@@ -9,8 +9,8 @@ use ureq::{BodyReader, SendBody};
 
 use super::Timeouts;
 use super::channel::{Channel, OwnParts, RequestPhase, start_upload};
-use super::desk::Desk;
 use super::exchange_error::ExchangeError;
+use super::handoff::Handoff;
 use super::transport;
 use super::upload::Upload;
 use crate::http1::fields::Upgrade;
@@ -31,7 +31,7 @@ pub(super) struct Connection {
     /// Its number among those that are busy.
     pub(super) id: u64,
     agent: ureq::Agent,
-    desk: Arc<Desk>,
+    handoff: Arc<Handoff>,
     pub(super) closer: Closer,
     /// How long the server keeps it open between two requests, as far as it has said.
     pub(super) keeps_for: Option<Duration>,
@@ -81,21 +81,22 @@ impl Connection {
     /// Takes over a socket that was just opened.
     pub(super) fn new(id: u64, socket: Socket, timeouts: &Timeouts) -> io::Result<Self> {
         let closer = socket.closer();
-        let desk = Desk::new(Channel::new(socket, *timeouts)?);
-        Ok(Connection { id, agent: transport::agent(desk.clone()), desk, closer, keeps_for: None })
+        let handoff = Handoff::new(Channel::new(socket, *timeouts)?);
+        Ok(Connection { id, agent: transport::agent(handoff.clone()), handoff, closer, keeps_for: None })
     }
 
     /// Whether another request may be sent on it.
     pub(super) fn check_quiet(&mut self) -> bool {
-        self.desk.with_channel(Channel::check_quiet).unwrap_or(false)
+        self.handoff.with_channel(Channel::check_quiet).unwrap_or(false)
     }
 
     /// Sends a request and waits for the head of its response.
     pub(super) fn exchange(self, request: OutgoingRequest<'_>) -> Result<Begun, FailedExchange> {
-        let desk = self.desk.clone();
+        let handoff = self.handoff.clone();
         self.conduct(request).map_err(|error| {
             let is_needed = error.may_be_stale();
-            let sent = desk.with_channel(|channel| if is_needed { channel.take_sent() } else { Vec::new() });
+            let sent =
+                handoff.with_channel(|channel| if is_needed { channel.take_sent() } else { Vec::new() });
             FailedExchange { error, sent: sent.unwrap_or_default() }
         })
     }
@@ -145,8 +146,8 @@ impl Connection {
 
     /// Puts the channel where ureq takes it.
     fn lend(&self, own: OwnParts, head: &request::Parts, body: usize) {
-        self.desk.reset();
-        self.desk.with_channel(|channel| channel.begin(own, head_size(head) + body));
+        self.handoff.reset();
+        self.handoff.with_channel(|channel| channel.begin(own, head_size(head) + body));
     }
 
     /// Judges what came of a request.
@@ -157,7 +158,7 @@ impl Connection {
         body: Body,
         upgrade: Option<&Upgrade>,
     ) -> Result<Begun, ExchangeError> {
-        let mut upload = self.desk.take_upload();
+        let mut upload = self.handoff.take_upload();
         let (mut parts, reader) = match result {
             Ok(response) => response.into_parts(),
             Err(error) => return Err(self.explain(error)),
@@ -165,12 +166,12 @@ impl Connection {
         // They are ureq's.
         parts.extensions.clear();
         let status = parts.status;
-        self.desk.keep_reason(&mut parts);
+        self.handoff.keep_reason(&mut parts);
         let head = ResponseHead::judge(http::Response::from_parts(parts, ()), method);
         let mut head = head.map_err(ExchangeError::BadResponse)?;
         // The server would take the rest that it still waits for out of the next request. One that was asked for another protocol
         // has a connection of its own, or each such request would leave one more behind.
-        let may_persist = Persistence::from(self.desk.is_all_sent() && upgrade.is_none());
+        let may_persist = Persistence::from(self.handoff.is_all_sent() && upgrade.is_none());
         head.persistence = head.persistence.and(may_persist);
         if let Some(time) = keep_alive_time(head.response.headers()) {
             // Its clock began earlier than ours.
@@ -183,18 +184,18 @@ impl Connection {
                 upgrade.check(head.response.headers())
             });
             checked.map_err(|what| ExchangeError::BadResponse(BadResponse::Invalid(what)))?;
-            let half = self.desk.with_channel(|channel| channel.half.take()).flatten();
+            let half = self.handoff.with_channel(|channel| channel.half.take()).flatten();
             upload = start_upload(half, &self.closer, body, Framing::UntilEnd)?;
         }
-        self.desk.begin_body(head.framing);
-        let body = (!self.desk.has_channel()).then(|| reader.into_reader());
+        self.handoff.begin_body(head.framing);
+        let body = (!self.handoff.has_channel()).then(|| reader.into_reader());
         Ok(Begun { head, body, connection: self, upload })
     }
 
     /// The error of an exchange without a response.
     fn explain(&self, error: ureq::Error) -> ExchangeError {
         let exchange = |channel: &mut Channel| (channel.exchange.phase, channel.exchange.error.take());
-        match (self.desk.with_channel(exchange), error) {
+        match (self.handoff.with_channel(exchange), error) {
             (Some((_, Some(known))), _) => known,
             (Some((RequestPhase::Sent, None)), ureq::Error::LargeResponseHeader(..)) => {
                 ExchangeError::BadResponse(BadResponse::TooLarge)
@@ -212,34 +213,34 @@ impl Connection {
 
     /// The channel, unless ureq has it.
     pub(super) fn take_channel(&self) -> Option<Box<Channel>> {
-        self.desk.take()
+        self.handoff.take()
     }
 
     /// Begins another read of the response's body.
     pub(super) fn begin_read(&self) {
-        self.desk.begin_read();
+        self.handoff.begin_read();
     }
 
     /// Gives back the memory of large buffers, for as long as the connection is idle.
     pub(super) fn shrink(&self) {
-        self.desk.with_channel(Channel::shrink);
+        self.handoff.with_channel(Channel::shrink);
     }
 
     /// Bytes that were received and not used.
     pub(super) fn unread(&self) -> usize {
-        self.desk.unread()
+        self.handoff.unread()
     }
 
     /// Takes back what an upload had that has sent everything. False when the connection cannot be used again.
     pub(super) fn take_back(&mut self, upload: Option<Upload>) -> bool {
         let half = upload.map(Upload::join);
-        let is_whole = self.desk.with_channel(|channel| {
+        let is_whole = self.handoff.with_channel(|channel| {
             if let Some(half) = half {
                 channel.half = half;
             }
             channel.half.is_some()
         });
-        self.desk.is_reusable() && is_whole.unwrap_or(false)
+        self.handoff.is_reusable() && is_whole.unwrap_or(false)
     }
 }
 

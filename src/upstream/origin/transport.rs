@@ -3,7 +3,7 @@
 //! ```text
 //! Connection ── agent.run() ──▶ Connector ── takes the Channel ──▶ LentTransport ── reads and writes ──▶ local server
 //!     ▲                                                                 │
-//!     └────────────────────────── Desk ◀── gives it back when dropped ──┘
+//!     └────────────────────────── Handoff ◀── gives it back when dropped ──┘
 //! ```
 //!
 //! ureq writes the request's head and its small body, and reads the response's head and its body. What it leaves to a
@@ -21,11 +21,11 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
 use super::channel::{Channel, RequestPhase};
-use super::desk::Desk;
+use super::handoff::Handoff;
 use crate::http1::{Framing, HEAD_MAX, is_interim};
 
 /// The settings with which ureq adds nothing, follows nothing and decodes nothing.
-pub(super) fn agent(desk: Arc<Desk>) -> ureq::Agent {
+pub(super) fn agent(handoff: Arc<Handoff>) -> ureq::Agent {
     let config = ureq::config::Config::builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -37,19 +37,19 @@ pub(super) fn agent(desk: Arc<Desk>) -> ureq::Agent {
         .allow_non_standard_methods(true)
         .max_response_header_size(HEAD_MAX)
         .build();
-    ureq::Agent::with_parts(config, Lender(desk), KnownAddress)
+    ureq::Agent::with_parts(config, Lender(handoff), KnownAddress)
 }
 
 /// ureq's connector, which hands out the one channel that there is.
 #[derive(Debug)]
-struct Lender(Arc<Desk>);
+struct Lender(Arc<Handoff>);
 
 impl Connector for Lender {
     type Out = LentTransport;
 
     fn connect(&self, _: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<LentTransport>, Error> {
-        let desk = self.0.clone();
-        Ok(desk.lend().map(|channel| LentTransport { desk, channel: Some(channel) }))
+        let handoff = self.0.clone();
+        Ok(handoff.lend().map(|channel| LentTransport { handoff, channel: Some(channel) }))
     }
 }
 
@@ -71,7 +71,7 @@ impl Resolver for KnownAddress {
 /// A channel in ureq's hands.
 #[derive(Debug)]
 struct LentTransport {
-    desk: Arc<Desk>,
+    handoff: Arc<Handoff>,
     /// It is there until the transport is dropped.
     channel: Option<Box<Channel>>,
 }
@@ -87,7 +87,7 @@ impl Transport for LentTransport {
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
-        match self.desk.framing() {
+        match self.handoff.framing() {
             Some(framing) => self.await_body(framing),
             None => self.await_head(),
         }
@@ -95,7 +95,7 @@ impl Transport for LentTransport {
 
     /// Asked when a response is complete and another request might follow. Our own pool keeps the connection.
     fn is_open(&mut self) -> bool {
-        self.desk.set_reusable();
+        self.handoff.set_reusable();
         false
     }
 
@@ -111,12 +111,12 @@ impl LentTransport {
 
     /// Waits for more of the head, behind the request.
     fn await_head(&mut self) -> Result<bool, Error> {
-        let LentTransport { desk, channel: Some(channel) } = self else {
+        let LentTransport { handoff, channel: Some(channel) } = self else {
             return Err(Error::ConnectionFailed);
         };
         let mut result = channel.exchange.error.take().map_or(Ok(()), Err);
         if channel.exchange.phase == RequestPhase::Collected && result.is_ok() {
-            result = channel.send_request().map(|upload| desk.set_sent(channel, upload));
+            result = channel.send_request().map(|upload| handoff.set_sent(channel, upload));
         }
         result.and_then(|()| channel.read_head()).map(|()| true).map_err(|error| {
             channel.exchange.error = Some(error);
@@ -127,11 +127,11 @@ impl LentTransport {
     /// Waits for more of the body. Only where it is the end of the body, the end of the connection is none of an error: ureq
     /// must not learn of any other.
     fn await_body(&mut self, framing: Framing) -> Result<bool, Error> {
-        let LentTransport { desk, channel: Some(channel) } = self else {
+        let LentTransport { handoff, channel: Some(channel) } = self else {
             return Err(Error::ConnectionFailed);
         };
-        let read = channel.read_body(framing, desk.read_number())?;
-        desk.set_unread(channel);
+        let read = channel.read_body(framing, handoff.read_number())?;
+        handoff.set_unread(channel);
         if read == 0 && framing != Framing::UntilEnd {
             return Err(io::Error::other(io::Error::from(io::ErrorKind::UnexpectedEof)).into());
         }
@@ -142,7 +142,7 @@ impl LentTransport {
 impl Drop for LentTransport {
     fn drop(&mut self) {
         if let Some(channel) = self.channel.take() {
-            self.desk.put(channel);
+            self.handoff.put(channel);
         }
     }
 }
@@ -164,18 +164,18 @@ impl Buffers for LentTransport {
     fn input_appended(&mut self, _: usize) {}
 
     fn input_consume(&mut self, amount: usize) {
-        let LentTransport { desk, channel: Some(channel) } = self else { return };
-        let is_head = amount > 0 && desk.framing().is_none();
+        let LentTransport { handoff, channel: Some(channel) } = self else { return };
+        let is_head = amount > 0 && handoff.framing().is_none();
         let head = &channel.input.unread()[..amount];
         let is_final = is_head && !is_interim(head);
         if is_final {
-            desk.set_status_line(head.split(|byte| *byte == b'\n').next().unwrap_or_default());
+            handoff.set_status_line(head.split(|byte| *byte == b'\n').next().unwrap_or_default());
         }
         channel.consume(amount);
         if is_head && !is_final {
             channel.next_head();
         }
-        desk.set_unread(channel);
+        handoff.set_unread(channel);
     }
 
     /// No scratch memory: bodies that ureq sends are in memory, and go to the output at once.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use crate::http1::{Framing, LAST_CHUNK, chunk_head};
+use crate::http1::{Framing, LAST_CHUNK, write_chunk};
 use crate::net::{Closer, WriteHalf};
 use crate::service::{Body, Failure, FailureKind};
 use crate::sync::lock;
@@ -109,7 +109,7 @@ fn panicked() -> Failure {
 }
 
 fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> UploadState {
-    let mut buffer = vec![0; PIECE];
+    let (mut buffer, mut chunk) = (vec![0; PIECE], Vec::new());
     loop {
         let read = match body.read(&mut buffer) {
             Ok(read) => read,
@@ -119,7 +119,12 @@ fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> UploadState 
         let sent = match framing {
             Framing::Chunked if read == 0 => half.send_all(LAST_CHUNK),
             Framing::UntilEnd if read == 0 => half.finish(),
-            Framing::Chunked => send_chunk(half, &buffer[..read]),
+            // In one write: each would be a packet of its own.
+            Framing::Chunked => {
+                chunk.clear();
+                write_chunk(&mut chunk, &buffer[..read]);
+                half.send_all(&chunk)
+            }
             Framing::Length(_) | Framing::UntilEnd => half.send_all(&buffer[..read]),
         };
         match sent {
@@ -129,10 +134,4 @@ fn send(half: &mut WriteHalf, body: &mut Body, framing: Framing) -> UploadState 
             Err(_) => return UploadState::Unwanted,
         }
     }
-}
-
-fn send_chunk(half: &mut WriteHalf, bytes: &[u8]) -> io::Result<()> {
-    half.send_all(chunk_head(bytes.len()).as_bytes())?;
-    half.send_all(bytes)?;
-    half.send_all(b"\r\n")
 }

@@ -1,4 +1,4 @@
-//! Where the channel of a connection is between two exchanges, and what both sides know of it meanwhile.
+//! The hand-off of a connection's channel to ureq and back, and the facts that both sides share meanwhile.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,9 +8,9 @@ use super::upload::Upload;
 use crate::http1::{Framing, keep_reason};
 use crate::sync::lock;
 
-/// Where a channel is between two exchanges, and what both sides know of it meanwhile.
+/// The place of a channel between two exchanges, and the facts that ureq's side and ours share meanwhile.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Handoff {
     channel: Mutex<Option<Box<Channel>>>,
     /// The thread that sends the request's body, once it has begun.
     upload: Mutex<Option<Upload>>,
@@ -28,9 +28,9 @@ pub(super) struct Desk {
     framing: Mutex<Option<Framing>>,
 }
 
-impl Desk {
+impl Handoff {
     pub(super) fn new(channel: Channel) -> Arc<Self> {
-        Arc::new(Desk {
+        Arc::new(Handoff {
             channel: Mutex::new(Some(Box::new(channel))),
             upload: Mutex::new(None),
             status_line: Mutex::default(),
