@@ -50,6 +50,7 @@
 //! | `agent` | when to connect, to reconnect, to give up, to stop |
 //! | `admin` | how the agent reports what it is doing |
 //! | `session` | what happens on one WebSocket, and when |
+//! | `inspect` | what came through: records of exchanges |
 //! | `guard` | which requests pass |
 //! | `upstream` | which local server answers, whether it may be asked, and how it answers |
 //! | `pool` | which thread runs blocking work, and how much there may be |
@@ -75,6 +76,7 @@ mod clock;
 pub mod gateway;
 mod guard;
 mod http1;
+mod inspect;
 mod link;
 pub mod manual;
 mod metrics;
@@ -101,6 +103,10 @@ pub use guard::{
 };
 pub use http;
 pub use http1::{InvalidHeader, SetHeader};
+pub use inspect::{
+    ExchangeTimings, InspectedBody, InspectedExchange, InspectedHeader, InspectedMessage, InspectedOutcome,
+    Inspector, InspectorConfig, MessageDirection, MessageKind,
+};
 pub use link::{
     GatewayUrl, InvalidGatewayUrl, InvalidProxy, InvalidUpgradeHeaders, InvalidVariable, Proxies, Proxy,
     Token, UpgradeHeaders,

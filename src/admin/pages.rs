@@ -24,6 +24,12 @@ pub(crate) trait Reported {
     /// The metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 
+    /// The page of the inspector, if exchanges are recorded.
+    #[cfg(feature = "inspect")]
+    fn inspector(&self) -> Option<&super::inspector::InspectorPages> {
+        None
+    }
+
     /// The page at this path, if there is one.
     fn answer(&self, path: &str) -> Option<Response<Vec<u8>>> {
         match path {

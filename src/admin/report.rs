@@ -19,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) queue: WorkQueue,
     /// The tunnels that there are now: one at least.
     pub(crate) tunnels: Box<dyn Fn() -> Vec<TunnelReport> + Send + Sync>,
+    #[cfg(feature = "inspect")]
+    pub(crate) inspector: Option<super::inspector::InspectorPages>,
 }
 
 impl Reported for Report {
@@ -28,6 +30,11 @@ impl Reported for Report {
 
     fn stuck(&self) -> Option<&'static str> {
         (self.stuck)()
+    }
+
+    #[cfg(feature = "inspect")]
+    fn inspector(&self) -> Option<&super::inspector::InspectorPages> {
+        self.inspector.as_ref()
     }
 
     /// Why the agent cannot answer visitors now, or not all of them.
@@ -66,6 +73,11 @@ impl Report {
         write_requests(page, tunnels)?;
         page.one(("queued", "gauge", "Requests that wait for a worker"), self.queue.queued())?;
         write_sessions(page, tunnels)?;
+        #[cfg(feature = "inspect")]
+        if let Some(pages) = &self.inspector {
+            let help = "Requests that the inspector sent again";
+            page.one(("replays_total", "counter", help), pages.inspector.replays())?;
+        }
         write_upstreams(page, tunnels)
     }
 }

@@ -13,6 +13,8 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
+#[cfg(feature = "inspect")]
+use super::inspector::{Access, InspectorPages};
 use super::pages::{Reported, text};
 use crate::http1::{
     HEAD_TIME, Head, KEEP_ALIVE, Persistence, RequestError, ServerConnection, names_loopback,
@@ -95,6 +97,10 @@ impl Admin {
         let accepting = shared.clone();
         let acceptor =
             thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
+        #[cfg(feature = "inspect")]
+        if shared.program.inspector().is_some() {
+            info!("the inspector shows what passes at http://{address}/");
+        }
         info!("admin at http://{address}: /healthz, /readyz, /status, /metrics");
         Ok(Admin { shared, address, acceptor: Some(acceptor) })
     }
@@ -152,6 +158,23 @@ impl AdminShared {
         }
         let nothing = || text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /status and /metrics\n");
         self.program.answer(path).unwrap_or_else(nothing)
+    }
+
+    /// The inspector's page, if a request is for it.
+    #[cfg(feature = "inspect")]
+    fn inspector_for(&self, head: &Head) -> Option<&InspectorPages> {
+        self.program.inspector().filter(|_| InspectorPages::are_asked(head.request.uri().path()))
+    }
+
+    #[cfg(feature = "inspect")]
+    fn access(&self, headers: &HeaderMap) -> Access {
+        if !self.is_addressed(headers) {
+            Access::Misdirected
+        } else if self.is_allowed(headers) {
+            Access::Allowed
+        } else {
+            Access::TokenMissing
+        }
     }
 
     /// Whether a request names this server. One by another name may come from a page that a browser shows, whose own name
@@ -219,6 +242,14 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
         if shared.is_allowed(head.request.headers()) {
             if let Some(client) = shared.state().open.get_mut(&id) {
                 client.standing = Standing::Known;
+            }
+        }
+        #[cfg(feature = "inspect")]
+        if let Some(pages) = shared.inspector_for(&head) {
+            let status = || shared.program.status();
+            match pages.serve(&mut connection, &head, shared.access(head.request.headers()), &status)? {
+                Persistence::KeepAlive => continue,
+                Persistence::Close => break,
             }
         }
         if let Err(error) = connection.skip_body(&head, 0) {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::PathAndQuery;
 
-use super::parts::{Answerer, ProcessOptions, TokenOption, UpgradeHeadersOption};
+use super::parts::{Answerer, Inspection, InspectorPage, ProcessOptions, TokenOption, UpgradeHeadersOption};
 use crate::backoff::BackoffConfig;
 use crate::guard::{AddressRules, AllowedOrigin, CorsCredentials, Passwords, Pattern, Rate, Rules};
+use crate::inspect::Inspector;
 use crate::link::{GatewayUrl, Proxies, Token};
 use crate::net::network::Network;
 use crate::net::tls::{ClientIdentity, Trust};
@@ -253,6 +254,17 @@ impl Builder {
     /// (Prometheus). An address that is not loopback needs a token. Default: off.
     pub fn admin(mut self, address: SocketAddr, token: Option<Token>) -> Self {
         (self.process.admin, self.process.admin_token) = (Some(address), token);
+        self
+    }
+
+    /// Records the exchanges of all tunnels in this inspector. With [`admin`](Self::admin), and the feature `inspect`, the
+    /// admin server shows them as a page. Default: nothing is recorded.
+    pub fn inspect(mut self, inspector: Inspector) -> Self {
+        self.process.inspection = Inspection {
+            page: InspectorPage::Shown,
+            config: inspector.config().clone(),
+            inspector: Some(inspector),
+        };
         self
     }
 

@@ -1,5 +1,6 @@
 //! From what was given to what is valid: the configuration is checked, and the files that it names are read.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +10,11 @@ use http::header::AUTHORIZATION;
 use super::Agent;
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem, ConfigWarning};
-use super::parts::{Answerer, ProcessOptions};
+use super::parts::{Answerer, InspectorPage, ProcessOptions};
 use super::tunnel::TunnelSettings;
 use super::valid::check_all;
 use crate::guard::{Bucket, Cors, Gate, PasswordGuard, VisitorRules};
+use crate::inspect::Inspector;
 use crate::link::{DialConfig, Dialer, GatewayUrl};
 use crate::net::TrustStore;
 use crate::net::local::is_this_machine;
@@ -36,6 +38,9 @@ const QUEUED_MESSAGES: usize = 4;
 /// Between two health checks by default.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Where the page of the inspector is, unless an address is given.
+pub(super) const DEFAULT_INSPECTOR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4040);
+
 const DEFAULT_GATEWAY: &str = "ws://127.0.0.1:3000/ws";
 
 const DEFAULT_LOCAL: &str = "http://127.0.0.1:8000";
@@ -52,10 +57,12 @@ impl Builder {
     pub fn build(self) -> Result<Agent, ConfigError> {
         let tunnels = self.tunnels()?;
         let process = tunnels[0].process.clone();
+        let inspector = process.inspection.inspector();
         let largest = tunnels.iter().map(|tunnel| tunnel.max_message).max().unwrap_or_default();
         let pool = tunnels[0].pool(largest);
-        let settings = tunnels.into_iter().map(|tunnel| tunnel.settings(None)).collect::<Result<_, _>>()?;
-        Ok(Agent::new(settings, pool, process))
+        let settings = |tunnel: Builder| tunnel.settings(None, inspector.as_ref());
+        let settings = tunnels.into_iter().map(settings).collect::<Result<_, _>>()?;
+        Ok(Agent::new(settings, pool, process, inspector))
     }
 
     /// All tunnels, each checked, with what was not given filled in. There is one at least.
@@ -85,12 +92,20 @@ impl Builder {
 
     /// The settings of this tunnel, after those that it replaces. What stays the same goes on: connections to local servers,
     /// what is known of them and of visitors.
-    pub(super) fn settings(self, previous: Option<&TunnelSettings>) -> Result<TunnelSettings, ConfigError> {
+    pub(super) fn settings(
+        self,
+        previous: Option<&TunnelSettings>,
+        inspector: Option<&Inspector>,
+    ) -> Result<TunnelSettings, ConfigError> {
         let label = self.label.clone();
-        self.open(previous).map_err(|error| error.of_tunnel(label.as_ref()))
+        self.open(previous, inspector).map_err(|error| error.of_tunnel(label.as_ref()))
     }
 
-    fn open(self, previous: Option<&TunnelSettings>) -> Result<TunnelSettings, ConfigError> {
+    fn open(
+        self,
+        previous: Option<&TunnelSettings>,
+        inspector: Option<&Inspector>,
+    ) -> Result<TunnelSettings, ConfigError> {
         let local_tls = self
             .named_servers()
             .any(LocalUrl::is_secure)
@@ -104,13 +119,15 @@ impl Builder {
         };
         let local_tls = same.map_or(local_tls, |previous| previous.local_tls.clone());
         let instance = previous.map_or_else(random_uuid, |previous| previous.session.instance.clone());
+        let mut exchange = self.exchange(service, previous.map(|previous| &previous.exchange.gate));
+        exchange.inspector = inspector.cloned();
         Ok(TunnelSettings {
             dialers: self.dialers()?,
             upstreams,
             served_by: self.served_by(),
             own_ports: self.own_ports(),
             session: self.session(instance),
-            exchange: Arc::new(self.exchange(service, previous.map(|previous| &previous.exchange.gate))),
+            exchange: Arc::new(exchange),
             warnings: self.warnings(),
             local_tls,
             source: self,
@@ -122,6 +139,11 @@ impl Builder {
         if self.gateways.is_empty() {
             // The constant parses, as a test shows.
             self.gateways.push(DEFAULT_GATEWAY.parse().expect("the default gateway is a URL"));
+        }
+        // Where it is not said where, the page is where people look for it.
+        let is_shown = self.process.inspection.page == InspectorPage::Shown;
+        if is_shown && self.process.inspection.inspector.is_none() {
+            self.process.admin.get_or_insert(DEFAULT_INSPECTOR);
         }
         if let Answerer::Local(servers) = &mut self.answerer {
             if !servers.iter().any(|(prefix, _)| prefix.is_empty()) {
@@ -284,6 +306,7 @@ impl Builder {
             max_enveloped_body: self.max_enveloped_body,
             max_streamed_body: self.max_streamed_body,
             idle_timeout: self.timeouts.idle,
+            inspector: None,
         }
     }
 

@@ -16,6 +16,7 @@ use super::parts::ProcessOptions;
 use super::slot::Slot;
 use super::threads::SessionThreads;
 use super::tunnel::{Arrangement, Grace, Tunnel, TunnelSettings};
+use crate::inspect::Inspector;
 use crate::link::Token;
 use crate::service::Service;
 use crate::session::WorkQueue;
@@ -31,6 +32,8 @@ pub(super) struct AgentCore {
     /// Where sessions submit requests, while the agent runs. It is held for as long as the configuration changes.
     queue: Mutex<Option<WorkQueue>>,
     admin_address: OnceLock<SocketAddr>,
+    /// The inspector of all tunnels' exchanges.
+    pub(super) inspector: Option<Inspector>,
     pub(super) admin_token: Arc<Replaceable<Option<Token>>>,
     /// Whether the threads go on.
     vitals: Arc<Vitals>,
@@ -41,13 +44,18 @@ pub(super) struct AgentCore {
 }
 
 impl AgentCore {
-    pub(super) fn new(tunnels: Vec<TunnelSettings>, process: ProcessOptions) -> Self {
+    pub(super) fn new(
+        tunnels: Vec<TunnelSettings>,
+        process: ProcessOptions,
+        inspector: Option<Inspector>,
+    ) -> Self {
         AgentCore {
             control: Arc::default(),
             tunnels: RwLock::new(tunnels.into_iter().map(Tunnel::new).map(Arc::new).collect()),
             threads: Arc::default(),
             queue: Mutex::default(),
             admin_address: OnceLock::new(),
+            inspector,
             admin_token: Arc::new(Replaceable::new(Arc::new(process.admin_token.clone()))),
             process,
             vitals: Arc::default(),
@@ -175,7 +183,7 @@ impl AgentCore {
         for tunnel in tunnels {
             let existing = before.iter().find(|existing| existing.tunnel_id == tunnel.tunnel_id).cloned();
             let previous = existing.as_ref().map(|existing| existing.settings());
-            changes.push((existing, tunnel.settings(previous.as_deref())?));
+            changes.push((existing, tunnel.settings(previous.as_deref(), self.inspector.as_ref())?));
         }
         // From here on nothing fails.
         self.admin_token.replace(Arc::new(admin_token));

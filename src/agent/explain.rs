@@ -8,7 +8,7 @@ use tungstenite::Bytes;
 
 use super::Agent;
 use super::tunnel::{Tunnel, TunnelSettings};
-use crate::guard::{Action, Refusal, Verdict, failure_status, validate_head};
+use crate::guard::{Refusal, failure_status, validate_head};
 use crate::mux::RequestHead;
 use crate::net::network::Network;
 use crate::service::FailureKind;
@@ -115,15 +115,7 @@ impl TunnelSettings {
     fn explain_head(&self, head: request::Parts) -> Explanation {
         let gate = &self.exchange.gate;
         let verdict = gate.decide(&head.method, head.uri.path());
-        let decided_by = match verdict {
-            Verdict::NoRules => "no rule is set, so everything passes".to_owned(),
-            Verdict::By(rule) => rule.to_string(),
-            Verdict::Default(Action::Allow) => "no rule matches, and none allows: it passes".to_owned(),
-            Verdict::Default(Action::Deny) => {
-                "no rule matches, and some allow: what they do not is denied".to_owned()
-            }
-            Verdict::Ambiguous(why) => why.to_owned(),
-        };
+        let decided_by = verdict.to_string();
         if let Err(refusal) = gate.wants_password(&head.method, head.uri.path()) {
             return refused(refusal.message(), &refusal);
         }

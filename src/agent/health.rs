@@ -54,7 +54,7 @@ enum HealthAnswer {
 }
 
 /// The address at which a server is reached that listens here.
-fn reachable(listens: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listens: SocketAddr) -> SocketAddr {
     let ip = match listens.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -12,7 +12,11 @@ mod error;
 mod explain;
 #[cfg(feature = "cli")]
 mod health;
+#[cfg(feature = "inspect")]
+mod inspection;
 mod keeper;
+#[cfg(all(feature = "cli", feature = "inspect"))]
+mod operate;
 pub(crate) mod options;
 mod parts;
 mod slot;
@@ -40,6 +44,7 @@ use self::tunnel::{Tunnel, TunnelSettings};
 use crate::admin::{Admin, Report, TunnelReport};
 use crate::advice::Advice;
 use crate::clock::after;
+use crate::inspect::Inspector;
 use crate::metrics::Status;
 use crate::pool::PoolLimits;
 use crate::session::{Workers, start_workers};
@@ -99,8 +104,13 @@ impl Agent {
         Builder::new(tunnel_id)
     }
 
-    fn new(tunnels: Vec<TunnelSettings>, pool: PoolLimits, process: ProcessOptions) -> Self {
-        Agent { core: Arc::new(AgentCore::new(tunnels, process)), pool }
+    fn new(
+        tunnels: Vec<TunnelSettings>,
+        pool: PoolLimits,
+        process: ProcessOptions,
+        inspector: Option<Inspector>,
+    ) -> Self {
+        Agent { core: Arc::new(AgentCore::new(tunnels, process, inspector)), pool }
     }
 
     /// The HTTP servers that listen on this machine, the likeliest first, without the tunnels' own.
@@ -147,6 +157,8 @@ impl Agent {
             stuck: Box::new(move || vitals.stuck()),
             queue: workers.submitter(),
             tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
+            #[cfg(feature = "inspect")]
+            inspector: inspection::pages(&self.core),
         };
         let token = self.core.admin_token.clone();
         let admin = Admin::start(address, token, report);
@@ -328,6 +340,12 @@ impl Handle {
             status: tunnel.metrics.status(),
         };
         self.0.tunnels().iter().map(status).collect()
+    }
+
+    /// Whether the admin server shows the exchanges that pass.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_inspected(&self) -> bool {
+        cfg!(feature = "inspect") && self.0.inspector.is_some()
     }
 
     /// The address of the admin server, while it listens.

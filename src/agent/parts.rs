@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{ConfigError, ConfigProblem};
+use crate::inspect::{Inspector, InspectorConfig};
 use crate::link::{SecretFile, SecretSource, Token, UpgradeHeaders};
 use crate::service::Service;
 use crate::upstream::UpstreamAddress;
@@ -20,6 +21,33 @@ pub(super) struct ProcessOptions {
     pub(super) queue_timeout: Duration,
     pub(super) admin: Option<SocketAddr>,
     pub(super) admin_token: Option<Token>,
+    pub(super) inspection: Inspection,
+}
+
+/// Whether exchanges are recorded, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Inspection {
+    /// Whether there is a page that shows them.
+    pub(super) page: InspectorPage,
+    pub(super) config: InspectorConfig,
+    /// The inspector of a program that embeds the agent.
+    pub(super) inspector: Option<Inspector>,
+}
+
+/// Whether the admin server shows the inspector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum InspectorPage {
+    #[default]
+    Hidden,
+    Shown,
+}
+
+impl Inspection {
+    /// The inspector, if exchanges are recorded.
+    pub(super) fn inspector(&self) -> Option<Inspector> {
+        let is_wanted = self.page == InspectorPage::Shown;
+        self.inspector.clone().or_else(|| is_wanted.then(|| Inspector::new(self.config.clone())))
+    }
 }
 
 impl Default for ProcessOptions {
@@ -32,6 +60,7 @@ impl Default for ProcessOptions {
             queue_timeout: Duration::from_secs(10),
             admin: None,
             admin_token: None,
+            inspection: Inspection::default(),
         }
     }
 }
@@ -46,6 +75,7 @@ impl ProcessOptions {
             (self.queue != other.queue, "queue"),
             (self.queue_timeout != other.queue_timeout, "queue_timeout"),
             (self.admin != other.admin, "admin"),
+            (self.inspection != other.inspection, "inspect"),
         ];
         differences.into_iter().find(|(differs, _)| *differs).map(|(_, option)| option)
     }

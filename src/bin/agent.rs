@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use log::{error, info, warn};
 use tunnel_agent::cli::agent::{AgentSettings, Task, help, read};
+#[cfg(feature = "inspect")]
+use tunnel_agent::cli::agent::{TailFormat, exchange_line};
 use tunnel_agent::cli::{
     Advised, Command, LocalServerTable, ServiceManager, Signal, UsageError, announce, handle_signals,
     logging, print, program, refuse,
@@ -62,6 +64,10 @@ fn perform(settings: AgentSettings) -> ExitCode {
         Task::Print(text) => print(text),
         Task::NewId(id) => print(&format!("{id}\n")),
         Task::Health => ask_health(&settings.agent),
+        #[cfg(feature = "inspect")]
+        Task::Tail(format) => tail(&settings.agent, *format),
+        #[cfg(feature = "inspect")]
+        Task::Replay(id) => replay(&settings.agent, *id),
     }
 }
 
@@ -121,6 +127,43 @@ fn ask_health(agent: &Agent) -> ExitCode {
             let text =
                 "which agent? `health` asks the admin server: give the --admin that the agent runs with";
             refuse(&program("agent"), &UsageError(text.to_owned()))
+        }
+    }
+}
+
+/// Prints each exchange of a running agent as it ends.
+#[cfg(feature = "inspect")]
+fn tail(agent: &Agent, format: TailFormat) -> ExitCode {
+    let mut output = std::io::stdout();
+    let ended = agent.tail(|exchange| {
+        let line = match format {
+            TailFormat::Json => exchange.to_string(),
+            TailFormat::Text => exchange_line(exchange),
+        };
+        writeln!(output, "{line}").and_then(|()| output.flush())
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            complain(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Has a running agent send a recorded request again, and prints what came of it.
+#[cfg(feature = "inspect")]
+fn replay(agent: &Agent, id: u64) -> ExitCode {
+    match agent.replay_recorded(id) {
+        Ok((exchange, left_out)) => {
+            if !left_out.is_empty() {
+                complain(&format!("without {}: masked when it was recorded", left_out.join(", ")));
+            }
+            print(&format!("{}\n", exchange_line(&exchange)))
+        }
+        Err(reason) => {
+            complain(&format!("request {id} was not sent again: {reason}"));
+            ExitCode::FAILURE
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::thread;
 use std::time::Duration;
 
-use super::qr::QrCode;
+use crate::admin::QrCode;
 use crate::{ConnectionState, Handle};
 
 /// Between two looks whether the agent has ended.
@@ -54,7 +54,8 @@ fn banner(agent: &Handle, codes: QrCodes) -> String {
         }
     }
     if let Some(admin) = agent.admin_address() {
-        let _ = writeln!(text, "  how it is doing: http://{admin}/status");
+        let page = if agent.is_inspected() { "" } else { "status" };
+        let _ = writeln!(text, "  how it is doing: http://{admin}/{page}");
     }
     text.push_str("  Ctrl-C stops it\n\n");
     text

@@ -12,7 +12,6 @@ pub mod gateway;
 mod local_servers;
 pub mod logging;
 mod options;
-mod qr;
 mod service;
 mod signals;
 mod table;

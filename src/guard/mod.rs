@@ -169,6 +169,16 @@ impl Gate {
         bucket.take(now()).map(Some).map_err(Refusal::RateLimited)
     }
 
+    /// Admits the replay of a request, by rules and rate alone: password and address were its visitor's.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn admit_replay(&self, method: &Method, path: &str) -> Result<Option<Instant>, Refusal> {
+        if let Some(refusal) = Refusal::by(&self.decide(method, path)) {
+            return Err(refusal);
+        }
+        let Some(mut bucket) = self.bucket() else { return Ok(None) };
+        bucket.take(Instant::now()).map(Some).map_err(Refusal::RateLimited)
+    }
+
     /// Refunds the token of a request that was admitted and then refused for another reason.
     pub(crate) fn refund(&self) {
         if let Some(mut bucket) = self.bucket() {

@@ -251,6 +251,20 @@ pub enum Verdict<'a> {
     Ambiguous(&'static str),
 }
 
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::NoRules => f.write_str("no rule is set, so everything passes"),
+            Verdict::By(rule) => rule.fmt(f),
+            Verdict::Default(Action::Allow) => f.write_str("no rule matches, and none allows: it passes"),
+            Verdict::Default(Action::Deny) => {
+                f.write_str("no rule matches, and some allow: what they do not is denied")
+            }
+            Verdict::Ambiguous(why) => f.write_str(why),
+        }
+    }
+}
+
 /// The rules of an agent, in order: the first that matches decides. Where none does, the request is denied if any
 /// rule is `allow`, and passes otherwise. A path that can be read in more than one way (`//`, `..`, `%2F`, …) is
 /// answered 400 as soon as there is a rule.

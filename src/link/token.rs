@@ -35,7 +35,7 @@ impl Token {
     }
 
     /// The value of an `Authorization` header that shows it.
-    pub(super) fn header(&self) -> &HeaderValue {
+    pub(crate) fn header(&self) -> &HeaderValue {
         &self.0
     }
 

@@ -6,6 +6,7 @@
 //! | [`connecting`] | The way to gateways: proxies, access gateways, certificates. |
 //! | [`local_servers`] | Unix sockets, several local servers, failing ones, and how one is found. |
 //! | [`protection`] | Rules, headers and overload. |
+//! | [`inspector`] | Each request on a page, and sent again. |
 //! | [`monitoring`] | Health, metrics and logs. |
 //! | [`gateway`] | The reference gateway, proxies and balancers. |
 //! | [`services`] | Under systemd and others, in containers. |
@@ -26,6 +27,7 @@ macro_rules! pages {
         #[doc = "[connecting]: crate::manual::connecting"]
         #[doc = "[local servers]: crate::manual::local_servers"]
         #[doc = "[protection]: crate::manual::protection"]
+        #[doc = "[inspector]: crate::manual::inspector"]
         #[doc = "[monitoring]: crate::manual::monitoring"]
         #[doc = "[gateway]: crate::manual::gateway"]
         #[doc = "[services]: crate::manual::services"]
@@ -44,6 +46,7 @@ pages! {
     connecting "connecting.md";
     local_servers "local_servers.md";
     protection "protection.md";
+    inspector "inspector.md";
     monitoring "monitoring.md";
     gateway "gateway.md";
     services "services.md";

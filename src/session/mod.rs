@@ -37,11 +37,14 @@ use std::{fmt, io};
 pub(crate) use self::end::SessionEnd;
 pub use self::exchange::ACCESS_LOG;
 use self::exchange::Exchange;
+#[cfg(feature = "inspect")]
+pub(crate) use self::exchange::replay;
 pub use self::order::Correlation;
 pub use self::state::Heartbeat;
 pub(crate) use self::timer::Session;
 pub(crate) use self::wire::SessionHandle;
 use crate::guard::{Gate, Refusal};
+use crate::inspect::Inspector;
 use crate::link::DialError;
 use crate::metrics::{MetricLabels, Metrics};
 use crate::pool::{Pool, PoolLimits, Submitter};
@@ -106,6 +109,8 @@ pub(crate) struct ExchangeConfig {
     pub(crate) max_streamed_body: Option<u64>,
     /// How long the next bytes of a streaming request may take.
     pub(crate) idle_timeout: Duration,
+    /// The inspector that records the exchanges.
+    pub(crate) inspector: Option<Inspector>,
 }
 
 impl ExchangeConfig {

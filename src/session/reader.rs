@@ -4,12 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use log::{debug, info, warn};
 use tungstenite::Bytes;
 
 use super::credit::CONTROL_MAX;
-use super::exchange::{Exchange, encode_own, record_refusal};
+use super::exchange::{Exchange, RefusedHead, encode_own, record_refusal};
 use super::ticket::Ticket;
 use super::wire::{SessionHandle, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, ping};
@@ -235,7 +236,8 @@ impl SessionReader {
             Ok(not_before) => not_before,
             Err(refusal) => {
                 let recipient = config.gate.recipient(name, &head.method, &head.headers);
-                let asked = (&head.method, Some(head.uri.path()));
+                let Parts { method, uri, headers, .. } = &head;
+                let asked = (method, Some(RefusedHead { method, uri, headers }));
                 return self.refuse_stream((mux, number, fin), &refusal, asked, &recipient);
             }
         };
@@ -246,7 +248,7 @@ impl SessionReader {
         let _ = self.submit(exchange, JobSpec { weight: 0, not_before, ..JobSpec::LASTING });
     }
 
-    fn record_refusal(&self, request: (RequestName, Option<(&Method, &str)>), refusal: &Refusal) {
+    fn record_refusal(&self, request: (RequestName, Option<RefusedHead<'_>>), refusal: &Refusal) {
         record_refusal(&self.exchanges.get(), &self.metrics, request, refusal);
     }
 
@@ -255,10 +257,10 @@ impl SessionReader {
         &self,
         (mux, number, fin): (&Mux, u32, Fin),
         refusal: &Refusal,
-        (method, path): (&Method, Option<&str>),
+        (method, head): (&Method, Option<RefusedHead<'_>>),
         recipient: &Recipient,
     ) {
-        self.record_refusal((recipient.name, path.map(|path| (method, path))), refusal);
+        self.record_refusal((recipient.name, head), refusal);
         let (head, body) = encode_own(method, refusal.response(recipient), &self.metrics);
         mux.answer(number, fin, head, &body);
     }
@@ -347,7 +349,11 @@ impl SessionReader {
     }
 
     fn refuse(&self, ticket: Ticket, refusal: &Refusal, request: Option<&Request>) -> Result<(), SessionEnd> {
-        let head = request.map(|request| (request.method(), request.uri().path()));
+        let head = request.map(|request| RefusedHead {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+        });
         self.record_refusal((ticket.name(), head), refusal);
         let recipient = match request {
             Some(request) => {

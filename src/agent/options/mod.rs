@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn each_option_takes_a_value_of_its_kind_and_refuses_others() {
-        for option in &OPTIONS {
+        for option in OPTIONS {
             let (good, bad) = match option.value {
                 "FILE" => continue,
                 "ID" => ("agent_550e8400-e29b-41d4-a716-446655440000_x", "x"),

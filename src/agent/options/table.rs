@@ -8,6 +8,8 @@ use super::{
     unreadable,
 };
 use crate::agent::addresses;
+#[cfg(feature = "inspect")]
+use crate::agent::parts::InspectorPage;
 use crate::agent::parts::{TokenOption, UpgradeHeadersOption};
 use crate::agent::values::{count, duration, number, size};
 use crate::guard::{Action, CorsCredentials};
@@ -19,7 +21,7 @@ use crate::session::{Correlation, FailureReply, ServerTiming};
 use crate::upstream::{SiteNames, UpstreamAddress};
 
 /// The options, in the order in which a help text lists them.
-pub(crate) static OPTIONS: [AgentOption; 64] = [
+pub(crate) static OPTIONS: &[AgentOption] = &[
     option(
         "tunnel_id",
         "ID",
@@ -339,6 +341,28 @@ pub(crate) static OPTIONS: [AgentOption; 64] = [
         |builder, text| put_some(&mut builder.process.admin, own_text(addresses::listen(text))),
     )
     .of_agent(),
+    #[cfg(feature = "inspect")]
+    option("inspect", "", "records requests, and shows them as a page; default off", |builder, text| {
+        let (shown, hidden) = (InspectorPage::Shown, InspectorPage::Hidden);
+        put(&mut builder.process.inspection.page, switch(text).map(|is_on| if is_on { shown } else { hidden }))
+    })
+    .of_agent(),
+    #[cfg(feature = "inspect")]
+    option("inspect_memory", "SIZE", "for all that is recorded; default 16MiB", |builder, text| {
+        put(&mut builder.process.inspection.config.memory, own_text(size(text)))
+    })
+    .of_agent(),
+    #[cfg(feature = "inspect")]
+    option("inspect_body", "SIZE", "of each body that is kept; default 64KiB", |builder, text| {
+        put(&mut builder.process.inspection.config.body, own_text(size(text)))
+    })
+    .of_agent(),
+    #[cfg(feature = "inspect")]
+    option("inspect_hide", "NAME", "header whose value is not recorded, as of Cookie", |builder, text| {
+        push(&mut builder.process.inspection.config.hidden, parsed(text))
+    })
+    .of_agent()
+    .repeats(),
     option(
         "admin_token_file",
         "FILE",

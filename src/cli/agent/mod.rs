@@ -2,6 +2,8 @@
 
 mod builder;
 mod config_file;
+#[cfg(feature = "inspect")]
+mod exchange_line;
 mod folders;
 mod own_id;
 mod printed;
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use self::builder::{Configuration, MissingId, Remarks};
 use self::config_file::{ConfigFile, default_path};
+#[cfg(feature = "inspect")]
+pub use self::exchange_line::exchange_line;
 use self::own_id::Keeping;
 pub(super) use self::table::TABLE;
 use super::logging::Format;
@@ -72,8 +76,24 @@ pub enum Task {
     NewId(String),
     /// Ask a running agent whether it lives.
     Health,
+    /// Print the exchanges of a running agent as they end.
+    #[cfg(feature = "inspect")]
+    Tail(TailFormat),
+    /// Have a running agent send this recorded request again.
+    #[cfg(feature = "inspect")]
+    Replay(u64),
     /// Print this text.
     Print(String),
+}
+
+/// The form in which `tail` prints exchanges.
+#[cfg(feature = "inspect")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TailFormat {
+    /// A line for people.
+    Text,
+    /// An object of JSON a line, as the inspector's API has it.
+    Json,
 }
 
 /// The prefix of variables that only this program reads.
@@ -96,10 +116,16 @@ const HEALTH: &str = "health";
 /// Serves a local server whose address is typed, with a tunnel ID of the user's where none is given.
 const HTTP: &str = "http";
 
+#[cfg(feature = "inspect")]
+const TAIL: &str = "tail";
+
+#[cfg(feature = "inspect")]
+const REPLAY: &str = "replay";
+
 const PRINT: &str = "print";
 
 /// The commands. The first one's name may be left out.
-const VERBS: [Verb; 7] = [
+const VERBS: &[Verb] = &[
     Verb {
         operands: &["ADDRESS"],
         option: Some("--local"),
@@ -117,6 +143,10 @@ const VERBS: [Verb; 7] = [
     Verb::new(DISCOVER, "which HTTP servers listen on this machine"),
     Verb::new(NEW_ID, "prints a new tunnel ID"),
     Verb::new(HEALTH, "asks the one that runs with --admin whether it lives"),
+    #[cfg(feature = "inspect")]
+    Verb::new(TAIL, "prints the requests of the one that runs with --inspect"),
+    #[cfg(feature = "inspect")]
+    Verb { operands: &["N"], ..Verb::new(REPLAY, "has that one send its recorded request N again") },
     Verb {
         further: &["WHAT", "SHELL"],
         ..Verb::new(PRINT, "prints files for services, containers, shells and monitoring")
@@ -151,7 +181,7 @@ fn usages() -> String {
 
 /// Reads the arguments, the environment and the configuration file.
 pub fn read() -> Result<Command<AgentSettings>, UsageError> {
-    super::read(&VERBS, &TABLE, PREFIX, settings)
+    super::read(VERBS, &TABLE, PREFIX, settings)
 }
 
 fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings, UsageError> {
@@ -159,7 +189,7 @@ fn settings(invoked: Invoked, options: Options<'static>) -> Result<AgentSettings
         Some((HTTP | CHECK, operands)) if !operands.is_empty() => MissingId::Kept(operands[0].clone()),
         _ => MissingId::Asked,
     };
-    let task = task(invoked)?;
+    let task = task(invoked, &options)?;
     let mut remarks = Remarks::default();
     let file = if matches!(task, Task::Discover | Task::NewId(_) | Task::Print(_)) {
         None
@@ -208,13 +238,21 @@ fn config_file(options: &Options<'_>) -> Result<Option<ConfigFile>, UsageError> 
     path.map(|path| ConfigFile::read(&path)).transpose()
 }
 
-fn task(invoked: Invoked) -> Result<Task, UsageError> {
+fn task(invoked: Invoked, options: &Options<'_>) -> Result<Task, UsageError> {
     let Some((verb, operands)) = invoked else { return Ok(Task::Serve) };
     Ok(match (verb, operands.as_slice()) {
         (EXPLAIN, [method, path]) => Task::Explain(method.clone(), path.clone()),
         (CHECK, _) => Task::Check,
         (DISCOVER, _) => Task::Discover,
         (HEALTH, _) => Task::Health,
+        #[cfg(feature = "inspect")]
+        (TAIL, _) if options.switch("--json")? => Task::Tail(TailFormat::Json),
+        #[cfg(feature = "inspect")]
+        (TAIL, _) => Task::Tail(TailFormat::Text),
+        #[cfg(feature = "inspect")]
+        (REPLAY, [number]) => Task::Replay(number.parse().map_err(|_| {
+            UsageError(format!("{REPLAY}: expected the number of a request, such as 12, not {number}"))
+        })?),
         (NEW_ID, _) => Task::NewId(own_id::new_id(None)),
         (PRINT, what) => Task::Print(printed::text(&what.join(" "), &program("agent"))?),
         _ => Task::Serve,

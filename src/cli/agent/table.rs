@@ -39,12 +39,14 @@ pub(in crate::cli) static TABLE: LazyLock<Vec<Opt>> = LazyLock::new(|| {
 });
 
 /// The options of the program: their names, values and help.
-const OWN: [(&str, &str, &str); 4] = [
+const OWN: &[(&str, &str, &str)] = &[
     (
         "config",
         "FILE",
         "reads options from it, or none; default ~/.config/tunnel-agent/agent.conf, /etc/tunnel-agent/agent.conf",
     ),
+    #[cfg(feature = "inspect")]
+    ("json", "", "`tail` prints an object a line"),
     ("log_format", "FORMAT", "text or json, an object a line; default text"),
     ("qr", "", "shows a QR code of each tunnel's URL"),
     ("log_level", "LEVEL", "off, error, warn, info, debug or trace; default info"),

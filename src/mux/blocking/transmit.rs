@@ -318,7 +318,7 @@ mod tests {
         let sink = Box::new(MessageSink::new(Role::Client, half));
         let (wakes, (sender, words)) = (Arc::new(AtomicUsize::new(0)), mpsc::channel());
         let (counted, wake) = (wakes.clone(), sender.clone());
-        let limits = MuxLimits { max_streams: 4096, ..MuxLimits::default() };
+        let limits = MuxLimits { max_streams: u32::MAX, ..MuxLimits::default() };
         let mux = Mux::new(Side::Agent, limits, move || {
             counted.fetch_add(1, Ordering::SeqCst);
             let _ = wake.send(Word::Wake);

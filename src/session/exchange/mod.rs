@@ -14,6 +14,8 @@
 mod enveloped;
 mod limit;
 mod record;
+#[cfg(feature = "inspect")]
+mod replayed;
 mod streamed;
 
 use std::fmt;
@@ -25,8 +27,10 @@ use http::{Method, StatusCode, request, response};
 
 use self::enveloped::Enveloped;
 pub use self::record::ACCESS_LOG;
-use self::record::Record;
-pub(super) use self::record::record_refusal;
+use self::record::{Admitted, Record};
+pub(super) use self::record::{RefusedHead, record_refusal};
+#[cfg(feature = "inspect")]
+pub(crate) use self::replayed::replay;
 use self::streamed::Streamed;
 pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
@@ -34,6 +38,7 @@ use super::{ExchangeConfig, ServerTiming, SessionEnd};
 use crate::guard::{CorsAnswer, Refusal};
 use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::{append_server_timing, has_no_body};
+use crate::inspect::Recording;
 use crate::metrics::Metrics;
 use crate::mux::{Fin, Stream};
 use crate::pool::RefusalReason;
@@ -134,12 +139,9 @@ impl Exchange {
         config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let record = Record::new(
-            config,
-            metrics,
-            ticket.name(),
-            (request.method(), request.uri().path(), request.headers()),
-        );
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let admitted = Admitted { name: ticket.name(), method, uri, headers, replay_of: None };
+        let record = Record::new(config, metrics, &admitted);
         let recipient = config.gate.recipient(ticket.name(), request.method(), request.headers());
         let cors = config.gate.cors_answer(request.method(), request.headers()).map(Box::new);
         Exchange { reply: Box::new(Enveloped::new(request, ticket, recipient)), record, cors }
@@ -152,7 +154,8 @@ impl Exchange {
         config: &Arc<ExchangeConfig>,
         metrics: &Arc<Metrics>,
     ) -> Self {
-        let record = Record::new(config, metrics, name, (&head.method, head.uri.path(), &head.headers));
+        let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+        let record = Record::new(config, metrics, &Admitted { name, method, uri, headers, replay_of: None });
         let recipient = config.gate.recipient(name, &head.method, &head.headers);
         let cors = config.gate.cors_answer(&head.method, &head.headers).map(Box::new);
         Exchange { reply: Box::new(Streamed::new(recipient, head, stream, fin)), record, cors }
@@ -194,13 +197,28 @@ impl Exchange {
         let method = record.method().clone();
         let admitted = record.admitted();
         let context = Context { config: &config, metrics: &metrics, method: &method, admitted };
-        let outcome = reply
-            .prepare(&context)
-            .and_then(|request| catch_panic(|| reply.pass_on(answer(request, cors, &context)?, &context)));
+        let outcome = reply.prepare(&context).and_then(|request| {
+            catch_panic(|| {
+                let response =
+                    inspected(record.recording(), request, |request| answer(request, cors, &context))?;
+                reply.pass_on(response, &context)
+            })
+        });
         let outcome = reply.judge(outcome, &context);
         record.record(&outcome);
         reply.finish(outcome, &context);
     }
+}
+
+/// Calls the service, with what passes recorded where there is an inspector.
+fn inspected(
+    recording: Option<&Recording>,
+    request: Request,
+    answer: impl FnOnce(Request) -> Result<Response, Failure>,
+) -> Result<Response, Failure> {
+    let Some(recording) = recording else { return answer(request) };
+    let (request, trace) = recording.request(request);
+    answer(request).map(|response| recording.response(response, &trace))
 }
 
 /// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was

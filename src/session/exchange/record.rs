@@ -1,14 +1,17 @@
 //! The record of an exchange: its metrics and its line in the log, once.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Method};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Uri};
 use log::{Level, info, log};
 
 use super::{Abandonment, Outcome, Unserved};
 use crate::guard::Refusal;
 use crate::http1::{InTrace, TraceId, shown_path};
+use crate::inspect::{InspectedOutcome, RecordedRequest, Recording};
 use crate::metrics::Metrics;
 use crate::protocol::RequestName;
 use crate::service::{FORWARD_FAILED, Failure, FailureKind};
@@ -33,24 +36,60 @@ pub(crate) struct Record {
     /// When the request had a worker.
     started: Instant,
     is_recorded: bool,
+    recording: Option<Recording>,
+    /// The exchange that it repeats.
+    replay_of: Option<u64>,
+}
+
+/// A request as its record begins.
+pub(super) struct Admitted<'a> {
+    pub(super) name: RequestName,
+    pub(super) method: &'a Method,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: &'a HeaderMap,
+    /// The exchange that it repeats.
+    pub(super) replay_of: Option<u64>,
 }
 
 impl Record {
     /// Counts a request that was admitted.
-    pub(crate) fn new(
-        config: &Arc<ExchangeConfig>,
-        metrics: &Arc<Metrics>,
-        name: RequestName,
-        (method, path, headers): (&Method, &str, &HeaderMap),
-    ) -> Self {
+    pub(super) fn new(config: &Arc<ExchangeConfig>, metrics: &Arc<Metrics>, request: &Admitted<'_>) -> Self {
         metrics.request_started();
         let admitted = Instant::now();
+        let Admitted { name, method, uri, headers, replay_of } = *request;
         // An empty string does not allocate: with logging off, a line costs next to nothing.
         let is_logged = log::log_enabled!(Level::Warn);
-        let path = if is_logged { shown_path(path).into_owned() } else { String::new() };
+        let path = if is_logged { shown_path(uri.path()).into_owned() } else { String::new() };
         let trace = TraceId::of(headers).filter(|_| is_logged);
-        let (config, metrics, method) = (config.clone(), metrics.clone(), method.clone());
-        Record { metrics, config, name, method, path, trace, admitted, started: admitted, is_recorded: false }
+        let recording = config.inspector.as_ref().map(|inspector| {
+            inspector.record(&RecordedRequest {
+                name,
+                tunnel: config.label.as_deref(),
+                method,
+                url: url(uri),
+                headers: Some(headers),
+                verdict: config.gate.decide(method, uri.path()).to_string(),
+                replay_of,
+            })
+        });
+        Record {
+            metrics: metrics.clone(),
+            config: config.clone(),
+            name,
+            method: method.clone(),
+            path,
+            trace,
+            admitted,
+            started: admitted,
+            is_recorded: false,
+            recording,
+            replay_of,
+        }
+    }
+
+    /// The recording of the exchange for the inspector, if there is one.
+    pub(super) fn recording(&self) -> Option<&Recording> {
+        self.recording.as_ref()
     }
 
     /// Which requests pass, and how they are answered, since the request was admitted.
@@ -74,23 +113,31 @@ impl Record {
     /// Records that the request has a worker.
     pub(super) fn begin(&mut self) {
         self.started = Instant::now();
+        self.recording.iter().for_each(Recording::begun);
     }
 
     /// Records that the agent refused the request.
     pub(super) fn refused(mut self, refusal: &Refusal) {
         self.is_recorded = true;
         self.note_refusal(refusal);
+        self.recording.iter().for_each(|recording| recording.finished(outcome_of(refusal)));
     }
 
     fn note_refusal(&self, refusal: &Refusal) {
         let head = Some((&self.method, &*self.path));
-        record_refusal(&self.config, &self.metrics, (self.name, head), refusal);
+        log_refusal(&self.config, &self.metrics, (self.name, head), refusal);
+        self.recording.iter().for_each(|recording| recording.own_response(refusal.status()));
     }
 
     /// Records what came of the exchange.
     pub(super) fn record(mut self, outcome: &Outcome) {
         self.is_recorded = true;
         let took = self.admitted.elapsed();
+        self.log(outcome, took);
+        self.recording.iter().for_each(|recording| recording.finished(inspected(outcome)));
+    }
+
+    fn log(&self, outcome: &Outcome, took: Duration) {
         match outcome {
             Ok(served) => {
                 self.log_answer(served.status.as_u16(), served.bytes);
@@ -132,9 +179,9 @@ impl Record {
         let Record { method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
         let (tunnel, of) = config.label();
-        let (trace, in_trace) = self.trace();
+        let ((trace, in_trace), replay) = (self.trace(), AsReplay(self.replay_of));
         info!(target: ACCESS_LOG, tunnel, method, path, status, bytes = bytes as u64, duration_ms = took, trace;
-            "{of}{method} {shown} {status} {bytes} B {took:.1} ms{in_trace}");
+            "{of}{method} {shown} {status} {bytes} B {took:.1} ms{in_trace}{replay}");
     }
 
     fn log_failure(&self, failure: &Failure) {
@@ -175,13 +222,83 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_recorded {
             self.metrics.request_cancelled();
+            let outcome = InspectedOutcome::Cancelled("it was not awaited any more".to_owned());
+            self.recording.iter().for_each(|recording| recording.finished(outcome.clone()));
         }
         self.metrics.request_ended();
     }
 }
 
-/// Counts and logs the refusal of a request, with its method and path where they could be read.
+/// Says of a replay which exchange it repeats.
+struct AsReplay(Option<u64>);
+
+impl fmt::Display for AsReplay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |of| write!(f, " (a replay of {of})"))
+    }
+}
+
+/// An outcome for the inspector.
+fn inspected(outcome: &Outcome) -> InspectedOutcome {
+    match outcome {
+        Ok(_) => InspectedOutcome::Answered,
+        Err(Unserved::Failed(failure)) => {
+            let detail = failure.detail().map(|detail| format!(" {detail}")).unwrap_or_default();
+            InspectedOutcome::Failed(failure.kind().code().to_owned(), format!("{failure}{detail}"))
+        }
+        Err(Unserved::Refused(refusal)) => outcome_of(refusal),
+        Err(Unserved::Abandoned(why)) => InspectedOutcome::Cancelled(match why {
+            Abandonment::VisitorGone => "the visitor disconnected".to_owned(),
+            Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
+                format!("the gateway gave it up: {words}")
+            }
+            Abandonment::SessionLost => "lost with its session".to_owned(),
+        }),
+    }
+}
+
+/// The path with the query.
+fn url(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("", PathAndQuery::as_str)
+}
+
+fn outcome_of(refusal: &Refusal) -> InspectedOutcome {
+    InspectedOutcome::Refused(refusal.code().to_owned(), refusal.message())
+}
+
+/// The head of a request that was refused.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::session) struct RefusedHead<'a> {
+    pub(in crate::session) method: &'a Method,
+    pub(in crate::session) uri: &'a Uri,
+    pub(in crate::session) headers: &'a HeaderMap,
+}
+
+/// Records the refusal of a request that was not admitted, with its head where it could be read.
 pub(in crate::session) fn record_refusal(
+    config: &ExchangeConfig,
+    metrics: &Metrics,
+    (name, head): (RequestName, Option<RefusedHead<'_>>),
+    refusal: &Refusal,
+) {
+    let shown = head.map(|head| (head.method, head.uri.path()));
+    log_refusal(config, metrics, (name, shown), refusal);
+    let Some(inspector) = &config.inspector else { return };
+    let recording = inspector.record(&RecordedRequest {
+        name,
+        tunnel: config.label.as_deref(),
+        method: head.map_or(&Method::GET, |head| head.method),
+        url: head.map_or("", |head| url(head.uri)),
+        headers: head.map(|head| head.headers),
+        verdict: refusal.code().to_owned(),
+        replay_of: None,
+    });
+    recording.own_response(refusal.status());
+    recording.finished(outcome_of(refusal));
+}
+
+/// Counts and logs a refusal.
+fn log_refusal(
     config: &ExchangeConfig,
     metrics: &Metrics,
     (name, head): (RequestName, Option<(&Method, &str)>),

@@ -34,7 +34,9 @@ use crate::http1::{BadResponse, Framing, raw_target};
 use crate::net::TrustStore;
 use crate::net::connect::{self, ConnectError, Endpoint, Peer};
 use crate::net::resolve::Resolver;
-use crate::service::{Body, CancelReason, Cancellation, Failure, FailureKind, Request, Response, Service};
+use crate::service::{
+    AnswerTrace, Body, CancelReason, Cancellation, Failure, FailureKind, Request, Response, Service,
+};
 
 /// Time limits of connections and bodies, each from 1 ms to 24 h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,12 +110,20 @@ impl Origin {
     /// server is `reached`, on a connection that was not idle before.
     pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, AttemptError> {
         let asked = Instant::now();
+        let trace = request.extensions().get::<AnswerTrace>().cloned();
+        trace.iter().for_each(|trace| trace.asked(self.local.to_string()));
+        let connect = || {
+            let begun = Instant::now();
+            let connection = self.connect();
+            trace.iter().for_each(|trace| trace.connected(begun.elapsed()));
+            connection
+        };
         let url = self.target(request.uri()).map_err(AttemptError::other)?;
         let upgrade = Upgrade::named_in(request.headers());
         // An upgrade takes its connection with it; it gets one of its own.
         let idle = if upgrade.is_some() { None } else { self.connections.take() };
         let was_idle = idle.is_some();
-        let connection = match idle.map_or_else(|| self.connect(), Ok) {
+        let connection = match idle.map_or_else(connect, Ok) {
             Ok(connection) => connection,
             Err(failure) => return Err(AttemptError::not_sent(failure, request)),
         };
@@ -144,7 +154,7 @@ impl Origin {
             (Err(FailedExchange { error, sent }), Some((head, body)))
                 if error.may_be_stale() && !cancellation.is_cancelled() =>
             {
-                match self.connect() {
+                match connect() {
                     Ok(connection) => {
                         reached();
                         send(connection, head, body, Some(sent))

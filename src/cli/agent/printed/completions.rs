@@ -169,7 +169,7 @@ fn fish(program: &str) -> String {
         "# Completions for fish: {program} print completions fish > ~/.config/fish/completions/{program}.fish\n\
          complete -c {program} -f\n"
     );
-    for verb in &VERBS {
+    for verb in VERBS {
         let help = quoted(verb.help);
         text.push_str(&format!(
             "complete -c {program} -n __fish_use_subcommand -a {} -d {help}\n",

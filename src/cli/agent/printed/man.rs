@@ -23,7 +23,7 @@ pub(super) fn page(program: &str) -> String {
          messages, has the local server answer them and sends the answers back.",
     );
     page.section("COMMANDS");
-    for verb in &VERBS {
+    for verb in VERBS {
         page.entry(&verb.usage(), "", verb.help);
     }
     page.section("THINGS TO PRINT");

@@ -1,4 +1,4 @@
-//! A QR code for a terminal (ISO/IEC 18004), so that a telephone can open a tunnel.
+//! A QR code (ISO/IEC 18004), so that a telephone can open a tunnel.
 //!
 //! No more than a URL needs: bytes, error correction level L, versions 1 to 6, which hold up to 134 bytes.
 
@@ -17,7 +17,7 @@ const FORMAT_MASK: u32 = 0x5412;
 
 /// A square of dark and light modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct QrCode {
+pub(crate) struct QrCode {
     size: usize,
     /// Row by row.
     dark: Vec<bool>,
@@ -27,7 +27,7 @@ pub(super) struct QrCode {
 
 impl QrCode {
     /// The code of a text; `None` where it is longer than 134 bytes.
-    pub(super) fn new(text: &str) -> Option<Self> {
+    pub(crate) fn new(text: &str) -> Option<Self> {
         // Mode and length take up 12 bits.
         let fits = |(total, correction, blocks): &(usize, usize, usize)| {
             text.len() + 2 <= (total - correction) * blocks
@@ -38,6 +38,13 @@ impl QrCode {
         code.draw(&codewords);
         let masked = (0..8).map(|mask| code.masked(mask));
         masked.min_by_key(QrCode::penalty)
+    }
+
+    /// The rows, each with a `1` for a dark module and a `0` for a light one.
+    #[cfg(feature = "inspect")]
+    pub(crate) fn rows(&self) -> Vec<String> {
+        let digit = |dark: &bool| if *dark { '1' } else { '0' };
+        self.dark.chunks(self.size).map(|row| row.iter().map(digit).collect()).collect()
     }
 
     /// The modules that are the same in each code of a version.

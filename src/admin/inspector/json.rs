@@ -1,0 +1,126 @@
+//! Exchanges as JSON.
+
+use std::time::{Duration, SystemTime};
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+
+use crate::admin::tunnel::rounded;
+use crate::inspect::{
+    HistorySample, InspectedBody, InspectedExchange, InspectedHeader, InspectedMessage, InspectedOutcome,
+    MessageDirection, MessageKind,
+};
+
+fn milliseconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| rounded(time.as_secs_f64() * 1e3))
+}
+
+/// An exchange in a list.
+pub(super) fn summary(exchange: &InspectedExchange) -> Value {
+    let started = exchange.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (outcome, code, reason) = match &exchange.outcome {
+        InspectedOutcome::Pending => ("pending", None, None),
+        InspectedOutcome::Answered => ("answered", None, None),
+        InspectedOutcome::Refused(code, reason) => ("refused", Some(code), Some(reason)),
+        InspectedOutcome::Failed(code, reason) => ("failed", Some(code), Some(reason)),
+        InspectedOutcome::Cancelled(reason) => ("cancelled", None, Some(reason)),
+    };
+    json!({
+        "id": exchange.id,
+        "tunnel": exchange.tunnel,
+        "replay_of": exchange.replay_of,
+        "started_ms": u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        "request": exchange.name,
+        "method": exchange.method,
+        "url": exchange.url,
+        "host": header(&exchange.request_headers, "host"),
+        "status": exchange.status,
+        "type": header(&exchange.response_headers, "content-type"),
+        "request_bytes": exchange.request_body.length,
+        "response_bytes": exchange.response_body.length,
+        "took_ms": milliseconds(exchange.timings.whole),
+        "outcome": outcome,
+        "code": code,
+        "reason": reason,
+    })
+}
+
+/// All of an exchange but its bodies.
+pub(super) fn details(exchange: &InspectedExchange) -> Value {
+    let mut value = summary(exchange);
+    let timings = &exchange.timings;
+    value["request_headers"] = exchange.request_headers.iter().map(field).collect();
+    value["response_headers"] = exchange.response_headers.iter().map(field).collect();
+    value["request_body"] = body(&exchange.request_body);
+    value["response_body"] = body(&exchange.response_body);
+    value["messages"] = exchange.messages.iter().map(message).collect();
+    value["messages_dropped"] = exchange.messages_dropped.into();
+    value["upstream"] = exchange.upstream.clone().into();
+    value["verdict"] = exchange.verdict.as_str().into();
+    value["timings_ms"] = json!({
+        "queue": milliseconds(timings.queue),
+        "connect": milliseconds(timings.connect),
+        "first_byte": milliseconds(timings.first_byte),
+        "whole": milliseconds(timings.whole),
+    });
+    value
+}
+
+fn header<'a>(headers: &'a [InspectedHeader], name: &str) -> Option<&'a str> {
+    headers.iter().find(|field| field.name == name).and_then(|field| field.value.as_deref())
+}
+
+fn field(field: &InspectedHeader) -> Value {
+    json!([field.name, field.value])
+}
+
+fn body(body: &InspectedBody) -> Value {
+    json!({ "length": body.length, "kept": body.bytes.len(), "complete": body.is_complete, "cut": body.is_cut() })
+}
+
+fn message(message: &InspectedMessage) -> Value {
+    let kind = match message.kind {
+        MessageKind::Text => "text",
+        MessageKind::Binary => "binary",
+        MessageKind::Compressed => "compressed",
+        MessageKind::Ping => "ping",
+        MessageKind::Pong => "pong",
+        MessageKind::Close => "close",
+        MessageKind::Event => "event",
+        MessageKind::Invalid => "invalid",
+    };
+    let from = match message.direction {
+        MessageDirection::FromVisitor => "visitor",
+        MessageDirection::FromServer => "server",
+    };
+    let text = match message.kind {
+        MessageKind::Text | MessageKind::Event => Some(String::from_utf8_lossy(&message.data)),
+        _ => None,
+    };
+    let bytes = text.is_none().then(|| BASE64.encode(&message.data));
+    json!({
+        "after_ms": milliseconds(Some(message.after)),
+        "from": from,
+        "kind": kind,
+        "event": message.event,
+        "length": message.length,
+        "kept": message.data.len(),
+        "text": text,
+        "base64": bytes,
+    })
+}
+
+/// The figures of ten seconds.
+pub(super) fn sample(sample: &HistorySample) -> Value {
+    let milliseconds = |seconds: Option<f64>| seconds.map(|seconds| rounded(seconds * 1e3));
+    json!({
+        "age_seconds": sample.age,
+        "requests": sample.requests,
+        "failures": sample.failures,
+        "request_bytes": sample.received,
+        "response_bytes": sample.sent,
+        "p50_ms": milliseconds(sample.p50),
+        "p95_ms": milliseconds(sample.p95),
+        "p99_ms": milliseconds(sample.p99),
+    })
+}

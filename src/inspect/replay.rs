@@ -1,0 +1,70 @@
+//! A recorded request, to be sent again.
+
+use super::Inspector;
+use super::record::{InspectedExchange, InspectedHeader};
+
+/// A request to be sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Replay {
+    /// The number of the exchange that it repeats.
+    pub(crate) of: u64,
+    /// The name of its tunnel, in an agent that serves several.
+    pub(crate) tunnel: Option<String>,
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// The names of masked fields, which are left out.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// Why a request cannot be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotReplayable {
+    /// There is no such exchange, or not any more.
+    Missing,
+    /// Its body has not come to its end.
+    Incomplete,
+    /// Its body is longer than what is kept of one.
+    Cut,
+    /// It asked for another protocol.
+    Upgrade,
+    /// It could not be read.
+    Unread,
+}
+
+impl Inspector {
+    /// The request of the exchange with this number.
+    pub(crate) fn replay(&self, id: u64) -> Result<Replay, NotReplayable> {
+        self.view(id, replay).unwrap_or(Err(NotReplayable::Missing))
+    }
+}
+
+fn replay(exchange: &InspectedExchange) -> Result<Replay, NotReplayable> {
+    let body = &exchange.request_body;
+    let is_upgrade = exchange.request_headers.iter().any(|field| field.name == "upgrade");
+    if is_upgrade {
+        return Err(NotReplayable::Upgrade);
+    }
+    if exchange.method.is_empty() || exchange.request_headers.is_empty() {
+        return Err(NotReplayable::Unread);
+    }
+    if body.is_cut() {
+        return Err(NotReplayable::Cut);
+    }
+    if !body.is_complete {
+        return Err(NotReplayable::Incomplete);
+    }
+    let (kept, masked): (Vec<&InspectedHeader>, Vec<_>) =
+        exchange.request_headers.iter().partition(|field| field.value.is_some());
+    let field = |field: &&InspectedHeader| field.value.clone().map(|value| (field.name.clone(), value));
+    Ok(Replay {
+        of: exchange.id,
+        tunnel: exchange.tunnel.clone(),
+        method: exchange.method.clone(),
+        url: exchange.url.clone(),
+        headers: kept.iter().filter_map(field).collect(),
+        body: body.bytes.clone(),
+        left_out: masked.iter().map(|field| field.name.clone()).collect(),
+    })
+}

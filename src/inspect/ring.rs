@@ -1,0 +1,209 @@
+//! The records within their budget: the oldest go first. Pure.
+
+use std::collections::VecDeque;
+
+use super::entry::RecordEntry;
+use super::record::InspectedExchange;
+
+/// The records that are kept in any case of memory, at most.
+const ENTRIES_MAX: usize = 10_000;
+
+/// Records, by their numbers.
+pub(super) struct Ring {
+    entries: VecDeque<RecordEntry>,
+    /// The number of the oldest record, or of the next one where there is none.
+    first: u64,
+    used: usize,
+    max: usize,
+    evicted: u64,
+    version: u64,
+}
+
+impl Ring {
+    /// A ring whose records take up at most so many bytes.
+    pub(super) fn new(max: usize) -> Self {
+        Ring { entries: VecDeque::new(), first: 1, used: 0, max, evicted: 0, version: 0 }
+    }
+
+    /// Adds a record. Returns its number.
+    pub(super) fn push(&mut self, mut exchange: InspectedExchange) -> u64 {
+        let id = self.first + self.entries.len() as u64;
+        exchange.id = id;
+        let mut entry = RecordEntry::new(exchange);
+        self.version += 1;
+        entry.version = self.version;
+        self.used += entry.bytes();
+        self.entries.push_back(entry);
+        self.make_room();
+        id
+    }
+
+    /// Changes a record, if it is still there.
+    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut RecordEntry)) {
+        let Some(index) = self.index(id) else { return };
+        let entry = &mut self.entries[index];
+        let before = entry.bytes();
+        change(entry);
+        self.version += 1;
+        entry.version = self.version;
+        self.used = self.used + entry.bytes() - before;
+        self.make_room();
+    }
+
+    /// Forgets all records. Numbers go on.
+    pub(super) fn clear(&mut self) {
+        self.first += self.entries.len() as u64;
+        self.entries.clear();
+        self.used = 0;
+        self.version += 1;
+    }
+
+    /// The record with this number.
+    pub(super) fn get(&self, id: u64) -> Option<&RecordEntry> {
+        self.index(id).map(|index| &self.entries[index])
+    }
+
+    /// All records, the oldest first.
+    pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &RecordEntry> {
+        self.entries.iter()
+    }
+
+    fn index(&self, id: u64) -> Option<usize> {
+        let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
+        (index < self.entries.len()).then_some(index)
+    }
+
+    fn make_room(&mut self) {
+        while self.used > self.max || self.entries.len() > ENTRIES_MAX {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            self.used -= oldest.bytes();
+            self.first += 1;
+            self.evicted += 1;
+        }
+    }
+}
+
+#[cfg_attr(not(feature = "inspect"), allow(dead_code, reason = "the admin server asks"))]
+impl Ring {
+    /// The number of changes so far.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The number of the oldest record, or of the next one where there is none.
+    pub(super) fn first_id(&self) -> u64 {
+        self.first
+    }
+
+    /// Bytes that the records take up.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Records that went to make room.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::inspect::entry::{BodySide, ResponseContent};
+    use crate::inspect::record::{ExchangeTimings, InspectedBody, InspectedOutcome};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn exchange(url: &str) -> InspectedExchange {
+        InspectedExchange {
+            id: 0,
+            tunnel: None,
+            replay_of: None,
+            started: SystemTime::UNIX_EPOCH,
+            name: String::new(),
+            method: String::new(),
+            url: url.to_owned(),
+            request_headers: Vec::new(),
+            request_body: InspectedBody::default(),
+            status: None,
+            response_headers: Vec::new(),
+            response_body: InspectedBody::default(),
+            messages: Vec::new(),
+            messages_dropped: 0,
+            upstream: None,
+            verdict: String::new(),
+            timings: ExchangeTimings::default(),
+            outcome: InspectedOutcome::Pending,
+        }
+    }
+
+    fn urls(ring: &Ring) -> Vec<&str> {
+        ring.entries().map(|entry| entry.peek().url.as_str()).collect()
+    }
+
+    /// The bytes that the records take up, counted anew.
+    fn counted(ring: &Ring) -> usize {
+        ring.entries().map(RecordEntry::bytes).sum()
+    }
+
+    #[test]
+    fn the_oldest_records_make_room() {
+        let mut ring = Ring::new(3 * 512 + 200);
+        for url in ["/1", "/2", "/3"] {
+            ring.push(exchange(url));
+        }
+        assert_eq!(urls(&ring), ["/1", "/2", "/3"]);
+        assert_eq!(ring.push(exchange("/4")), 4);
+        assert_eq!((urls(&ring), ring.first_id(), ring.evicted()), (vec!["/2", "/3", "/4"], 2, 1));
+        // A record that grows pushes out older ones, and in the end itself.
+        ring.change(4, |entry| entry.append(BodySide::Request, &[7; 400], 1000, SECOND));
+        assert_eq!(urls(&ring), ["/3", "/4"]);
+        ring.change(3, |entry| entry.append(BodySide::Request, &[7; 600], 1000, SECOND));
+        assert_eq!(urls(&ring), ["/4"]);
+        ring.change(3, |entry| entry.append(BodySide::Request, &[7; 600], 1000, SECOND));
+        ring.change(4, |entry| entry.append(BodySide::Response, &[7; 999], 1000, SECOND));
+        assert_eq!((urls(&ring), ring.used(), ring.first_id()), (vec![], 0, 5));
+        assert_eq!(ring.push(exchange("/5")), 5);
+        ring.clear();
+        assert_eq!((ring.push(exchange("/6")), ring.used()), (6, counted(&ring)));
+    }
+
+    #[test]
+    fn a_body_is_kept_up_to_its_limit_and_counted_beyond() {
+        let mut ring = Ring::new(1 << 20);
+        let id = ring.push(exchange("/"));
+        for _ in 0..3 {
+            ring.change(id, |entry| entry.append(BodySide::Response, b"hello", 12, SECOND));
+        }
+        let body = &ring.get(id).unwrap().peek().response_body;
+        assert_eq!((body.bytes.as_slice(), body.length, body.is_cut()), (&b"hellohellohe"[..], 15, true));
+        assert_eq!(ring.used(), counted(&ring));
+    }
+
+    #[test]
+    fn of_messages_the_newest_are_kept() {
+        let mut ring = Ring::new(1 << 20);
+        let id = ring.push(exchange("/"));
+        ring.change(id, |entry| entry.expect(ResponseContent::WebSocket, 300));
+        for message in [b"\x81\x01a", b"\x81\x01b", b"\x81\x01c", b"\x81\x01d"] {
+            ring.change(id, |entry| entry.append(BodySide::Response, message, 300, SECOND));
+        }
+        let kept = ring.get(id).unwrap().exchange();
+        let texts: Vec<_> = kept.messages.iter().map(|message| message.data.as_slice()).collect();
+        assert_eq!((texts, kept.messages_dropped), (vec![&b"b"[..], b"c", b"d"], 1));
+        ring.change(id, |entry| entry.edit(|exchange| exchange.url.push_str("long")));
+        assert_eq!(ring.used(), counted(&ring));
+    }
+
+    #[test]
+    fn each_change_has_a_version() {
+        let mut ring = Ring::new(1 << 20);
+        let (one, two) = (ring.push(exchange("/1")), ring.push(exchange("/2")));
+        let seen = ring.version();
+        ring.change(one, |entry| entry.edit(|exchange| exchange.status = Some(200)));
+        let changed = |id| ring.get(id).unwrap().version > seen;
+        assert!(changed(one) && !changed(two));
+    }
+}
