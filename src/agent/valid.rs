@@ -7,6 +7,7 @@ use super::error::{ConfigError, ConfigProblem};
 use super::parts::Answerer;
 use crate::guard::{CorsCredentials, RULES_MAX};
 use crate::http1::is_host;
+use crate::inspect::InspectorConfig;
 use crate::link::GatewayUrl;
 use crate::link::message::MESSAGE_MIN;
 use crate::net::local::is_same_host;
@@ -79,7 +80,18 @@ impl Builder {
         let up_to = |max: usize| format!("1 to {max}");
         let sessions = self.sessions_per_gateway.saturating_mul(self.gateways.len());
         let host = self.host_header.as_ref().is_none_or(|host| is_host(host.as_bytes()));
+        let inspection = &self.process.inspection.config;
         let ranges = [
+            (
+                inspection.memory >= InspectorConfig::MEMORY_MIN,
+                "inspect_memory",
+                format!("at least {} MiB", InspectorConfig::MEMORY_MIN >> 20),
+            ),
+            (
+                inspection.body <= inspection.body_max(),
+                "inspect_body",
+                format!("at most an eighth of inspect_memory, {} KiB", inspection.body_max() >> 10),
+            ),
             (host, "host_header", "a host such as site.test or site.test:8080".to_owned()),
             ((1..=WORKERS_MAX).contains(&self.worker_count()), "workers", up_to(WORKERS_MAX)),
             ((1..=STREAMS_MAX).contains(&self.stream_count()), "max_streams", up_to(STREAMS_MAX)),

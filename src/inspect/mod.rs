@@ -58,6 +58,16 @@ pub struct InspectorConfig {
     pub hidden: Vec<HeaderName>,
 }
 
+impl InspectorConfig {
+    /// The least memory for records, in bytes.
+    pub(crate) const MEMORY_MIN: usize = 1 << 20;
+
+    /// The most bytes of a body that may be kept, in this memory.
+    pub(crate) fn body_max(&self) -> usize {
+        self.memory / 8
+    }
+}
+
 impl Default for InspectorConfig {
     fn default() -> Self {
         InspectorConfig { memory: 16 << 20, body: 64 << 10, hidden: Vec::new() }
@@ -100,8 +110,10 @@ struct InspectorState {
 }
 
 impl Inspector {
-    /// An inspector without records.
-    pub fn new(config: InspectorConfig) -> Self {
+    /// An inspector without records. Limits out of their range are taken for the nearest in it.
+    pub fn new(mut config: InspectorConfig) -> Self {
+        config.memory = config.memory.max(InspectorConfig::MEMORY_MIN);
+        config.body = config.body.min(config.body_max());
         let mask = Mask::new(&config.hidden);
         let (ring, history) = (Ring::new(config.memory), History::new(Instant::now()));
         let state = InspectorState { ring, history, replays: 0, waiting: 0 };

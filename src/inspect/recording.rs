@@ -12,7 +12,7 @@ use super::record::{ExchangeTimings, InspectedBody, InspectedExchange, Inspected
 use super::{Inspector, InspectorState};
 use crate::http1::fields::is_event_stream;
 use crate::protocol::RequestName;
-use crate::service::{AnswerTrace, Body, Request, Response};
+use crate::service::{AnswerTrace, Answered, Body, Request, Response};
 
 /// The recording of one exchange. Clones record the same one.
 #[derive(Debug, Clone)]
@@ -96,21 +96,27 @@ impl Recording {
         (Request::from_parts(parts, self.tap(body, BodySide::Request)), trace)
     }
 
+    /// Records which server was asked.
+    pub(crate) fn asked(&self, trace: &AnswerTrace) {
+        let Answered { server, connect } = trace.get();
+        self.edit(|exchange| {
+            exchange.upstream = server;
+            exchange.timings.connect = connect;
+        });
+    }
+
     /// Records the head of the response, and taps its body.
-    pub(crate) fn response(&self, response: Response, trace: &AnswerTrace) -> Response {
+    pub(crate) fn response(&self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
         let (max, elapsed) = (self.inspector.0.config.body, self.began.elapsed());
         let headers = self.inspector.0.mask.record(&parts.headers);
         let content = content(&parts);
-        let answered = trace.get();
         self.change(|state| {
             state.ring.change(self.id, |entry| {
                 entry.expect(content, max);
                 entry.edit(|exchange| {
                     exchange.status = Some(parts.status.as_u16());
                     exchange.response_headers = headers;
-                    exchange.upstream = answered.server;
-                    exchange.timings.connect = answered.connect;
                     let queue = exchange.timings.queue.unwrap_or_default();
                     exchange.timings.first_byte = Some(elapsed.saturating_sub(queue));
                 });

@@ -10,7 +10,7 @@ pub(crate) use self::cancellation::CancelReason;
 pub use self::cancellation::Cancellation;
 pub(crate) use self::failure::FORWARD_FAILED;
 pub use self::failure::{Failure, FailureKind};
-pub(crate) use self::trace::AnswerTrace;
+pub(crate) use self::trace::{AnswerTrace, Answered};
 
 /// A request of a client, as the gateway passed it on: hop-by-hop headers are gone (RFC 9110 §7.6.1), the path is in
 /// origin form (RFC 9112 §3.2.1).

@@ -8,6 +8,8 @@ mod config;
 mod embedded;
 mod forwarding;
 mod gateway;
+#[cfg(feature = "inspect")]
+mod inspector;
 mod layering;
 mod link;
 mod memory;

@@ -218,7 +218,9 @@ fn inspected(
 ) -> Result<Response, Failure> {
     let Some(recording) = recording else { return answer(request) };
     let (request, trace) = recording.request(request);
-    answer(request).map(|response| recording.response(response, &trace))
+    let answered = answer(request);
+    recording.asked(&trace);
+    answered.map(|response| recording.response(response))
 }
 
 /// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was
