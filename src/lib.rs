@@ -104,7 +104,7 @@ pub use guard::{
 pub use http;
 pub use http1::{InvalidHeader, SetHeader};
 pub use inspect::{
-    ExchangeTimings, InspectedBody, InspectedExchange, InspectedHeader, InspectedMessage, InspectedOutcome,
+    ExchangeTimings, InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, InspectedOutcome,
     Inspector, InspectorConfig, MessageDirection, MessageKind,
 };
 pub use link::{

@@ -115,7 +115,7 @@ impl TunnelSettings {
     fn explain_head(&self, head: request::Parts) -> Explanation {
         let gate = &self.exchange.gate;
         let verdict = gate.decide(&head.method, head.uri.path());
-        let decided_by = verdict.to_string();
+        let decided_by = verdict.describe().into_owned();
         if let Err(refusal) = gate.wants_password(&head.method, head.uri.path()) {
             return refused(refusal.message(), &refusal);
         }

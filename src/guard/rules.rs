@@ -4,6 +4,7 @@
 //! refused, not rewritten: what a filter normalises and the server behind it does not (or the other way round)
 //! is how filters are got around.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -251,17 +252,16 @@ pub enum Verdict<'a> {
     Ambiguous(&'static str),
 }
 
-impl fmt::Display for Verdict<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Verdict::NoRules => f.write_str("no rule is set, so everything passes"),
-            Verdict::By(rule) => rule.fmt(f),
-            Verdict::Default(Action::Allow) => f.write_str("no rule matches, and none allows: it passes"),
-            Verdict::Default(Action::Deny) => {
-                f.write_str("no rule matches, and some allow: what they do not is denied")
-            }
-            Verdict::Ambiguous(why) => f.write_str(why),
-        }
+impl Verdict<'_> {
+    /// The rule that decides, or why none does.
+    pub(crate) fn describe(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Verdict::NoRules => "no rule is set, so everything passes",
+            Verdict::By(rule) => return Cow::Owned(rule.to_string()),
+            Verdict::Default(Action::Allow) => "no rule matches, and none allows: it passes",
+            Verdict::Default(Action::Deny) => "no rule matches, and some allow: what they do not is denied",
+            Verdict::Ambiguous(why) => why,
+        })
     }
 }
 

@@ -1,17 +1,23 @@
 //! A record while its exchange goes on.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::events::EventDecoder;
-use super::record::{InspectedBody, InspectedExchange, InspectedMessage, MessageDirection, MessageKind};
+use super::record::{
+    InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, MessageDirection, MessageKind,
+};
 use super::websocket::WebSocketDecoder;
 
 /// The bytes that a record takes up beside its texts and bodies, rounded up.
 const ENTRY_BYTES: usize = 512;
 
-/// The bytes that a header field or a message takes up beside its texts, rounded up.
-const PART_BYTES: usize = 96;
+/// The bytes that a message takes up beside its texts, rounded up.
+const MESSAGE_BYTES: usize = 128;
+
+/// Memory of a record's part up to this size is kept for the next record, in bytes.
+const REUSED_MAX: usize = 4 << 10;
 
 /// A record in the ring.
 pub(super) struct RecordEntry {
@@ -47,16 +53,54 @@ pub(super) enum ResponseContent {
 }
 
 impl RecordEntry {
-    pub(super) fn new(exchange: InspectedExchange) -> Self {
-        let bytes = ENTRY_BYTES + fixed_bytes(&exchange);
+    /// A record of nothing.
+    pub(super) fn empty() -> Self {
         RecordEntry {
-            exchange,
+            exchange: InspectedExchange::empty(),
             messages: VecDeque::new(),
             message_bytes: 0,
             stream: MessageStream::None,
             version: 0,
-            bytes,
+            bytes: 0,
         }
+    }
+
+    /// Makes a record of nothing of it, which keeps memory where that is little: so a full ring needs none from the system.
+    pub(super) fn recycle(&mut self) {
+        let mut old = std::mem::replace(self, RecordEntry::empty()).exchange;
+        let exchange = &mut self.exchange;
+        for (new, old) in [(&mut exchange.url, &mut old.url), (&mut exchange.name, &mut old.name)] {
+            if old.capacity() <= REUSED_MAX {
+                old.clear();
+                std::mem::swap(new, old);
+            }
+        }
+        let headers = [
+            (&mut exchange.request_headers, &mut old.request_headers),
+            (&mut exchange.response_headers, &mut old.response_headers),
+        ];
+        for (new, old) in headers {
+            if old.bytes() <= REUSED_MAX {
+                old.clear();
+                std::mem::swap(new, old);
+            }
+        }
+        let bodies = [
+            (&mut exchange.request_body.bytes, &mut old.request_body.bytes),
+            (&mut exchange.response_body.bytes, &mut old.response_body.bytes),
+        ];
+        for (new, old) in bodies {
+            if old.capacity() <= REUSED_MAX {
+                old.clear();
+                std::mem::swap(new, old);
+            }
+        }
+    }
+
+    /// Begins the record.
+    pub(super) fn begin(&mut self, begin: impl FnOnce(&mut InspectedExchange)) {
+        begin(&mut self.exchange);
+        self.bytes = ENTRY_BYTES + bytes_of(&self.exchange);
     }
 
     /// The bytes that the record takes up.
@@ -77,11 +121,21 @@ impl RecordEntry {
         exchange
     }
 
-    /// Changes anything but bodies and messages.
-    pub(super) fn edit(&mut self, edit: impl FnOnce(&mut InspectedExchange)) {
-        let before = fixed_bytes(&self.exchange);
-        edit(&mut self.exchange);
-        self.bytes = self.bytes + fixed_bytes(&self.exchange) - before;
+    /// The record, for changes of anything but texts, fields, bodies and messages.
+    pub(super) fn edit(&mut self) -> &mut InspectedExchange {
+        &mut self.exchange
+    }
+
+    /// Records which server was asked.
+    pub(super) fn set_upstream(&mut self, url: Option<Arc<str>>) {
+        self.exchange.upstream = url;
+    }
+
+    /// Records the header fields of the response.
+    pub(super) fn set_response_headers(&mut self, record: impl FnOnce(&mut InspectedHeaders)) {
+        let before = self.exchange.response_headers.bytes();
+        record(&mut self.exchange.response_headers);
+        self.bytes += self.exchange.response_headers.bytes() - before;
     }
 
     /// Records the content that the response's body will have.
@@ -101,8 +155,11 @@ impl RecordEntry {
         let body = self.body(side);
         body.length += bytes.len() as u64;
         let kept = max.saturating_sub(body.bytes.len()).min(bytes.len());
+        let before = body.bytes.capacity();
+        body.bytes.reserve_exact(kept);
         body.bytes.extend_from_slice(&bytes[..kept]);
-        self.bytes += kept;
+        let taken = body.bytes.capacity() - before;
+        self.bytes += taken;
         let mut ended = Vec::new();
         match (&mut self.stream, side) {
             (MessageStream::WebSocket { from_visitor, .. }, BodySide::Request) => {
@@ -155,17 +212,13 @@ impl RecordEntry {
 }
 
 fn message_bytes(message: &InspectedMessage) -> usize {
-    PART_BYTES + message.data.len() + message.event.as_ref().map_or(0, String::len)
+    MESSAGE_BYTES + message.data.len() + message.event.as_ref().map_or(0, String::len)
 }
 
-/// The bytes of all texts of a record.
-fn fixed_bytes(exchange: &InspectedExchange) -> usize {
-    let headers = exchange.request_headers.iter().chain(&exchange.response_headers);
-    let of_headers =
-        headers.map(|field| PART_BYTES + field.name.len() + field.value.as_ref().map_or(0, String::len));
-    let texts = [&exchange.method, &exchange.url, &exchange.name, &exchange.verdict];
-    let optional = [&exchange.tunnel, &exchange.upstream];
-    of_headers.sum::<usize>()
-        + texts.iter().map(|text| text.len()).sum::<usize>()
-        + optional.iter().map(|text| text.as_ref().map_or(0, String::len)).sum::<usize>()
+/// The bytes of all that a record owns, but for its messages.
+fn bytes_of(exchange: &InspectedExchange) -> usize {
+    let bodies = exchange.request_body.bytes.capacity() + exchange.response_body.bytes.capacity();
+    let headers = exchange.request_headers.bytes() + exchange.response_headers.bytes();
+    let texts = exchange.url.capacity() + exchange.name.capacity() + exchange.verdict.len();
+    bodies + headers + texts + exchange.tunnel.as_ref().map_or(0, String::len)
 }

@@ -34,7 +34,7 @@ use self::history::History;
 pub(crate) use self::history::HistorySample;
 use self::mask::Mask;
 pub use self::record::{
-    ExchangeTimings, InspectedBody, InspectedExchange, InspectedHeader, InspectedMessage, InspectedOutcome,
+    ExchangeTimings, InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, InspectedOutcome,
     MessageDirection, MessageKind,
 };
 pub(crate) use self::recording::{RecordedRequest, Recording};

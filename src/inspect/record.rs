@@ -1,7 +1,11 @@
 //! The record of one exchange, as readers get it.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use http::Method;
 
 /// The record of one exchange: a request, and what became of it so far. Values of secret header fields are not in it.
 #[derive(Clone)]
@@ -18,17 +22,17 @@ pub struct InspectedExchange {
     /// The request's name, as in the log: a connection number and a request number.
     pub name: String,
     /// The method.
-    pub method: String,
+    pub method: Method,
     /// The path with the query, as the visitor sent it.
     pub url: String,
     /// The visitor's header fields.
-    pub request_headers: Vec<InspectedHeader>,
+    pub request_headers: InspectedHeaders,
     /// The request's body.
     pub request_body: InspectedBody,
     /// The status of the response, once there is one.
     pub status: Option<u16>,
     /// The header fields of the response.
-    pub response_headers: Vec<InspectedHeader>,
+    pub response_headers: InspectedHeaders,
     /// The response's body.
     pub response_body: InspectedBody,
     /// Messages of a WebSocket, or events of a stream (`text/event-stream`): the newest ones.
@@ -36,13 +40,39 @@ pub struct InspectedExchange {
     /// The number of messages that are not kept any more.
     pub messages_dropped: u64,
     /// The URL of the local server that answered.
-    pub upstream: Option<String>,
+    pub upstream: Option<Arc<str>>,
     /// The rule that let the request pass, or the guard that did not.
-    pub verdict: String,
+    pub verdict: Cow<'static, str>,
     /// How long each part took.
     pub timings: ExchangeTimings,
     /// The outcome.
     pub outcome: InspectedOutcome,
+}
+
+impl InspectedExchange {
+    /// A record of nothing.
+    pub(super) fn empty() -> Self {
+        InspectedExchange {
+            id: 0,
+            tunnel: None,
+            replay_of: None,
+            started: SystemTime::UNIX_EPOCH,
+            name: String::new(),
+            method: Method::GET,
+            url: String::new(),
+            request_headers: InspectedHeaders::default(),
+            request_body: InspectedBody::default(),
+            status: None,
+            response_headers: InspectedHeaders::default(),
+            response_body: InspectedBody::default(),
+            messages: Vec::new(),
+            messages_dropped: 0,
+            upstream: None,
+            verdict: Cow::Borrowed(""),
+            timings: ExchangeTimings::default(),
+            outcome: InspectedOutcome::Pending,
+        }
+    }
 }
 
 impl fmt::Debug for InspectedExchange {
@@ -53,19 +83,72 @@ impl fmt::Debug for InspectedExchange {
     }
 }
 
-/// A header field. A masked one has no value.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InspectedHeader {
-    /// The name, in lower case.
-    pub name: String,
-    /// The value; what is not UTF-8 in it is replaced. `None` where it is masked.
-    pub value: Option<String>,
+/// Header fields, in their order. They share one piece of memory, since there are many.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct InspectedHeaders {
+    /// The names and values behind each other.
+    text: String,
+    fields: Vec<FieldEnds>,
 }
 
-impl fmt::Debug for InspectedHeader {
+/// The places in the text behind the name and behind the value of a field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FieldEnds {
+    name: usize,
+    value: usize,
+    is_masked: bool,
+}
+
+impl InspectedHeaders {
+    /// Takes room for so many fields, with so many bytes in all.
+    pub(super) fn reserve(&mut self, fields: usize, bytes: usize) {
+        self.text.reserve(bytes);
+        self.fields.reserve(fields);
+    }
+
+    /// Forgets all fields, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.fields.clear();
+    }
+
+    /// Adds a field; a masked one has no value.
+    pub(super) fn push(&mut self, name: &str, value: Option<&str>) {
+        self.text.push_str(name);
+        let name = self.text.len();
+        self.text.push_str(value.unwrap_or_default());
+        self.fields.push(FieldEnds { name, value: self.text.len(), is_masked: value.is_none() });
+    }
+
+    /// The names, in lower case, and the values: what is not UTF-8 in them is replaced, and a masked one is `None`.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let starts = std::iter::once(0).chain(self.fields.iter().map(|ends| ends.value));
+        starts.zip(&self.fields).map(|(start, ends)| {
+            let value = (!ends.is_masked).then(|| &self.text[ends.name..ends.value]);
+            (&self.text[start..ends.name], value)
+        })
+    }
+
+    /// The value of the first field with this name, in lower case, unless it is masked.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(other, _)| *other == name).and_then(|(_, value)| value)
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The bytes that they take up.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.capacity() + self.fields.capacity() * size_of::<FieldEnds>()
+    }
+}
+
+impl fmt::Debug for InspectedHeaders {
+    /// The names alone: values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "InspectedHeader({})", self.name)
+        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
     }
 }
 

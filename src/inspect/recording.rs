@@ -1,14 +1,16 @@
 //! The recording of one exchange: its steps, and taps on its bodies.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::io::{self, Read};
 use std::time::{Instant, SystemTime};
 
 use http::header::{CONTENT_ENCODING, HeaderMap, UPGRADE};
 use http::{Method, StatusCode, response};
 
-use super::entry::{BodySide, ResponseContent};
+use super::entry::{BodySide, RecordEntry, ResponseContent};
 use super::history::EndedExchange;
-use super::record::{ExchangeTimings, InspectedBody, InspectedExchange, InspectedOutcome};
+use super::record::InspectedOutcome;
 use super::{Inspector, InspectorState};
 use crate::http1::fields::is_event_stream;
 use crate::protocol::RequestName;
@@ -31,7 +33,7 @@ pub(crate) struct RecordedRequest<'a> {
     /// The path, with the query where it is known.
     pub(crate) url: &'a str,
     pub(crate) headers: Option<&'a HeaderMap>,
-    pub(crate) verdict: String,
+    pub(crate) verdict: Cow<'static, str>,
     /// The exchange that it repeats.
     pub(crate) replay_of: Option<u64>,
 }
@@ -39,29 +41,24 @@ pub(crate) struct RecordedRequest<'a> {
 impl Inspector {
     /// Begins a recording.
     pub(crate) fn record(&self, visit: &RecordedRequest<'_>) -> Recording {
-        let exchange = InspectedExchange {
-            id: 0,
-            tunnel: visit.tunnel.map(str::to_owned),
-            replay_of: visit.replay_of,
-            started: SystemTime::now(),
-            name: visit.name.to_string(),
-            method: visit.method.to_string(),
-            url: visit.url.to_owned(),
-            request_headers: visit.headers.map(|headers| self.0.mask.record(headers)).unwrap_or_default(),
-            request_body: InspectedBody::default(),
-            status: None,
-            response_headers: Vec::new(),
-            response_body: InspectedBody::default(),
-            messages: Vec::new(),
-            messages_dropped: 0,
-            upstream: None,
-            verdict: visit.verdict.clone(),
-            timings: ExchangeTimings::default(),
-            outcome: InspectedOutcome::Pending,
-        };
-        let id = self.change(|state| {
-            state.replays += u64::from(exchange.replay_of.is_some());
-            state.ring.push(exchange)
+        let spare = self.change(|state| state.ring.take_spare());
+        let mut entry = spare.unwrap_or_else(|| Box::new(RecordEntry::empty()));
+        entry.begin(|exchange| {
+            exchange.tunnel = visit.tunnel.map(str::to_owned);
+            exchange.replay_of = visit.replay_of;
+            exchange.started = SystemTime::now();
+            // Writing to a string does not fail.
+            let _ = write!(exchange.name, "{}", visit.name);
+            exchange.method = visit.method.clone();
+            exchange.url.push_str(visit.url);
+            exchange.verdict = visit.verdict.clone();
+            if let Some(headers) = visit.headers {
+                self.0.mask.record(headers, &mut exchange.request_headers);
+            }
+        });
+        let (id, _gone) = self.change(|state| {
+            state.replays += u64::from(visit.replay_of.is_some());
+            state.ring.push(entry)
         });
         Recording { inspector: self.clone(), id, began: Instant::now() }
     }
@@ -74,107 +71,106 @@ impl Recording {
         self.id
     }
 
-    fn change(&self, change: impl FnOnce(&mut InspectorState)) {
-        self.inspector.change(change);
+    /// Changes the record, if it is still kept.
+    fn change(&self, change: impl FnOnce(&mut RecordEntry)) {
+        // They are dropped without the lock.
+        let _gone = self.inspector.change(|state| state.ring.change(self.id, change));
     }
 
-    fn edit(&self, edit: impl FnOnce(&mut InspectedExchange)) {
-        self.change(|state| state.ring.change(self.id, |entry| entry.edit(edit)));
-    }
-
-    /// Records that a worker has begun.
-    pub(crate) fn begun(&self) {
-        let queue = Some(self.began.elapsed());
-        self.edit(|exchange| exchange.timings.queue = queue);
-    }
-
-    /// Taps the request's body, and has the service tell which server answers.
+    /// Records the request as a worker takes it, taps its body, and has the service tell which server answers.
     pub(crate) fn request(&self, request: Request) -> (Request, AnswerTrace) {
         let (mut parts, body) = request.into_parts();
         let trace = AnswerTrace::default();
         parts.extensions.insert(trace.clone());
+        let queue = self.began.elapsed();
+        self.change(|entry| {
+            entry.edit().timings.queue = Some(queue);
+            self.take_whole(entry, BodySide::Request, &body);
+        });
         (Request::from_parts(parts, self.tap(body, BodySide::Request)), trace)
     }
 
-    /// Records which server was asked.
+    /// Records which server was asked, though it gave no answer.
     pub(crate) fn asked(&self, trace: &AnswerTrace) {
-        let Answered { server, connect } = trace.get();
-        self.edit(|exchange| {
-            exchange.upstream = server;
-            exchange.timings.connect = connect;
-        });
+        self.change(|entry| set_answered(entry, trace));
     }
 
     /// Records the head of the response, and taps its body.
-    pub(crate) fn response(&self, response: Response) -> Response {
+    pub(crate) fn response(&self, response: Response, trace: &AnswerTrace) -> Response {
         let (parts, body) = response.into_parts();
         let (max, elapsed) = (self.inspector.0.config.body, self.began.elapsed());
-        let headers = self.inspector.0.mask.record(&parts.headers);
         let content = content(&parts);
-        self.change(|state| {
-            state.ring.change(self.id, |entry| {
-                entry.expect(content, max);
-                entry.edit(|exchange| {
-                    exchange.status = Some(parts.status.as_u16());
-                    exchange.response_headers = headers;
-                    let queue = exchange.timings.queue.unwrap_or_default();
-                    exchange.timings.first_byte = Some(elapsed.saturating_sub(queue));
-                });
-            });
+        self.change(|entry| {
+            set_answered(entry, trace);
+            entry.expect(content, max);
+            entry.set_response_headers(|headers| self.inspector.0.mask.record(&parts.headers, headers));
+            let exchange = entry.edit();
+            exchange.status = Some(parts.status.as_u16());
+            let queue = exchange.timings.queue.unwrap_or_default();
+            exchange.timings.first_byte = Some(elapsed.saturating_sub(queue));
+            self.take_whole(entry, BodySide::Response, &body);
         });
         Response::from_parts(parts, self.tap(body, BodySide::Response))
     }
 
-    fn tap(&self, body: Body, side: BodySide) -> Body {
-        match (body.as_bytes(), body.length()) {
-            (Some(bytes), _) => {
-                self.passed(side, bytes);
-                self.completed(side);
-                body
-            }
-            (None, length) => {
-                let recording = self.clone();
-                Body::from_reader(TappedReader { body, recording, side, is_complete: false }, length)
-            }
+    /// Records a body that is in memory.
+    fn take_whole(&self, entry: &mut RecordEntry, side: BodySide, body: &Body) {
+        if let Some(bytes) = body.as_bytes() {
+            entry.append(side, bytes, self.inspector.0.config.body, self.began.elapsed());
+            entry.complete(side);
         }
+    }
+
+    /// A body whose bytes are recorded as they pass, unless they are in memory and recorded by now.
+    fn tap(&self, body: Body, side: BodySide) -> Body {
+        if body.as_bytes().is_some() {
+            return body;
+        }
+        let (recording, length) = (self.clone(), body.length());
+        Body::from_reader(TappedReader { body, recording, side, is_complete: false }, length)
     }
 
     fn passed(&self, side: BodySide, bytes: &[u8]) {
         let (max, after) = (self.inspector.0.config.body, self.began.elapsed());
         if !bytes.is_empty() {
-            self.change(|state| state.ring.change(self.id, |entry| entry.append(side, bytes, max, after)));
+            self.change(|entry| entry.append(side, bytes, max, after));
         }
     }
 
     fn completed(&self, side: BodySide) {
-        self.change(|state| state.ring.change(self.id, |entry| entry.complete(side)));
+        self.change(|entry| entry.complete(side));
     }
 
     /// Records the status of a response of the agent's own.
     pub(crate) fn own_response(&self, status: StatusCode) {
-        self.edit(|exchange| exchange.status = Some(status.as_u16()));
+        self.change(|entry| entry.edit().status = Some(status.as_u16()));
     }
 
     /// Records what became of the exchange.
     pub(crate) fn finished(&self, outcome: InspectedOutcome) {
         let (now, took) = (Instant::now(), self.began.elapsed());
-        self.change(|state| {
+        self.inspector.change(|state| {
             let InspectorState { ring, history, .. } = state;
             let is_failure = matches!(outcome, InspectedOutcome::Failed(..) | InspectedOutcome::Refused(..));
             let mut ended = EndedExchange { has_failed: is_failure, received: 0, sent: 0, took };
             ring.change(self.id, |entry| {
-                entry.edit(|exchange| {
-                    exchange.outcome = outcome;
-                    exchange.timings.whole = Some(took);
-                    ended.received = exchange.request_body.length;
-                    ended.sent = exchange.response_body.length;
-                    ended.has_failed |= exchange.status.is_some_and(|status| status >= 500);
-                });
+                let exchange = entry.edit();
+                exchange.outcome = outcome;
+                exchange.timings.whole = Some(took);
+                ended.received = exchange.request_body.length;
+                ended.sent = exchange.response_body.length;
+                ended.has_failed |= exchange.status.is_some_and(|status| status >= 500);
             });
             history.add(ended, now);
         });
         self.inspector.finished(|| self.inspector.exchange(self.id));
     }
+}
+
+fn set_answered(entry: &mut RecordEntry, trace: &AnswerTrace) {
+    let Answered { server, connect } = trace.get();
+    entry.set_upstream(server);
+    entry.edit().timings.connect = connect;
 }
 
 /// The content of a body behind this head.

@@ -1,7 +1,7 @@
 //! A recorded request, to be sent again.
 
 use super::Inspector;
-use super::record::{InspectedExchange, InspectedHeader};
+use super::record::InspectedExchange;
 
 /// A request to be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +42,11 @@ impl Inspector {
 
 fn replay(exchange: &InspectedExchange) -> Result<Replay, NotReplayable> {
     let body = &exchange.request_body;
-    let is_upgrade = exchange.request_headers.iter().any(|field| field.name == "upgrade");
+    let is_upgrade = exchange.request_headers.iter().any(|(name, _)| name == "upgrade");
     if is_upgrade {
         return Err(NotReplayable::Upgrade);
     }
-    if exchange.method.is_empty() || exchange.request_headers.is_empty() {
+    if exchange.request_headers.is_empty() {
         return Err(NotReplayable::Unread);
     }
     if body.is_cut() {
@@ -55,16 +55,20 @@ fn replay(exchange: &InspectedExchange) -> Result<Replay, NotReplayable> {
     if !body.is_complete {
         return Err(NotReplayable::Incomplete);
     }
-    let (kept, masked): (Vec<&InspectedHeader>, Vec<_>) =
-        exchange.request_headers.iter().partition(|field| field.value.is_some());
-    let field = |field: &&InspectedHeader| field.value.clone().map(|value| (field.name.clone(), value));
+    let (mut headers, mut left_out) = (Vec::new(), Vec::new());
+    for (name, value) in exchange.request_headers.iter() {
+        match value {
+            Some(value) => headers.push((name.to_owned(), value.to_owned())),
+            None => left_out.push(name.to_owned()),
+        }
+    }
     Ok(Replay {
         of: exchange.id,
         tunnel: exchange.tunnel.clone(),
-        method: exchange.method.clone(),
+        method: exchange.method.to_string(),
         url: exchange.url.clone(),
-        headers: kept.iter().filter_map(field).collect(),
+        headers,
         body: body.bytes.clone(),
-        left_out: masked.iter().map(|field| field.name.clone()).collect(),
+        left_out,
     })
 }

@@ -3,14 +3,22 @@
 use std::collections::VecDeque;
 
 use super::entry::RecordEntry;
-use super::record::InspectedExchange;
 
 /// The records that are kept in any case of memory, at most.
 const ENTRIES_MAX: usize = 10_000;
 
+/// Records whose memory is kept for new ones, at most.
+const SPARES_MAX: usize = 16;
+
+/// Records that made room, and are to be dropped.
+#[derive(Default)]
+pub(super) struct Gone(VecDeque<Box<RecordEntry>>);
+
 /// Records, by their numbers.
 pub(super) struct Ring {
-    entries: VecDeque<RecordEntry>,
+    /// Boxed: they are large, and move.
+    entries: VecDeque<Box<RecordEntry>>,
+    spares: VecDeque<Box<RecordEntry>>,
     /// The number of the oldest record, or of the next one where there is none.
     first: u64,
     used: usize,
@@ -22,32 +30,35 @@ pub(super) struct Ring {
 impl Ring {
     /// A ring whose records take up at most so many bytes.
     pub(super) fn new(max: usize) -> Self {
-        Ring { entries: VecDeque::new(), first: 1, used: 0, max, evicted: 0, version: 0 }
+        Ring { entries: VecDeque::new(), spares: VecDeque::new(), first: 1, used: 0, max, evicted: 0, version: 0 }
     }
 
-    /// Adds a record. Returns its number.
-    pub(super) fn push(&mut self, mut exchange: InspectedExchange) -> u64 {
+    /// Memory of a record that made room, for a new one.
+    pub(super) fn take_spare(&mut self) -> Option<Box<RecordEntry>> {
+        self.spares.pop_back()
+    }
+
+    /// Adds a record. Returns its number, and the records that made room: to be dropped where nothing waits for that.
+    pub(super) fn push(&mut self, mut entry: Box<RecordEntry>) -> (u64, Gone) {
         let id = self.first + self.entries.len() as u64;
-        exchange.id = id;
-        let mut entry = RecordEntry::new(exchange);
+        entry.edit().id = id;
         self.version += 1;
         entry.version = self.version;
         self.used += entry.bytes();
         self.entries.push_back(entry);
-        self.make_room();
-        id
+        (id, self.make_room())
     }
 
-    /// Changes a record, if it is still there.
-    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut RecordEntry)) {
-        let Some(index) = self.index(id) else { return };
+    /// Changes a record, if it is still there. Returns the records that made room.
+    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut RecordEntry)) -> Gone {
+        let Some(index) = self.index(id) else { return Gone::default() };
         let entry = &mut self.entries[index];
         let before = entry.bytes();
         change(entry);
         self.version += 1;
         entry.version = self.version;
         self.used = self.used + entry.bytes() - before;
-        self.make_room();
+        self.make_room()
     }
 
     /// Forgets all records. Numbers go on.
@@ -60,12 +71,12 @@ impl Ring {
 
     /// The record with this number.
     pub(super) fn get(&self, id: u64) -> Option<&RecordEntry> {
-        self.index(id).map(|index| &self.entries[index])
+        self.index(id).map(|index| &*self.entries[index])
     }
 
     /// All records, the oldest first.
     pub(super) fn entries(&self) -> impl DoubleEndedIterator<Item = &RecordEntry> {
-        self.entries.iter()
+        self.entries.iter().map(|entry| &**entry)
     }
 
     fn index(&self, id: u64) -> Option<usize> {
@@ -73,13 +84,21 @@ impl Ring {
         (index < self.entries.len()).then_some(index)
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self) -> Gone {
+        let mut gone = Gone::default();
         while self.used > self.max || self.entries.len() > ENTRIES_MAX {
-            let Some(oldest) = self.entries.pop_front() else { return };
+            let Some(mut oldest) = self.entries.pop_front() else { break };
             self.used -= oldest.bytes();
             self.first += 1;
             self.evicted += 1;
+            if self.spares.len() < SPARES_MAX {
+                oldest.recycle();
+                self.spares.push_back(oldest);
+            } else {
+                gone.0.push_back(oldest);
+            }
         }
+        gone
     }
 }
 
@@ -108,35 +127,18 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
     use crate::inspect::entry::{BodySide, ResponseContent};
-    use crate::inspect::record::{ExchangeTimings, InspectedBody, InspectedOutcome};
+    use crate::inspect::record::InspectedBody;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn exchange(url: &str) -> InspectedExchange {
-        InspectedExchange {
-            id: 0,
-            tunnel: None,
-            replay_of: None,
-            started: SystemTime::UNIX_EPOCH,
-            name: String::new(),
-            method: String::new(),
-            url: url.to_owned(),
-            request_headers: Vec::new(),
-            request_body: InspectedBody::default(),
-            status: None,
-            response_headers: Vec::new(),
-            response_body: InspectedBody::default(),
-            messages: Vec::new(),
-            messages_dropped: 0,
-            upstream: None,
-            verdict: String::new(),
-            timings: ExchangeTimings::default(),
-            outcome: InspectedOutcome::Pending,
-        }
+    fn exchange(url: &str) -> Box<RecordEntry> {
+        let mut entry = Box::new(RecordEntry::empty());
+        entry.begin(|exchange| exchange.url.push_str(url));
+        entry
     }
 
     fn urls(ring: &Ring) -> Vec<&str> {
@@ -155,7 +157,7 @@ mod tests {
             ring.push(exchange(url));
         }
         assert_eq!(urls(&ring), ["/1", "/2", "/3"]);
-        assert_eq!(ring.push(exchange("/4")), 4);
+        assert_eq!(ring.push(exchange("/4")).0, 4);
         assert_eq!((urls(&ring), ring.first_id(), ring.evicted()), (vec!["/2", "/3", "/4"], 2, 1));
         // A record that grows pushes out older ones, and in the end itself.
         ring.change(4, |entry| entry.append(BodySide::Request, &[7; 400], 1000, SECOND));
@@ -165,15 +167,29 @@ mod tests {
         ring.change(3, |entry| entry.append(BodySide::Request, &[7; 600], 1000, SECOND));
         ring.change(4, |entry| entry.append(BodySide::Response, &[7; 999], 1000, SECOND));
         assert_eq!((urls(&ring), ring.used(), ring.first_id()), (vec![], 0, 5));
-        assert_eq!(ring.push(exchange("/5")), 5);
+        assert_eq!(ring.push(exchange("/5")).0, 5);
         ring.clear();
-        assert_eq!((ring.push(exchange("/6")), ring.used()), (6, counted(&ring)));
+        assert_eq!((ring.push(exchange("/6")).0, ring.used()), (6, counted(&ring)));
+    }
+
+    #[test]
+    fn memory_of_records_that_made_room_is_used_again_and_counted() {
+        let mut ring = Ring::new(4000);
+        for round in 0..100 {
+            let mut entry = ring.take_spare().unwrap_or_else(|| exchange(""));
+            assert!(entry.peek().url.is_empty() && entry.peek().response_body == InspectedBody::default());
+            entry.begin(|exchange| exchange.url.push_str("/some/path"));
+            let (id, _) = ring.push(entry);
+            let size = if round % 3 == 0 { 2000 } else { 10 };
+            ring.change(id, |entry| entry.append(BodySide::Response, &vec![7; size], 4000, SECOND));
+            assert!(ring.used() == counted(&ring) && ring.used() <= 4000, "{round}");
+        }
     }
 
     #[test]
     fn a_body_is_kept_up_to_its_limit_and_counted_beyond() {
         let mut ring = Ring::new(1 << 20);
-        let id = ring.push(exchange("/"));
+        let (id, _) = ring.push(exchange("/"));
         for _ in 0..3 {
             ring.change(id, |entry| entry.append(BodySide::Response, b"hello", 12, SECOND));
         }
@@ -185,24 +201,23 @@ mod tests {
     #[test]
     fn of_messages_the_newest_are_kept() {
         let mut ring = Ring::new(1 << 20);
-        let id = ring.push(exchange("/"));
-        ring.change(id, |entry| entry.expect(ResponseContent::WebSocket, 300));
+        let (id, _) = ring.push(exchange("/"));
+        ring.change(id, |entry| entry.expect(ResponseContent::WebSocket, 400));
         for message in [b"\x81\x01a", b"\x81\x01b", b"\x81\x01c", b"\x81\x01d"] {
-            ring.change(id, |entry| entry.append(BodySide::Response, message, 300, SECOND));
+            ring.change(id, |entry| entry.append(BodySide::Response, message, 400, SECOND));
         }
         let kept = ring.get(id).unwrap().exchange();
         let texts: Vec<_> = kept.messages.iter().map(|message| message.data.as_slice()).collect();
         assert_eq!((texts, kept.messages_dropped), (vec![&b"b"[..], b"c", b"d"], 1));
-        ring.change(id, |entry| entry.edit(|exchange| exchange.url.push_str("long")));
         assert_eq!(ring.used(), counted(&ring));
     }
 
     #[test]
     fn each_change_has_a_version() {
         let mut ring = Ring::new(1 << 20);
-        let (one, two) = (ring.push(exchange("/1")), ring.push(exchange("/2")));
+        let (one, two) = (ring.push(exchange("/1")).0, ring.push(exchange("/2")).0);
         let seen = ring.version();
-        ring.change(one, |entry| entry.edit(|exchange| exchange.status = Some(200)));
+        ring.change(one, |entry| entry.edit().status = Some(200));
         let changed = |id| ring.get(id).unwrap().version > seen;
         assert!(changed(one) && !changed(two));
     }

@@ -14,14 +14,14 @@ pub(crate) struct AnswerTrace(Arc<Mutex<Answered>>);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answered {
     /// Its URL.
-    pub(crate) server: Option<String>,
+    pub(crate) server: Option<Arc<str>>,
     /// How long connecting took; none where a connection was used again.
     pub(crate) connect: Option<Duration>,
 }
 
 impl AnswerTrace {
     /// Records which server is asked.
-    pub(crate) fn asked(&self, server: String) {
+    pub(crate) fn asked(&self, server: Arc<str>) {
         *lock(&self.0) = Answered { server: Some(server), connect: None };
     }
 

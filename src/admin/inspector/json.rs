@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::admin::tunnel::rounded;
 use crate::inspect::{
-    HistorySample, InspectedBody, InspectedExchange, InspectedHeader, InspectedMessage, InspectedOutcome,
+    HistorySample, InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, InspectedOutcome,
     MessageDirection, MessageKind,
 };
 
@@ -31,11 +31,11 @@ pub(super) fn summary(exchange: &InspectedExchange) -> Value {
         "replay_of": exchange.replay_of,
         "started_ms": u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
         "request": exchange.name,
-        "method": exchange.method,
+        "method": exchange.method.as_str(),
         "url": exchange.url,
-        "host": header(&exchange.request_headers, "host"),
+        "host": exchange.request_headers.get("host"),
         "status": exchange.status,
-        "type": header(&exchange.response_headers, "content-type"),
+        "type": exchange.response_headers.get("content-type"),
         "request_bytes": exchange.request_body.length,
         "response_bytes": exchange.response_body.length,
         "took_ms": milliseconds(exchange.timings.whole),
@@ -49,14 +49,14 @@ pub(super) fn summary(exchange: &InspectedExchange) -> Value {
 pub(super) fn details(exchange: &InspectedExchange) -> Value {
     let mut value = summary(exchange);
     let timings = &exchange.timings;
-    value["request_headers"] = exchange.request_headers.iter().map(field).collect();
-    value["response_headers"] = exchange.response_headers.iter().map(field).collect();
+    value["request_headers"] = fields(&exchange.request_headers);
+    value["response_headers"] = fields(&exchange.response_headers);
     value["request_body"] = body(&exchange.request_body);
     value["response_body"] = body(&exchange.response_body);
     value["messages"] = exchange.messages.iter().map(message).collect();
     value["messages_dropped"] = exchange.messages_dropped.into();
-    value["upstream"] = exchange.upstream.clone().into();
-    value["verdict"] = exchange.verdict.as_str().into();
+    value["upstream"] = exchange.upstream.as_deref().into();
+    value["verdict"] = exchange.verdict.as_ref().into();
     value["timings_ms"] = json!({
         "queue": milliseconds(timings.queue),
         "connect": milliseconds(timings.connect),
@@ -66,12 +66,8 @@ pub(super) fn details(exchange: &InspectedExchange) -> Value {
     value
 }
 
-fn header<'a>(headers: &'a [InspectedHeader], name: &str) -> Option<&'a str> {
-    headers.iter().find(|field| field.name == name).and_then(|field| field.value.as_deref())
-}
-
-fn field(field: &InspectedHeader) -> Value {
-    json!([field.name, field.value])
+fn fields(headers: &InspectedHeaders) -> Value {
+    headers.iter().map(|(name, value)| json!([name, value])).collect()
 }
 
 fn body(body: &InspectedBody) -> Value {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::inspect::{InspectedBody, InspectedExchange, InspectedHeader};
+use crate::inspect::{InspectedBody, InspectedExchange};
 
 /// The value of a parameter in a query, decoded as forms encode it.
 pub(super) fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
@@ -76,10 +76,9 @@ impl Search {
 impl Term {
     fn matches(&self, exchange: &InspectedExchange) -> bool {
         let has_header = |text: &str| {
-            let fields = exchange.request_headers.iter().chain(&exchange.response_headers);
-            let holds = |field: &InspectedHeader| {
-                field.name.contains(text)
-                    || field.value.as_ref().is_some_and(|value| value.to_lowercase().contains(text))
+            let fields = exchange.request_headers.iter().chain(exchange.response_headers.iter());
+            let holds = |(name, value): (&str, Option<&str>)| {
+                name.contains(text) || value.is_some_and(|value| contains(value.as_bytes(), text.as_bytes()))
             };
             fields.into_iter().any(holds)
         };
@@ -89,14 +88,14 @@ impl Term {
         };
         let status = exchange.status.map(|status| status.to_string()).unwrap_or_default();
         match self {
-            Term::Method(text) => exchange.method.to_lowercase() == *text,
+            Term::Method(text) => exchange.method.as_str().eq_ignore_ascii_case(text),
             Term::Path(text) => exchange.url.to_lowercase().contains(text),
             Term::Status(text) => !status.is_empty() && status.starts_with(text),
             Term::Header(text) => has_header(text),
             Term::Body(text) => has_body(text),
             Term::Any(text) => {
                 exchange.url.to_lowercase().contains(text)
-                    || exchange.method.to_lowercase() == *text
+                    || exchange.method.as_str().eq_ignore_ascii_case(text)
                     || status == *text
                     || has_header(text)
                     || has_body(text)

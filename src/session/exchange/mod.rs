@@ -218,9 +218,9 @@ fn inspected(
 ) -> Result<Response, Failure> {
     let Some(recording) = recording else { return answer(request) };
     let (request, trace) = recording.request(request);
-    let answered = answer(request);
-    recording.asked(&trace);
-    answered.map(|response| recording.response(response))
+    answer(request)
+        .inspect_err(|_| recording.asked(&trace))
+        .map(|response| recording.response(response, &trace))
 }
 
 /// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was

@@ -68,7 +68,7 @@ impl Record {
                 method,
                 url: url(uri),
                 headers: Some(headers),
-                verdict: config.gate.decide(method, uri.path()).to_string(),
+                verdict: config.gate.decide(method, uri.path()).describe(),
                 replay_of,
             })
         });
@@ -113,7 +113,6 @@ impl Record {
     /// Records that the request has a worker.
     pub(super) fn begin(&mut self) {
         self.started = Instant::now();
-        self.recording.iter().for_each(Recording::begun);
     }
 
     /// Records that the agent refused the request.
@@ -290,7 +289,7 @@ pub(in crate::session) fn record_refusal(
         method: head.map_or(&Method::GET, |head| head.method),
         url: head.map_or("", |head| url(head.uri)),
         headers: head.map(|head| head.headers),
-        verdict: refusal.code().to_owned(),
+        verdict: refusal.code().into(),
         replay_of: None,
     });
     recording.own_response(refusal.status());

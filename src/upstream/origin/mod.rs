@@ -16,6 +16,7 @@ mod upload;
 mod url;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderValue};
@@ -78,6 +79,8 @@ impl Default for Timeouts {
 /// those to it. When it does not, the request's body is not sent.
 pub struct Origin {
     local: LocalUrl,
+    /// The URL as text, for the inspector.
+    name: Arc<str>,
     host: Option<HeaderValue>,
     tls: Option<TrustStore>,
     resolver: Resolver,
@@ -97,6 +100,7 @@ impl Origin {
     ) -> Self {
         let resolver = local.resolver();
         Origin {
+            name: local.to_string().into(),
             local,
             host,
             tls,
@@ -111,7 +115,7 @@ impl Origin {
     pub(crate) fn attempt(&self, request: Request, reached: impl Fn()) -> Result<Response, AttemptError> {
         let asked = Instant::now();
         let trace = request.extensions().get::<AnswerTrace>().cloned();
-        trace.iter().for_each(|trace| trace.asked(self.local.to_string()));
+        trace.iter().for_each(|trace| trace.asked(self.name.clone()));
         let connect = || {
             let begun = Instant::now();
             let connection = self.connect();
