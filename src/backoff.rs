@@ -16,7 +16,7 @@ const RETURN_TIME: Duration = Duration::from_secs(30);
 /// The longest delay between attempts within that time.
 const RETURN_EVERY: Duration = Duration::from_millis(500);
 
-/// The delays between attempts to connect, and their number.
+/// The delays between attempts to connect, each from 1 ms to 24 h, and their number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackoffConfig {
     /// The delay after a first failure, with up to half as much again at random; 1 s by default. While a gateway is
@@ -24,8 +24,8 @@ pub struct BackoffConfig {
     pub min: Duration,
     /// The longest delay, up to which it doubles; 30 s by default.
     pub max: Duration,
-    /// The consecutive failures of a session's connection after a first one before it is given up; a session that
-    /// lived for 10 s resets the count. 0: never; 10 by default.
+    /// The attempts in a row that may fail after a first failure before the session is given up; a session that lasted 10 s
+    /// resets the count. 0 means no limit; 10 by default, which takes about three minutes.
     pub max_retries: u32,
 }
 

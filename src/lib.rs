@@ -39,6 +39,17 @@
 //! body, token or whole tunnel ID. The libraries below it say more: cap the targets `ureq`, `ureq_proto`, `tungstenite`
 //! and `rustls` at `warn`, as the programs do.
 //!
+//! # Features
+//!
+//! | feature | what it brings |
+//! | --- | --- |
+//! | `tls` | `wss://` and `https://`; without it such URLs are an error of [`Builder::build`] |
+//! | `inspect` | the page of the [`Inspector`] at the admin server |
+//! | `gateway` | the reference gateway, as the module `gateway` |
+//! | `cli` | what the two programs need: command lines, signals, log |
+//!
+//! All are on by default; a program that embeds the agent takes `default-features = false, features = ["tls"]`.
+//!
 //! # Layers
 //!
 //! Imports point down this list, and a test holds it.
@@ -46,7 +57,7 @@
 //! | module | the question it answers |
 //! | --- | --- |
 //! | `cli` | what was typed: options, help, signals, log; feature `cli` |
-//! | [`gateway`] | the reference gateway; feature `gateway` |
+//! | `gateway` | the reference gateway; feature `gateway` |
 //! | `agent` | when to connect, to reconnect, to give up, to stop |
 //! | `admin` | how the agent reports what it is doing |
 //! | `session` | what happens on one WebSocket, and when |

@@ -55,7 +55,7 @@ impl Status {
 /// Whether there is a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Dialling, or waiting to dial again.
+    /// Dialling, waiting to dial again, or given up while other tunnels of the agent go on.
     Connecting,
     /// At least one WebSocket is open; the oldest since this time. The gateway may not have accepted the tunnel ID
     /// yet.

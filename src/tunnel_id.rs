@@ -11,7 +11,9 @@ const PURPOSE_MAX: usize = 64;
 
 /// A tunnel ID of the form `agent_{uuid}_{purpose}`.
 ///
-/// It is a credential: any program that knows it can serve the tunnel. So [`Display`](fmt::Display) and
+/// You make it yourself: of a random UUID, in small letters, and a purpose of 1 to 64 ASCII letters, digits and underscores;
+/// `agent new-id` prints one. Keep it: the tunnel's derived host name depends on it, and agents with the same ID serve the
+/// same tunnel. It is a credential: any program that knows it can serve the tunnel. So [`Display`](fmt::Display) and
 /// [`Debug`] show a masked form, and only [`expose`](Self::expose) gives the whole.
 ///
 /// ```

@@ -124,7 +124,7 @@ impl Builder {
         self
     }
 
-    /// Whether responses of the service tell in `Server-Timing` how long they took. Default: [`ServerTiming::Untold`].
+    /// Whether responses of the service tell in `Server-Timing` how long they took. Default: [`ServerTiming::Off`].
     pub fn server_timing(mut self, timing: ServerTiming) -> Self {
         self.server_timing = timing;
         self
@@ -196,8 +196,8 @@ impl Builder {
         self
     }
 
-    /// The rules that decide which requests pass, at most 1,024; the others are answered 403, or 400 when their path
-    /// can be read in more than one way. Default: all pass.
+    /// The rules that decide which requests pass, at most 1,024, in place of those of an earlier call; the others are answered
+    /// 403, or 400 when their path can be read in more than one way. Default: all pass.
     pub fn rules(mut self, rules: impl Into<Rules>) -> Self {
         self.rules = rules.into();
         self
@@ -229,8 +229,9 @@ impl Builder {
         self
     }
 
-    /// The largest message in either direction, in bytes, from 80 KiB to below 4 GiB. A larger one from the gateway
-    /// ends the session with close code 1009, a larger answer becomes an error. Default: 16 MiB.
+    /// The largest message in either direction, in bytes, from 80 KiB to below 4 GiB, with gateways that do not speak mux/2. A
+    /// larger one from the gateway ends the session with close code 1009, a larger answer becomes an error. Below 10 MiB,
+    /// lower [`max_enveloped_body`](Self::max_enveloped_body) too. Default: 16 MiB.
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.max_message = bytes;
         self
@@ -269,7 +270,8 @@ impl Builder {
     }
 
     /// Another tunnel that the agent serves, with names, gateways, local servers and rules of its own; 64 at most. Workers,
-    /// queue and admin server are the agent's: an option of theirs in `other` is an error of [`build`](Self::build).
+    /// streams, queue, admin server and inspector are the agent's: an option of theirs in `other` is an error of
+    /// [`build`](Self::build), and so is a tunnel ID that is there already.
     pub fn tunnel(mut self, other: Builder) -> Self {
         self.others.push(other);
         self

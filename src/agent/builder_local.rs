@@ -15,15 +15,16 @@ use crate::upstream::{self, BreakerConfig, HealthChecks, SiteNames, UpstreamAddr
 impl Builder {
     /// Forwards requests to this HTTP server. Each call adds a fallback, which is asked when those before it cannot
     /// be reached; 64 at most, with those of routes. Default: `http://127.0.0.1:8000`, also where only
-    /// [`route`](Self::route) is called. This, `route` and [`local_auto`](Self::local_auto) take the place of a
-    /// [`service`](Self::service) and the reverse: the last call counts.
+    /// [`route`](Self::route) is called. A later [`service`](Self::service) undoes this, `route` and
+    /// [`local_auto`](Self::local_auto), and each of them undoes an earlier `service`.
     pub fn local(self, url: LocalUrl) -> Self {
         self.server(String::new(), UpstreamAddress::Url(url))
     }
 
     /// Forwards requests whose path lies under this prefix, such as `/api`, to another HTTP server; among several
     /// prefixes the longest wins. Paths are passed on as they are. Each call with the same prefix adds a fallback for
-    /// it. A prefix has whole, decoded segments; any other is an error of [`build`](Self::build).
+    /// it. `/api` is for `/api` and `/api/x`, not for `/apix`; it is written decoded (a space, not `%20`). Any other prefix is
+    /// an error of [`build`](Self::build).
     pub fn route(mut self, prefix: &str, url: LocalUrl) -> Self {
         match upstream::prefix(prefix) {
             Ok(prefix) => self.server(prefix, UpstreamAddress::Url(url)),

@@ -60,11 +60,12 @@ pub struct Agent {
 /// Why an agent ended without having been asked to.
 #[derive(Debug)]
 pub enum RunError {
-    /// The gateway refused the agent's credentials: 401 or 403 on the upgrade.
+    /// The gateway refused the agent's credentials: 401 or 403 on the upgrade. One of several gateways or tunnels ends
+    /// nothing: it is not dialled again before a reload.
     Refused(StatusCode),
     /// The admin server cannot listen at this address.
     Admin(SocketAddr, io::Error),
-    /// The retries are used up. The text says what went wrong last.
+    /// The retries are used up, of the last gateway of the last tunnel. The text says what went wrong last.
     GaveUp(String),
     /// The system gives no more threads.
     Threads(io::Error),
@@ -276,8 +277,8 @@ impl Handle {
         self.0.control.hurry();
     }
 
-    /// Has the agent go on with another configuration, without losing a request or a session. Requests under way end as they
-    /// began. Local servers, routes, header fields, rules, guards, rate and tokens count for the next request or dial; where
+    /// Has the agent go on with another configuration, the whole of it, without losing a request or a session. Requests under
+    /// way end as they began. Local servers, routes, header fields, rules, guards, rate and tokens count for the next request or dial; where
     /// a session has to begin anew (another name, gateway, heartbeat or message size), another one is open before it ends.
     /// Tunnels are known by their tunnel IDs: one that is new is opened, one that is missing ends. The files that the
     /// configuration names are read again.
@@ -297,7 +298,8 @@ impl Handle {
         self.0.stuck()
     }
 
-    /// Waits until a gateway sends requests to each tunnel of the agent, at most `timeout`. Returns the status then, which
+    /// Waits until a gateway is ready to send requests to each tunnel of the agent, at most `timeout`; it does not start the
+    /// agent. Returns the status then, which
     /// tells where visitors reach the tunnel if the gateway says so; `None` when the time has elapsed, or the agent has
     /// ended.
     ///

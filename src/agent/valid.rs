@@ -232,7 +232,7 @@ impl Builder {
             ("backoff_max", self.backoff.max),
         ];
         match times.into_iter().find(|(_, time)| !(Timeouts::MIN..=Timeouts::MAX).contains(time)) {
-            Some((option, _)) => Err(ConfigError::range(option, "1ms to 1440m")),
+            Some((option, _)) => Err(ConfigError::range(option, "1ms to 24h (1440m)")),
             None => Ok(()),
         }
     }

@@ -30,7 +30,15 @@ pub(super) struct Ring {
 impl Ring {
     /// A ring whose records take up at most so many bytes.
     pub(super) fn new(max: usize) -> Self {
-        Ring { entries: VecDeque::new(), spares: VecDeque::new(), first: 1, used: 0, max, evicted: 0, version: 0 }
+        Ring {
+            entries: VecDeque::new(),
+            spares: VecDeque::new(),
+            first: 1,
+            used: 0,
+            max,
+            evicted: 0,
+            version: 0,
+        }
     }
 
     /// Memory of a record that made room, for a new one.

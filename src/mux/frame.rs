@@ -1,6 +1,6 @@
 //! One binary WebSocket message: type, flags, stream, payload.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use tungstenite::Bytes;
 
@@ -112,7 +112,12 @@ impl Reset {
 
 impl fmt::Display for Reset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.code, self.text.escape_debug())
+        write!(f, "{:?}: ", self.code)?;
+        // A quote is harmless, and has no backslash.
+        self.text.chars().try_for_each(|c| match c {
+            '\'' | '"' => f.write_char(c),
+            c => c.escape_debug().try_for_each(|c| f.write_char(c)),
+        })
     }
 }
 

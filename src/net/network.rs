@@ -5,6 +5,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A CIDR block (RFC 4632, RFC 4291 §2.3), `10.0.0.0/8` or `2001:db8::/32`, or a single address.
+///
+/// ```
+/// let network: tunnel_agent::Network = "10.0.0.0/8".parse()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -28,6 +33,8 @@ impl fmt::Display for InvalidNetwork {
         )
     }
 }
+
+impl std::error::Error for InvalidNetwork {}
 
 impl FromStr for Network {
     type Err = InvalidNetwork;

@@ -63,10 +63,15 @@ impl Body {
         Body::from_reader(FailingReader(Some(error)), Some(length))
     }
 
-    /// Reads the body to its end, or fails with [`FailureKind::TooLarge`] past `max` bytes.
+    /// Reads the body to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::TooLarge`] past `max` bytes, [`FailureKind::Truncated`] for a body that breaks off or is longer than its
+    /// stated length. A service that returns it answers 502: to a request that is too large, answer 413 yourself.
     pub fn into_bytes(self, max: usize) -> Result<Vec<u8>, Failure> {
         let too_large = || {
-            let text = format!("the response body is larger than {max} bytes");
+            let text = format!("the body is larger than {max} bytes");
             Failure::new(FailureKind::TooLarge, text).with_advice(Advice::EnvelopedBody)
         };
         let (mut reader, length) = match self.0 {

@@ -71,7 +71,8 @@ impl Cancellation {
         state.reason.is_none()
     }
 
-    /// Cancels the request.
+    /// Sets the token and runs the hook, as the agent does: for tests, and for a service that calls another one. It does not
+    /// end the request.
     pub fn cancel(&self) {
         self.cancel_for(CancelReason::ClientGone);
     }

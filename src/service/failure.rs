@@ -6,7 +6,8 @@ use std::{fmt, io};
 use crate::advice::Advice;
 
 /// A reason why a request got no response. Its text reaches the visitor, behind "Failed to forward request to local
-/// server: ". A service of one's own mostly needs the kinds `Internal`, `Timeout` and `BadRequest`.
+/// server: ". Your own service mostly needs the kinds `Internal`, `Timeout` and `BadRequest`; the others are about local
+/// servers. To answer with another status, return a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     kind: FailureKind,
@@ -142,7 +143,7 @@ impl Failure {
             return failure.clone();
         }
         let of = length.map(|length| format!(" of {length}")).unwrap_or_default();
-        let text = format!("the response body broke off after {read}{of} bytes: {error}");
+        let text = format!("the body broke off after {read}{of} bytes: {error}");
         Failure::new(FailureKind::Truncated, text)
     }
 }

@@ -40,8 +40,8 @@ pub(super) struct Credits {
 /// The bytes that answers take up.
 #[derive(Debug, Default)]
 struct AnswerCredit {
-    direct: usize,
-    held: usize,
+    direct_used: usize,
+    held_used: usize,
     /// The place whose turn it is.
     turn: u64,
     /// The session has ended.
@@ -53,8 +53,11 @@ impl AnswerCredit {
     fn take(&mut self, place: Option<u64>, bytes: usize, max: usize) -> Option<BudgetKind> {
         let is_held = place.is_some_and(|place| place > self.turn);
         let its_turn = place.is_some_and(|place| place <= self.turn);
-        let (used, budget) =
-            if is_held { (&mut self.held, BudgetKind::Held) } else { (&mut self.direct, BudgetKind::Direct) };
+        let (used, budget) = if is_held {
+            (&mut self.held_used, BudgetKind::Held)
+        } else {
+            (&mut self.direct_used, BudgetKind::Direct)
+        };
         let fits = its_turn || *used == 0 || *used + bytes <= max;
         fits.then(|| {
             *used += bytes;
@@ -83,8 +86,8 @@ impl Drop for Reservation {
         let bytes = self.bytes;
         match self.budget {
             BudgetKind::Control => drop(self.credits.control.fetch_sub(bytes, Ordering::Relaxed)),
-            BudgetKind::Direct => self.credits.change(|answers| answers.direct -= bytes),
-            BudgetKind::Held => self.credits.change(|answers| answers.held -= bytes),
+            BudgetKind::Direct => self.credits.change(|answers| answers.direct_used -= bytes),
+            BudgetKind::Held => self.credits.change(|answers| answers.held_used -= bytes),
         }
     }
 }
@@ -162,14 +165,14 @@ mod tests {
         let mut credit = AnswerCredit::default();
         assert_eq!(credit.take(None, 1000, MAX), Some(BudgetKind::Direct));
         assert_eq!(credit.take(None, 1, MAX), None);
-        credit.direct = 99;
+        credit.direct_used = 99;
         assert_eq!(credit.take(None, 1, MAX), Some(BudgetKind::Direct));
         assert_eq!(credit.take(None, 1, MAX), None);
     }
 
     #[test]
     fn held_answers_have_a_budget_of_their_own() {
-        let mut credit = AnswerCredit { direct: MAX, turn: 3, ..AnswerCredit::default() };
+        let mut credit = AnswerCredit { direct_used: MAX, turn: 3, ..AnswerCredit::default() };
         assert_eq!(credit.take(Some(5), 60, MAX), Some(BudgetKind::Held));
         assert_eq!(credit.take(Some(4), 60, MAX), None);
         assert_eq!(credit.take(None, 1, MAX), None);
@@ -177,7 +180,8 @@ mod tests {
 
     #[test]
     fn the_answer_whose_turn_it_is_never_waits() {
-        let mut credit = AnswerCredit { direct: MAX, held: MAX, turn: 3, ..AnswerCredit::default() };
+        let mut credit =
+            AnswerCredit { direct_used: MAX, held_used: MAX, turn: 3, ..AnswerCredit::default() };
         assert_eq!(credit.take(Some(3), 1000, MAX), Some(BudgetKind::Direct));
         assert_eq!(credit.take(Some(4), 1, MAX), None);
         credit.turn = 4;

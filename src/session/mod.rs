@@ -15,20 +15,20 @@
 //! same way, and the worker reads and writes the stream as it goes. The writer takes what is queued there behind the
 //! events.
 //!
-//! Data goes round once, in one direction. The reader never writes and never waits for the writer: two ends that do so
-//! wait for each other for ever once both directions are full.
+//! The reader never writes, and never waits for the writer: two peers whose readers do so wait for each other for ever once
+//! both directions are full.
 
 mod credit;
 mod end;
 mod exchange;
+mod handle;
 mod order;
 mod pace;
 mod ping;
 mod reader;
 mod state;
 mod ticket;
-mod timer;
-mod wire;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,10 +39,10 @@ pub use self::exchange::ACCESS_LOG;
 use self::exchange::Exchange;
 #[cfg(feature = "inspect")]
 pub(crate) use self::exchange::replay;
+pub(crate) use self::handle::SessionHandle;
 pub use self::order::Correlation;
 pub use self::state::Heartbeat;
-pub(crate) use self::timer::Session;
-pub(crate) use self::wire::SessionHandle;
+pub(crate) use self::writer::Session;
 use crate::guard::{Gate, Refusal};
 use crate::inspect::Inspector;
 use crate::link::DialError;
@@ -69,10 +69,10 @@ pub enum FailureReply {
 pub enum ServerTiming {
     /// They do not.
     #[default]
-    Untold,
+    Off,
     /// The field gets `tunnel`, the time from taking the request on to the head of its response, and `upstream`, the local
     /// server's part of it, in milliseconds.
-    Told,
+    On,
 }
 
 /// How a session behaves, from its start to its end.
@@ -87,7 +87,7 @@ pub(crate) struct SessionConfig {
     pub(crate) max_without_id: u64,
     /// A random name that tells this process from another one of the same tunnel.
     pub(crate) instance: String,
-    /// The name that the tunnel would like.
+    /// The name that the tunnel asks for.
     pub(crate) name: Option<TunnelName>,
 }
 
@@ -159,7 +159,7 @@ pub(crate) trait Supervisor {
     /// The gateway has told where visitors reach the tunnel.
     fn named(&mut self, told: &TunnelUrl);
 
-    /// The gateway has the session among those to which it sends requests.
+    /// The gateway sends requests to the session from now on: a `welcome` has come, or none within a second.
     fn opened(&mut self);
 
     /// The gateway is about to stop, for this reason.

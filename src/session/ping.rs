@@ -16,8 +16,8 @@ pub(super) fn sent(payload: &[u8], came: Duration) -> Option<Duration> {
     (sent <= micros(came)).then(|| Duration::from_micros(sent))
 }
 
-/// A time cut to the microseconds that a ping carries.
-pub(super) fn told(sent: Duration) -> Duration {
+/// Truncates a time to the microseconds that a ping carries.
+pub(super) fn truncated(sent: Duration) -> Duration {
     Duration::from_micros(micros(sent))
 }
 

@@ -11,8 +11,8 @@ use tungstenite::Bytes;
 
 use super::credit::CONTROL_MAX;
 use super::exchange::{Exchange, RefusedHead, encode_own, record_refusal};
+use super::handle::{SessionHandle, WireEvent};
 use super::ticket::Ticket;
-use super::wire::{SessionHandle, WireEvent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, ping};
 use crate::advice::Advice;
 use crate::guard::{Candidate, Recipient, Refusal, validate, validate_head};
@@ -49,7 +49,7 @@ pub(super) struct SessionReader {
     /// When the session began.
     pub(super) began: Instant,
     /// The gateway sent an `error`: what it sends behind it changes nothing.
-    pub(super) has_given_up: bool,
+    pub(super) gateway_has_failed: bool,
     /// The log was told that requests without an ID overlap.
     pub(super) has_warned_of_overlap: bool,
 }
@@ -110,7 +110,7 @@ impl SessionReader {
                 let frame = frame.map(|(code, reason)| (code, self.masked(&reason)));
                 Err(SessionEnd::ClosedByGateway(frame))
             }
-            _ if self.has_given_up => Ok(()),
+            _ if self.gateway_has_failed => Ok(()),
             Received::Text(text) => self.take_text(&text),
             Received::Ping(payload) => self.session.tell_ping(&payload),
             Received::Binary(message) => self.take_frame(&message),
@@ -136,7 +136,7 @@ impl SessionReader {
         match envelope.message_type.as_ref() {
             request::TYPE => self.take_request(&envelope),
             answer::ERROR => {
-                self.has_given_up = true;
+                self.gateway_has_failed = true;
                 let text: String =
                     envelope.payload().unwrap_or_default().chars().take(ERROR_TEXT_MAX).collect();
                 self.session.tell(WireEvent::End(SessionEnd::GatewayError(self.masked(&text))));
@@ -265,7 +265,8 @@ impl SessionReader {
         mux.answer(number, fin, head, &body);
     }
 
-    /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer.
+    /// Admits a request in an envelope. Every one, however broken, gets a ticket and thereby one answer, unless so many wait for
+    /// their turn that the session ends.
     fn take_request(&mut self, envelope: &Envelope<'_>) -> Result<(), SessionEnd> {
         let config = self.exchanges.get();
         let payload = envelope.payload();

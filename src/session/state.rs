@@ -27,7 +27,7 @@ const SLACK_TIME: Duration = Duration::from_secs(1);
 
 /// The time that a draining session waits for streams that were opened before the gateway received its first GOAWAY
 /// (compare RFC 9113 §6.8).
-const CROSSING_TIME: Duration = Duration::from_secs(1);
+const BARRIER_TIME: Duration = Duration::from_secs(1);
 
 /// How long the gateway may take to answer after the machine slept.
 const PROBE_TIME: Duration = Duration::from_secs(3);
@@ -71,20 +71,20 @@ enum CloseReply {
 #[derive(Debug)]
 enum SessionPhase {
     Open,
-    Draining { until: Instant, why: &'static str, crossing: Crossing },
+    Draining { until: Instant, why: &'static str, barrier: DrainBarrier },
     Closing { until: Instant, reply: CloseReply, end: SessionEnd },
     Ended(SessionEnd),
 }
 
 /// Whether requests may still arrive that were sent before the gateway heard of the drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Crossing {
+pub(super) enum DrainBarrier {
     /// A ping is to be sent, whose pong says that all of them have arrived.
-    Unasked,
+    PingDue,
     /// It was sent so long after the session's start, and is waited for until this time.
-    Asked(Duration, Instant),
+    AwaitingPong(Duration, Instant),
     /// None may, or they need not be waited for.
-    Settled,
+    Passed,
 }
 
 /// How much the kernel holds back unsent.
@@ -154,9 +154,9 @@ impl SessionState {
 
     /// The pong came of a ping that was sent so long after the session's start.
     pub(super) fn pong(&mut self, sent: Duration) {
-        if let SessionPhase::Draining { crossing, why, .. } = &mut self.phase {
-            if matches!(crossing, Crossing::Asked(asked, _) if sent >= *asked) {
-                *crossing = Crossing::Settled;
+        if let SessionPhase::Draining { barrier, why, .. } = &mut self.phase {
+            if matches!(barrier, DrainBarrier::AwaitingPong(asked, _) if sent >= *asked) {
+                *barrier = DrainBarrier::Passed;
                 self.last_stream = Some(why);
             }
         }
@@ -169,9 +169,9 @@ impl SessionState {
     }
 
     /// Finish what runs until this time at most, then close. A later call can only shorten it.
-    pub(super) fn drain(&mut self, until: Instant, why: &'static str, crossing: Crossing) {
+    pub(super) fn drain(&mut self, until: Instant, why: &'static str, barrier: DrainBarrier) {
         match &mut self.phase {
-            SessionPhase::Open => self.phase = SessionPhase::Draining { until, why, crossing },
+            SessionPhase::Open => self.phase = SessionPhase::Draining { until, why, barrier },
             SessionPhase::Draining { until: earlier, .. } => *earlier = until.min(*earlier),
             SessionPhase::Closing { end, .. } => *end = SessionEnd::Shutdown,
             SessionPhase::Ended(_) => {}
@@ -251,8 +251,8 @@ impl SessionState {
             SessionPhase::Ended(end) => return NextStep::End(end.clone()),
             SessionPhase::Closing { until, end, .. } if now >= *until => return NextStep::End(end.clone()),
             SessionPhase::Closing { until, .. } => return NextStep::Wait(*until),
-            SessionPhase::Draining { until, why, crossing }
-                if now >= *until || (outstanding == 0 && *crossing == Crossing::Settled) =>
+            SessionPhase::Draining { until, why, barrier }
+                if now >= *until || (outstanding == 0 && *barrier == DrainBarrier::Passed) =>
             {
                 // Answers that are not written yet have the rest of the time.
                 let (until, why) = ((*until).max(now + CLOSE_WAIT), *why);
@@ -264,14 +264,16 @@ impl SessionState {
                 );
                 return self.step(now, outstanding);
             }
-            SessionPhase::Draining { crossing: Crossing::Unasked, .. } => return self.ask_for_crossing(now),
+            SessionPhase::Draining { barrier: DrainBarrier::PingDue, .. } => return self.send_barrier(now),
             // A gateway that does not answer has had its time.
-            SessionPhase::Draining { crossing: Crossing::Asked(sent, limit), .. } if now >= *limit => {
+            SessionPhase::Draining { barrier: DrainBarrier::AwaitingPong(sent, limit), .. }
+                if now >= *limit =>
+            {
                 let sent = *sent;
                 self.pong(sent);
                 return self.step(now, outstanding);
             }
-            SessionPhase::Draining { until, crossing: Crossing::Asked(_, limit), .. } => {
+            SessionPhase::Draining { until, barrier: DrainBarrier::AwaitingPong(_, limit), .. } => {
                 Some(*until.min(limit))
             }
             SessionPhase::Draining { until, .. } => Some(*until),
@@ -290,10 +292,10 @@ impl SessionState {
     }
 
     /// Sends a ping, whose pong comes behind all that was sent before the gateway heard of the drain.
-    fn ask_for_crossing(&mut self, now: Instant) -> NextStep {
+    fn send_barrier(&mut self, now: Instant) -> NextStep {
         let sent = now - self.began;
-        if let SessionPhase::Draining { crossing, .. } = &mut self.phase {
-            *crossing = Crossing::Asked(ping::told(sent), now + CROSSING_TIME);
+        if let SessionPhase::Draining { barrier, .. } = &mut self.phase {
+            *barrier = DrainBarrier::AwaitingPong(ping::truncated(sent), now + BARRIER_TIME);
         }
         NextStep::Send(Outbound::Ping(ping::payload(sent)))
     }
@@ -449,7 +451,7 @@ mod tests {
     #[test]
     fn drains_until_everything_is_answered() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
+        t.state.drain(t.at(11.0), STOPPING, DrainBarrier::Passed);
         t.waits(1.0, 2, 11.0);
         t.sends(3.0, Outbound::Close(1001, "the agent is stopping"));
         t.waits(3.0, 0, 11.0);
@@ -464,7 +466,7 @@ mod tests {
         let mut t = Transcript::new();
         t.state.heard(t.at(1.0));
         t.pings(15.0);
-        t.state.drain(t.at(30.0), STOPPING, Crossing::Unasked);
+        t.state.drain(t.at(30.0), STOPPING, DrainBarrier::PingDue);
         // A clock is finer than what a ping tells.
         let step = t.state.step(t.at(20.000_000_9), 0);
         let NextStep::Send(Outbound::Ping(payload)) = step else { panic!("no ping: {step:?}") };
@@ -482,20 +484,20 @@ mod tests {
     #[test]
     fn a_gateway_that_answers_no_ping_holds_a_drain_up_for_a_second() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(10.0), STOPPING, Crossing::Unasked);
+        t.state.drain(t.at(10.0), STOPPING, DrainBarrier::PingDue);
         t.pings(1.0);
         assert_eq!(t.state.step(t.at(2.0), 0), NextStep::LastStream(STOPPING));
         t.sends(2.0, Outbound::Close(1001, STOPPING));
         // A drain without time does not wait.
         let mut t = Transcript::new();
-        t.state.drain(t.at(0.0), STOPPING, Crossing::Unasked);
+        t.state.drain(t.at(0.0), STOPPING, DrainBarrier::PingDue);
         t.sends(0.0, Outbound::Close(1001, STOPPING));
     }
 
     #[test]
     fn the_drain_has_an_end_and_so_has_the_wait_for_the_reply() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
+        t.state.drain(t.at(11.0), STOPPING, DrainBarrier::Passed);
         assert_eq!(
             t.state.step(t.at(11.0), 2),
             NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
@@ -507,9 +509,9 @@ mod tests {
     #[test]
     fn a_second_signal_skips_the_drain() {
         let mut t = Transcript::new();
-        t.state.drain(t.at(11.0), STOPPING, Crossing::Settled);
+        t.state.drain(t.at(11.0), STOPPING, DrainBarrier::Passed);
         t.waits(1.0, 2, 11.0);
-        t.state.drain(t.at(2.0), STOPPING, Crossing::Settled);
+        t.state.drain(t.at(2.0), STOPPING, DrainBarrier::Passed);
         assert_eq!(
             t.state.step(t.at(2.0), 2),
             NextStep::Send(Outbound::Close(1001, "the agent is stopping"))
@@ -562,7 +564,7 @@ mod tests {
         let mut t = Transcript::new();
         t.state.end(SessionEnd::ClosedByGateway(None), t.at(1.0));
         t.sends(1.0, Outbound::Close(1000, ""));
-        t.state.drain(t.at(9.0), STOPPING, Crossing::Settled);
+        t.state.drain(t.at(9.0), STOPPING, DrainBarrier::Passed);
         t.ends(2.0, SessionEnd::Shutdown);
     }
 }

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::SessionEnd;
-use super::wire::{EncodedReply, SessionHandle, WireEvent};
+use super::handle::{EncodedReply, SessionHandle, WireEvent};
 use crate::guard::{Recipient, Refusal};
 use crate::protocol::{RequestId, RequestName, ResponseMessage, answer};
 use crate::service::FORWARD_FAILED;
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::session::credit::Reservation;
-    use crate::session::wire::{Inbox, channel};
+    use crate::session::handle::{Inbox, channel};
 
     /// The next answer's text.
     #[track_caller]

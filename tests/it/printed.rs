@@ -83,7 +83,7 @@ fn the_scripts_of_services_and_of_bash_are_such() {
          try agent check --log-format ''; try agent --workers ''\n",
     );
     let output = Command::new("bash").arg("try").current_dir(&folder.0).output().unwrap();
-    let completed = "http explain check discover new-id health print\nprint\nunit\nbash zsh fish\n--gateway\ntext json\n\n";
+    let completed = "http explain check discover new-id health tail replay print\nprint\nunit\nbash zsh fish\n--gateway\ntext json\n\n";
     assert_eq!(String::from_utf8_lossy(&output.stdout), completed);
 }
 

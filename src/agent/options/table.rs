@@ -263,8 +263,8 @@ pub(crate) static OPTIONS: &[AgentOption] = &[
         },
     ),
     option("server_timing", "", "tells pages in Server-Timing how long responses took", |builder, text| {
-        let (told, untold) = (ServerTiming::Told, ServerTiming::Untold);
-        put(&mut builder.server_timing, switch(text).map(|is_on| if is_on { told } else { untold }))
+        let (on, off) = (ServerTiming::On, ServerTiming::Off);
+        put(&mut builder.server_timing, switch(text).map(|is_on| if is_on { on } else { off }))
     }),
     option("max_retries", "N", "tries after a first failure; 0 for no end; default 10", |builder, text| {
         put(&mut builder.backoff.max_retries, own_text(count(text)))

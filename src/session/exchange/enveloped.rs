@@ -8,16 +8,16 @@ use time::OffsetDateTime;
 
 use super::{
     Abandonment, Context, Outcome, Reply, Served, Unserved, is_bodiless, keep_length_of_get, refuse_interim,
-    strip_hop_by_hop,
+    strip_hop_by_hop, strip_request,
 };
 use crate::advice::Advice;
 use crate::guard::{Recipient, Refusal, failure_response};
-use crate::http1::fields::{is_event_stream, remove_hop_by_hop};
+use crate::http1::fields::is_event_stream;
 use crate::metrics::Metrics;
 use crate::protocol::{EnvelopeTooLarge, ResponseMessage, answer, make_utf8};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
+use crate::session::handle::{EncodedReply, SessionHandle};
 use crate::session::ticket::Ticket;
-use crate::session::wire::{EncodedReply, SessionHandle};
 use crate::session::{FailureReply, SessionEnd};
 
 /// How long a response's body may take in any case. The visitor sees nothing of it before all of it has come, and it
@@ -109,7 +109,8 @@ impl Enveloped {
             FailureReply::Error if failure.kind() != FailureKind::TextOnly => None,
             FailureReply::Error | FailureReply::Response => {
                 let (parts, body) = failure_response(failure, &text, &self.recipient).into_parts();
-                let body = body.as_bytes().filter(|_| self.method != Method::HEAD).unwrap_or_default();
+                let body = body.as_bytes().filter(|_| !is_bodiless(&self.method, parts.status));
+                let body = body.unwrap_or_default();
                 self.envelope(&parts, body).ok()
             }
         };
@@ -118,8 +119,8 @@ impl Enveloped {
 }
 
 impl Reply for Enveloped {
-    fn is_abandoned(&self) -> bool {
-        self.ticket.is_dead()
+    fn abandoned(&self) -> Option<Abandonment> {
+        self.ticket.is_dead().then_some(Abandonment::SessionLost)
     }
 
     fn refuse(self: Box<Self>, refusal: &Refusal, _: &Metrics) -> Result<(), SessionEnd> {
@@ -131,8 +132,7 @@ impl Reply for Enveloped {
         let length = request.body().length();
         context.metrics.received(usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX));
         let headers = request.headers_mut();
-        remove_hop_by_hop(headers);
-        headers.remove(header::EXPECT);
+        strip_request(headers);
         let was_stated = headers.remove(header::CONTENT_LENGTH).is_some();
         if let Some(length) = length.filter(|_| was_stated) {
             headers.insert(header::CONTENT_LENGTH, length.into());

@@ -1,10 +1,9 @@
 //! One request and its response: prepare → call → reply → record, for both ways in which a request comes.
 //!
 //! ```text
-//!                ┌───────────── Reply ─────────────┐          ┌──────────── Reply ────────────┐
-//! Exchange ──▶   │ prepare: the service's request  │ ─ call ─▶│ pass_on: sends or collects    │ ─▶ record
-//!                │   enveloped │ streamed          │          │ finish: ends it, or says why  │
-//!                └─────────────────────────────────┘          └───────────────────────────────┘
+//! Exchange ──▶ Reply::prepare ──▶ service ──▶ Reply::pass_on ──▶ Reply::judge ──▶ Record ──▶ Reply::finish
+//!              the request                    sends the response  what the gateway   counts,  what is still
+//!                                             or collects it      gave up meanwhile  logs     to be sent
 //! ```
 //!
 //! Of the steps, the two implementations of [`Reply`] alone know envelopes or streams. The outcome is recorded
@@ -12,7 +11,7 @@
 //! is.
 
 mod enveloped;
-mod limit;
+mod limited_body;
 mod record;
 #[cfg(feature = "inspect")]
 mod replayed;
@@ -23,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, request, response};
 
 use self::enveloped::Enveloped;
@@ -36,7 +36,7 @@ pub(crate) use self::streamed::encode_own;
 use super::ticket::Ticket;
 use super::{ExchangeConfig, ServerTiming, SessionEnd};
 use crate::guard::{CorsAnswer, Refusal};
-use crate::http1::fields::{keep_one_length, remove_hop_by_hop, remove_overridden_length};
+use crate::http1::fields::{HTTP2_SETTINGS, keep_one_length, remove_hop_by_hop, remove_overridden_length};
 use crate::http1::{append_server_timing, has_no_body};
 use crate::inspect::Recording;
 use crate::metrics::Metrics;
@@ -102,8 +102,8 @@ type Outcome = Result<Served, Unserved>;
 
 /// The transport of one answer.
 trait Reply: fmt::Debug + Send {
-    /// Whether the answer is not awaited any more.
-    fn is_abandoned(&self) -> bool;
+    /// Why the answer is not awaited any more, if it is not.
+    fn abandoned(&self) -> Option<Abandonment>;
 
     /// Answers a request that does not run, without waiting. Fails when the gateway has stopped reading what the agent
     /// sends.
@@ -163,7 +163,7 @@ impl Exchange {
 
     /// Whether the answer is not awaited any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.reply.is_abandoned()
+        self.reply.abandoned().is_some()
     }
 
     /// Gives back what the request took of the rate: it does not run.
@@ -173,7 +173,8 @@ impl Exchange {
 
     /// Answers a request that the pool did not run. Fails when the gateway has stopped reading what the agent sends.
     pub(crate) fn refuse(self, reason: RefusalReason) -> Result<(), SessionEnd> {
-        if self.is_abandoned() {
+        if let Some(why) = self.reply.abandoned() {
+            self.record.record(&Err(Unserved::Abandoned(why)));
             return Ok(());
         }
         let refusal = match reason {
@@ -188,9 +189,9 @@ impl Exchange {
     /// Has the service answer the request, and sends the answer to the session that the request came from.
     pub(crate) fn run(self) {
         let Exchange { mut reply, mut record, cors } = self;
-        if reply.is_abandoned() {
+        if let Some(why) = reply.abandoned() {
             // The service need not hear of it.
-            return;
+            return record.record(&Err(Unserved::Abandoned(why)));
         }
         record.begin();
         let (config, metrics) = (record.config().clone(), record.metrics().clone());
@@ -223,8 +224,9 @@ fn inspected(
         .map(|response| recording.response(response, &trace))
 }
 
-/// Answers a request: a preflight by itself, and every other by the service. What a preflight is was decided when it was
-/// admitted, past password and rules, by the fields that it had then.
+/// Answers a request: a preflight by itself, and every other by the service. Whether it is a preflight was decided when it was
+/// admitted, by the fields that it had then: a preflight is admitted without a password and without the rules, and never
+/// reaches the service.
 fn answer(
     request: Request,
     cors: Option<Box<CorsAnswer>>,
@@ -243,7 +245,7 @@ fn call(request: Request, context: &Context<'_>) -> Result<Response, Failure> {
     let mut response = context.config.service.call(request)?;
     let upstream = start.elapsed();
     context.metrics.upstream_took(upstream);
-    if context.config.server_timing == ServerTiming::Told {
+    if context.config.server_timing == ServerTiming::On {
         let times = [("tunnel", context.admitted.elapsed()), ("upstream", upstream)];
         append_server_timing(response.headers_mut(), &times);
     }
@@ -270,6 +272,14 @@ fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD || has_no_body(status)
 }
 
+/// Removes the fields of a request that concern the connection to the gateway alone (RFC 9110 §7.6.1), and those that the
+/// agent itself answers: `Expect`, and an upgrade to HTTP/2.
+fn strip_request(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+    headers.remove(header::EXPECT);
+    headers.remove(HTTP2_SETTINGS);
+}
+
 /// Removes the fields that concerned the connection to the service alone (RFC 9110 §7.6.1).
 fn strip_hop_by_hop(parts: &mut response::Parts) {
     remove_overridden_length(&mut parts.headers);
@@ -281,6 +291,6 @@ fn strip_hop_by_hop(parts: &mut response::Parts) {
 fn keep_length_of_get(parts: &mut response::Parts) {
     keep_one_length(&mut parts.headers);
     if parts.status == StatusCode::NO_CONTENT {
-        parts.headers.remove(http::header::CONTENT_LENGTH);
+        parts.headers.remove(header::CONTENT_LENGTH);
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use http::{header, request};
 
 use super::record::{Admitted, Record};
-use super::{Context, Exchange, Outcome, Reply, Served, Unserved, refuse_interim};
+use super::{
+    Abandonment, Context, Exchange, Outcome, Reply, Served, Unserved, refuse_interim, strip_request,
+};
 use crate::guard::Refusal;
-use crate::http1::fields::remove_hop_by_hop;
 use crate::inspect::Recording;
 use crate::metrics::Metrics;
 use crate::protocol::RequestName;
@@ -52,8 +53,8 @@ struct Replayed {
 }
 
 impl Reply for Replayed {
-    fn is_abandoned(&self) -> bool {
-        false
+    fn abandoned(&self) -> Option<Abandonment> {
+        None
     }
 
     fn refuse(self: Box<Self>, _: &Refusal, _: &Metrics) -> Result<(), SessionEnd> {
@@ -67,8 +68,7 @@ impl Reply for Replayed {
         }
         let (empty, ()) = http::Request::new(()).into_parts();
         let mut head = std::mem::replace(&mut self.head, empty);
-        remove_hop_by_hop(&mut head.headers);
-        head.headers.remove(header::EXPECT);
+        strip_request(&mut head.headers);
         if head.headers.remove(header::CONTENT_LENGTH).is_some() || !body.is_empty() {
             head.headers.insert(header::CONTENT_LENGTH, body.len().into());
         }

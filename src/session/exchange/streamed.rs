@@ -7,16 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::{Method, StatusCode, header, request, response};
 use tungstenite::Bytes;
 
-use super::limit::{LimitedBody, exceeds, too_large};
+use super::limited_body::{LimitedBody, exceeds, too_large};
 use super::{
     Abandonment, Context, Outcome, PANICKED, Reply, Served, Unserved, is_bodiless, keep_length_of_get,
-    refuse_interim, strip_hop_by_hop,
+    refuse_interim, strip_hop_by_hop, strip_request,
 };
 use crate::guard::{Recipient, Refusal, failure_response};
 use crate::http1::MUX_HEAD_MAX;
-use crate::http1::fields::{
-    HTTP2_SETTINGS, InvalidLength, Upgrade, remove_hop_by_hop, set_upgrade, stated_length,
-};
+use crate::http1::fields::{InvalidLength, Upgrade, set_upgrade, stated_length};
 use crate::metrics::Metrics;
 use crate::mux::{Fin, Reset, ResetCode, Stream, StreamEnd, StreamError, encode_response_head};
 use crate::service::{Body, FORWARD_FAILED, Failure, FailureKind, Request, Response};
@@ -203,8 +201,8 @@ impl Streamed {
 }
 
 impl Reply for Streamed {
-    fn is_abandoned(&self) -> bool {
-        self.stream.abandoned().is_some()
+    fn abandoned(&self) -> Option<Abandonment> {
+        self.stream.abandoned().map(abandonment)
     }
 
     fn refuse(self: Box<Self>, refusal: &Refusal, metrics: &Metrics) -> Result<(), SessionEnd> {
@@ -221,9 +219,7 @@ impl Reply for Streamed {
             self.upgrade = Upgrade::asked_for(&self.head.method, &self.head.headers);
         }
         let headers = &mut self.head.headers;
-        remove_hop_by_hop(headers);
-        headers.remove(header::EXPECT);
-        headers.remove(HTTP2_SETTINGS);
+        strip_request(headers);
         if let Some(upgrade) = &self.upgrade {
             upgrade.set(headers);
         }

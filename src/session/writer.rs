@@ -12,11 +12,11 @@ use tungstenite::protocol::Role;
 
 use super::credit::Reservation;
 use super::exchange::Exchange;
+use super::handle::{self, DrainReason, EncodedReply, Inbox, WireEvent};
 use super::order::Order;
 use super::pace::{Pace, Speed};
 use super::reader::SessionReader;
-use super::state::{Crossing, NextStep, SessionState, Unsent};
-use super::wire::{self, Departure, EncodedReply, Inbox, WireEvent};
+use super::state::{DrainBarrier, NextStep, SessionState, Unsent};
 use super::{ExchangeConfig, SessionConfig, SessionEnd, Supervisor};
 use crate::clock::{Clocks, LOOK_EVERY};
 use crate::link::dial::{WRITE_STALL, WRITE_STEP_TIME};
@@ -57,7 +57,7 @@ impl Session<'_> {
     /// Serves the session until it ends.
     pub(crate) fn run(self, link: Link, supervisor: &mut dyn Supervisor) -> SessionEnd {
         let config = self.config;
-        let inbox = wire::channel(config.max_message);
+        let inbox = handle::channel(config.max_message);
         let began = Instant::now();
         let reader = SessionReader {
             messages: link.reader,
@@ -68,7 +68,7 @@ impl Session<'_> {
             metrics: self.metrics.clone(),
             closer: link.closer.clone(),
             began,
-            has_given_up: false,
+            gateway_has_failed: false,
             has_warned_of_overlap: false,
         };
         let reader = thread::Builder::new()
@@ -125,7 +125,7 @@ struct Writer<'a> {
     /// When the session counts as open, unless it does already.
     open_by: Option<Instant>,
     /// Until when the session may finish its requests, and why, if it was to end before it was open.
-    early_drain: Option<(Instant, Departure, &'static str)>,
+    early_drain: Option<(Instant, DrainReason, &'static str)>,
     clocks: Clocks,
     /// When to look at them again.
     next_look: Instant,
@@ -299,25 +299,25 @@ impl Writer<'_> {
         }
         if self.open_by.is_some_and(|by| by <= now) {
             self.opened();
-        } else if let Some((until, departure, why)) = self.early_drain.take_if(|(until, ..)| *until <= now) {
-            self.drain(until, departure, why);
+        } else if let Some((until, reason, why)) = self.early_drain.take_if(|(until, ..)| *until <= now) {
+            self.drain(until, reason, why);
         }
     }
 
     fn opened(&mut self) {
         if self.open_by.take().is_some() {
-            self.inbox.session.set_settled();
+            self.inbox.session.set_welcome_overdue();
             self.supervisor.opened();
         }
-        if let Some((until, departure, why)) = self.early_drain.take() {
-            self.drain(until, departure, why);
+        if let Some((until, reason, why)) = self.early_drain.take() {
+            self.drain(until, reason, why);
         }
     }
 
-    fn drain(&mut self, until: Instant, departure: Departure, why: &'static str) {
-        self.inbox.session.leave(departure, why);
+    fn drain(&mut self, until: Instant, reason: DrainReason, why: &'static str) {
+        self.inbox.session.leave(reason, why);
         let is_streaming = self.inbox.session.is_streaming();
-        self.state.drain(until, why, if is_streaming { Crossing::Unasked } else { Crossing::Settled });
+        self.state.drain(until, why, if is_streaming { DrainBarrier::PingDue } else { DrainBarrier::Passed });
     }
 
     /// Handles the events that are there, and makes frames of answers up to a batch. The others keep the
@@ -354,11 +354,16 @@ impl Writer<'_> {
             WireEvent::End(end) => self.state.end(end, now),
             WireEvent::Pong(sent, _room) => self.state.pong(sent),
             // Requests may be behind a `welcome` that is on its way.
-            WireEvent::Drain(until, departure, why) if !self.inbox.session.is_settled() && until > now => {
-                let earlier = self.early_drain.map_or(until, |(earlier, ..)| earlier.min(until));
-                self.early_drain = Some((earlier, departure, why));
+            WireEvent::Drain(until, reason, why)
+                if !self.inbox.session.is_protocol_known() && until > now =>
+            {
+                let earlier = self.early_drain;
+                let time = earlier.map_or(until, |(earlier, ..)| earlier.min(until));
+                // A stop is more than a hand-over, whichever came first.
+                let reason = earlier.map_or(reason, |(_, earlier, _)| earlier.max(reason));
+                self.early_drain = Some((time, reason, why));
             }
-            WireEvent::Drain(until, departure, why) => self.drain(until, departure, why),
+            WireEvent::Drain(until, reason, why) => self.drain(until, reason, why),
             WireEvent::Named(told, _room) => self.supervisor.named(&told),
             WireEvent::Opened => {
                 self.limit_frames();

@@ -30,7 +30,7 @@ pub(super) enum WireEvent {
     /// The pong came of a ping that was sent so long after the session's start.
     Pong(Duration, Reservation),
     /// Finish until this time at most, and why.
-    Drain(Instant, Departure, &'static str),
+    Drain(Instant, DrainReason, &'static str),
     /// The gateway has told where visitors reach the tunnel.
     Named(TunnelUrl, Reservation),
     /// The gateway takes requests for this session, or may do so from now on.
@@ -53,13 +53,13 @@ pub(super) struct EncodedReply {
     pub(super) room: Option<Reservation>,
 }
 
-/// Why a session ends in good order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Departure {
-    /// The agent stops.
-    Stop,
+/// Why a session ends in good order; the greater reason counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum DrainReason {
     /// Another session has its place.
     HandOver,
+    /// The agent stops.
+    Stop,
 }
 
 /// A session as its threads, its workers and the agent hold it. Clones belong to the same session.
@@ -83,7 +83,7 @@ struct SessionShared {
     /// The gateway was told to send no more requests.
     leaving: AtomicBool,
     /// The time for a `welcome` has elapsed.
-    settled: AtomicBool,
+    welcome_overdue: AtomicBool,
     /// New requests are refused.
     draining: AtomicBool,
     /// Requests that came in, each of which sends exactly one answer.
@@ -107,7 +107,7 @@ pub(super) fn channel(max_message: usize) -> Inbox {
         credits: Credits::new(max_message),
         alive: AtomicBool::new(true),
         leaving: AtomicBool::new(false),
-        settled: AtomicBool::new(false),
+        welcome_overdue: AtomicBool::new(false),
         draining: AtomicBool::new(false),
         issued: AtomicU64::new(0),
         places: AtomicU64::new(0),
@@ -124,36 +124,37 @@ impl SessionHandle {
     /// Requests are refused from now on, but for streams that the gateway opened before it heard of it.
     /// A gateway that is about to send a `welcome` may send requests right behind it: they are served before.
     pub(crate) fn drain(&self, until: Instant, why: &'static str) {
-        if self.is_settled() {
-            self.leave(Departure::Stop, why);
+        if self.is_protocol_known() {
+            self.leave(DrainReason::Stop, why);
         }
-        self.tell(WireEvent::Drain(until, Departure::Stop, why));
+        self.tell(WireEvent::Drain(until, DrainReason::Stop, why));
     }
 
     /// Drains a session that has a successor: a gateway that cannot be told of that goes on to be served until nothing
     /// is under way.
     pub(crate) fn hand_over(&self, until: Instant, why: &'static str) {
-        self.tell(WireEvent::Drain(until, Departure::HandOver, why));
+        self.tell(WireEvent::Drain(until, DrainReason::HandOver, why));
     }
 
     /// Whether it is known how requests come: a `welcome`, or a request, has come, or none came in time.
-    pub(super) fn is_settled(&self) -> bool {
-        self.is_streaming() || self.issued() > 0 || self.shared.settled.load(Ordering::Acquire)
+    pub(super) fn is_protocol_known(&self) -> bool {
+        self.is_streaming() || self.issued() > 0 || self.shared.welcome_overdue.load(Ordering::Acquire)
     }
 
     /// Records that no `welcome` came in time.
-    pub(super) fn set_settled(&self) {
-        self.shared.settled.store(true, Ordering::Release);
+    pub(super) fn set_welcome_overdue(&self) {
+        self.shared.welcome_overdue.store(true, Ordering::Release);
     }
 
     /// Tells the gateway that the session takes no more requests.
-    pub(super) fn leave(&self, departure: Departure, why: &'static str) {
-        if !self.shared.leaving.swap(true, Ordering::AcqRel) {
-            match self.mux() {
-                Some(mux) => mux.go_away(u32::MAX, why),
-                None if departure == Departure::HandOver => {}
-                None => self.refuse_more(),
-            }
+    pub(super) fn leave(&self, reason: DrainReason, why: &'static str) {
+        let is_first = !self.shared.leaving.swap(true, Ordering::AcqRel);
+        match self.mux() {
+            Some(mux) if is_first => mux.go_away(u32::MAX, why),
+            Some(_) => {}
+            // It cannot be told, and goes on to be served until the agent stops.
+            None if reason == DrainReason::HandOver => {}
+            None => self.refuse_more(),
         }
     }
 
@@ -325,6 +326,17 @@ impl Drop for Inbox {
 mod tests {
     use super::*;
     use crate::session::credit::CONTROL_MAX;
+
+    #[test]
+    fn an_agent_that_stops_refuses_requests_of_a_session_that_was_handed_over() {
+        let inbox = channel(10);
+        let until = Instant::now();
+        inbox.session.leave(DrainReason::HandOver, "moved");
+        assert!(!inbox.session.is_draining());
+        inbox.session.count_request(None);
+        inbox.session.drain(until, "the agent is stopping");
+        assert!(inbox.session.is_draining());
+    }
 
     #[test]
     fn control_is_counted_until_it_has_reached_the_writer() {
