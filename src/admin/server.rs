@@ -14,7 +14,7 @@ use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
 #[cfg(feature = "inspect")]
-use super::inspector::{Access, InspectorPages};
+use super::inspector::{Access, InspectorPages, ProgramState};
 use super::pages::{Reported, text};
 use crate::http1::{
     HEAD_TIME, Head, KEEP_ALIVE, Persistence, RequestError, ServerConnection, names_loopback,
@@ -246,8 +246,9 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
         }
         #[cfg(feature = "inspect")]
         if let Some(pages) = shared.inspector_for(&head) {
-            let status = || shared.program.status();
-            match pages.serve(&mut connection, &head, shared.access(head.request.headers()), &status)? {
+            let (status, is_stopping) = (|| shared.program.status(), || shared.state().stopping);
+            let program = ProgramState { status: &status, is_stopping: &is_stopping };
+            match pages.serve(&mut connection, &head, shared.access(head.request.headers()), &program)? {
                 Persistence::KeepAlive => continue,
                 Persistence::Close => break,
             }

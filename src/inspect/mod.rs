@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[cfg(feature = "inspect")]
 use std::time::Duration;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::HeaderName;
 
@@ -74,6 +74,16 @@ impl Default for InspectorConfig {
     }
 }
 
+/// Exchanges that have changed.
+#[cfg(feature = "inspect")]
+pub(crate) struct Changes<T> {
+    pub(crate) exchanges: Vec<T>,
+    /// The version of the records up to which these are all.
+    pub(crate) version: u64,
+    /// The number of the oldest exchange that is kept.
+    pub(crate) oldest: u64,
+}
+
 /// Records the exchanges of an agent as they pass. Clones are handles of the same records.
 ///
 /// ```
@@ -90,10 +100,16 @@ impl Default for InspectorConfig {
 #[derive(Clone)]
 pub struct Inspector(Arc<InspectorShared>);
 
+/// Records that are searched while the lock is held.
+#[cfg(feature = "inspect")]
+const LOOKED_AT_ONCE: usize = 16;
+
 type FinishedHook = Arc<dyn Fn(&InspectedExchange) + Send + Sync>;
 
 struct InspectorShared {
     config: InspectorConfig,
+    /// When it was made: numbers begin anew with each.
+    began: SystemTime,
     mask: Mask,
     state: Mutex<InspectorState>,
     changed: Condvar,
@@ -119,6 +135,7 @@ impl Inspector {
         let state = InspectorState { ring, history, replays: 0, waiting: 0 };
         Inspector(Arc::new(InspectorShared {
             config,
+            began: SystemTime::now(),
             mask,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -194,19 +211,39 @@ impl Inspector {
         state.ring.version()
     }
 
-    /// Applies `summary` to the exchanges that have changed behind this version, at most `max` of them and the newest
-    /// ones, the oldest first; with the current version, and the number of the oldest exchange that is kept.
+    /// When it was made: one of a later agent has other exchanges with the same numbers.
+    pub(crate) fn began(&self) -> SystemTime {
+        self.0.began
+    }
+
+    /// Applies `summary` to the newest exchanges, at most `max`, the oldest first.
+    pub(crate) fn newest<T>(&self, max: usize, summary: impl Fn(&InspectedExchange) -> T) -> Changes<T> {
+        let state = self.state();
+        let newest = state.ring.entries().rev().take(max).map(|entry| summary(entry.peek()));
+        let mut exchanges: Vec<T> = newest.collect();
+        exchanges.reverse();
+        Changes { exchanges, version: state.ring.version(), oldest: state.ring.first_id() }
+    }
+
+    /// Applies `summary` to the exchanges that have changed behind this version. Of more than `max` those that changed first:
+    /// the others have changed behind the version that is returned.
     pub(crate) fn changed_since<T>(
         &self,
         version: u64,
         max: usize,
         summary: impl Fn(&InspectedExchange) -> T,
-    ) -> (Vec<T>, u64, u64) {
+    ) -> Changes<T> {
         let state = self.state();
-        let changed = state.ring.entries().rev().filter(|entry| entry.version > version).take(max);
-        let mut summaries: Vec<T> = changed.map(|entry| summary(entry.peek())).collect();
-        summaries.reverse();
-        (summaries, state.ring.version(), state.ring.first_id())
+        let (ring, mut until) = (&state.ring, state.ring.version());
+        let mut versions: Vec<u64> =
+            ring.entries().map(|entry| entry.version).filter(|at| *at > version).collect();
+        if versions.len() > max {
+            versions.sort_unstable();
+            until = versions[max - 1];
+        }
+        let changed = ring.entries().filter(|entry| entry.version > version && entry.version <= until);
+        let exchanges = changed.map(|entry| summary(entry.peek())).collect();
+        Changes { exchanges, version: until, oldest: ring.first_id() }
     }
 
     /// Applies `view` to the exchange with this number, if it is kept.
@@ -214,11 +251,28 @@ impl Inspector {
         self.state().ring.get(id).map(|entry| view(entry.peek()))
     }
 
-    /// Applies `summary` to at most `max` exchanges before this number, the newest first.
-    pub(crate) fn before<T>(&self, id: u64, max: usize, summary: impl Fn(&InspectedExchange) -> T) -> Vec<T> {
-        let state = self.state();
-        let before = state.ring.entries().rev().map(RecordEntry::peek).filter(|exchange| exchange.id < id);
-        before.take(max).map(summary).collect()
+    /// Applies `summary` to the exchanges before this number, the newest first, and returns up to `max` of what it makes of
+    /// them. A few at a time are looked at with the lock: it may take long, and requests do not wait for it.
+    pub(crate) fn find_before<T>(
+        &self,
+        mut id: u64,
+        max: usize,
+        summary: impl Fn(&InspectedExchange) -> Option<T>,
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        while found.len() < max {
+            let state = self.state();
+            let before = state.ring.entries_before(id).take(LOOKED_AT_ONCE);
+            let mut lowest = None;
+            for exchange in before.map(RecordEntry::peek) {
+                lowest = Some(exchange.id);
+                found.extend(summary(exchange));
+            }
+            let Some(lowest) = lowest else { break };
+            id = lowest;
+        }
+        found.truncate(max);
+        found
     }
 
     /// Bytes that the records take up, and how many records went to make room.
@@ -253,3 +307,54 @@ impl PartialEq for Inspector {
 }
 
 impl Eq for Inspector {}
+
+#[cfg(all(test, feature = "inspect"))]
+mod tests {
+    use std::borrow::Cow;
+
+    use http::Method;
+
+    use super::*;
+    use crate::protocol::RequestName;
+
+    fn visit(inspector: &Inspector, url: &str) -> Recording {
+        inspector.record(&RecordedRequest {
+            name: RequestName { connection: 1, number: 2 },
+            tunnel: None,
+            method: &Method::GET,
+            url,
+            headers: None,
+            verdict: Cow::Borrowed(""),
+            replay_of: None,
+        })
+    }
+
+    #[test]
+    fn a_reader_of_changes_misses_none_however_many_there_are() {
+        let inspector = Inspector::new(InspectorConfig::default());
+        let recordings: Vec<_> = (0..10).map(|number| visit(&inspector, &format!("/{number}"))).collect();
+        let mut seen = inspector.newest(3, |exchange| exchange.id);
+        assert_eq!((seen.exchanges.as_slice(), seen.oldest), (&[8, 9, 10][..], 1));
+        for recording in [&recordings[7], &recordings[1], &recordings[4], &recordings[1]] {
+            recording.finished(InspectedOutcome::Answered);
+        }
+        let mut read = Vec::new();
+        for _ in 0..3 {
+            seen = inspector.changed_since(seen.version, 2, |exchange| exchange.id);
+            read.push(seen.exchanges);
+        }
+        // In the order of their last changes, but by number in one answer.
+        assert_eq!(read, [vec![5, 8], vec![2], vec![]]);
+    }
+
+    #[test]
+    fn a_search_goes_back_in_steps_and_finds_each_once() {
+        let inspector = Inspector::new(InspectorConfig::default());
+        (0..100).for_each(|number| drop(visit(&inspector, if number % 2 == 0 { "/even" } else { "/odd" })));
+        let odd = |exchange: &InspectedExchange| (exchange.url == "/odd").then_some(exchange.id);
+        let all = inspector.find_before(u64::MAX, 1000, odd);
+        assert_eq!((all.len(), all[0], all[49]), (50, 100, 2));
+        assert_eq!(inspector.find_before(10, 3, odd), [8, 6, 4]);
+        assert!(inspector.find_before(1, 3, odd).is_empty());
+    }
+}

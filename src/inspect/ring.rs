@@ -87,6 +87,14 @@ impl Ring {
         self.entries.iter().map(|entry| &**entry)
     }
 
+    /// The records with lower numbers than this, the newest first.
+    #[cfg(feature = "inspect")]
+    pub(super) fn entries_before(&self, id: u64) -> impl Iterator<Item = &RecordEntry> {
+        let end =
+            usize::try_from(id.saturating_sub(self.first)).unwrap_or(usize::MAX).min(self.entries.len());
+        self.entries.range(..end).rev().map(|entry| &**entry)
+    }
+
     fn index(&self, id: u64) -> Option<usize> {
         let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
         (index < self.entries.len()).then_some(index)

@@ -16,9 +16,6 @@ use crate::inspect::{Inspector, NotReplayable, Replay};
 /// The exchanges in one answer, at most.
 const LIST_MAX: usize = 500;
 
-/// The exchanges that a search looks at in one answer, at most.
-const LOOKED_AT_MAX: usize = 10_000;
-
 pub(super) fn status(inspector: &Inspector, mut status: Value) -> Response<Vec<u8>> {
     let (used, evicted) = inspector.usage();
     let config = inspector.config();
@@ -52,8 +49,7 @@ pub(super) fn list(inspector: &Inspector, query: &str) -> Response<Vec<u8>> {
     let limit = number("limit").map_or(LIST_MAX, |limit| usize::try_from(limit).unwrap_or(LIST_MAX));
     let search = Search::parse(&parameter(query, "q").unwrap_or_default());
     let matching = |exchange: &_| search.matches(exchange).then(|| summary(exchange));
-    let found = inspector.before(before, LOOKED_AT_MAX, matching);
-    let found: Vec<Value> = found.into_iter().flatten().take(limit.min(LIST_MAX)).collect();
+    let found: Vec<Value> = inspector.find_before(before, limit.min(LIST_MAX), matching);
     json_response(StatusCode::OK, &json!({ "exchanges": found }))
 }
 
@@ -91,7 +87,7 @@ pub(super) fn body(inspector: &Inspector, id: &str, query: &str) -> Response<Vec
 /// The changes of a request that is sent again.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-struct Changes {
+struct RequestChanges {
     method: Option<String>,
     url: Option<String>,
     headers: Option<Vec<(String, String)>>,
@@ -103,8 +99,8 @@ struct Changes {
 
 pub(super) fn replay(pages: &InspectorPages, id: &str, body: &[u8]) -> Response<Vec<u8>> {
     let Ok(id) = id.parse() else { return missing() };
-    let changes: Changes = match body {
-        [] => Changes::default(),
+    let changes: RequestChanges = match body {
+        [] => RequestChanges::default(),
         body => match serde_json::from_slice(body) {
             Ok(changes) => changes,
             Err(error) => {
@@ -128,7 +124,7 @@ pub(super) fn replay(pages: &InspectorPages, id: &str, body: &[u8]) -> Response<
 /// The request with its changes. A body that was cut can be sent only where another one is given.
 fn changed(
     replay: Result<Replay, NotReplayable>,
-    changes: Changes,
+    changes: RequestChanges,
 ) -> Result<Replay, Box<Response<Vec<u8>>>> {
     let conflict = |what| Box::new(problem(StatusCode::CONFLICT, "not_replayable", what));
     let mut replay = replay.map_err(|reason| match reason {
@@ -140,7 +136,7 @@ fn changed(
         NotReplayable::Upgrade => conflict("it asked for another protocol"),
         NotReplayable::Unread => conflict("the request was refused before it was read"),
     })?;
-    let Changes { method, url, headers, body, body_base64 } = changes;
+    let RequestChanges { method, url, headers, body, body_base64 } = changes;
     replay.method = method.unwrap_or(replay.method);
     replay.url = url.unwrap_or(replay.url);
     if let Some(headers) = headers {

@@ -15,9 +15,14 @@ fn milliseconds(time: Option<Duration>) -> Option<f64> {
     time.map(|time| rounded(time.as_secs_f64() * 1e3))
 }
 
+/// A time as milliseconds since 1970.
+pub(super) fn unix_milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// An exchange in a list.
 pub(super) fn summary(exchange: &InspectedExchange) -> Value {
-    let started = exchange.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (outcome, code, reason) = match &exchange.outcome {
         InspectedOutcome::Pending => ("pending", None, None),
         InspectedOutcome::Answered => ("answered", None, None),
@@ -29,7 +34,7 @@ pub(super) fn summary(exchange: &InspectedExchange) -> Value {
         "id": exchange.id,
         "tunnel": exchange.tunnel,
         "replay_of": exchange.replay_of,
-        "started_ms": u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        "started_ms": unix_milliseconds(exchange.started),
         "request": exchange.name,
         "method": exchange.method.as_str(),
         "url": exchange.url,

@@ -77,6 +77,14 @@ pub(crate) enum ReplayProblem {
     Refused(Refusal),
 }
 
+/// The state of the program that the page is of.
+pub(super) struct ProgramState<'a> {
+    /// Its status, as JSON.
+    pub(super) status: &'a dyn Fn() -> serde_json::Value,
+    /// Whether the server stops.
+    pub(super) is_stopping: &'a dyn Fn() -> bool,
+}
+
 /// Whether a request may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
@@ -93,13 +101,13 @@ impl InspectorPages {
         path == "/" || path.starts_with("/page/") || path.starts_with("/api/")
     }
 
-    /// Answers a request. `status` is the agent's own.
+    /// Answers a request.
     pub(super) fn serve(
         &self,
         connection: &mut ServerConnection,
         head: &Head,
         access: Access,
-        status: &dyn Fn() -> serde_json::Value,
+        program: &ProgramState<'_>,
     ) -> io::Result<Persistence> {
         let body = match connection.read_body(head, BODY_MAX, |_| true) {
             Ok(body) => body,
@@ -115,9 +123,9 @@ impl InspectorPages {
         }
         let (method, path) = (head.request.method(), head.request.uri().path());
         if path == "/api/events" && *method == Method::GET {
-            return events::stream(&self.inspector, connection, head);
+            return events::stream(&self.inspector, connection, head, program.is_stopping);
         }
-        connection.respond(Some(head), self.answer(head, &body, status))
+        connection.respond(Some(head), self.answer(head, &body, program.status))
     }
 
     fn answer(&self, head: &Head, body: &[u8], status: &dyn Fn() -> serde_json::Value) -> Response<Vec<u8>> {

@@ -15,7 +15,7 @@ const known = new Map();
 let found = null;
 /** The numbers of the rows, the newest first. */
 let order = [];
-let selected = null, oldest = 1, url = "", isDue = false, hasAll = false;
+let selected = null, since = null, oldest = 1, url = "", isDue = false, hasAll = false;
 
 function sorted() {
   const ids = found ?? [...known.keys()];
@@ -75,8 +75,15 @@ function move(step) {
   else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
 }
 
-function take({ oldest: first, exchanges }) {
-  oldest = first;
+function take({ since_ms: began, oldest: first, exchanges }) {
+  if (since !== null && since !== began) {
+    // Another agent, whose numbers begin anew.
+    known.clear();
+    found = null;
+    search.value = "";
+    select(null);
+  }
+  [since, oldest] = [began, first];
   for (const exchange of exchanges) {
     known.set(exchange.id, exchange);
     detail.changed(exchange);
