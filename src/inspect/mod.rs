@@ -24,7 +24,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 #[cfg(feature = "inspect")]
 use std::time::Duration;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
+#[cfg(feature = "inspect")]
+use std::time::SystemTime;
 
 use http::HeaderName;
 
@@ -109,6 +111,7 @@ type FinishedHook = Arc<dyn Fn(&InspectedExchange) + Send + Sync>;
 struct InspectorShared {
     config: InspectorConfig,
     /// When it was made: numbers begin anew with each.
+    #[cfg(feature = "inspect")]
     began: SystemTime,
     mask: Mask,
     state: Mutex<InspectorState>,
@@ -135,6 +138,7 @@ impl Inspector {
         let state = InspectorState { ring, history, replays: 0, waiting: 0 };
         Inspector(Arc::new(InspectorShared {
             config,
+            #[cfg(feature = "inspect")]
             began: SystemTime::now(),
             mask,
             state: Mutex::new(state),
