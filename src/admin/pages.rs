@@ -1,8 +1,13 @@
 //! The pages for operators and their programs.
 
+#[cfg(feature = "inspect")]
+use std::io;
+
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+#[cfg(feature = "inspect")]
+use crate::http1::{Head, Persistence, ServerConnection};
 use crate::http1::{json_response, response};
 
 /// A program whose state operators ask for.
@@ -24,9 +29,9 @@ pub(crate) trait Reported {
     /// The metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 
-    /// The page of the inspector, if exchanges are recorded.
+    /// Pages that read requests and write responses themselves, if there are some.
     #[cfg(feature = "inspect")]
-    fn inspector(&self) -> Option<&super::inspector::InspectorPages> {
+    fn interactive(&self) -> Option<&dyn InteractivePages> {
         None
     }
 
@@ -45,6 +50,42 @@ pub(crate) trait Reported {
             _ => None,
         }
     }
+}
+
+/// Pages that read requests and write responses themselves.
+#[cfg(feature = "inspect")]
+pub(crate) trait InteractivePages {
+    /// Whether a path is theirs.
+    fn have(&self, path: &str) -> bool;
+
+    /// Answers a request.
+    fn serve(
+        &self,
+        connection: &mut ServerConnection,
+        head: &Head,
+        access: Access,
+        program: &ProgramState<'_>,
+    ) -> io::Result<Persistence>;
+}
+
+/// The state of the program that the pages are of.
+#[cfg(feature = "inspect")]
+pub(crate) struct ProgramState<'a> {
+    /// Its status, as JSON.
+    pub(crate) status: &'a dyn Fn() -> serde_json::Value,
+    /// Whether the server stops.
+    pub(crate) is_stopping: &'a dyn Fn() -> bool,
+}
+
+/// Whether a request may ask.
+#[cfg(feature = "inspect")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Allowed,
+    /// The token is missing, or wrong.
+    TokenMissing,
+    /// It names another server.
+    Misdirected,
 }
 
 /// The response for a balancer: 200, or 503 with what stands in the way.

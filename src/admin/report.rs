@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+#[cfg(feature = "inspect")]
+use super::pages::InteractivePages;
 use super::pages::Reported;
 use super::prometheus::{MetricsPage, Reports};
 use super::tunnel::{TunnelReport, rounded};
@@ -33,8 +35,8 @@ impl Reported for Report {
     }
 
     #[cfg(feature = "inspect")]
-    fn inspector(&self) -> Option<&super::inspector::InspectorPages> {
-        self.inspector.as_ref()
+    fn interactive(&self) -> Option<&dyn InteractivePages> {
+        self.inspector.as_ref().map(|pages| pages as &dyn InteractivePages)
     }
 
     /// Why the agent cannot answer visitors now, or not all of them.

@@ -14,7 +14,7 @@ use http::{Method, Response, StatusCode};
 use log::{debug, info, warn};
 
 #[cfg(feature = "inspect")]
-use super::inspector::{Access, InspectorPages, ProgramState};
+use super::pages::{Access, InteractivePages, ProgramState};
 use super::pages::{Reported, text};
 use crate::http1::{
     HEAD_TIME, Head, KEEP_ALIVE, Persistence, RequestError, ServerConnection, names_loopback,
@@ -98,7 +98,7 @@ impl Admin {
         let acceptor =
             thread::Builder::new().name("admin".to_owned()).spawn(move || accept(&listener, &accepting))?;
         #[cfg(feature = "inspect")]
-        if shared.program.inspector().is_some() {
+        if shared.program.interactive().is_some() {
             info!("the inspector shows what passes at http://{address}/");
         }
         info!("admin at http://{address}: /healthz, /readyz, /status, /metrics");
@@ -160,10 +160,10 @@ impl AdminShared {
         self.program.answer(path).unwrap_or_else(nothing)
     }
 
-    /// The inspector's page, if a request is for it.
+    /// The interactive pages, if a request is for them.
     #[cfg(feature = "inspect")]
-    fn inspector_for(&self, head: &Head) -> Option<&InspectorPages> {
-        self.program.inspector().filter(|_| InspectorPages::are_asked(head.request.uri().path()))
+    fn interactive(&self, head: &Head) -> Option<&dyn InteractivePages> {
+        self.program.interactive().filter(|pages| pages.have(head.request.uri().path()))
     }
 
     #[cfg(feature = "inspect")]
@@ -245,7 +245,7 @@ fn serve(socket: Socket, id: u64, shared: &AdminShared) -> io::Result<()> {
             }
         }
         #[cfg(feature = "inspect")]
-        if let Some(pages) = shared.inspector_for(&head) {
+        if let Some(pages) = shared.interactive(&head) {
             let (status, is_stopping) = (|| shared.program.status(), || shared.state().stopping);
             let program = ProgramState { status: &status, is_stopping: &is_stopping };
             match pages.serve(&mut connection, &head, shared.access(head.request.headers()), &program)? {

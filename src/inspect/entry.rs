@@ -156,7 +156,9 @@ impl RecordEntry {
         body.length += bytes.len() as u64;
         let kept = max.saturating_sub(body.bytes.len()).min(bytes.len());
         let before = body.bytes.capacity();
-        body.bytes.reserve_exact(kept);
+        // Doubling, but never beyond what is kept.
+        let wanted = (body.bytes.len() + kept).next_power_of_two().min(max);
+        body.bytes.reserve_exact(wanted.saturating_sub(body.bytes.len()));
         body.bytes.extend_from_slice(&bytes[..kept]);
         let taken = body.bytes.capacity() - before;
         self.bytes += taken;

@@ -25,6 +25,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use serde_json::json;
 
+use super::pages::{Access, InteractivePages, ProgramState};
 use crate::guard::Refusal;
 use crate::http1::{Head, Persistence, RequestError, ServerConnection, json_response};
 use crate::inspect::{Inspector, Replay};
@@ -77,32 +78,12 @@ pub(crate) enum ReplayProblem {
     Refused(Refusal),
 }
 
-/// The state of the program that the page is of.
-pub(super) struct ProgramState<'a> {
-    /// Its status, as JSON.
-    pub(super) status: &'a dyn Fn() -> serde_json::Value,
-    /// Whether the server stops.
-    pub(super) is_stopping: &'a dyn Fn() -> bool,
-}
-
-/// Whether a request may ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Access {
-    Allowed,
-    /// The token is missing, or wrong.
-    TokenMissing,
-    /// It names another server.
-    Misdirected,
-}
-
-impl InspectorPages {
-    /// Whether a request is for the page or the API.
-    pub(super) fn are_asked(path: &str) -> bool {
+impl InteractivePages for InspectorPages {
+    fn have(&self, path: &str) -> bool {
         path == "/" || path.starts_with("/page/") || path.starts_with("/api/")
     }
 
-    /// Answers a request.
-    pub(super) fn serve(
+    fn serve(
         &self,
         connection: &mut ServerConnection,
         head: &Head,
@@ -127,7 +108,9 @@ impl InspectorPages {
         }
         connection.respond(Some(head), self.answer(head, &body, program.status))
     }
+}
 
+impl InspectorPages {
     fn answer(&self, head: &Head, body: &[u8], status: &dyn Fn() -> serde_json::Value) -> Response<Vec<u8>> {
         let (method, path) = (head.request.method(), head.request.uri().path());
         let query = head.request.uri().query().unwrap_or_default();
