@@ -90,6 +90,10 @@ impl InteractivePages for InspectorPages {
         access: Access,
         program: &ProgramState<'_>,
     ) -> io::Result<Persistence> {
+        if let Some(refusal) = refusal(head, access) {
+            // Its body is not read.
+            return connection.respond_within(Some(head), refusal, Persistence::Close);
+        }
         let body = match connection.read_body(head, BODY_MAX, |_| true) {
             Ok(body) => body,
             Err(RequestError::Refused(code, what)) => {
@@ -99,9 +103,6 @@ impl InteractivePages for InspectorPages {
             Err(RequestError::TimedOut) => return Ok(Persistence::Close),
             Err(RequestError::Io(error)) => return Err(error),
         };
-        if let Some(refusal) = refusal(head, access) {
-            return connection.respond(Some(head), refusal);
-        }
         let (method, path) = (head.request.method(), head.request.uri().path());
         if path == "/api/events" && *method == Method::GET {
             return events::stream(&self.inspector, connection, head, program.is_stopping);
