@@ -159,7 +159,7 @@ impl Agent {
             queue: workers.submitter(),
             tunnels: Box::new(move || tunnels.tunnels().iter().map(|tunnel| report_of(tunnel)).collect()),
             #[cfg(feature = "inspect")]
-            inspector: inspection::pages(&self.core),
+            inspector: inspection::pages(&self.core, workers.submitter()),
         };
         let token = self.core.admin_token.clone();
         let admin = Admin::start(address, token, report);

@@ -6,12 +6,19 @@ use std::time::Duration;
 
 use super::events::EventDecoder;
 use super::record::{
-    InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, MessageDirection, MessageKind,
+    InspectedBody, InspectedExchange, InspectedHeaders, InspectedMessage, InspectedOutcome, MessageDirection,
+    MessageKind,
 };
 use super::websocket::WebSocketDecoder;
 
-/// The bytes that a record takes up beside its texts and bodies, rounded up.
-const ENTRY_BYTES: usize = 512;
+/// The bytes that a record takes up beside its texts and bodies: with those of the allocator, rounded up.
+const ENTRY_BYTES: usize = size_of::<RecordEntry>() + 256;
+
+/// The bytes that are kept of a message or an event while it is read, at most.
+const DECODED_MAX: usize = 16 << 10;
+
+/// The bytes that reading messages or events may take up, beside those that are kept.
+const DECODER_BYTES: usize = 4 * DECODED_MAX;
 
 /// The bytes that a message takes up beside its texts, rounded up.
 const MESSAGE_BYTES: usize = 128;
@@ -140,6 +147,8 @@ impl RecordEntry {
 
     /// Records the content that the response's body will have.
     pub(super) fn expect(&mut self, content: ResponseContent, max: usize) {
+        let max = max.min(DECODED_MAX);
+        self.bytes += if content == ResponseContent::Ordinary { 0 } else { DECODER_BYTES };
         self.stream = match content {
             ResponseContent::Ordinary => MessageStream::None,
             ResponseContent::Events => MessageStream::Events(EventDecoder::new(max)),
@@ -200,6 +209,28 @@ impl RecordEntry {
         }
     }
 
+    /// Records the outcome. Nothing more is read.
+    pub(super) fn finish(&mut self, outcome: InspectedOutcome) {
+        let texts = match &outcome {
+            InspectedOutcome::Refused(code, reason) | InspectedOutcome::Failed(code, reason) => {
+                code.len() + reason.len()
+            }
+            InspectedOutcome::Cancelled(reason) => reason.len(),
+            InspectedOutcome::Pending | InspectedOutcome::Answered => 0,
+        };
+        self.bytes += texts;
+        if !matches!(self.stream, MessageStream::None) {
+            self.bytes -= DECODER_BYTES;
+            self.stream = MessageStream::None;
+        }
+        self.exchange.outcome = outcome;
+    }
+
+    /// Whether messages or events are read: it may last, and its duration says nothing of the server.
+    pub(super) fn is_stream(&self) -> bool {
+        !matches!(self.stream, MessageStream::None)
+    }
+
     /// Records that the end of a body has passed.
     pub(super) fn complete(&mut self, side: BodySide) {
         self.body(side).is_complete = true;
@@ -221,6 +252,7 @@ fn message_bytes(message: &InspectedMessage) -> usize {
 fn bytes_of(exchange: &InspectedExchange) -> usize {
     let bodies = exchange.request_body.bytes.capacity() + exchange.response_body.bytes.capacity();
     let headers = exchange.request_headers.bytes() + exchange.response_headers.bytes();
-    let texts = exchange.url.capacity() + exchange.name.capacity() + exchange.verdict.len();
+    let method = exchange.method.as_str().len();
+    let texts = exchange.url.capacity() + exchange.name.capacity() + exchange.verdict.len() + method;
     bodies + headers + texts + exchange.tunnel.as_ref().map_or(0, String::len)
 }

@@ -1,5 +1,8 @@
 //! The events of a `text/event-stream` (the HTML standard, §9.2.6), read from its bytes as they pass. Pure.
 
+/// Bytes of an event's name that are kept.
+const NAME_MAX: usize = 256;
+
 /// An event, as far as it is kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct DecodedEvent {
@@ -19,6 +22,8 @@ pub(super) struct EventDecoder {
     is_behind_cr: bool,
     event: DecodedEvent,
     has_data: bool,
+    /// No line has ended so far.
+    is_first: bool,
 }
 
 impl EventDecoder {
@@ -30,6 +35,7 @@ impl EventDecoder {
             is_behind_cr: false,
             event: DecodedEvent::default(),
             has_data: false,
+            is_first: true,
         }
     }
 
@@ -63,6 +69,10 @@ impl EventDecoder {
             }
             return;
         }
+        // A mark of the byte order may be at the beginning.
+        let mark: &[u8] = if std::mem::take(&mut self.is_first) { b"\xef\xbb\xbf" } else { b"" };
+        let stripped = line.strip_prefix(mark).unwrap_or(&line);
+        let (line, length) = (stripped, length - (line.len() - stripped.len()) as u64);
         let colon = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
         let value = line.get(colon + 1..).unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
@@ -76,7 +86,10 @@ impl EventDecoder {
                 self.event.data.extend_from_slice(value);
                 self.event.data.truncate(self.max);
             }
-            b"event" => self.event.name = Some(String::from_utf8_lossy(value).into_owned()),
+            b"event" => {
+                let name = &value[..value.len().min(NAME_MAX)];
+                self.event.name = Some(String::from_utf8_lossy(name).into_owned());
+            }
             _ => {}
         }
     }
@@ -107,6 +120,7 @@ mod tests {
         check("event: tick\nid: 7\ndata: a\ndata: b\n\n", &[(Some("tick"), "a\nb", 3)]);
         check(": a comment\n\nevent: x\n\nretry: 5\n\n", &[]);
         check("data\n\n", &[(None, "", 0)]);
+        check("\u{feff}data: a\n\n", &[(None, "a", 1)]);
         check("data: not over", &[]);
     }
 

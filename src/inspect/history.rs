@@ -40,7 +40,8 @@ pub(super) struct EndedExchange {
     pub(super) has_failed: bool,
     pub(super) received: u64,
     pub(super) sent: u64,
-    pub(super) took: Duration,
+    /// How long it took; none for one that lasts by its nature.
+    pub(super) took: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +85,9 @@ impl History {
         bucket.failures += u64::from(ended.has_failed);
         bucket.received += ended.received;
         bucket.sent += ended.sent;
-        bucket.latencies[class_of(ended.took)] += 1;
+        if let Some(took) = ended.took {
+            bucket.latencies[class_of(took)] += 1;
+        }
     }
 
     /// The samples in which anything ended, the oldest first.
@@ -108,7 +111,7 @@ impl History {
 impl HistoryBucket {
     /// The time within which so many of a hundred had ended.
     fn quantile(&self, percent: u64) -> Option<f64> {
-        let wanted = (self.requests * percent).div_ceil(100).max(1);
+        let wanted = (self.latencies.iter().sum::<u64>() * percent).div_ceil(100).max(1);
         let mut seen = 0;
         let class = self.latencies.iter().position(|count| {
             seen += count;
@@ -128,7 +131,7 @@ mod tests {
 
     fn ended(milliseconds: u64) -> EndedExchange {
         let took = Duration::from_millis(milliseconds);
-        EndedExchange { has_failed: milliseconds == 100, received: 1, sent: 10, took }
+        EndedExchange { has_failed: milliseconds == 100, received: 1, sent: 10, took: Some(took) }
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub(crate) struct Changes<T> {
     pub(crate) oldest: u64,
 }
 
-/// Records the exchanges of an agent as they pass. Clones are handles of the same records.
+/// Records the exchanges of one agent as they pass. Clones are handles of the same records.
 ///
 /// ```
 /// use tunnel_agent::{Agent, Inspector, InspectorConfig};
@@ -104,7 +104,7 @@ pub struct Inspector(Arc<InspectorShared>);
 
 /// Records that are searched while the lock is held.
 #[cfg(feature = "inspect")]
-const LOOKED_AT_ONCE: usize = 16;
+const LOOKED_AT_ONCE: usize = 4;
 
 type FinishedHook = Arc<dyn Fn(&InspectedExchange) + Send + Sync>;
 
@@ -167,8 +167,8 @@ impl Inspector {
         self.change(|state| state.ring.clear());
     }
 
-    /// Calls `hook` with each exchange that has ended, on the thread that answered it: it should not take long. A panic in it
-    /// is caught.
+    /// Calls `hook` with each exchange that has ended and whose record is still kept. **It must not wait:** it runs on the thread
+    /// that answered the request, or that reads from the gateway, for a request that was refused. A panic in it is caught.
     pub fn on_finished(&self, hook: impl Fn(&InspectedExchange) + Send + Sync + 'static) {
         lock(&self.0.hooks).push(Arc::new(hook));
     }

@@ -16,6 +16,9 @@ use crate::http1::fields::is_event_stream;
 use crate::protocol::RequestName;
 use crate::service::{AnswerTrace, Answered, Body, Request, Response};
 
+/// Bytes of a method that are recorded.
+const METHOD_MAX: usize = 32;
+
 /// The recording of one exchange. Clones record the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct Recording {
@@ -23,6 +26,7 @@ pub(crate) struct Recording {
     id: u64,
     /// When the request was admitted.
     began: Instant,
+    is_replay: bool,
 }
 
 /// A request as its recording begins.
@@ -49,18 +53,15 @@ impl Inspector {
             exchange.started = SystemTime::now();
             // Writing to a string does not fail.
             let _ = write!(exchange.name, "{}", visit.name);
-            exchange.method = visit.method.clone();
+            exchange.method = shown_method(visit.method);
             exchange.url.push_str(visit.url);
             exchange.verdict = visit.verdict.clone();
             if let Some(headers) = visit.headers {
                 self.0.mask.record(headers, &mut exchange.request_headers);
             }
         });
-        let (id, _gone) = self.change(|state| {
-            state.replays += u64::from(visit.replay_of.is_some());
-            state.ring.push(entry)
-        });
-        Recording { inspector: self.clone(), id, began: Instant::now() }
+        let (id, _gone) = self.change(|state| state.ring.push(entry));
+        Recording { inspector: self.clone(), id, began: Instant::now(), is_replay: visit.replay_of.is_some() }
     }
 }
 
@@ -83,6 +84,9 @@ impl Recording {
         let trace = AnswerTrace::default();
         parts.extensions.insert(trace.clone());
         let queue = self.began.elapsed();
+        if self.is_replay {
+            self.inspector.change(|state| state.replays += 1);
+        }
         self.change(|entry| {
             entry.edit().timings.queue = Some(queue);
             self.take_whole(entry, BodySide::Request, &body);
@@ -152,10 +156,11 @@ impl Recording {
         self.inspector.change(|state| {
             let InspectorState { ring, history, .. } = state;
             let is_failure = matches!(outcome, InspectedOutcome::Failed(..) | InspectedOutcome::Refused(..));
-            let mut ended = EndedExchange { has_failed: is_failure, received: 0, sent: 0, took };
+            let mut ended = EndedExchange { has_failed: is_failure, received: 0, sent: 0, took: Some(took) };
             ring.change(self.id, |entry| {
+                ended.took = if entry.is_stream() { None } else { ended.took };
+                entry.finish(outcome);
                 let exchange = entry.edit();
-                exchange.outcome = outcome;
                 exchange.timings.whole = Some(took);
                 ended.received = exchange.request_body.length;
                 ended.sent = exchange.response_body.length;
@@ -171,6 +176,12 @@ fn set_answered(entry: &mut RecordEntry, trace: &AnswerTrace) {
     let Answered { server, connect } = trace.get();
     entry.set_upstream(server);
     entry.edit().timings.connect = connect;
+}
+
+/// A method as it is recorded: strangers choose how long it is.
+fn shown_method(method: &Method) -> Method {
+    let cut = method.as_str().get(..METHOD_MAX).and_then(|start| Method::from_bytes(start.as_bytes()).ok());
+    cut.unwrap_or_else(|| method.clone())
 }
 
 /// The content of a body behind this head.

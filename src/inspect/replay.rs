@@ -1,5 +1,7 @@
 //! A recorded request, to be sent again.
 
+use http::Method;
+
 use super::Inspector;
 use super::record::InspectedExchange;
 
@@ -52,7 +54,10 @@ fn replay(exchange: &InspectedExchange) -> Result<Replay, NotReplayable> {
     if body.is_cut() {
         return Err(NotReplayable::Cut);
     }
-    if !body.is_complete {
+    // A request that was refused was not read; but some have no body.
+    let has_none = exchange.request_headers.get("content-length").is_none_or(|length| length == "0")
+        && matches!(exchange.method, Method::GET | Method::HEAD);
+    if !body.is_complete && !has_none {
         return Err(NotReplayable::Incomplete);
     }
     let (mut headers, mut left_out) = (Vec::new(), Vec::new());

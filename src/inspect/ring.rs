@@ -168,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_oldest_records_make_room() {
-        let mut ring = Ring::new(3 * 512 + 200);
+        let one = exchange("/1").bytes();
+        let mut ring = Ring::new(3 * one + 200);
         for url in ["/1", "/2", "/3"] {
             ring.push(exchange(url));
         }
@@ -176,12 +177,13 @@ mod tests {
         assert_eq!(ring.push(exchange("/4")).0, 4);
         assert_eq!((urls(&ring), ring.first_id(), ring.evicted()), (vec!["/2", "/3", "/4"], 2, 1));
         // A record that grows pushes out older ones, and in the end itself.
-        ring.change(4, |entry| entry.append(BodySide::Request, &[7; 400], 1000, SECOND));
+        ring.change(4, |entry| entry.append(BodySide::Request, &[7; 400], 400, SECOND));
         assert_eq!(urls(&ring), ["/3", "/4"]);
-        ring.change(3, |entry| entry.append(BodySide::Request, &[7; 600], 1000, SECOND));
+        ring.change(3, |entry| entry.append(BodySide::Request, &vec![7; one], one, SECOND));
         assert_eq!(urls(&ring), ["/4"]);
-        ring.change(3, |entry| entry.append(BodySide::Request, &[7; 600], 1000, SECOND));
-        ring.change(4, |entry| entry.append(BodySide::Response, &[7; 999], 1000, SECOND));
+        // One that is gone records nothing more.
+        ring.change(3, |entry| entry.append(BodySide::Request, &vec![7; one], one, SECOND));
+        ring.change(4, |entry| entry.append(BodySide::Response, &vec![7; 3 * one], 3 * one, SECOND));
         assert_eq!((urls(&ring), ring.used(), ring.first_id()), (vec![], 0, 5));
         assert_eq!(ring.push(exchange("/5")).0, 5);
         ring.clear();

@@ -97,7 +97,12 @@ impl WebSocketDecoder {
         mask[..mask_bytes].copy_from_slice(&rest[length_bytes..]);
         let is_control = opcode >= 8;
         let is_changed = first & 0x70 != 0;
+        // Only the first frame of a message is changed by an extension, and control is short (RFC 6455 §5.2, §5.5).
+        let is_wrong = (is_changed && !matches!(opcode, 1 | 2))
+            || (is_control && remaining > 125)
+            || remaining >> 63 != 0;
         let kind = match opcode {
+            _ if is_wrong => return self.die(ended),
             0 if self.message.is_some() => None,
             1 | 2 if self.message.is_none() && is_changed => Some(MessageKind::Compressed),
             1 if self.message.is_none() => Some(MessageKind::Text),
@@ -105,10 +110,7 @@ impl WebSocketDecoder {
             8 if is_final => Some(MessageKind::Close),
             9 if is_final => Some(MessageKind::Ping),
             10 if is_final => Some(MessageKind::Pong),
-            _ => {
-                self.is_dead = true;
-                return ended(DecodedMessage { kind: MessageKind::Invalid, data: Vec::new(), length: 0 });
-            }
+            _ => return self.die(ended),
         };
         if let Some(kind) = kind {
             let begun = Some(DecodedMessage { kind, data: Vec::new(), length: 0 });
@@ -116,6 +118,13 @@ impl WebSocketDecoder {
         }
         self.head.clear();
         self.frame = Some(FrameHead { is_final, is_control, remaining, mask, at: 0 });
+    }
+
+    /// Reads nothing more: these are no frames.
+    fn die(&mut self, ended: &mut impl FnMut(DecodedMessage)) {
+        self.is_dead = true;
+        (self.message, self.control, self.head) = (None, None, Vec::new());
+        ended(DecodedMessage { kind: MessageKind::Invalid, data: Vec::new(), length: 0 });
     }
 }
 
@@ -165,9 +174,15 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_frames_end_it() {
-        for bytes in
-            [b"\x80\x01x\x81\x01y".as_slice(), b"\x83\x00\x81\x01y", b"\x01\x01a\x81\x01y", b"\x09\x00"]
-        {
+        for bytes in [
+            b"\x89\x7e\x00\x7e".as_slice(),
+            b"\xc9\x00",
+            b"\x82\xff\x80\0\0\0\0\0\0\0\0\0\0\0",
+            b"\x80\x01x\x81\x01y",
+            b"\x83\x00\x81\x01y",
+            b"\x01\x01a\x81\x01y",
+            b"\x09\x00",
+        ] {
             check(bytes, &[(MessageKind::Invalid, b"", 0)]);
         }
     }

@@ -144,7 +144,9 @@ impl<J: Send + 'static> Submitter<J> {
         if dispatch.is_none() {
             self.tell_scheduler(&mut state);
         }
+        let stale = state.jobs.take_stale();
         drop(state);
+        drop(stale);
         dispatch.map_or(Ok(()), |dispatch| self.settle(dispatch).map_err(|(job, _)| job))
     }
 

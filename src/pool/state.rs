@@ -46,6 +46,8 @@ pub(super) struct PoolState<J, W> {
     /// Whether a job is not wanted any more.
     is_stale: fn(&J) -> bool,
     looked_for_stale: Option<Instant>,
+    /// Stale jobs that made room, and are to be dropped.
+    stale: Vec<J>,
 }
 
 struct QueuedJob<J> {
@@ -108,6 +110,7 @@ impl<J, W> PoolState<J, W> {
             stopping: false,
             is_stale,
             looked_for_stale: None,
+            stale: Vec::new(),
         }
     }
 
@@ -130,6 +133,11 @@ impl<J, W> PoolState<J, W> {
     /// How many jobs wait.
     pub(super) fn queued(&self) -> usize {
         self.queue.len() + self.delayed.len()
+    }
+
+    /// Takes the stale jobs that made room: they may do anything as they are dropped, which is done without the lock.
+    pub(super) fn take_stale(&mut self) -> Vec<J> {
+        std::mem::take(&mut self.stale)
     }
 
     /// Takes the jobs that still wait.
@@ -304,7 +312,7 @@ impl<J, W> PoolState<J, W> {
             && self.looked_for_stale.is_none_or(|last| now >= last + STALE_EVERY)
         {
             self.looked_for_stale = Some(now);
-            self.drop_stale();
+            self.set_stale_aside();
         }
         if self.stopping || self.is_full(spec.weight, spare) {
             return Err(job);
@@ -350,10 +358,16 @@ impl<J, W> PoolState<J, W> {
     }
 
     /// Makes room: the jobs of a lost session must not keep its successor's requests out.
-    fn drop_stale(&mut self) {
+    fn set_stale_aside(&mut self) {
         let is_stale = self.is_stale;
-        self.queue.retain(|waiting| !is_stale(&waiting.job));
-        self.delayed.retain(|_, waiting| !is_stale(&waiting.job));
+        let (stale, fresh): (VecDeque<_>, _) =
+            std::mem::take(&mut self.queue).into_iter().partition(|waiting| is_stale(&waiting.job));
+        self.queue = fresh;
+        let delayed = std::mem::take(&mut self.delayed);
+        let (stale_delayed, delayed): (BTreeMap<_, _>, _) =
+            delayed.into_iter().partition(|(_, waiting)| is_stale(&waiting.job));
+        self.delayed = delayed;
+        self.stale.extend(stale.into_iter().chain(stale_delayed.into_values()).map(|waiting| waiting.job));
         let waiting = self.queue.iter().chain(self.delayed.values());
         self.queued_weight = waiting.map(|waiting| waiting.spec.weight).sum();
     }

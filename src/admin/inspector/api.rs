@@ -121,7 +121,7 @@ pub(super) fn replay(pages: &InspectorPages, id: &str, body: &[u8]) -> Response<
     }
 }
 
-/// The request with its changes. A body that was cut can be sent only where another one is given.
+/// The request with its changes.
 fn changed(
     replay: Result<Replay, NotReplayable>,
     changes: RequestChanges,

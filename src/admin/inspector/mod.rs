@@ -107,7 +107,14 @@ impl InteractivePages for InspectorPages {
         if path == "/api/events" && *method == Method::GET {
             return events::stream(&self.inspector, connection, head, program.is_stopping);
         }
-        connection.respond(Some(head), self.answer(head, &body, program.status))
+        let mut response = self.answer(head, &body, program.status);
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        if path.starts_with("/api/") {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        connection.respond(Some(head), response)
     }
 }
 
@@ -162,7 +169,8 @@ fn refusal(head: &Head, access: Access) -> Option<Response<Vec<u8>>> {
         }
         Access::TokenMissing | Access::Allowed => {}
     }
-    if !is_same_origin(headers) {
+    // A link on another page may lead here.
+    if !is_page && !is_same_origin(headers) {
         let what = "a page of another origin may not ask";
         return Some(problem(StatusCode::FORBIDDEN, "other_origin", what));
     }

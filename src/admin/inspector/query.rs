@@ -33,6 +33,9 @@ fn decoded(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// The terms of a search, at most; further ones are ignored.
+const TERMS_MAX: usize = 16;
+
 /// Terms, all of which an exchange has to match.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Search(Vec<Term>);
@@ -54,7 +57,8 @@ impl Search {
     /// `header:json`, `body:jane`.
     pub(super) fn parse(text: &str) -> Self {
         let term = |word: &str| {
-            let word = word.to_lowercase();
+            // Of other letters than ASCII the case counts.
+            let word = word.to_ascii_lowercase();
             match word.split_once(':') {
                 Some(("method", text)) => Term::Method(text.to_owned()),
                 Some(("path", text)) => Term::Path(text.to_owned()),
@@ -64,7 +68,7 @@ impl Search {
                 _ => Term::Any(word),
             }
         };
-        Search(text.split_whitespace().map(term).collect())
+        Search(text.split_whitespace().take(TERMS_MAX).map(term).collect())
     }
 
     /// Whether an exchange matches.
@@ -89,12 +93,12 @@ impl Term {
         let status = exchange.status.map(|status| status.to_string()).unwrap_or_default();
         match self {
             Term::Method(text) => exchange.method.as_str().eq_ignore_ascii_case(text),
-            Term::Path(text) => exchange.url.to_lowercase().contains(text),
+            Term::Path(text) => contains(exchange.url.as_bytes(), text.as_bytes()),
             Term::Status(text) => !status.is_empty() && status.starts_with(text),
             Term::Header(text) => has_header(text),
             Term::Body(text) => has_body(text),
             Term::Any(text) => {
-                exchange.url.to_lowercase().contains(text)
+                contains(exchange.url.as_bytes(), text.as_bytes())
                     || exchange.method.as_str().eq_ignore_ascii_case(text)
                     || status == *text
                     || has_header(text)

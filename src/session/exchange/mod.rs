@@ -43,7 +43,7 @@ use crate::metrics::Metrics;
 use crate::mux::{Fin, Stream};
 use crate::pool::RefusalReason;
 use crate::protocol::RequestName;
-use crate::service::{Failure, FailureKind, Request, Response};
+use crate::service::{AnswerTrace, Body, Failure, FailureKind, Request, Response};
 
 /// The text of a failure whose service panicked.
 const PANICKED: &str = "the service panicked";
@@ -200,8 +200,9 @@ impl Exchange {
         let context = Context { config: &config, metrics: &metrics, method: &method, admitted };
         let outcome = reply.prepare(&context).and_then(|request| {
             catch_panic(|| {
-                let response =
-                    inspected(record.recording(), request, |request| answer(request, cors, &context))?;
+                let response = inspected((record.recording(), &context), request, |request| {
+                    answer(request, cors, &context)
+                })?;
                 reply.pass_on(response, &context)
             })
         });
@@ -213,15 +214,28 @@ impl Exchange {
 
 /// Calls the service, with what passes recorded where there is an inspector.
 fn inspected(
-    recording: Option<&Recording>,
+    (recording, context): (Option<&Recording>, &Context<'_>),
     request: Request,
     answer: impl FnOnce(Request) -> Result<Response, Failure>,
 ) -> Result<Response, Failure> {
     let Some(recording) = recording else { return answer(request) };
     let (request, trace) = recording.request(request);
-    answer(request)
-        .inspect_err(|_| recording.asked(&trace))
-        .map(|response| recording.response(response, &trace))
+    answer(request).inspect_err(|_| recording.asked(&trace)).map(|response| {
+        // The bytes of a body that does not pass are none of the response.
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if is_bodiless(context.method, response.status()) && !is_switch {
+            without_body(recording, response, &trace)
+        } else {
+            recording.response(response, &trace)
+        }
+    })
+}
+
+/// Records a response whose body does not pass.
+fn without_body(recording: &Recording, response: Response, trace: &AnswerTrace) -> Response {
+    let (parts, body) = response.into_parts();
+    let (parts, _) = recording.response(Response::from_parts(parts, Body::empty()), trace).into_parts();
+    Response::from_parts(parts, body)
 }
 
 /// Answers a request: a preflight by itself, and every other by the service. Whether it is a preflight was decided when it was

@@ -133,7 +133,9 @@ impl Record {
         self.is_recorded = true;
         let took = self.admitted.elapsed();
         self.log(outcome, took);
-        self.recording.iter().for_each(|recording| recording.finished(inspected(outcome)));
+        if let Some(recording) = &self.recording {
+            recording.finished(inspected(outcome, &self.config));
+        }
     }
 
     fn log(&self, outcome: &Outcome, took: Duration) {
@@ -193,9 +195,9 @@ impl Record {
         let is_known = failure.kind() == FailureKind::Unavailable;
         let level = if is_known { Level::Info } else { Level::Warn };
         let (tunnel, of) = config.label();
-        let (trace, in_trace) = self.trace();
+        let ((trace, in_trace), replay) = (self.trace(), AsReplay(self.replay_of));
         log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, trace, advice;
-            "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]{in_trace}");
+            "{of}{method} {shown} {FORWARD_FAILED}: {failure}{detail} ({took:.1} ms) [{name}]{in_trace}{replay}");
     }
 
     fn log_abandoned(&self, why: &Abandonment) {
@@ -238,7 +240,7 @@ impl fmt::Display for AsReplay {
 }
 
 /// An outcome for the inspector.
-fn inspected(outcome: &Outcome) -> InspectedOutcome {
+fn inspected(outcome: &Outcome, config: &ExchangeConfig) -> InspectedOutcome {
     match outcome {
         Ok(_) => InspectedOutcome::Answered,
         Err(Unserved::Failed(failure)) => {
@@ -249,7 +251,7 @@ fn inspected(outcome: &Outcome) -> InspectedOutcome {
         Err(Unserved::Abandoned(why)) => InspectedOutcome::Cancelled(match why {
             Abandonment::VisitorGone => "the visitor disconnected".to_owned(),
             Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
-                format!("the gateway gave it up: {words}")
+                config.tunnel_id.mask_in(&format!("the gateway gave it up: {words}"))
             }
             Abandonment::SessionLost => "lost with its session".to_owned(),
         }),

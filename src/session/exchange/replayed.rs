@@ -1,8 +1,9 @@
 //! The replay of a recorded request: its response goes to no visitor, and is read for the record alone.
 
+use std::convert::Infallible;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use http::{header, request};
@@ -14,9 +15,10 @@ use super::{
 use crate::guard::Refusal;
 use crate::inspect::Recording;
 use crate::metrics::Metrics;
+use crate::pool::{JobSpec, RefusalReason};
 use crate::protocol::RequestName;
 use crate::service::{Body, Failure, Request, Response};
-use crate::session::{ExchangeConfig, SessionEnd};
+use crate::session::{ExchangeConfig, SessionEnd, WorkQueue};
 
 /// How long a response may take: the rest of one without an end is not awaited.
 const TIME_MAX: Duration = Duration::from_secs(30);
@@ -24,25 +26,39 @@ const TIME_MAX: Duration = Duration::from_secs(30);
 /// The bytes of a response that are read, at most.
 const BYTES_MAX: usize = 64 << 20;
 
-/// Sends a recorded request again, past rules and rate, and waits for the end of its response. Returns the number of its
-/// record.
+/// Sends a recorded request again, past rules and rate and through the queue as any other, and waits for the end of its
+/// response. Returns the number of its record.
 pub(crate) fn replay(
     (head, body): (request::Parts, Vec<u8>),
     of: u64,
-    config: &Arc<ExchangeConfig>,
-    metrics: &Arc<Metrics>,
+    tunnel: (&Arc<ExchangeConfig>, &Arc<Metrics>),
+    queue: &WorkQueue,
 ) -> Result<Option<u64>, Refusal> {
-    let not_before = config.gate.admit_replay(&head.method, head.uri.path())?;
-    // At most as long as a request may wait for the rate.
-    let wait = not_before.map(|time| time.saturating_duration_since(Instant::now()));
-    wait.inspect(|wait| thread::sleep(*wait));
+    let (config, metrics) = tunnel;
     let name = RequestName { connection: 0, number: of };
     let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
     let admitted = Admitted { name, method, uri, headers, replay_of: Some(of) };
     let record = Record::new(config, metrics, &admitted);
     let id = record.recording().map(Recording::id);
+    let not_before = match config.gate.admit_replay(method, uri.path()) {
+        Ok(not_before) => not_before,
+        Err(refusal) => {
+            record.refused(&refusal);
+            return Err(refusal);
+        }
+    };
     let cors = config.gate.cors_answer(method, headers).map(Box::new);
-    Exchange { reply: Box::new(Replayed { head, body }), record, cors }.run();
+    let spec = JobSpec { weight: body.len(), not_before, ..JobSpec::STEADY };
+    let (ends, ended) = mpsc::channel();
+    let exchange = Exchange { reply: Box::new(Replayed { head, body, _ends: ends }), record, cors };
+    if let Err(exchange) = queue.submit(exchange, spec) {
+        exchange.refund();
+        // It has no session that could end.
+        let _ = exchange.refuse(RefusalReason::Full);
+        return Err(Refusal::QueueFull);
+    }
+    // It is dropped when it has ended, whatever became of it.
+    let _ = ended.recv();
     Ok(id)
 }
 
@@ -50,6 +66,8 @@ pub(crate) fn replay(
 struct Replayed {
     head: request::Parts,
     body: Vec<u8>,
+    /// Dropped at the end.
+    _ends: Sender<Infallible>,
 }
 
 impl Reply for Replayed {
