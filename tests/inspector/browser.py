@@ -62,6 +62,16 @@ class Browser:
         actions = [{"type": kind, "value": key} for key in text for kind in ("keyDown", "keyUp")]
         self.do("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": actions}]})
 
+    def press(self, x, y, seconds):
+        """Presses the pointer at a place, for so long."""
+        actions = [
+            {"type": "pointerMove", "x": x, "y": y},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pause", "duration": int(seconds * 1000)},
+            {"type": "pointerUp", "button": 0},
+        ]
+        self.do("POST", "/actions", {"actions": [{"type": "pointer", "id": "pointer", "actions": actions}]})
+
     def click(self, selector, text=""):
         script = """const [selector, text] = arguments;
             const found = [...document.querySelectorAll(selector)].find((one) => one.textContent.includes(text));

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from browser import Browser
@@ -248,6 +249,47 @@ def check_replay(browser, tunnel, folder):
     say("replay, edit, comparison")
 
 
+def check_unedited(browser, tunnel):
+    """A body that is not edited is sent as it was."""
+    body = b"\xef\xbb\xbfone\r\ntwo\n"
+    tunnel.request("POST", "/unedited", body, content_type="text/plain")
+    open_row(browser, "/unedited")
+    browser.keys("e")
+    browser.until("the editor", "return document.querySelector('.editor')")
+    browser.run("const form = document.querySelector('.editor'); form.url.value = '/unedited?2'; form.requestSubmit()")
+    browser.until("the changed one", "return document.querySelector('#detail h2')?.textContent === 'POST /unedited?2'")
+    see(browser, hashlib.sha1(body).hexdigest())
+    say("a body that is not edited")
+
+
+def check_clicks(browser, tunnel):
+    """Rows can be clicked, and the search be changed, while requests come."""
+    stop = threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            tunnel.request("GET", "/tick")
+            time.sleep(0.03)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        row(browser, "/tick")
+        for _ in range(5):
+            browser.run("document.activeElement.blur()")
+            browser.keys("\ue00c")
+            browser.press(200, 250, 0.15)
+            browser.until("a row that was pressed", "return document.querySelector('#detail h2')")
+        browser.run("const field = document.getElementById('search'); field.value = 'status:5xx'; field.dispatchEvent(new Event('input'))")
+        browser.until("the search", "return document.querySelectorAll('.row').length === 1")
+        browser.run("const field = document.getElementById('search'); field.value = ''; field.dispatchEvent(new Event('input'))")
+        browser.until("no search", "return document.querySelectorAll('.row').length > 5")
+    finally:
+        stop.set()
+        thread.join()
+    say("clicks and searches while requests come")
+
+
 def check_export(browser, downloads):
     open_row(browser, "/order")
     browser.click("#detail .actions button", "HAR")
@@ -285,6 +327,13 @@ def check_curl(browser, tunnel):
         assert os.listdir(folder) == [], f"the line ran something else: {line}"
     assert ran.stdout.startswith("PUT /a'b/{c}[1]?x=$(touch%20hacked) "), (line, ran)
     assert ran.stdout.endswith(f"{len(evil)} bytes"), ran
+    # Control characters that a terminal obeys are not in the line.
+    tunnel.request("POST", "/paste", "hello\x03\ntouch hacked\n",)
+    open_row(browser, "/paste")
+    browser.run("window.copied = null")
+    browser.keys("c")
+    line = browser.until("a line", "return window.copied")
+    assert "base64 -d" in line and "\x03" not in line, repr(line)
     say("curl")
 
 
@@ -417,6 +466,7 @@ def main():
         check_views(browser, tunnel, folder)
         check_keys(browser)
         check_replay(browser, tunnel, folder)
+        check_unedited(browser, tunnel)
         check_export(browser, downloads)
         check_curl(browser, tunnel)
         check_messages(browser, tunnel, folder)
@@ -426,6 +476,7 @@ def main():
         browser.until("the graphs", "return document.querySelectorAll('#status svg').length >= 5")
         shot(browser, folder, "status")
         browser.keys("s")
+        check_clicks(browser, tunnel)
         check_many(browser, tunnel)
         errors = [line for line in browser.errors() if "status of 403" not in line and "status of 409" not in line]
         assert not errors, errors

@@ -41,11 +41,18 @@ export async function bytesOf(id, of) {
   return new Uint8Array(await (await ask(`/api/exchanges/${id}/body?of=${of}`)).arrayBuffer());
 }
 
+const seen = () => new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+
 /** Calls `take` with each event, and `state` when the connection comes and goes; for ever. */
 export async function follow(take, state) {
   for (let pause = 500; ; pause = Math.min(pause * 2, 10000)) {
     try {
-      const response = await ask("/api/events");
+      // A browser has few connections for one server: a page that is not seen keeps none.
+      while (document.hidden) await seen();
+      const stop = new AbortController();
+      const hide = () => document.hidden && stop.abort();
+      document.addEventListener("visibilitychange", hide, { signal: stop.signal });
+      const response = await ask("/api/events", { signal: stop.signal });
       state(true);
       pause = 500;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -59,6 +66,7 @@ export async function follow(take, state) {
     } catch (error) {
       console.debug(error);
     }
+    if (document.hidden) continue;
     state(false);
     await new Promise((resolve) => setTimeout(resolve, pause));
   }

@@ -15,7 +15,7 @@ const known = new Map();
 let found = null;
 /** The numbers of the rows, the newest first. */
 let order = [];
-let selected = null, since = null, oldest = 1, url = "", isDue = false, hasAll = false;
+let pressed = null, selected = null, since = null, oldest = 1, url = "", isDue = false, hasAll = false;
 
 function sorted() {
   const ids = found ?? [...known.keys()];
@@ -39,7 +39,8 @@ function draw() {
 }
 
 function redraw() {
-  if (!isDue) {
+  // What is pressed stays where it is.
+  if (!isDue && pressed === null) {
     isDue = true;
     requestAnimationFrame(draw);
   }
@@ -48,7 +49,7 @@ function redraw() {
 function row(exchange, index) {
   const [words, kind] = state(exchange);
   const more = [exchange.replay_of ? `replay of ${exchange.replay_of}` : "", exchange.tunnel || "", (exchange.type || "").split(";")[0], size(exchange.response_bytes)];
-  const line = el("div", { class: "row", role: "option", id: `row-${exchange.id}`, "aria-selected": String(exchange.id === selected), onclick: () => select(exchange.id) },
+  const line = el("div", { class: "row", role: "option", id: `row-${exchange.id}`, "aria-selected": String(exchange.id === selected), "data-id": exchange.id },
     el("span", { class: "method" }, exchange.method), el("span", { class: "path", title: exchange.url.slice(0, 500) }, exchange.url), el("span", { class: `state ${kind}` }, words),
     el("span", { class: "when" }, new Date(exchange.started_ms).toTimeString().slice(0, 8)), el("span", { class: "more" }, more.filter(Boolean).join(" · ")), el("span", { class: "took" }, time(exchange.took_ms)));
   line.style.top = `${index * ROW}px`;
@@ -89,7 +90,8 @@ function take({ since_ms: began, oldest: first, exchanges }) {
     detail.changed(exchange);
   }
   for (const id of known.keys()) if (id < oldest) known.delete(id);
-  if (found) find();
+  // Not anew with each event, or it would never come to it.
+  if (found && !finding) find(500);
   loadOlder();
   redraw();
 }
@@ -114,20 +116,21 @@ async function loadOlder() {
 
 let finding = 0;
 
-function find() {
+function find(pause = 150) {
   clearTimeout(finding);
   finding = setTimeout(async () => {
     const text = search.value.trim();
+    finding = 0;
     if (!text) {
       found = null;
     } else {
-      const { exchanges } = await json(`/api/exchanges?q=${encodeURIComponent(text)}`);
+      const { exchanges } = await json(`/api/exchanges?q=${encodeURIComponent(text)}`).catch(() => ({ exchanges: [] }));
       if (search.value.trim() !== text) return;
       for (const exchange of exchanges) if (!known.has(exchange.id)) known.set(exchange.id, exchange);
       found = exchanges.map((exchange) => exchange.id);
     }
     redraw();
-  }, 150);
+  }, pause);
 }
 
 async function exportAll(event) {
@@ -184,13 +187,28 @@ document.addEventListener("keydown", (event) => {
 detail.page.open = (id) => { view("requests"); select(id); };
 detail.page.back = () => select(null);
 detail.page.site = () => url;
+// A row may be another element between the press and the release.
+list.addEventListener("pointerdown", (event) => {
+  pressed = Number(event.target.closest(".row")?.dataset.id) || null;
+});
+list.addEventListener("click", (event) => {
+  const id = pressed ?? (Number(event.target.closest(".row")?.dataset.id) || null);
+  pressed = null;
+  if (id !== null) select(id);
+});
+for (const name of ["pointerup", "pointercancel"]) {
+  window.addEventListener(name, () => setTimeout(() => {
+    pressed = null;
+    redraw();
+  }));
+}
 list.addEventListener("scroll", redraw, { passive: true });
 window.addEventListener("resize", redraw);
 window.addEventListener("hashchange", () => {
   const id = Number(location.hash.slice(1)) || null;
   if (id !== selected) select(id);
 });
-search.addEventListener("input", find);
+search.addEventListener("input", () => find());
 get("search-form").addEventListener("submit", (event) => { event.preventDefault(); list.focus(); });
 get("show-requests").addEventListener("click", () => view("requests"));
 get("show-status").addEventListener("click", () => view("status"));

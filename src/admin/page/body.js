@@ -42,24 +42,21 @@ async function decompress(bytes, format) {
   return [new Uint8Array(await new Blob(parts).arrayBuffer()), failed];
 }
 
-export function textOf(bytes) {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    // The last character may be cut.
-    for (let less = 1; less < 4 && less < bytes.length; less++) {
-      try {
-        return new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, bytes.length - less));
-      } catch { /* no text */ }
-    }
-    return null;
+/** Bytes as text; null where they are none. Of a body that is cut, the last character may be, too. */
+export function textOf(bytes, isCut = false) {
+  for (let less = 0; less < (isCut ? 4 : 1); less++) {
+    try {
+      const whole = bytes.subarray(0, Math.max(0, bytes.length - less));
+      return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(whole);
+    } catch { /* no text */ }
   }
+  return null;
 }
 
 /** Shows bytes of this type in an element. Returns what else it could be shown as. */
 export function show(bytes, type, into, how = "auto") {
   const name = type.split(";")[0].trim().toLowerCase();
-  const text = textOf(bytes);
+  const text = textOf(bytes, true);
   const isText = text !== null && !text.includes("\0");
   const ways = [];
   if (isText && /json/.test(name)) ways.push("json");

@@ -38,9 +38,20 @@ export async function open(id, isFresh = true) {
   panel.scrollTop = isFresh ? 0 : top;
 }
 
-/** Draws the exchange again when it has changed, unless it is being edited. */
+let isPressed = false, isStale = false;
+panel.addEventListener("pointerdown", () => (isPressed = true));
+// Behind the click that a release makes.
+window.addEventListener("pointerup", () => setTimeout(() => {
+  isPressed = false;
+  if (isStale && shown) open(shown.id, false);
+  isStale = false;
+}));
+window.addEventListener("pointercancel", () => (isPressed = false));
+
+/** Draws the exchange again when it has changed, unless it is being edited, or pressed. */
 export function changed(exchange) {
-  if (shown && wanted === exchange.id && shown.id === wanted && shown.outcome === "pending" && !panel.querySelector(".editor")) open(exchange.id, false);
+  if (isPressed) isStale = true;
+  else if (shown && wanted === exchange.id && shown.id === wanted && shown.outcome === "pending" && !panel.querySelector(".editor")) open(exchange.id, false);
 }
 
 const back = () => el("button", { class: "back", type: "button", onclick: () => page.back() }, "← Requests");
@@ -170,10 +181,11 @@ export async function edit() {
 
 export async function copy() {
   if (!shown) return;
-  const line = curlLine(shown, await bytesOf(shown.id, "request"), page.site() || shown.upstream || `http://${shown.host}`);
+  const site = page.site() || shown.upstream || `http://${shown.host}`;
+  const [line, lacks] = curlLine(shown, await bytesOf(shown.id, "request"), site);
   try {
     await navigator.clipboard.writeText(line);
-    toast("Copied as a line of curl.");
+    toast(lacks.length ? `Copied as a line of curl, without ${lacks.join(", ")}.` : "Copied as a line of curl.");
   } catch {
     const area = el("textarea", { rows: 8, readonly: true, "aria-label": "curl" });
     area.value = line;

@@ -26,6 +26,7 @@ export async function editor(exchange, sent, cancel) {
   headers.value = fields.join("\n");
   const content = el("textarea", { "aria-label": "Body", rows: 8, name: "body", disabled: text === null, spellcheck: "false" });
   content.value = text ?? "(bytes that are no text: sent as they are)";
+  const original = content.value;
   const form = el("form", { class: "editor" },
     el("h2", {}, "Edit and send again"),
     exchange.replay_leaves_out.length
@@ -42,7 +43,8 @@ export async function editor(exchange, sent, cancel) {
       return colon < 0 ? [line, ""] : [line.slice(0, colon).trim(), line.slice(colon + 1).trim()];
     });
     const changes = { method: method.value.trim(), url: url.value.trim(), headers: pairs.filter(([name, value]) => value || !masked.has(name.toLowerCase())) };
-    if (text !== null) changes.body = content.value;
+    // Unchanged bytes stay as they are; a text area knows one kind of line end.
+    if (content.value !== original) changes.body = text.includes("\r\n") ? content.value.replaceAll("\n", "\r\n") : content.value;
     const again = await replay(exchange.id, changes);
     if (again !== null) sent(again);
   });
@@ -86,7 +88,8 @@ function common(x, y) {
 
 async function lines(exchange) {
   const { bytes, packed } = await unpacked(await bytesOf(exchange.id, "response"), field(exchange.response_headers, "content-encoding"), exchange.response_body.cut);
-  let text = packed ? null : textOf(bytes);
+  const isCut = exchange.response_body.cut;
+  let text = packed ? null : textOf(bytes, isCut);
   if (text === null) return [`(${exchange.response_body.length} bytes that are no text)`];
   if (/json/.test(field(exchange.response_headers, "content-type"))) {
     try { text = JSON.stringify(JSON.parse(text), null, 2); } catch { /* as it is */ }
