@@ -122,7 +122,7 @@ fn said(body: impl Read, status: http::StatusCode) -> String {
     let _ = body.take(64 << 10).read_to_end(&mut text);
     let value: Value = serde_json::from_slice(&text).unwrap_or_default();
     match value["error"].as_str() {
-        Some(reason) => reason.escape_debug().to_string(),
+        Some(reason) => reason.chars().filter(|c| !c.is_control()).collect(),
         None if status == http::StatusCode::NOT_FOUND => "the agent there has no inspector".to_owned(),
         None => format!("the agent answered {status}"),
     }

@@ -68,6 +68,7 @@ impl Default for ProcessOptions {
 impl ProcessOptions {
     /// The first option that differs from that of the others, but for the token, which can be renewed.
     pub(super) fn difference(&self, other: &ProcessOptions) -> Option<&'static str> {
+        let (ours, theirs) = (&self.inspection, &other.inspection);
         let differences = [
             (self.workers != other.workers, "workers"),
             (self.max_streams != other.max_streams, "max_streams"),
@@ -75,7 +76,10 @@ impl ProcessOptions {
             (self.queue != other.queue, "queue"),
             (self.queue_timeout != other.queue_timeout, "queue_timeout"),
             (self.admin != other.admin, "admin"),
-            (self.inspection != other.inspection, "inspect"),
+            (ours.config.memory != theirs.config.memory, "inspect_memory"),
+            (ours.config.body != theirs.config.body, "inspect_body"),
+            (ours.config.hidden != theirs.config.hidden, "inspect_hide"),
+            (ours != theirs, "inspect"),
         ];
         differences.into_iter().find(|(differs, _)| *differs).map(|(_, option)| option)
     }

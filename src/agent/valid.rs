@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::builder::Builder;
 use super::error::{ConfigError, ConfigProblem};
-use super::parts::Answerer;
+use super::parts::{Answerer, InspectorPage};
 use crate::guard::{CorsCredentials, RULES_MAX};
 use crate::http1::is_host;
 use crate::inspect::InspectorConfig;
@@ -120,6 +120,8 @@ impl Builder {
     fn check_relations(&self) -> Result<(), ConfigError> {
         let is_public = |address: &SocketAddr| !address.ip().is_loopback();
         let process = &self.process;
+        let (inspection, usual) = (&process.inspection, InspectorConfig::default());
+        let is_idle = inspection.page == InspectorPage::Hidden;
         let problems = [
             (
                 process.admin_token.is_none() && process.admin.as_ref().is_some_and(is_public),
@@ -158,6 +160,21 @@ impl Builder {
                 process.admin.is_none() && process.admin_token.is_some(),
                 "admin_token",
                 ConfigProblem::Needs("admin"),
+            ),
+            (
+                is_idle && inspection.config.memory != usual.memory,
+                "inspect_memory",
+                ConfigProblem::Needs("inspect"),
+            ),
+            (
+                is_idle && inspection.config.body != usual.body,
+                "inspect_body",
+                ConfigProblem::Needs("inspect"),
+            ),
+            (
+                is_idle && inspection.config.hidden != usual.hidden,
+                "inspect_hide",
+                ConfigProblem::Needs("inspect"),
             ),
             (self.stream_count() < self.worker_count(), "max_streams", ConfigProblem::Below("workers")),
             (self.rules.len() > RULES_MAX, "rules", ConfigProblem::TooMany(RULES_MAX)),

@@ -140,7 +140,11 @@ fn tail(agent: &Agent, format: TailFormat) -> ExitCode {
             TailFormat::Json => exchange.to_string(),
             TailFormat::Text => exchange_line(exchange),
         };
-        writeln!(output, "{line}").and_then(|()| output.flush())
+        match writeln!(output, "{line}").and_then(|()| output.flush()) {
+            // Its reader has had enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            written => written,
+        }
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -271,6 +271,8 @@ mod tests {
     }
 
     #[cfg(feature = "gateway")]
+    // The manual is that of the programs with all features.
+    #[cfg(feature = "inspect")]
     #[test]
     fn the_manual_has_every_option_and_no_other() {
         let page = include_str!("../manual/options.md");

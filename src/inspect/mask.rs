@@ -20,13 +20,21 @@ impl Mask {
         let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         recorded.reserve(headers.len(), bytes);
         for (name, value) in headers {
-            if self.0.contains(name) {
+            if self.0.iter().any(|hidden| is_same(hidden, name)) {
                 recorded.push(name.as_str(), None);
             } else {
                 recorded.push(name.as_str(), Some(&String::from_utf8_lossy(value.as_bytes())));
             }
         }
     }
+}
+
+/// Whether two names are the same for servers that take `-` and `_` for one another.
+fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
+    let bytes = |name: &HeaderName| name.as_str().len();
+    let as_one = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let (mut ours, mut theirs) = (one.as_str().bytes().map(as_one), other.as_str().bytes().map(as_one));
+    bytes(one) == bytes(other) && ours.by_ref().eq(theirs.by_ref())
 }
 
 #[cfg(test)]
@@ -38,7 +46,7 @@ mod tests {
     #[test]
     fn secrets_are_not_recorded() {
         let mut headers = HeaderMap::new();
-        for name in ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key", "x-other"] {
+        for name in ["authorization", "cookie", "set-cookie", "proxy-authorization", "x_api-key", "x-other"] {
             headers.append(name, HeaderValue::from_static("s3cret"));
         }
         let mut recorded = InspectedHeaders::default();

@@ -335,6 +335,45 @@ mod tests {
         assert_eq!(submitter.state().threads.len(), 0);
     }
 
+    /// A job that looks at the queue as it is dropped: it would wait for ever where that is done with the lock.
+    struct NosyJob {
+        is_stale: bool,
+        queue: Option<Submitter<NosyJob>>,
+        dropped: mpsc::Sender<usize>,
+    }
+
+    impl Drop for NosyJob {
+        fn drop(&mut self) {
+            let queued = self.queue.as_ref().map(Submitter::queued);
+            let _ = self.dropped.send(queued.unwrap_or_default());
+        }
+    }
+
+    #[test]
+    fn stale_jobs_that_make_room_are_dropped_without_the_lock() {
+        let (dropped, is_dropped) = mpsc::channel();
+        let (free, is_free) = mpsc::channel::<()>();
+        let is_free = Mutex::new(is_free);
+        let run = move |job: NosyJob| {
+            let _ = is_free.lock().unwrap().recv();
+            drop(job);
+        };
+        let pool = Pool::start(LIMITS, |job: &NosyJob| job.is_stale, |job, _| drop(job), run).unwrap();
+        let job = |is_stale| NosyJob { is_stale, queue: Some(pool.submitter()), dropped: dropped.clone() };
+        // One runs, and as many wait as may.
+        for is_stale in [false, true, true] {
+            assert!(pool.submitter().submit(job(is_stale), JobSpec::STEADY).is_ok());
+        }
+        let (submitter, fresh) = (pool.submitter(), job(false));
+        let submitting = std::thread::spawn(move || submitter.submit(fresh, JobSpec::STEADY).is_ok());
+        // The new one waits in their place by then.
+        assert_eq!(is_dropped.recv_timeout(LIMIT), Ok(1));
+        assert_eq!(is_dropped.recv_timeout(LIMIT), Ok(1));
+        assert!(submitting.join().unwrap());
+        drop(free);
+        pool.join();
+    }
+
     #[test]
     fn a_panic_costs_one_job() {
         let (done, results) = mpsc::channel();

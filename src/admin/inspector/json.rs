@@ -21,14 +21,25 @@ pub(super) fn unix_milliseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The outcome of an exchange, in a word.
+pub(super) fn outcome(exchange: &InspectedExchange) -> &'static str {
+    match exchange.outcome {
+        InspectedOutcome::Pending => "pending",
+        InspectedOutcome::Answered => "answered",
+        InspectedOutcome::Refused(..) => "refused",
+        InspectedOutcome::Failed(..) => "failed",
+        InspectedOutcome::Cancelled(_) => "cancelled",
+    }
+}
+
 /// An exchange in a list.
 pub(super) fn summary(exchange: &InspectedExchange) -> Value {
-    let (outcome, code, reason) = match &exchange.outcome {
-        InspectedOutcome::Pending => ("pending", None, None),
-        InspectedOutcome::Answered => ("answered", None, None),
-        InspectedOutcome::Refused(code, reason) => ("refused", Some(code), Some(reason)),
-        InspectedOutcome::Failed(code, reason) => ("failed", Some(code), Some(reason)),
-        InspectedOutcome::Cancelled(reason) => ("cancelled", None, Some(reason)),
+    let (code, reason) = match &exchange.outcome {
+        InspectedOutcome::Pending | InspectedOutcome::Answered => (None, None),
+        InspectedOutcome::Refused(code, reason) | InspectedOutcome::Failed(code, reason) => {
+            (Some(code), Some(reason))
+        }
+        InspectedOutcome::Cancelled(reason) => (None, Some(reason)),
     };
     json!({
         "id": exchange.id,
@@ -44,7 +55,7 @@ pub(super) fn summary(exchange: &InspectedExchange) -> Value {
         "request_bytes": exchange.request_body.length,
         "response_bytes": exchange.response_body.length,
         "took_ms": milliseconds(exchange.timings.whole),
-        "outcome": outcome,
+        "outcome": outcome(exchange),
         "code": code,
         "reason": reason,
     })

@@ -50,6 +50,7 @@ enum Term {
     Status(String),
     Header(String),
     Body(String),
+    Outcome(String),
 }
 
 impl Search {
@@ -65,6 +66,7 @@ impl Search {
                 Some(("status", text)) => Term::Status(text.trim_end_matches('x').to_owned()),
                 Some(("header", text)) => Term::Header(text.to_owned()),
                 Some(("body", text)) => Term::Body(text.to_owned()),
+                Some(("outcome", text)) => Term::Outcome(text.to_owned()),
                 _ => Term::Any(word),
             }
         };
@@ -97,6 +99,7 @@ impl Term {
             Term::Status(text) => !status.is_empty() && status.starts_with(text),
             Term::Header(text) => has_header(text),
             Term::Body(text) => has_body(text),
+            Term::Outcome(text) => super::json::outcome(exchange) == text,
             Term::Any(text) => {
                 contains(exchange.url.as_bytes(), text.as_bytes())
                     || exchange.method.as_str().eq_ignore_ascii_case(text)

@@ -80,7 +80,7 @@ function askForToken() {
     const input = el("input", { type: "password", autocomplete: "off", required: true, "aria-label": "Admin token" });
     const form = el("form", { method: "dialog" },
       el("h2", {}, "Admin token"),
-      el("p", { class: "soft" }, "The agent runs with --admin-token-file. The token stays in this tab."),
+      el("p", { class: "soft" }, sessionStorage.getItem(KEY) ? "That was another token. Which one has the agent (--admin-token-file)?" : "The agent runs with --admin-token-file. The token stays in this tab."),
       input, el("button", { class: "main" }, "Open"));
     form.addEventListener("submit", () => {
       sessionStorage.setItem(KEY, input.value.trim());
@@ -128,7 +128,7 @@ export function time(ms) {
 export function state(exchange) {
   const { outcome, status } = exchange;
   if (outcome === "pending") return [status ? `${status} …` : "…", "soft"];
-  if (outcome === "cancelled") return ["gone", "warn"];
+  if (outcome === "cancelled") return ["cancelled", "warn"];
   if (outcome === "failed") return ["failed", "bad"];
   const kind = status >= 500 ? "bad" : status >= 400 ? "warn" : "good";
   return [outcome === "refused" ? `${status} refused` : `${status}`, kind];

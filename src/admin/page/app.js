@@ -9,6 +9,8 @@ const ROW = 52;
 const get = (id) => document.getElementById(id);
 const [list, rows, search, requests] = ["list", "rows", "search", "requests"].map(get);
 
+/** The URLs of tunnels, by their names. */
+const urls = new Map();
 /** All exchanges that are known, by number. */
 const known = new Map();
 /** The numbers of those that match the search, while there is one. */
@@ -35,7 +37,7 @@ function draw() {
     rows.replaceChildren(...shown);
   }
   const what = order.length === 1 ? "1 request" : `${order.length} requests`;
-  get("count").replaceChildren(found ? `${what} of ${known.size}` : what, " · ", el("a", { href: "#har", onclick: exportAll }, "save all as HAR"));
+  get("count").replaceChildren(found ? `${found.length >= 500 ? "the newest 500" : what} of ${known.size}` : what, " · ", el("a", { href: "#har", onclick: exportAll }, "save all as HAR"));
 }
 
 function redraw() {
@@ -136,7 +138,12 @@ function find(pause = 150) {
 async function exportAll(event) {
   event.preventDefault();
   toast("Collecting …");
-  toast(`Saved ${await saveHar(sorted(), url)} exchanges.`);
+  toast(`Saved ${await saveHar(sorted(), siteOf)} exchanges.`);
+}
+
+/** The URL of a tunnel, by its name where there are several. */
+function siteOf(tunnel) {
+  return tunnel ? urls.get(tunnel) || "" : url;
 }
 
 function view(name) {
@@ -153,6 +160,7 @@ async function look() {
     const status = await refresh();
     const tunnels = status.tunnels || [status];
     url = (tunnels[0].url || "").replace(/\/$/, "");
+    for (const tunnel of tunnels) urls.set(tunnel.name, (tunnel.url || "").replace(/\/$/, ""));
     const site = get("site");
     site.hidden = !/^https?:\/\//.test(url);
     if (!site.hidden) {
@@ -167,7 +175,7 @@ const KEYS = {
   j: () => move(1), k: () => move(-1), ArrowDown: () => move(1), ArrowUp: () => move(-1),
   r: () => detail.again(), e: () => detail.edit(), c: () => detail.copy(),
   s: () => view(get("status").hidden ? "status" : "requests"),
-  Escape: () => { if (!get("status").hidden) view("requests"); else select(null); },
+  Escape: () => { if (!get("status").hidden) view("requests"); else if (!detail.endEditing()) select(null); },
 };
 
 document.addEventListener("keydown", (event) => {
@@ -186,7 +194,7 @@ document.addEventListener("keydown", (event) => {
 
 detail.page.open = (id) => { view("requests"); select(id); };
 detail.page.back = () => select(null);
-detail.page.site = () => url;
+detail.page.site = siteOf;
 // A row may be another element between the press and the release.
 list.addEventListener("pointerdown", (event) => {
   pressed = Number(event.target.closest(".row")?.dataset.id) || null;
@@ -219,6 +227,7 @@ get("clear").addEventListener("click", async () => {
   select(null);
 });
 
+window.addEventListener("unhandledrejection", (event) => toast(`The agent does not answer: ${event.reason?.message ?? ""}`));
 const start = Number(location.hash.slice(1)) || null;
 if (start) select(start);
 else detail.close();

@@ -106,7 +106,8 @@ function form(_, text) {
 function json(bytes, text) {
   let value;
   try {
-    value = JSON.parse(text);
+    // Numbers as they came, where the browser tells.
+    value = JSON.parse(text, (_, item, context) => (typeof item === "number" && context ? new JsonNumber(context.source) : item));
   } catch {
     return plain(bytes, text);
   }
@@ -114,10 +115,17 @@ function json(bytes, text) {
   return [el("div", { class: "json" }, node(value, null, 0, budget))];
 }
 
+class JsonNumber {
+  constructor(source) {
+    this.source = source;
+  }
+}
+
 /** A value of JSON: objects and lists fold. */
 function node(value, key, depth, budget) {
   const label = key === null ? "" : el("span", {}, el("span", { class: "key" }, typeof key === "string" ? JSON.stringify(key) : String(key)), ": ");
   if (budget.nodes-- <= 0) return el("div", { class: "entry" }, label, "…");
+  if (value instanceof JsonNumber) return el("div", { class: "entry" }, label, el("span", { class: "number" }, value.source));
   if (value === null || typeof value !== "object") {
     const kind = typeof value === "string" ? "string" : typeof value === "number" ? "number" : "word";
     return el("div", { class: "entry" }, label, el("span", { class: kind }, JSON.stringify(value)));

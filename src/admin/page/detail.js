@@ -9,7 +9,7 @@ const panel = document.getElementById("detail");
 let shown = null, wanted = null, tab = "response", drawing = 0;
 
 /** What else the page does with an exchange: shows another one, goes back to the list, knows the site's URL. */
-export const page = { open: () => {}, back: () => {}, site: () => "" };
+export const page = { open: () => {}, back: () => {}, site: (_tunnel) => "" };
 
 export function close() {
   shown = wanted = null;
@@ -68,12 +68,12 @@ function actions(exchange) {
     el("button", { class: "main", type: "button", disabled: !able, title: why, onclick: again }, "Replay"),
     el("button", { type: "button", disabled: !able, title: why, onclick: edit }, "Edit and replay"),
     el("button", { type: "button", onclick: copy }, "Copy as curl"),
-    el("button", { type: "button", onclick: () => saveHar([exchange.id], page.site()) }, "HAR"));
+    el("button", { type: "button", onclick: () => saveHar([exchange.id], page.site) }, "HAR"));
 }
 
 function facts(exchange) {
   const rows = [
-    ["Reason", exchange.reason && `${exchange.code ? `${exchange.code}: ` : ""}${exchange.reason}`],
+    ["Number", String(exchange.id)], ["Reason", exchange.reason && `${exchange.code ? `${exchange.code}: ` : ""}${exchange.reason}`],
     ["Host", exchange.host], ["Local server", exchange.upstream], ["Rule", exchange.verdict],
     ["Time", new Date(exchange.started_ms).toLocaleString()], ["In the log", exchange.request], ["Tunnel", exchange.tunnel],
   ];
@@ -166,14 +166,27 @@ function messages(exchange) {
   return out;
 }
 
+const isEditing = () => panel.querySelector("form.editor") !== null;
+
+/** Ends editing. Whether there was something to end. */
+export function endEditing() {
+  if (!isEditing()) return false;
+  open(shown.id);
+  return true;
+}
+
 export async function again() {
-  if (!shown || !shown.replayable) return;
-  const id = await replay(shown.id, {});
-  if (id !== null) page.open(id);
+  if (!shown || isEditing()) return;
+  if (!shown.replayable || shown.outcome === "pending") return toast("This one cannot be sent again.");
+  const of = shown.id;
+  const id = await replay(of, {});
+  // Unless another one is looked at by now.
+  if (id !== null && wanted === of) page.open(id);
 }
 
 export async function edit() {
-  if (!shown || !shown.replayable) return;
+  if (!shown || isEditing()) return;
+  if (!shown.replayable || shown.outcome === "pending") return toast("This one cannot be sent again.");
   const exchange = shown;
   panel.replaceChildren(await editor(exchange, (id) => page.open(id), () => open(exchange.id)));
   panel.querySelector("input[name=url]").focus();
@@ -181,7 +194,7 @@ export async function edit() {
 
 export async function copy() {
   if (!shown) return;
-  const site = page.site() || shown.upstream || `http://${shown.host}`;
+  const site = page.site(shown.tunnel) || shown.upstream || `http://${shown.host}`;
   const [line, lacks] = curlLine(shown, await bytesOf(shown.id, "request"), site);
   try {
     await navigator.clipboard.writeText(line);

@@ -78,12 +78,13 @@ async function harEntry(exchange, request, response, site) {
   };
 }
 
+/** The exchanges as HAR; `site` gives the URL of a tunnel. */
 export async function har(ids, site) {
   const entries = [];
   for (const id of ids) {
     try {
       const exchange = await json(`/api/exchanges/${id}`);
-      entries.push(await harEntry(exchange, await bytesOf(id, "request"), await bytesOf(id, "response"), site));
+      entries.push(await harEntry(exchange, await bytesOf(id, "request"), await bytesOf(id, "response"), site(exchange.tunnel)));
     } catch (error) {
       // It is not kept any more.
       if (error.status !== 404) throw error;

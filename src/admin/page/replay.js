@@ -3,8 +3,13 @@
 import { bytesOf, change, el, json, state, time, toast } from "/page/api.js";
 import { field, textOf, unpacked } from "/page/body.js";
 
+let isSending = false;
+
 /** Sends a request again. Returns the number of the new exchange, or null. */
 export async function replay(id, changes) {
+  if (isSending) return null;
+  isSending = true;
+  toast("Sending …");
   try {
     const { id: again, left_out: leftOut } = await change("POST", `/api/exchanges/${id}/replay`, changes);
     toast(leftOut.length ? `Sent again without ${leftOut.join(", ")}: masked when recorded.` : "Sent again.");
@@ -12,6 +17,8 @@ export async function replay(id, changes) {
   } catch (error) {
     toast(`Not sent: ${error.message}`);
     return null;
+  } finally {
+    isSending = false;
   }
 }
 
@@ -110,9 +117,14 @@ export async function comparison(ofId, id) {
   const fields = (exchange) => exchange.response_headers.filter(([name]) => name !== "date").map(([name, value]) => `${name}: ${value ?? "(masked)"}`).sort();
   const [first, second] = await Promise.all([lines(before), lines(after)]);
   const status = [[state(before)[0], state(after)[0]]];
-  const isSame = fields(before).join("\n") === fields(after).join("\n") && first.join("\n") === second.join("\n") && before.status === after.status;
+  const [kept, keptAfter] = await Promise.all([bytesOf(ofId, "response"), bytesOf(id, "response")]);
+  const isEqual = kept.length === keptAfter.length && kept.every((byte, at) => byte === keptAfter[at]);
+  const isCut = before.response_body.cut || after.response_body.cut;
+  const isSame = fields(before).join("\n") === fields(after).join("\n") && isEqual && before.status === after.status
+    && before.response_body.length === after.response_body.length;
+  const same = isCut ? "as far as the bodies are kept" : "byte for byte";
   return el("div", { class: "comparison" },
-    el("p", { class: "note" }, isSame ? `Request ${id} was answered as request ${ofId} was.` : `Left the answer to request ${ofId}, right that to its replay ${id}.`),
+    el("p", { class: "note" }, isSame ? `Request ${id} was answered as request ${ofId} was, ${same}.` : `Left the answer to request ${ofId}, right that to its replay ${id}.`),
     el("p", { class: "note" }, `It took ${time(before.timings_ms.whole)}, and then ${time(after.timings_ms.whole)}.`),
     block("Status", status), block("Headers", diff(fields(before), fields(after))), block("Body", diff(first, second)));
 }

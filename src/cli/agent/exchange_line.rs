@@ -16,9 +16,10 @@ pub fn exchange_line(exchange: &Value) -> String {
         (Some("cancelled"), _) => format!("cancelled ({})", text("reason")),
         (_, status) => status.map_or_else(|| "…".to_owned(), |status| format!("{status} …")),
     };
+    let tunnel = exchange["tunnel"].as_str().map(|name| format!("{name}: ")).unwrap_or_default();
     let replay = exchange["replay_of"].as_u64().map(|of| format!(" replay of {of}")).unwrap_or_default();
     format!(
-        "{:02}:{:02}:{:02} {} {} {} {state} {} B {:.1} ms{replay}",
+        "{:02}:{:02}:{:02} {} {tunnel}{} {} {state} {} B {:.1} ms{replay}",
         time.hour(),
         time.minute(),
         time.second(),

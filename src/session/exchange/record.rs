@@ -285,10 +285,12 @@ pub(in crate::session) fn record_refusal(
     let shown = head.map(|head| (head.method, head.uri.path()));
     log_refusal(config, metrics, (name, shown), refusal);
     let Some(inspector) = &config.inspector else { return };
+    // That of a request that cannot be read is not known.
+    let unread = Method::from_bytes(b"UNREAD").unwrap_or_default();
     let recording = inspector.record(&RecordedRequest {
         name,
         tunnel: config.label.as_deref(),
-        method: head.map_or(&Method::GET, |head| head.method),
+        method: head.map_or(&unread, |head| head.method),
         url: head.map_or("", |head| url(head.uri)),
         headers: head.map(|head| head.headers),
         verdict: refusal.code().into(),
