@@ -238,6 +238,7 @@ fn config_file(options: &Options<'_>) -> Result<Option<ConfigFile>, UsageError> 
     path.map(|path| ConfigFile::read(&path)).transpose()
 }
 
+#[cfg_attr(not(feature = "inspect"), expect(unused_variables, reason = "`tail` alone has an option"))]
 fn task(invoked: Invoked, options: &Options<'_>) -> Result<Task, UsageError> {
     let Some((verb, operands)) = invoked else { return Ok(Task::Serve) };
     Ok(match (verb, operands.as_slice()) {
