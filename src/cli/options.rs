@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+#[cfg(any(test, feature = "gateway"))]
 use std::path::PathBuf;
 use std::str::FromStr;
 
