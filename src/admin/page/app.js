@@ -205,10 +205,11 @@ list.addEventListener("click", (event) => {
   if (id !== null) select(id);
 });
 for (const name of ["pointerup", "pointercancel"]) {
+  // Behind the click that a release makes.
   window.addEventListener(name, () => setTimeout(() => {
     pressed = null;
     redraw();
-  }));
+  }, 60));
 }
 list.addEventListener("scroll", redraw, { passive: true });
 window.addEventListener("resize", redraw);

@@ -45,7 +45,7 @@ window.addEventListener("pointerup", () => setTimeout(() => {
   isPressed = false;
   if (isStale && shown) open(shown.id, false);
   isStale = false;
-}));
+}, 60));
 window.addEventListener("pointercancel", () => (isPressed = false));
 
 /** Draws the exchange again when it has changed, unless it is being edited, or pressed. */
