@@ -26,6 +26,8 @@ function sorted() {
 
 function draw() {
   isDue = false;
+  // A press keeps its element, or there is no click.
+  if (pressed !== null) return;
   order = sorted();
   rows.style.height = `${order.length * ROW}px`;
   const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
