@@ -72,6 +72,7 @@ impl Builder {
         self.check_ranges()?;
         self.check_times()?;
         self.check_relations()?;
+        self.check_inspection()?;
         self.check_gateways()?;
         self.check_servers()
     }
@@ -120,8 +121,6 @@ impl Builder {
     fn check_relations(&self) -> Result<(), ConfigError> {
         let is_public = |address: &SocketAddr| !address.ip().is_loopback();
         let process = &self.process;
-        let (inspection, usual) = (&process.inspection, InspectorConfig::default());
-        let is_idle = inspection.page == InspectorPage::Hidden;
         let problems = [
             (
                 process.admin_token.is_none() && process.admin.as_ref().is_some_and(is_public),
@@ -161,21 +160,6 @@ impl Builder {
                 "admin_token",
                 ConfigProblem::Needs("admin"),
             ),
-            (
-                is_idle && inspection.config.memory != usual.memory,
-                "inspect_memory",
-                ConfigProblem::Needs("inspect"),
-            ),
-            (
-                is_idle && inspection.config.body != usual.body,
-                "inspect_body",
-                ConfigProblem::Needs("inspect"),
-            ),
-            (
-                is_idle && inspection.config.hidden != usual.hidden,
-                "inspect_hide",
-                ConfigProblem::Needs("inspect"),
-            ),
             (self.stream_count() < self.worker_count(), "max_streams", ConfigProblem::Below("workers")),
             (self.rules.len() > RULES_MAX, "rules", ConfigProblem::TooMany(RULES_MAX)),
             (self.rate.is_none() && self.burst.is_some(), "burst", ConfigProblem::Needs("rate")),
@@ -194,6 +178,24 @@ impl Builder {
         ];
         match problems.into_iter().find(|(applies, ..)| *applies) {
             Some((_, option, problem)) => Err(ConfigError::new(option, problem)),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that options of the inspector come with one.
+    fn check_inspection(&self) -> Result<(), ConfigError> {
+        let (inspection, usual) = (&self.process.inspection, InspectorConfig::default());
+        if inspection.page != InspectorPage::Hidden {
+            return Ok(());
+        }
+        let config = &inspection.config;
+        let given = [
+            (config.memory != usual.memory, "inspect_memory"),
+            (config.body != usual.body, "inspect_body"),
+            (config.hidden != usual.hidden, "inspect_hide"),
+        ];
+        match given.into_iter().find(|(is_given, _)| *is_given) {
+            Some((_, option)) => Err(ConfigError::new(option, ConfigProblem::Needs("inspect"))),
             None => Ok(()),
         }
     }
