@@ -119,8 +119,7 @@ impl Builder {
         };
         let local_tls = same.map_or(local_tls, |previous| previous.local_tls.clone());
         let instance = previous.map_or_else(random_uuid, |previous| previous.session.instance.clone());
-        let mut exchange = self.exchange(service, previous.map(|previous| &previous.exchange.gate));
-        exchange.inspector = inspector.cloned();
+        let exchange = self.exchange(service, previous.map(|previous| &previous.exchange.gate), inspector);
         Ok(TunnelSettings {
             dialers: self.dialers()?,
             upstreams,
@@ -283,7 +282,12 @@ impl Builder {
         }
     }
 
-    fn exchange(&self, service: Arc<dyn Service>, previous: Option<&Gate>) -> ExchangeConfig {
+    fn exchange(
+        &self,
+        service: Arc<dyn Service>,
+        previous: Option<&Gate>,
+        inspector: Option<&Inspector>,
+    ) -> ExchangeConfig {
         let bucket = self.rate.map(|rate| {
             let burst = self.burst.unwrap_or(rate.in_a_second());
             Bucket::new(rate, burst, self.rate_wait, Instant::now())
@@ -306,7 +310,7 @@ impl Builder {
             max_enveloped_body: self.max_enveloped_body,
             max_streamed_body: self.max_streamed_body,
             idle_timeout: self.timeouts.idle,
-            inspector: None,
+            inspector: inspector.cloned(),
         }
     }
 
