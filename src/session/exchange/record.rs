@@ -203,15 +203,13 @@ impl Record {
     fn log_abandoned(&self, why: &Abandonment) {
         let Record { name, method, path, config, .. } = self;
         let (method, shown, took) = (method.as_str(), path.escape_debug(), self.milliseconds());
-        let (level, code, what) = match why {
+        let (level, code) = match why {
             // A visitor that disconnects is no error.
-            Abandonment::VisitorGone => (Level::Debug, "cancelled", "the visitor disconnected".to_owned()),
-            Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
-                let text = format!("the gateway gave it up: {words}");
-                (Level::Warn, "given_up", self.config.tunnel_id.mask_in(&text))
-            }
-            Abandonment::SessionLost => (Level::Info, "session_lost", "lost with its session".to_owned()),
+            Abandonment::VisitorGone => (Level::Debug, "cancelled"),
+            Abandonment::GatewayTimeout(_) | Abandonment::GivenUp(_) => (Level::Warn, "given_up"),
+            Abandonment::SessionLost => (Level::Info, "session_lost"),
         };
+        let what = reason(why, &self.config);
         let (tunnel, of) = config.label();
         let (trace, in_trace) = self.trace();
         log!(level, tunnel, method, path, code, duration_ms = took, request:% = name, trace;
@@ -223,8 +221,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.is_recorded {
             self.metrics.request_cancelled();
-            let outcome = InspectedOutcome::Cancelled("it was not awaited any more".to_owned());
-            self.recording.iter().for_each(|recording| recording.finished(outcome.clone()));
+            if let Some(recording) = &self.recording {
+                recording.finished(InspectedOutcome::Cancelled("it was not awaited any more".to_owned()));
+            }
         }
         self.metrics.request_ended();
     }
@@ -248,13 +247,18 @@ fn inspected(outcome: &Outcome, config: &ExchangeConfig) -> InspectedOutcome {
             InspectedOutcome::Failed(failure.kind().code().to_owned(), format!("{failure}{detail}"))
         }
         Err(Unserved::Refused(refusal)) => outcome_of(refusal),
-        Err(Unserved::Abandoned(why)) => InspectedOutcome::Cancelled(match why {
-            Abandonment::VisitorGone => "the visitor disconnected".to_owned(),
-            Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
-                config.tunnel_id.mask_in(&format!("the gateway gave it up: {words}"))
-            }
-            Abandonment::SessionLost => "lost with its session".to_owned(),
-        }),
+        Err(Unserved::Abandoned(why)) => InspectedOutcome::Cancelled(reason(why, config)),
+    }
+}
+
+/// The reason why an answer is not awaited any more, for people. The gateway's words may hold the tunnel ID: it is masked.
+fn reason(why: &Abandonment, config: &ExchangeConfig) -> String {
+    match why {
+        Abandonment::VisitorGone => "the visitor disconnected".to_owned(),
+        Abandonment::GatewayTimeout(words) | Abandonment::GivenUp(words) => {
+            config.tunnel_id.mask_in(&format!("the gateway gave it up: {words}"))
+        }
+        Abandonment::SessionLost => "lost with its session".to_owned(),
     }
 }
 
