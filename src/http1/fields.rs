@@ -163,18 +163,21 @@ pub fn keep_one_length(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes a header in all its spellings: programs that get their headers as variables (CGI, WSGI) take an underscore
-/// for a hyphen.
+/// Removes a header in all its spellings.
 pub fn remove_spellings(headers: &mut HeaderMap, name: &HeaderName) {
     headers.remove(name);
-    let as_variable = |name: &str| name.replace('-', "_");
     let is_odd = |name: &HeaderName| name.as_str().contains('_');
     if is_odd(name) || headers.keys().any(is_odd) {
-        let wanted = as_variable(name.as_str());
-        let same: Vec<_> =
-            headers.keys().filter(|other| as_variable(other.as_str()) == wanted).cloned().collect();
+        let same: Vec<_> = headers.keys().filter(|other| is_same_spelling(other, name)).cloned().collect();
         same.iter().for_each(|other| drop(headers.remove(other)));
     }
+}
+
+/// Whether two names are spellings of one: programs that get their headers as variables (CGI, WSGI) take an underscore for
+/// a hyphen.
+pub fn is_same_spelling(one: &HeaderName, other: &HeaderName) -> bool {
+    let as_variable = |byte| if byte == b'-' { b'_' } else { byte };
+    one.as_str().bytes().map(as_variable).eq(other.as_str().bytes().map(as_variable))
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {

@@ -3,6 +3,7 @@
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::record::InspectedHeaders;
+use crate::http1::fields::is_same_spelling;
 
 /// The names of header fields whose values are not recorded.
 #[derive(Debug)]
@@ -20,21 +21,13 @@ impl Mask {
         let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         recorded.reserve(headers.len(), bytes);
         for (name, value) in headers {
-            if self.0.iter().any(|hidden| is_same(hidden, name)) {
+            if self.0.iter().any(|hidden| is_same_spelling(hidden, name)) {
                 recorded.push(name.as_str(), None);
             } else {
                 recorded.push(name.as_str(), Some(&String::from_utf8_lossy(value.as_bytes())));
             }
         }
     }
-}
-
-/// Whether two names are the same for servers that take `-` and `_` for one another.
-fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
-    let bytes = |name: &HeaderName| name.as_str().len();
-    let as_one = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let (mut ours, mut theirs) = (one.as_str().bytes().map(as_one), other.as_str().bytes().map(as_one));
-    bytes(one) == bytes(other) && ours.by_ref().eq(theirs.by_ref())
 }
 
 #[cfg(test)]
