@@ -76,32 +76,13 @@ impl RecordEntry {
     pub(super) fn recycle(&mut self) {
         let mut old = std::mem::replace(self, RecordEntry::empty()).exchange;
         let exchange = &mut self.exchange;
-        for (new, old) in [(&mut exchange.url, &mut old.url), (&mut exchange.name, &mut old.name)] {
-            if old.capacity() <= REUSED_MAX {
-                old.clear();
-                std::mem::swap(new, old);
-            }
-        }
-        let headers = [
-            (&mut exchange.request_headers, &mut old.request_headers),
-            (&mut exchange.response_headers, &mut old.response_headers),
-        ];
-        for (new, old) in headers {
-            if old.bytes() <= REUSED_MAX {
-                old.clear();
-                std::mem::swap(new, old);
-            }
-        }
-        let bodies = [
-            (&mut exchange.request_body.bytes, &mut old.request_body.bytes),
-            (&mut exchange.response_body.bytes, &mut old.response_body.bytes),
-        ];
-        for (new, old) in bodies {
-            if old.capacity() <= REUSED_MAX {
-                old.clear();
-                std::mem::swap(new, old);
-            }
-        }
+        reuse(&mut exchange.url, &mut old.url, String::capacity, String::clear);
+        reuse(&mut exchange.name, &mut old.name, String::capacity, String::clear);
+        let (bytes, clear) = (InspectedHeaders::bytes, InspectedHeaders::clear);
+        reuse(&mut exchange.request_headers, &mut old.request_headers, bytes, clear);
+        reuse(&mut exchange.response_headers, &mut old.response_headers, bytes, clear);
+        reuse(&mut exchange.request_body.bytes, &mut old.request_body.bytes, Vec::capacity, Vec::clear);
+        reuse(&mut exchange.response_body.bytes, &mut old.response_body.bytes, Vec::capacity, Vec::clear);
     }
 
     /// Begins the record.
@@ -241,6 +222,14 @@ impl RecordEntry {
             BodySide::Request => &mut self.exchange.request_body,
             BodySide::Response => &mut self.exchange.response_body,
         }
+    }
+}
+
+/// Gives the memory of a record's part to that of the next record, where it is little.
+fn reuse<T>(new: &mut T, old: &mut T, bytes: impl Fn(&T) -> usize, clear: impl Fn(&mut T)) {
+    if bytes(old) <= REUSED_MAX {
+        clear(old);
+        std::mem::swap(new, old);
     }
 }
 
