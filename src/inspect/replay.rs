@@ -38,42 +38,45 @@ pub(crate) enum NotReplayable {
 impl Inspector {
     /// The request of the exchange with this number.
     pub(crate) fn replay(&self, id: u64) -> Result<Replay, NotReplayable> {
-        self.view(id, replay).unwrap_or(Err(NotReplayable::Missing))
+        self.view(id, Replay::of).unwrap_or(Err(NotReplayable::Missing))
     }
 }
 
-fn replay(exchange: &InspectedExchange) -> Result<Replay, NotReplayable> {
-    let body = &exchange.request_body;
-    let is_upgrade = exchange.request_headers.iter().any(|(name, _)| name == "upgrade");
-    if is_upgrade {
-        return Err(NotReplayable::Upgrade);
-    }
-    if exchange.request_headers.is_empty() {
-        return Err(NotReplayable::Unread);
-    }
-    if body.is_cut() {
-        return Err(NotReplayable::Cut);
-    }
-    // A request that was refused was not read; but some have no body.
-    let has_none = exchange.request_headers.get("content-length").is_none_or(|length| length == "0")
-        && matches!(exchange.method, Method::GET | Method::HEAD);
-    if !body.is_complete && !has_none {
-        return Err(NotReplayable::Incomplete);
-    }
-    let (mut headers, mut left_out) = (Vec::new(), Vec::new());
-    for (name, value) in exchange.request_headers.iter() {
-        match value {
-            Some(value) => headers.push((name.to_owned(), value.to_owned())),
-            None => left_out.push(name.to_owned()),
+impl Replay {
+    /// The request of this exchange.
+    pub(crate) fn of(exchange: &InspectedExchange) -> Result<Self, NotReplayable> {
+        let body = &exchange.request_body;
+        let is_upgrade = exchange.request_headers.iter().any(|(name, _)| name == "upgrade");
+        if is_upgrade {
+            return Err(NotReplayable::Upgrade);
         }
+        if exchange.request_headers.is_empty() {
+            return Err(NotReplayable::Unread);
+        }
+        if body.is_cut() {
+            return Err(NotReplayable::Cut);
+        }
+        // A request that was refused was not read; but some have no body.
+        let has_none = exchange.request_headers.get("content-length").is_none_or(|length| length == "0")
+            && matches!(exchange.method, Method::GET | Method::HEAD);
+        if !body.is_complete && !has_none {
+            return Err(NotReplayable::Incomplete);
+        }
+        let (mut headers, mut left_out) = (Vec::new(), Vec::new());
+        for (name, value) in exchange.request_headers.iter() {
+            match value {
+                Some(value) => headers.push((name.to_owned(), value.to_owned())),
+                None => left_out.push(name.to_owned()),
+            }
+        }
+        Ok(Replay {
+            of: exchange.id,
+            tunnel: exchange.tunnel.clone(),
+            method: exchange.method.to_string(),
+            url: exchange.url.clone(),
+            headers,
+            body: body.bytes.clone(),
+            left_out,
+        })
     }
-    Ok(Replay {
-        of: exchange.id,
-        tunnel: exchange.tunnel.clone(),
-        method: exchange.method.to_string(),
-        url: exchange.url.clone(),
-        headers,
-        body: body.bytes.clone(),
-        left_out,
-    })
 }

@@ -57,7 +57,7 @@ pub(super) fn one(inspector: &Inspector, id: &str) -> Response<Vec<u8>> {
     let exchange = id.parse().ok().and_then(|id| inspector.exchange(id));
     let Some(exchange) = exchange else { return missing() };
     let mut value = details(&exchange);
-    let replay = inspector.replay(exchange.id);
+    let replay = Replay::of(&exchange);
     value["replayable"] = replay.is_ok().into();
     value["replay_leaves_out"] = replay.map(|replay| replay.left_out).unwrap_or_default().into();
     json_response(StatusCode::OK, &value)
@@ -77,10 +77,7 @@ pub(super) fn body(inspector: &Inspector, id: &str, query: &str) -> Response<Vec
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
 }
 
