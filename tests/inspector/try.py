@@ -126,8 +126,11 @@ def paths(browser):
     return browser.run("return [...document.querySelectorAll('.row .path')].map((path) => path.textContent)")
 
 
-def search(browser, words, expected):
+def type_search(browser, words):
     browser.run("const field = document.getElementById('search'); field.value = arguments[0]; field.dispatchEvent(new Event('input'))", words)
+
+def search(browser, words, expected):
+    type_search(browser, words)
     script = "return JSON.stringify([...document.querySelectorAll('.row .path')].map((path) => path.textContent)) === arguments[0]"
     browser.until(f"{expected} for {words!r}", script, json.dumps(expected, separators=(",", ":")))
 
@@ -280,9 +283,9 @@ def check_clicks(browser, tunnel):
             browser.keys("\ue00c")
             browser.press(200, 250, 0.15)
             browser.until("a row that was pressed", "return document.querySelector('#detail h2')")
-        browser.run("const field = document.getElementById('search'); field.value = 'status:5xx'; field.dispatchEvent(new Event('input'))")
+        type_search(browser, "status:5xx")
         browser.until("the search", "return document.querySelectorAll('.row').length === 1")
-        browser.run("const field = document.getElementById('search'); field.value = ''; field.dispatchEvent(new Event('input'))")
+        type_search(browser, "")
         browser.until("no search", "return document.querySelectorAll('.row').length > 5")
     finally:
         stop.set()
@@ -373,12 +376,12 @@ def check_scripts(browser, tunnel):
             browser.run("document.querySelector(`.tabs button[data-tab=${arguments[0]}]`).click()", name)
             browser.until("it", "return document.querySelector('#detail .content')?.childElementCount")
             time.sleep(0.05)
-    browser.run("const field = document.getElementById('search'); field.value = arguments[0]; field.dispatchEvent(new Event('input'))", SCRIPT)
+    type_search(browser, SCRIPT)
     time.sleep(0.5)
     assert not browser.run("return Boolean(window.hacked)"), "a script of a visitor ran"
     assert browser.run("return document.querySelectorAll('script').length") == 1, "there is another script"
     search(browser, "/nothing-has-this-path", [])
-    browser.run("const field = document.getElementById('search'); field.value = ''; field.dispatchEvent(new Event('input'))")
+    type_search(browser, "")
     say("scripts in every field")
 
 
